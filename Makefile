@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+DEMO := runs/demo
+
+.PHONY: demo test lint smoke venv
+
+demo: venv
+	$(PY) -m data_builders.build simulated/unlabelled --data_dir=$(DEMO)/data --records=1200
+	$(PY) -m data_builders.build simulated/nanoparticles --data_dir=$(DEMO)/data
+	$(PY) -m emjax.main --config=configs/pretrain.py:demo --workdir=$(DEMO)/pretrain
+	$(PY) -m emjax.main --config=configs/segment_au.py:demo --workdir=$(DEMO)/pretrained \
+	    --config.initialise.workdir=$(DEMO)/pretrain
+	$(PY) -m emjax.main --config=configs/segment_au.py:demo --workdir=$(DEMO)/random
+	$(PY) -m data_builders.export simulated/nanoparticles --data_dir=$(DEMO)/data --split=test \
+	    --first=4 --out=$(DEMO)/micrographs
+	$(PY) -m emjax.predict --model=$(DEMO)/pretrained --out=$(DEMO)/predictions/pretrained \
+	    $(DEMO)/micrographs/image
+	$(PY) -m emjax.predict --model=$(DEMO)/random --out=$(DEMO)/predictions/random \
+	    $(DEMO)/micrographs/image
+	$(PY) -m emjax.report --runs=$(DEMO) --out=$(DEMO)
+
+test: lint
+	$(PY) -m pytest
+
+lint: venv
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+# The commands of the README once, on tiny data.
+smoke: venv
+	$(PY) -m pytest tests/test_end_to_end.py -k pretrain_finetune_predict
+
+venv: $(VENV)/installed
+$(VENV)/installed: requirements.txt pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q -r requirements.txt
+	$(PY) -m pip install -q --no-deps -e .
+	touch $@
+
+# TORCH=1 adds PyTorch, the oracle of the parity tests.
+ifdef TORCH
+lint: $(VENV)/torch
+$(VENV)/torch: $(VENV)/installed
+	$(PY) -m pip install -q -e '.[torch]'
+	touch $@
+endif

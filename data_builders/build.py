@@ -1,0 +1,78 @@
+"""Turn raw files into sharded records, once, before any training.
+
+    python -m data_builders.build simulated/nanoparticles --data_dir=data
+    python -m data_builders.build simulated/unlabelled --data_dir=data
+    python -m data_builders.build micrographs --data_dir=data --source=FOLDER [--patch=224] ...
+    python -m data_builders.build NAME --help
+
+The records go to DATA_DIR/NAME/1.0.0, with a card.json that says what they were built from.
+"""
+
+import argparse
+import os
+import sys
+
+from data_builders import common
+from data_builders.micrographs import Micrographs
+from data_builders.simulated import Nanoparticles, Unlabelled
+from emjax.choose import choose
+from emjax.errors import Usage, run
+
+BUILDERS = {
+    "micrographs": Micrographs,
+    "simulated/nanoparticles": Nanoparticles,
+    "simulated/unlabelled": Unlabelled,
+}
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An ArgumentParser whose complaints are one line."""
+
+    def error(self, message):
+        raise Usage(f"{message} (see --help)")
+
+
+def main(arguments):
+    """Build the dataset that `arguments` name, or say that it is there already."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"{__doc__}\nNAME is one of: {', '.join(sorted(BUILDERS))}")
+        return 0 if arguments else 2
+    if arguments[0].startswith("-"):
+        raise Usage(f"the dataset's name comes first, not {arguments[0]}; see --help")
+    builder = choose("dataset", arguments[0], BUILDERS)
+    parser = OneLineParser(
+        prog=f"python -m data_builders.build {arguments[0]}",
+        description=builder.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--data_dir", required=True, help="the folder of all datasets")
+    builder.add_options(parser)
+    options = parser.parse_args(arguments[1:])
+    dataset = builder(options)
+    card, already = common.build(dataset, options.data_dir)
+    print(told(card, os.path.join(options.data_dir, dataset.folder), already))
+
+
+def told(card, folder, already):
+    """`card` as a few lines for people."""
+    splits = ", ".join(f"{split} {card['splits'].get(split, 0)}" for split in common.SPLITS)
+    empty = [split for split in common.SPLITS if split not in card["splits"]]
+    size = "x".join(str(side) for side in card["shape"]) if card["shape"] else "of various sizes"
+    targets = ", ".join(card["targets"]) or "none"
+    lines = [
+        f"{card['name']}: {'already built, nothing to do' if already else 'built'}",
+        f"  records   {splits}",
+        *[f"  empty     {split}: no source is in it" for split in empty],
+        f"  images    {card['dtype']} {size}, range by {card['range_rule']}",
+        f"  targets   {targets}",
+        f"  left out  {len(card['left_out'])}",
+        *[f"    {path}: {reason}" for path, reason in card["left_out"][:20]],
+        *[f"    and {n} more, see card.json" for n in [len(card["left_out"]) - 20] if n > 0],
+        f"  where     {os.path.join(folder, common.VERSION)}",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(main, sys.argv[1:])

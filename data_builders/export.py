@@ -1,0 +1,59 @@
+"""Write records back as micrographs, to look at them or to build them again.
+
+    python -m data_builders.export simulated/nanoparticles --data_dir=data --split=test --out=DIR
+
+writes DIR/image/NAME.tif and DIR/TARGET/NAME.tif for each target; masks are 0 and 255.
+`micrographs --source=DIR/image --target mask=DIR/mask` builds records with the same pixels from it.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_builders.build import OneLineParser
+from data_builders.common import VERSION, read_card
+from emjax import micrographs
+from emjax.errors import BadInput, run
+
+
+def main(arguments):
+    """Write the records of one split and say where."""
+    parser = OneLineParser(
+        prog="python -m data_builders.export", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("name", help="of the dataset, below --data_dir")
+    parser.add_argument("--data_dir", required=True)
+    parser.add_argument("--split", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--first", type=int, help="write only the first so many, by index")
+    options = parser.parse_args(arguments)
+
+    home = Path(options.data_dir) / options.name
+    if not (home / VERSION).is_dir():
+        raise BadInput(
+            f"{home} is not built; python -m data_builders.build {options.name.split('/')[0]} ..."
+        )
+    card = read_card(home)
+    if options.split not in card["splits"]:
+        raise BadInput(f"{home} has no split {options.split!r}; it has {', '.join(card['splits'])}")
+    source = tfds.builder_from_directory(home / VERSION).as_data_source(options.split)
+    order = range(len(source))
+    if options.first is not None:
+        order = sorted(order, key=lambda place: int(source[place]["index"]))[: options.first]
+    for place in order:
+        record = source[place]
+        name = f"{record['name'].decode()}.tif"
+        for key in ("image", *card["targets"]):
+            pixels = record[key][..., 0]
+            if key == "mask":
+                pixels = pixels * np.uint8(255)
+            micrographs.write(Path(options.out) / key / name, pixels, record["nm_per_pixel"])
+    folders = ", ".join(("image", *card["targets"]))
+    print(f"{len(order)} records of {home}, {options.split}: {folders} in {os.fspath(options.out)}")
+
+
+if __name__ == "__main__":
+    run(main, sys.argv[1:])

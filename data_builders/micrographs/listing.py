@@ -1,0 +1,152 @@
+"""Which files make up a collection: by stems in folders, or by the rows of a table."""
+
+import csv
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data_builders.common import SPLITS, TARGETS
+from emjax import micrographs
+from emjax.errors import BadInput, Usage
+
+
+class Item(NamedTuple):
+    """One micrograph that the records are cut from, and what belongs to it."""
+
+    name: str
+    image: Path
+    targets: dict[str, Path]
+    source: str
+    split: str | None  # None: by source
+    nm_per_pixel: tuple[float, float]  # y, x; NaN where unknown
+
+
+class Listing(NamedTuple):
+    """What a collection consists of, before any image is read."""
+
+    targets: tuple[str, ...]
+    items: list[Item]
+    files: list[tuple[str, Path]]  # (label, path): what the records depend on
+    left_out: list[tuple[Path, str]]  # path, reason
+
+
+def from_folders(source, folders):
+    """The Listing of the images below `source` and their partners in {target: folder}, by stem."""
+    for target, folder in folders.items():
+        if not folder:
+            raise Usage(f"--target={target} picks a column: give --table, or {target}=FOLDER")
+    due = tuple(target for target in TARGETS if target in folders)
+    roots = {target: Path(folders[target]) for target in due}
+    images = [
+        path
+        for path in micrographs.find(source)
+        if not any(path.resolve().is_relative_to(root.resolve()) for root in roots.values())
+    ]
+    if not images:
+        raise BadInput(f"{source} holds no image outside of the folders of its targets")
+    partners = {t: _by_stem(micrographs.find(root)) for t, root in roots.items()}
+    stems = _by_stem(images) if partners else {}
+    names = _names([path.relative_to(source) for path in images])
+    items, files, left_out = [], [], []
+    for path, name in zip(images, names, strict=True):
+        missing = [t for t in due if path.stem not in partners[t]]
+        if missing:
+            left_out.append((path, f"no {', no '.join(missing)} of this stem"))
+            continue
+        targets = {t: partners[t][path.stem] for t in due}
+        relative = path.relative_to(source).as_posix()
+        items.append(Item(name, path, targets, relative, None, (np.nan, np.nan)))
+        files += [(f"image/{relative}", path)]
+        files += [(f"{t}/{p.relative_to(roots[t]).as_posix()}", p) for t, p in targets.items()]
+    for target, paths in partners.items():
+        for stem in sorted(paths.keys() - stems.keys()):
+            left_out.append((paths[stem], f"a {target} without an image of this stem"))
+    return Listing(due, items, files, left_out)
+
+
+def from_table(source, table, picked):
+    """The Listing of a CSV file, with the targets `picked`, or all it has if there are none."""
+    for target, folder in picked.items():
+        if folder:
+            raise Usage(f"--target={target}={folder} and --table: its column names the files")
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{table}: {error}; a CSV file was due") from None
+    if not rows:
+        raise BadInput(f"{table} lists no image")
+    columns = [column for column in rows[0] if column]
+    for column in ("image", *picked):
+        if column not in columns:
+            raise BadInput(f"{table} has no column {column!r}; it has {', '.join(columns)}")
+    unused = set(columns) - {"image", "source", "split", "nm_per_pixel", *TARGETS}
+    if unused:
+        print(f"note: {table}: not used: {', '.join(sorted(unused))}", file=sys.stderr)
+    due = tuple(t for t in TARGETS if t in (picked or columns))
+
+    def cell(row, column):
+        return (row.get(column) or "").strip()
+
+    items, files, left_out, seen, split_of = [], [("table", table)], [], {}, {}
+    images = [cell(row, "image") for row in rows]
+    if not all(images):
+        raise BadInput(f"{table}, line {images.index('') + 2}: the cell image is empty")
+    names = _names([Path(image) for image in images])
+    for line, (row, image, name) in enumerate(zip(rows, images, names, strict=True), start=2):
+        where = f"{table}, line {line}"
+        if image in seen:
+            raise BadInput(f"{where}: {image} is in line {seen[image]} already")
+        seen[image] = line
+        split = cell(row, "split") if "split" in columns else None
+        if split is not None and split not in SPLITS:
+            raise BadInput(f"{where}: split {split!r}; one of {', '.join(SPLITS)} was due")
+        origin = cell(row, "source") or image
+        if split_of.setdefault(origin, split) != split:
+            raise BadInput(f"{where}: source {origin} is in {split_of[origin]} and in {split}")
+        empty = [target for target in due if not cell(row, target)]
+        if empty:
+            left_out.append((source / image, f"no {', no '.join(empty)} in the table"))
+            continue
+        nm_per_pixel = _nm_per_pixel(where, cell(row, "nm_per_pixel"))
+        targets = {target: source / cell(row, target) for target in due}
+        path = source / image
+        items.append(Item(name, path, targets, origin, split, nm_per_pixel))
+        files += [(f"image/{image}", path)]
+        files += [(f"{t}/{cell(row, t)}", path) for t, path in targets.items()]
+    return Listing(due, items, files, left_out)
+
+
+def _by_stem(paths):
+    stems = {}
+    for path in paths:
+        other = stems.setdefault(path.stem, path)
+        if other != path:
+            raise BadInput(f"{other} and {path} have one stem; pair them by a --table")
+    return stems
+
+
+def _names(paths):
+    """One name per path: the stem, or the path without suffix if stems repeat."""
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names):
+        names = [path.with_suffix("").as_posix() for path in paths]
+    places = {}
+    for name, path in zip(names, paths, strict=True):
+        other = places.setdefault(name, path)
+        if other != path:
+            raise BadInput(f"{other} and {path} have one name, {name}; rename one of them")
+    return names
+
+
+def _nm_per_pixel(where, text):
+    """(y, x) from one number or two; NaN if `text` is empty."""
+    try:
+        sizes = [float(part) for part in text.split()] or [np.nan]
+    except ValueError:
+        sizes = []
+    if len(sizes) not in (1, 2) or any(size <= 0 or np.isinf(size) for size in sizes):
+        raise BadInput(f"{where}: nm_per_pixel {text!r}; a positive number or two (y x) were due")
+    return sizes[0], sizes[-1]

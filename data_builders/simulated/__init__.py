@@ -1,0 +1,107 @@
+"""Simulated records: data for the demo and the tests that come with the project.
+
+Record i is a function of (--seed, kind, i) alone, so a larger set contains the smaller one.
+"""
+
+import numpy as np
+
+from data_builders.common import SPLITS, Contents, split_by_source
+from data_builders.simulated import scenes
+from emjax import micrographs
+from emjax.errors import Usage
+
+NM_PER_PIXEL = 0.06  # of the nanoparticles
+
+
+class Simulated:
+    """Options, splits and records of both simulated datasets; each micrograph is its own source."""
+
+    other_name = "--data_dir"
+    files_sha256 = ""
+
+    @staticmethod
+    def add_options(parser):
+        parser.add_argument("--patch", type=int, default=128, help="side of an image in pixels")
+        parser.add_argument("--records", type=int, default=600, help="over all splits")
+        parser.add_argument("--seed", type=int, default=0)
+
+    def __init__(self, options):
+        if options.patch < 32 or options.records < 1 or options.seed < 0:
+            raise Usage(
+                f"--patch={options.patch} --records={options.records} --seed={options.seed}; "
+                "at least 32, 1 and 0 were due"
+            )
+        self.patch, self.seed = options.patch, options.seed
+        self.folder = f"simulated/{self.kind}"
+        self.options = {key: getattr(options, key) for key in ("patch", "records", "seed")}
+        self.names = [f"{self.kind}_{i:05d}" for i in range(options.records)]
+
+    def prepare(self):
+        """Nothing to read; who is in which split."""
+        self.split_of = split_by_source(self.names)
+        counts = {split: list(self.split_of.values()).count(split) for split in SPLITS}
+        return Contents(
+            splits={split: count for split, count in counts.items() if count},
+            dtype=self.dtype,
+            shape=(self.patch, self.patch),
+            targets=self.targets,
+            range_rule="percentile",
+            left_out=[],
+        )
+
+    def records(self, split):
+        """Yield the records of `split`."""
+        for index, name in enumerate(self.names):
+            if self.split_of[name] == split:
+                rng = np.random.default_rng([self.seed, list(KINDS).index(self.kind), index])
+                images = self.draw(rng, index)
+                yield {
+                    **{key: image[..., None] for key, image in images.items()},
+                    "intensity_range": np.float32(
+                        micrographs.intensity_range([images["image"]], "percentile")
+                    ),
+                    "nm_per_pixel": np.full(2, self.nm_per_pixel, np.float32),
+                    "name": name,
+                    "source": name,
+                    "index": index,
+                }
+
+
+class Nanoparticles(Simulated):
+    """Gold particles on carbon as a high-resolution microscope counts them, with their mask.
+
+    uint16 detector counts, 0.06 nm per pixel.
+    """
+
+    kind, dtype, targets, nm_per_pixel = "nanoparticles", "uint16", ("mask",), NM_PER_PIXEL
+
+    def draw(self, rng, index):
+        """{"image": uint16 [h, w] counts, "mask": uint8 [h, w] in {0, 1}}."""
+        expected, mask = scenes.nanoparticles(rng, self.patch, NM_PER_PIXEL)
+        return {"image": rng.poisson(expected).astype(np.uint16), "mask": mask.astype(np.uint8)}
+
+
+class Unlabelled(Simulated):
+    """A mixture to pretrain on: cells, lattices, particles at high and at low magnification.
+
+    uint8, as collections of micrographs are mostly kept; the pixel size is not stated.
+    """
+
+    kind, dtype, targets, nm_per_pixel = "unlabelled", "uint8", (), np.nan
+
+    def draw(self, rng, index):
+        """{"image": uint8 [h, w]}: counts, stretched to 8 bits with a little room at both ends."""
+        expected = SCENES[index % len(SCENES)](rng, self.patch)
+        counts = rng.poisson(expected).astype(np.float32)
+        low, high = np.percentile(counts, [0.5, 99.5])
+        black, white = rng.uniform(5, 60), rng.uniform(190, 250)
+        stretched = black + (counts - low) * (white - black) / max(high - low, 1.0)
+        return {"image": np.clip(np.rint(stretched), 0, 255).astype(np.uint8)}
+
+
+def _nanoparticles(rng, size):
+    return scenes.nanoparticles(rng, size, rng.uniform(0.04, 0.09))[0]
+
+
+SCENES = (scenes.cells, scenes.lattice, _nanoparticles, scenes.supported_particles)
+KINDS = {"nanoparticles": Nanoparticles, "unlabelled": Unlabelled}

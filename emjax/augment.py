@@ -1,0 +1,126 @@
+"""From stored patches to what a network is trained on: range, noise, turns, size, crop.
+
+Everything here runs inside the jitted step, one draw for an image and its targets.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
+from jaxtyping import Array, Float, Key
+
+from emjax.corruptions import gaussian_noise, log_uniform, poisson_noise, speckle_noise, uniform
+
+RESTORATION_TARGETS = ("denoised", "background_removed", "superresolved")
+
+
+def to_network(batch):
+    """The batch's image and targets as float32 [b, h, w, 1]; the only place where ranges change.
+
+    Images and restoration targets go from the record's intensity range to [-1, 1], clipped there;
+    masks stay 0 and 1.
+    """
+    low, high = batch["intensity_range"].reshape(-1, 2, 1, 1, 1).swapaxes(0, 1)
+    example = {}
+    for name in ("image", *RESTORATION_TARGETS):
+        if name in batch:
+            unit = (batch[name].astype(jnp.float32) - low) / (high - low)
+            example[name] = jnp.clip(2 * unit - 1, -1, 1)
+    if "mask" in batch:
+        example["mask"] = batch["mask"].astype(jnp.float32)
+    return example
+
+
+def row_keys(key, rows):
+    """One key a row, so that row i draws the same on any number of devices and processes."""
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Noise on the image alone, then turns, size and crop of image and targets alike.
+
+    Args:
+        crop: side of the crop in pixels; 0 keeps the whole patch.
+        turns: one of the eight flips and quarter turns (four where the image is not square).
+        resize: largest magnification, 0 for none; drawn uniformly, from its inverse or crop / side
+            up, whichever is larger, so that the crop always fits.
+        noise_probability: share of the images that get Gaussian, Poisson or speckle noise.
+    """
+
+    crop: int = 0
+    turns: bool = True
+    resize: float = 0.0
+    noise_probability: float = 0.0
+
+    def __call__(
+        self, keys: Key[Array, " b"], example: dict[str, Float[Array, "b _ _ 1"]]
+    ) -> dict[str, Float[Array, "b _ _ 1"]]:
+        """`example`: float32 [b, h, w, 1] each. Returns the same names at the crop's size."""
+        return jax.vmap(self.augment)(keys, example)
+
+    def augment(self, key, example):
+        noise, turns, crop = jax.random.split(key, 3)
+        if self.noise_probability:
+            image = one_noise(noise, example["image"], probability=self.noise_probability)
+            example = {**example, "image": image}
+        if self.turns:
+            example = jax.tree.map(lambda x: turn(turns, x), example)
+        if self.resize:
+            side = self.crop or min(example["image"].shape[:2])
+            example = resized_crop(crop, example, side=side, largest=self.resize)
+        elif self.crop:
+            example = jax.tree.map(lambda x: random_crop(crop, x, side=self.crop), example)
+        return example
+
+
+def one_noise(key, image, *, probability):
+    """With `probability` one of Gaussian, Poisson and speckle noise, else the image as it is.
+
+    Sigma 0.01-0.1 of the full range, 10-1000 electrons per pixel, sigma 0.05-0.2.
+    """
+    whether, which, amount, draw = jax.random.split(key, 4)
+    noisy = jax.lax.select_n(
+        jax.random.randint(which, (), 0, 3),
+        gaussian_noise(draw, image, sigma=uniform(amount, (0.01, 0.1))),
+        poisson_noise(draw, image, dose=log_uniform(amount, (10.0, 1000.0))),
+        speckle_noise(draw, image, sigma=uniform(amount, (0.05, 0.2))),
+    )
+    return jnp.where(jax.random.bernoulli(whether, probability), noisy, image)
+
+
+def turn(key, image):
+    """One of the eight symmetries of the square, or of the four of a rectangle."""
+    up, left, across = jax.random.bernoulli(key, shape=(3,))
+    image = jnp.where(up, image[::-1], image)
+    image = jnp.where(left, image[:, ::-1], image)
+    if image.shape[0] == image.shape[1]:
+        image = jnp.where(across, image.swapaxes(0, 1), image)
+    return image
+
+
+def random_crop(key, image, *, side):
+    """A side x side window of `image`, any place equally likely."""
+    y, x = jax.random.randint(key, (2,), 0, jnp.array(image.shape[:2]) - side + 1)
+    return jax.lax.dynamic_slice(image, (y, x, 0), (side, side, image.shape[2]))
+
+
+def resized_crop(key, example, *, side, largest):
+    """A side x side crop of each image, magnified up to `largest` times, never past a border.
+
+    Images and restoration targets by linear interpolation, masks by the nearest pixel.
+    """
+    scale_key, place_key = jax.random.split(key)
+    shape = jnp.array(example["image"].shape[:2])
+    smallest = max(side / min(example["image"].shape[:2]), 1 / largest)
+    scale = uniform(scale_key, (smallest, largest))
+    origin = jax.random.uniform(place_key, (2,)) * (shape - side / scale)
+    place = (jnp.arange(side) + 0.5) / scale - 0.5
+    grid = jnp.meshgrid(origin[0] + place, origin[1] + place, indexing="ij")
+
+    def sample(name, image):
+        order = 0 if name == "mask" else 1
+        return map_coordinates(image[..., 0], grid, order=order, mode="nearest")[..., None]
+
+    return {name: sample(name, image) for name, image in example.items()}

@@ -1,0 +1,119 @@
+"""States of a run on disk: the latest two and the best are kept."""
+
+import math
+from pathlib import Path
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from emjax.errors import BadInput
+
+POLICIES = ocp.training.preservation_policies
+EVERY_CALL = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+
+
+class Checkpoints:
+    """A folder of states by step; saving returns before the write is done.
+
+    Args:
+        folder: made if it is not there.
+        score: the score that chooses the best, `<split>/<metric>`.
+        higher_is_better: whether more of it is better.
+    """
+
+    def __init__(self, folder, *, score, higher_is_better):
+        self.score, self.sign = score, 1 if higher_is_better else -1
+        self.on_disk = ocp.training.Checkpointer(
+            Path(folder).absolute(),
+            save_decision_policy=EVERY_CALL,
+            preservation_policy=POLICIES.AnyPreservationPolicy(
+                [
+                    POLICIES.LatestN(2),
+                    POLICIES.BestN(
+                        n=1, get_metric_fn=self.rank, keep_checkpoints_without_metrics=False
+                    ),
+                ]
+            ),
+            cleanup_tmp_directories=True,
+        )
+        self.best = max(map(self.rank, scored(self.on_disk)), default=-math.inf)
+
+    def rank(self, scores):
+        value = self.sign * scores[self.score]
+        return -math.inf if math.isnan(value) else value
+
+    def is_best(self, scores):
+        """Whether `scores` beat every one seen so far; the next comparison is against these."""
+        if self.rank(scores) <= self.best:
+            return False
+        self.best = self.rank(scores)
+        return True
+
+    def save(self, step, state, scores=None):
+        self.on_disk.save_async(step, state, metrics=scores)
+
+    def restore(self, state):
+        """The latest saved state, placed as `state` is; `state` itself if nothing is saved."""
+        if self.on_disk.latest is None:
+            return state
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+        )
+        return self.on_disk.load(self.on_disk.latest.step, abstract)
+
+    def wait(self):
+        """Return once everything is written."""
+        self.on_disk.wait()
+
+    def close(self):
+        self.on_disk.close()
+
+
+def scored(on_disk):
+    return [kept.metrics for kept in on_disk.checkpoints if kept.metrics is not None]
+
+
+def load_generator(folder, step, *, score, higher_is_better):
+    """(params, stats) of the generator saved under `folder`, as host arrays.
+
+    Args:
+        step: "best" by `score`, "last", or a number as text.
+
+    Raises: BadInput if that step is not there, naming those that are.
+    """
+    folder = Path(folder).absolute()
+    kept = []
+    if folder.is_dir():
+        with ocp.training.Checkpointer(folder) as on_disk:
+            kept = list(on_disk.checkpoints)
+    sign = 1 if higher_is_better else -1
+    ranked = sorted((c for c in kept if c.metrics), key=lambda c: sign * c.metrics[score])
+    chosen = {str(c.step): c.step for c in kept}
+    if kept:
+        chosen["last"] = max(c.step for c in kept)
+    if ranked:
+        chosen["best"] = ranked[-1].step
+    if str(step) not in chosen:
+        has = ", ".join(chosen) or "none"
+        raise BadInput(f"{folder}: no checkpoint {str(step)!r}; there are: {has}")
+    path = folder / str(chosen[str(step)])
+    return load_partly(path)
+
+
+def load_partly(path):
+    with ocp.training.Checkpointer(path.parent) as on_disk:
+        stored = on_disk.metadata(int(path.name)).metadata["generator"]
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = {
+        part: {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+            for name, leaf in stored[part].items()
+        }
+        for part in ("params", "stats")
+    }
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        loaded = ocp.load(path, {"generator": wanted}, checkpointable_name="state")
+    loaded = jax.device_get(loaded["generator"])
+    return loaded["params"], loaded["stats"]

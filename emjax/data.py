@@ -1,0 +1,143 @@
+"""Records to sharded device batches: endless for training, finite and padded for evaluation."""
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import grain
+import jax
+import numpy as np
+import tensorflow_datasets as tfds
+
+from emjax import sharding
+from emjax.errors import BadInput
+
+ON_HOST = ("name", "source")  # text; never sent to a device
+
+
+class Records(NamedTuple):
+    """A split of a dataset as it was built, and the dataset's card."""
+
+    source: object  # source[i]: {field: array}
+    card: dict
+
+
+def open_records(data_dir, name, split):
+    """The records of `split` ("train", "train[:50000]", ...) of the dataset `name`.
+
+    Raises: BadInput if the dataset is not built or the split is not in it or not that large.
+    """
+    folder = Path(data_dir) / name
+    cards = sorted(folder.glob("[0-9]*/card.json"))
+    if not cards:
+        builder = name if name.startswith("simulated/") else name.split("/")[0]
+        options = "" if name.startswith("simulated/") else " --source=DIR"
+        if name.startswith("micrographs/"):
+            options += f" --name={name.split('/', 1)[1]}"
+        raise BadInput(
+            f"{folder}: dataset {name!r} is not built. "
+            f"Build it: python -m data_builders.build {builder} --data_dir={data_dir}{options}"
+        )
+    builder = tfds.builder_from_directory(cards[-1].parent)
+    counts = {key: info.num_examples for key, info in builder.info.splits.items()}
+    try:
+        records = builder.info.splits[split].num_examples
+        if not records:
+            raise ValueError("it is empty")
+    except (KeyError, ValueError, AssertionError) as error:
+        has = ", ".join(f"{key} {count}" for key, count in counts.items())
+        raise BadInput(
+            f"{folder}: no split {split!r} of it: {first_line(error)}. It has: {has}"
+        ) from error
+    return Records(builder.as_data_source(split), json.loads(cards[-1].read_text()))
+
+
+def first_line(error):
+    return str(error).strip("'\"").splitlines()[0].rstrip(".")
+
+
+def without_text(record):
+    """The record's arrays, `index` among them as int32."""
+    index = np.asarray(record["index"], np.int32)
+    arrays = {name: value for name, value in record.items() if name not in ON_HOST}
+    return {**arrays, "index": index}
+
+
+class TrainBatches:
+    """Global batches without end. Batch k is a function of (records, seed, k) alone.
+
+    Row i of it is the same record on any number of processes; each process reads a contiguous
+    block of rows. Every pass over the records has an order of its own.
+    """
+
+    def __init__(self, records, *, batch_size, seed, mesh):
+        rows = sharding.local_rows(batch_size, mesh)
+        shuffled = grain.MapDataset.source(records.source).seed(seed).shuffle().repeat(None)
+        share = rows.stop - rows.start
+
+        def example(position):
+            batch, row = divmod(position, share)
+            return without_text(shuffled[batch * batch_size + rows.start + row])
+
+        self.example, self.share, self.mesh = example, share, mesh
+        self.shapes = {
+            name: jax.ShapeDtypeStruct((batch_size, *np.shape(value)), value.dtype)
+            for name, value in example(0).items()
+        }
+
+    def starting_at(self, step):
+        """Batches `step`, `step + 1`, ... on the devices."""
+        threads = min(os.cpu_count(), 16)
+        reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * self.share)
+        positions = grain.MapDataset.range(step * self.share, 2**62)
+        rows = positions.map(self.example).batch(self.share, drop_remainder=True)
+        for batch in rows.to_iter_dataset(reading):
+            yield sharding.to_devices(batch, self.mesh)
+
+
+class EvalBatches:
+    """Every record once, in stored order, whole, grouped by padded size.
+
+    Images are mirrored at the bottom and right up to the network's `divisor`; `valid` [b, h, w, 1]
+    is True on real pixels of real rows. A full batch has `batch_size` rows; the last of a size is
+    filled up with rows that are nowhere valid.
+    """
+
+    def __init__(self, records, *, batch_size, divisor, mesh):
+        sharding.local_rows(batch_size, mesh)
+        self.records, self.batch_size = records, batch_size
+        self.divisor, self.mesh = divisor, mesh
+
+    def __iter__(self):
+        waiting, compiled = {}, set()
+        for position in range(len(self.records.source)):
+            example = padded(self.records.source[position], self.divisor)
+            size = example["image"].shape
+            group = waiting.setdefault(size, [])
+            group.append(example)
+            if len(group) == self.batch_size:
+                yield self.batch(waiting.pop(size), self.batch_size)
+                compiled.add(size)
+        for size, group in waiting.items():
+            fewest = -(-len(group) // self.mesh.size) * self.mesh.size
+            yield self.batch(group, self.batch_size if size in compiled else fewest)
+
+    def batch(self, group, rows):
+        empty = {**group[0], "valid": np.zeros_like(group[0]["valid"])}
+        group = group + [empty] * (rows - len(group))
+        mine = group[sharding.local_rows(rows, self.mesh)]
+        return sharding.to_devices(
+            {name: np.stack([example[name] for example in mine]) for name in empty}, self.mesh
+        )
+
+
+def padded(record, divisor):
+    """A record without its text, images mirrored up to multiples of `divisor`, and `valid`."""
+    h, w, _ = record["image"].shape
+    more = ((0, -h % divisor), (0, -w % divisor), (0, 0))
+    example = {
+        name: np.pad(value, more, mode="reflect") if value.ndim == 3 else value
+        for name, value in without_text(record).items()
+    }
+    return {**example, "valid": np.pad(np.ones((h, w, 1), bool), more)}

@@ -1,0 +1,36 @@
+"""What the project says when something is wrong: one line, one exit code."""
+
+import sys
+
+
+class EmjaxError(Exception):
+    """A failure whose message is the whole answer; the commands print it and exit with `code`."""
+
+    code = 1
+
+
+class Usage(EmjaxError):
+    """The command line or the config asks for what cannot be: names what came and what is due."""
+
+    code = 2
+
+
+class BadInput(EmjaxError):
+    """A file, folder or record is missing or wrong: names it, what was due and what to do."""
+
+    code = 3
+
+
+class NonFinite(EmjaxError):
+    """A loss is no longer a number: names the step and the terms."""
+
+    code = 4
+
+
+def run(main, *args):
+    """Exit with what `main(*args)` returns, or with an EmjaxError's one line and its code."""
+    try:
+        sys.exit(main(*args))
+    except EmjaxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.code)

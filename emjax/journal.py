@@ -1,0 +1,73 @@
+"""The run's record: one JSON line a report in metrics.jsonl, one plain line on the terminal."""
+
+import datetime
+import json
+import os
+import time
+from pathlib import Path
+
+import jax
+
+from emjax.errors import BadInput
+
+
+class Journal:
+    """Writes rows {"step", "total", "seconds", "<split>/<term>": value, ...}; process 0 only.
+
+    Args:
+        path: the JSONL file; rows after step `done` are from a lost stretch of the run and cut off.
+        done: updates done when this process takes up the run.
+        total: updates of the whole run.
+        images: images in one update.
+    """
+
+    def __init__(self, path, *, done, total, images):
+        self.path, self.total, self.images = Path(path), total, images
+        self.writes = jax.process_index() == 0
+        self.start = self.lap = time.monotonic()
+        self.lap_step = done
+        if self.writes and self.path.exists():
+            kept = [row for row in read(self.path) if row["step"] <= done]
+            draft = self.path.with_suffix(".partial")
+            draft.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            os.replace(draft, self.path)
+
+    def train(self, step, terms):
+        """Report the terms of update `step`, with the images/s since the last report."""
+        now = time.monotonic()
+        rate = (step - self.lap_step) * self.images / max(now - self.lap, 1e-9)
+        left = datetime.timedelta(seconds=round((self.total - step) * self.images / rate))
+        self.write(step, {f"train/{name}": float(value) for name, value in terms.items()},
+                   f"  {rate:.1f} images/s  ETA {left}")  # fmt: skip
+        self.resume(step)
+
+    def resume(self, step):
+        """Leave what happened since the last report out of the next images/s."""
+        self.lap, self.lap_step = time.monotonic(), step
+
+    def write(self, step, row, note=""):
+        if not self.writes:
+            return
+        seconds = round(time.monotonic() - self.start, 3)
+        with self.path.open("a") as file:
+            file.write(
+                json.dumps({"step": step, "total": self.total, "seconds": seconds, **row}) + "\n"
+            )
+        terms = "  ".join(f"{name} {value:.4f}" for name, value in row.items())
+        print(f"step {step}/{self.total}  {terms}{note}", flush=True)
+
+
+def read(path):
+    """The rows of a metrics.jsonl; a last line that was cut by a crash is left out.
+
+    Raises: BadInput naming the file and any other line that is no JSON.
+    """
+    rows = []
+    lines = Path(path).read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise BadInput(f"{path}, line {number}: no JSON ({error})") from error
+    return rows

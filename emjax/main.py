@@ -1,0 +1,279 @@
+"""Train: python -m emjax.main --config=configs/X.py[:variant] [--workdir=DIR] [--config.a.b=v].
+
+Takes up whatever the workdir holds, from its latest checkpoint.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from emjax import errors, networks, optimizers, sharding, transfer, weights
+from emjax.augment import Augmentation
+from emjax.checkpoints import Checkpoints, load_generator
+from emjax.choose import choose
+from emjax.corruptions import Corruption
+from emjax.data import EvalBatches, TrainBatches, open_records
+from emjax.errors import BadInput, Usage
+from emjax.journal import Journal
+from emjax.objectives import OBJECTIVES
+from emjax.tasks import TASKS
+from emjax.train import fit
+
+LIBRARIES = ("emjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+MAY_DIFFER = ("epochs", "log_every", "eval_every", "save_every", "data.dir", "initialise.workdir")
+
+
+def main(arguments):
+    """Parse the command line and train; returns the exit code."""
+    config, workdir = parse(arguments)
+    compiled = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "emjax"
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(compiled))
+    train(config, workdir)
+    return 0
+
+
+def parse(arguments):
+    """(config, workdir) of a command line.
+
+    Raises: Usage in place of every error absl, ml_collections and the config file have.
+    """
+    argv = ["emjax.main", *arguments]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "The recipe.", lock_config=True, flag_values=values, sys_argv=argv
+    )
+    flags.DEFINE_string(
+        "workdir", None, "Default: runs/<config>/<variant>.", flag_values=values
+    )  # fmt: skip
+    if {"--help", "-help", "-h"} & set(argv):
+        print(f"{__doc__}\nconfigs: {', '.join(map(str, sorted(Path('configs').glob('*.py'))))}")
+        sys.exit(0)
+    try:
+        extra = values(argv)[1:]
+        config = values["config"].value
+        if config is not None:
+            config.is_locked  # noqa: B018  a config that did not load raises here
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        lines = str(error.args[0]).split("\n")
+        raise Usage(lines[-1].strip() if "Traceback" in lines[0] or isinstance(error, OSError)
+                    else " ".join(lines)) from error  # fmt: skip
+    if extra or config is None:
+        what = f"{extra[0]!r} is no option." if extra else "--config is missing."
+        raise Usage(f"{what} Give --config=configs/X.py[:variant] [--workdir=DIR] [--config.a.b=v]")
+    recipe, _, variant = values["config"].config_filename.partition(":")
+    default = Path("runs") / Path(recipe).stem / (variant or "default")
+    return config, Path(values["workdir"].value or default)
+
+
+def train(config, workdir):
+    """Do the run of `config` in `workdir`, from the start or from where it is.
+
+    Everything that can be refused is refused before anything is written.
+    """
+    mesh = sharding.data_mesh()
+    batch_size = config.data.batch_size
+    records = open_records(config.data.dir, *config.data.train)
+    held_out = {
+        split: open_records(config.data.dir, *where) for split, where in config.data.evals.items()
+    }
+    objective = assemble(config, records)
+    divisor = networks.build_abstract(config.model.to_dict()).divisor
+    steps_per_epoch = config.get("passes_per_epoch", 1) * len(records.source) // batch_size
+    if not steps_per_epoch:
+        raise Usage(
+            f"data.batch_size={batch_size}, but an epoch is only "
+            f"{config.get('passes_per_epoch', 1)} x {len(records.source)} records"
+        )
+    total_steps = config.epochs * steps_per_epoch
+    batches = TrainBatches(records, batch_size=batch_size, seed=config.seed, mesh=mesh)
+    evals = {
+        split: EvalBatches(held, batch_size=batch_size, divisor=divisor, mesh=mesh)
+        for split, held in held_out.items()
+    }
+    refuse_other(config, workdir)
+
+    state = objective.init(config.seed)
+    score, higher_is_better = ranking(config)
+    started = (workdir / "config.json").exists()
+    if "initialise" in config and config.initialise.workdir and not started:
+        params, stats = old_weights(config.initialise)
+        generator, account = transfer.fill(
+            state.generator, params, stats, fresh=config.initialise.fresh
+        )
+        state = state.replace(generator=generator)
+        print(f"from {config.initialise.workdir}: {account}")
+    jax.eval_shape(objective.train_step, state, batches.shapes)  # refuses what does not fit
+    state = jax.device_put(state, sharding.replicated(mesh))
+
+    describe(workdir, config)
+    checkpoints = Checkpoints(
+        workdir / "checkpoints", score=score, higher_is_better=higher_is_better
+    )
+    state = jax.device_put(checkpoints.restore(state), sharding.replicated(mesh))
+    done = int(state.step)
+    devices = jax.devices()
+    print(
+        f"{workdir}: {len(devices)} x {devices[0].device_kind} ({devices[0].platform}), "
+        f"{len(records.source)} records, {steps_per_epoch} steps an epoch, {total_steps} in all"
+        + (f"; continues from step {done}" if done else ""),
+        flush=True,
+    )
+    journal = Journal(
+        workdir / "metrics.jsonl", done=done, total=total_steps, images=batch_size
+    )  # fmt: skip
+
+    def publish(generator, step, scores):
+        if jax.process_index() == 0:
+            facts = dict(
+                title=f"{config.model.name} of {workdir}",
+                model=config.model.to_dict(),
+                task=config.get("task"),
+                range_rule=records.card["range_rule"],
+                trained_on=":".join(config.data.train),
+                step=step,
+                scores=scores,
+            )
+            weights.write(workdir / "model", generator, facts)
+
+    fit(
+        objective,
+        state,
+        batches,
+        evals,
+        total_steps=total_steps,
+        log_every=config.log_every,
+        eval_every=config.eval_every or steps_per_epoch,
+        save_every=config.save_every,
+        checkpoints=checkpoints,
+        journal=journal,
+        publish=publish,
+    )
+    checkpoints.close()
+    print(f"{workdir}: done, {max(total_steps, done)} steps", flush=True)
+
+
+def assemble(config, records):
+    """The objective of `config`, to be trained on `records`."""
+    arguments = config.objective.to_dict()
+    constructor = choose("objective", arguments.pop("name"), OBJECTIVES)
+    if "corruption" in arguments:
+        arguments["corrupt"] = Corruption(**arguments.pop("corruption"))
+    if "discriminator" in config:
+        arguments["discriminator"] = config.discriminator.to_dict()
+    if "task" in config:
+        task = choose("task", config.task, TASKS)
+        if task.target not in records.card["targets"]:
+            has = ", ".join(records.card["targets"]) or "none"
+            raise BadInput(
+                f"{config.data.train[0]}: task {config.task!r} needs the target {task.target!r}; "
+                f"the dataset's targets: {has}"
+            )
+        arguments["task"] = task
+    augment = config.augment.to_dict()
+    augment["crop"] = fitting_crop(
+        augment["crop"], records.source[0]["image"].shape[:2], config.model.to_dict()
+    )
+    return constructor(
+        generator=config.model.to_dict(),
+        optimizer=optimizers.build(config.optimizer.to_dict()),
+        augment=Augmentation(**augment),
+        **arguments,
+    )
+
+
+def fitting_crop(crop, shape, model):
+    """The side to cut for training: `crop`, or less where the records, all [h, w], are smaller.
+
+    0 stays 0 (whole patches) if the network can take them.
+
+    Raises: Usage naming the nearest sides if the network cannot take the crop.
+    """
+    divisor = networks.build_abstract(model).divisor
+    if crop == 0 and all(side % divisor == 0 for side in shape):
+        return 0
+    wanted = crop or min(shape)
+    if wanted % divisor:
+        below, above = wanted // divisor * divisor, (wanted // divisor + 1) * divisor
+        raise Usage(
+            f"augment.crop={crop} on records of {shape[0]} x {shape[1]}: the network takes sides "
+            f"divisible by {divisor}; the nearest are {below} and {above}"
+        )
+    largest = min(shape) // divisor * divisor
+    if not largest:
+        raise BadInput(f"records of {shape[0]} x {shape[1]} are smaller than {divisor} pixels")
+    return min(crop, largest)
+
+
+def ranking(config):
+    """(score, higher_is_better): what chooses the best checkpoint, e.g. ("val/dice", True)."""
+    judge = TASKS[config["task"]] if "task" in config else OBJECTIVES[config["objective"]["name"]]
+    return f"{next(iter(config['data']['evals']))}/{judge.best}", judge.higher_is_better
+
+
+def old_weights(initialise):
+    """(params, stats) of the run or the converted model that `initialise.workdir` names."""
+    folder = Path(initialise.workdir)
+    if (folder / "model.safetensors").exists():
+        return weights.read(folder)[:2]
+    if not (folder / "config.json").exists():
+        raise BadInput(f"{folder}: neither a run (config.json) nor a model (model.safetensors)")
+    score, higher = ranking(json.loads((folder / "config.json").read_text()))
+    return load_generator(
+        folder / "checkpoints", initialise.step, score=score, higher_is_better=higher
+    )
+
+
+def plain(config):
+    """A config as it reads back from JSON."""
+    return json.loads(config.to_json())
+
+
+def flat(config, prefix=""):
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def refuse_other(config, workdir):
+    """Raise Usage naming the fields that differ if `workdir` belongs to another config."""
+    if not (workdir / "config.json").exists():
+        return
+    theirs = dict(flat(json.loads((workdir / "config.json").read_text())))
+    ours = dict(flat(plain(config)))
+    for fields in (theirs, ours):
+        fields["initialise"] = "pretrained" if fields.get("initialise.workdir") else "random"
+    differ = [
+        f"{name} {theirs.get(name)!r} -> {ours.get(name)!r}"
+        for name in sorted(theirs.keys() | ours.keys())
+        if name not in MAY_DIFFER and theirs.get(name) != ours.get(name)
+    ]
+    if differ:
+        raise Usage(
+            f"{workdir} holds a run of another config: {'; '.join(differ)}. "
+            "Choose another --workdir or delete it"
+        )
+
+
+def describe(workdir, config):
+    """Write config.json and versions.json."""
+    if jax.process_index():
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    versions["python"] = platform.python_version()
+    for name, facts in (("versions", versions), ("config", plain(config))):
+        weights.replace(workdir / f"{name}.json", json.dumps(facts, indent=2).encode())
+
+
+if __name__ == "__main__":
+    errors.run(main, sys.argv[1:])

@@ -1,0 +1,6 @@
+"""All networks by name. A model is an nnx.Module with plain keyword arguments."""
+
+from emjax.models.patchgan import PatchGAN
+from emjax.models.unet import UNet
+
+MODELS = {"unet": UNet, "patchgan": PatchGAN}

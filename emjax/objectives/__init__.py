@@ -1,0 +1,15 @@
+"""How weights change. An objective is a frozen dataclass of plain values with pure methods
+
+    init(seed) -> state                        at its initial values
+    train_step(state, batch) -> state, terms   terms: a flat dict of scalars
+    eval_step(state, batch) -> {metric: (sum, count)}
+
+An objective without a task also names `best`, the metric that chooses the best checkpoint, and
+`higher_is_better`, as a Task does. In every state, `step` counts the updates and `generator` is
+the network that is kept.
+"""
+
+from emjax.objectives.pix2pix import Pix2Pix
+from emjax.objectives.supervised import Supervised
+
+OBJECTIVES = {"pix2pix": Pix2Pix, "supervised": Supervised}

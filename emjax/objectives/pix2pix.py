@@ -1,0 +1,123 @@
+"""Pretraining: restore a corrupted micrograph so that a discriminator takes it for the original."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from emjax import losses, metrics, networks
+from emjax.augment import Augmentation, row_keys, to_network
+from emjax.corruptions import Corruption
+from emjax.networks import Network
+
+VALIDATION_KEY = 0  # never the run's seed: every run and model is scored on the same corruption
+
+
+class State(struct.PyTreeNode):
+    """Everything a step reads or writes; saving this resumes the run exactly."""
+
+    step: jax.Array  # int32 [], updates done so far
+    key: jax.Array  # PRNG key []; folded with `step`, never replaced
+    generator: Network
+    discriminator: Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Pix2Pix:
+    """LSGAN + `l1_weight` * L1 on (corrupted, micrograph) pairs.
+
+    Source: Isola et al. 2017 (arXiv 1611.07004), as used by Kazimi et al. (arXiv 2402.18286).
+    Differs: the generator's only randomness is the corruption of its input.
+    """
+
+    generator: dict  # model field of a config
+    discriminator: dict
+    optimizer: optax.GradientTransformation
+    augment: Augmentation
+    corrupt: Corruption
+    l1_weight: float = 100.0
+
+    best = "l1"
+    higher_is_better = False
+
+    def init(self, seed):
+        generator_seed, discriminator_seed, key = jax.random.split(jax.random.key(seed), 3)
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            key=key,
+            generator=networks.create(self.generator, self.optimizer, key=generator_seed),
+            discriminator=networks.create(
+                self.discriminator, self.optimizer, key=discriminator_seed
+            ),
+        )
+
+    def train_step(self, state, batch):
+        """Update the discriminator, then the generator against the updated discriminator.
+
+        batch["image"] is uint8, uint16 or float32 [b, h, w, 1]. Returns the next state and a flat
+        dict of scalars; nothing leaves the device.
+        """
+        g, d = state.generator, state.discriminator
+        augment_key, corrupt_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        rows = len(batch["image"])
+        micrograph = self.augment(row_keys(augment_key, rows), to_network(batch))["image"]
+        corrupted = self.corrupt(row_keys(corrupt_key, rows), micrograph)
+
+        # One generator pass serves both updates: `pull_back` takes a gradient with respect to the
+        # restored image to one with respect to the parameters.
+        def generate(params):
+            return g.apply(params, g.stats, corrupted, train=True)
+
+        restored, pull_back, g_stats = jax.vjp(generate, g.params, has_aux=True)
+
+        def discriminator_loss(params):
+            on_fake, stats = d.apply(params, d.stats, corrupted, restored, train=True)
+            on_real, stats = d.apply(params, stats, corrupted, micrograph, train=True)
+            terms = {
+                "d_real": losses.adversarial(on_real, real=True),
+                "d_fake": losses.adversarial(on_fake, real=False),
+            }
+            return 0.5 * (terms["d_real"] + terms["d_fake"]), (stats, terms)
+
+        d_grads, (d_stats, d_terms) = jax.grad(discriminator_loss, has_aux=True)(d.params)
+        d = d.updated(d_grads, d_stats)
+
+        def generator_loss(restored):
+            on_fake, stats = d.apply(d.params, d.stats, corrupted, restored, train=True)
+            terms = {
+                "g_gan": losses.adversarial(on_fake, real=True),
+                "g_l1": losses.l1(prediction=restored, target=micrograph),
+            }
+            return terms["g_gan"] + self.l1_weight * terms["g_l1"], (stats, terms)
+
+        image_grads, (d_stats, g_terms) = jax.grad(generator_loss, has_aux=True)(restored)
+        (g_grads,) = pull_back(image_grads)
+        state = state.replace(
+            step=state.step + 1,
+            generator=g.updated(g_grads, g_stats),
+            discriminator=d.replace(stats=d_stats),
+        )
+        return state, {**g_terms, **d_terms}
+
+    def eval_step(self, state, batch):
+        """L1 of the restored and, for scale, of the corrupted image to the original, in [0, 1].
+
+        The corruption of a record depends on its `index` alone: the same in every epoch and run.
+        """
+        micrograph, corrupted, restored = self.restore(state.generator, batch)
+        against = dict(target=micrograph, valid=batch["valid"])
+        scores = {
+            "l1": metrics.l1(prediction=restored, **against),
+            "corrupted_l1": metrics.l1(prediction=corrupted, **against),
+        }
+        return metrics.summed(scores, batch["valid"])
+
+    def restore(self, generator, batch):
+        """The batch's micrographs, their corrupted views and what `generator` makes of them."""
+        micrograph = to_network(batch)["image"]
+        fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+        corrupted = self.corrupt(fold(jax.random.key(VALIDATION_KEY), batch["index"]), micrograph)
+        restored, _ = generator.apply(generator.params, generator.stats, corrupted, train=False)
+        return micrograph, corrupted, restored

@@ -1,0 +1,61 @@
+"""Finetuning: from an image to the target of a task."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from emjax import metrics, networks
+from emjax.augment import Augmentation, row_keys, to_network
+from emjax.networks import Network
+from emjax.tasks import Task
+
+
+class State(struct.PyTreeNode):
+    """Everything a step reads or writes; saving this resumes the run exactly."""
+
+    step: jax.Array  # int32 [], updates done so far
+    key: jax.Array  # PRNG key []; folded with `step`, never replaced
+    generator: Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervised:
+    """The task's loss on (image, target) pairs."""
+
+    generator: dict  # model field of a config
+    optimizer: optax.GradientTransformation
+    augment: Augmentation
+    task: Task
+
+    def init(self, seed):
+        generator_seed, key = jax.random.split(jax.random.key(seed))
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            key=key,
+            generator=networks.create(self.generator, self.optimizer, key=generator_seed),
+        )
+
+    def train_step(self, state, batch):
+        """One update; `batch` holds the image and the task's target, [b, h, w, 1] as stored."""
+        g = state.generator
+        key = jax.random.fold_in(state.key, state.step)
+        example = self.augment(row_keys(key, len(batch["image"])), to_network(batch))
+
+        def loss(params):
+            output, stats = g.apply(params, g.stats, example["image"], train=True)
+            return self.task.loss(output, example[self.task.target]), stats
+
+        (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(g.params)
+        state = state.replace(step=state.step + 1, generator=g.updated(grads, stats))
+        return state, {"loss": value}
+
+    def eval_step(self, state, batch):
+        """The task's metrics on whole images, with running statistics, as (sum, count) pairs."""
+        g = state.generator
+        example = to_network(batch)
+        output, _ = g.apply(g.params, g.stats, example["image"], train=False)
+        scores = self.task.metrics(output, example[self.task.target], batch["valid"])
+        return metrics.summed(scores, batch["valid"])

@@ -1,0 +1,43 @@
+"""Where arrays live: batches in rows over all devices, everything else whole on each."""
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from emjax.errors import Usage
+
+
+def data_mesh():
+    """All devices of all processes along one axis, `data`."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def by_row(mesh):
+    """Rows of the leading axis spread over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def replicated(mesh):
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def local_rows(rows, mesh):
+    """The contiguous block of a global batch's rows that this process provides.
+
+    Raises: Usage if `rows` cannot be spread evenly over the devices.
+    """
+    if rows % mesh.size:
+        raise Usage(
+            f"data.batch_size={rows} cannot be spread over {mesh.size} devices; "
+            f"take {max(rows // mesh.size, 1) * mesh.size} or {(rows // mesh.size + 1) * mesh.size}"
+        )
+    share = rows // jax.process_count()
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+
+def to_devices(batch, mesh):
+    """This process's rows of a batch as one global array a field."""
+    place = by_row(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(place, rows) for name, rows in batch.items()
+    }

@@ -1,0 +1,24 @@
+"""The shape of a task."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Task(NamedTuple):
+    """How a network's output is trained, scored and written.
+
+    Attributes:
+        target: the record's field that is the truth.
+        loss: (output, target) to a scalar.
+        metrics: (output, target, valid) to {name: float32 [b]}.
+        best: the metric that chooses the best checkpoint.
+        higher_is_better: whether more of it is better.
+        prediction: output to what is written: a probability in [0, 1], or an image in [-1, 1].
+    """
+
+    target: str
+    loss: Callable
+    metrics: Callable
+    best: str
+    higher_is_better: bool
+    prediction: Callable

@@ -1,0 +1,64 @@
+"""The loop, one for every objective."""
+
+import math
+
+import jax
+
+from emjax.errors import NonFinite
+
+
+def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, save_every,
+        checkpoints, journal, publish):  # fmt: skip
+    """Train from `state` to `total_steps` updates; returns the last state.
+
+    Args:
+        state: whole on every device, `sharding.replicated`.
+        train: `starting_at(step)` gives the batches from there on.
+        evals: split name to finite batches; the first split chooses the best.
+        log_every, eval_every, save_every: in steps; each is also due at the last.
+        publish: called with (generator, step, scores) at every new best.
+    """
+    everywhere = state.step.sharding
+    train_step = jax.jit(objective.train_step, donate_argnums=0, out_shardings=everywhere)
+    eval_step = jax.jit(objective.eval_step, out_shardings=everywhere)
+    done = int(state.step)
+    reader = train.starting_at(done)
+
+    def due(step, every):
+        return step == total_steps or (every and step % every == 0)
+
+    for step in range(done + 1, total_steps + 1):
+        batch = next(reader)
+        with jax.transfer_guard("disallow"):
+            state, terms = train_step(state, batch)
+
+        if due(step, log_every):
+            terms = jax.device_get(terms)  # the loop's one wait
+            if not all(map(math.isfinite, terms.values())):
+                raise NonFinite(f"step {step}: {terms}; the last good state is kept")
+            journal.train(step, terms)
+        if due(step, eval_every):
+            scores = {
+                f"{split}/{name}": score
+                for split, batches in evals.items()
+                for name, score in evaluate(eval_step, state, batches).items()
+            }
+            journal.write(step, scores)
+            if checkpoints.is_best(scores):
+                publish(state.generator, step, scores)
+            checkpoints.save(step, state, scores)
+            journal.resume(step)
+        elif due(step, save_every):
+            checkpoints.save(step, state)
+    checkpoints.wait()
+    return state
+
+
+def evaluate(eval_step, state, batches):
+    """The mean of every metric over all images of `batches`, {name: float}."""
+    sums, counts = {}, {}
+    for batch in batches:
+        for name, (total, count) in jax.device_get(eval_step(state, batch)).items():
+            sums[name] = sums.get(name, 0.0) + float(total)
+            counts[name] = counts.get(name, 0.0) + float(count)
+    return {name: sums[name] / counts[name] for name in sums}

@@ -1,0 +1,60 @@
+"""New weights filled from old ones, every leaf accounted for."""
+
+import re
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from emjax.errors import Usage
+
+
+class Account(NamedTuple):
+    """What became of every parameter and running statistic."""
+
+    loaded: list  # taken from the old weights
+    fresh: list  # left at their initial values because a pattern says so
+    unused: list  # in the old weights only because a pattern keeps the new one fresh
+
+    def __str__(self):
+        return f"{len(self.loaded)} arrays loaded, {len(self.fresh)} fresh: " + (
+            ", ".join(self.fresh) or "none"
+        )
+
+
+def fill(network, params, stats, *, fresh=()):
+    """`network` with its body taken from old `params` and `stats`, and the account of it.
+
+    Paths that match a pattern in `fresh` (regular expressions, whole path) keep their initial
+    values. The optimizer's memory stays as it is: at its start.
+
+    Raises: Usage naming every leaf that is missing, unused or of another shape, and every pattern
+        that matches nothing.
+    """
+    new, old = {**network.params, **network.stats}, {**params, **stats}
+    missing, unused = new.keys() - old.keys(), old.keys() - new.keys()
+    keep = {path for path in new if any(re.fullmatch(pattern, path) for pattern in fresh)}
+    problems = [
+        f"fresh pattern {pattern!r} matches nothing"
+        for pattern in fresh
+        if not any(re.fullmatch(pattern, path) for path in new)
+    ]
+    problems += [f"only in the new network {path}" for path in sorted(missing - keep)]
+    problems += [f"only in the checkpoint {path}" for path in sorted(unused)]
+    problems += [
+        f"shapes differ {path} {tuple(old[path].shape)} -> {tuple(new[path].shape)}"
+        for path in sorted((new.keys() & old.keys()) - keep)
+        if tuple(old[path].shape) != tuple(new[path].shape)
+    ]
+    if problems:
+        raise Usage("the weights do not fit: " + "; ".join(problems))
+
+    def filled(arrays):
+        return {
+            path: value if path in keep else jnp.asarray(old[path], value.dtype)
+            for path, value in arrays.items()
+        }
+
+    account = Account(
+        loaded=sorted(new.keys() - keep), fresh=sorted(keep), unused=sorted(keep & old.keys())
+    )
+    return network.replace(params=filled(network.params), stats=filled(network.stats)), account

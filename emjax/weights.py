@@ -1,0 +1,93 @@
+"""A trained network as people keep it: model.safetensors, config.json and a README card."""
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+import emjax
+from emjax import networks
+from emjax.errors import BadInput
+
+FORMAT = 1
+PREFIXES = ("params/", "stats/")
+
+
+def write(folder, network, config):
+    """Put `network` and its `config` under `folder`, each file whole or not at all.
+
+    Args:
+        config: `model` (the config's field), `task` or None, `range_rule`, and what else a reader
+            should know; JSON values.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        prefix + path: np.asarray(value)
+        for prefix, part in zip(PREFIXES, (network.params, network.stats), strict=True)
+        for path, value in jax.device_get(part).items()
+    }
+    config = {"format": FORMAT, "emjax": emjax.__version__, **config}
+    replace(folder / "model.safetensors", save(arrays))
+    replace(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    replace(folder / "README.md", card(config, network).encode())
+
+
+def replace(path, content):
+    """Write `content` to `path` so that a reader sees the old file or the new one."""
+    draft = path.with_name(path.name + ".partial")
+    draft.write_bytes(content)
+    os.replace(draft, path)
+
+
+def read(folder):
+    """(params, stats, config) of a folder that `write` made; host arrays.
+
+    Raises: BadInput if a file is missing or damaged.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        arrays = load_file(folder / "model.safetensors")
+    except FileNotFoundError as error:
+        raise BadInput(
+            f"{error.filename or folder}: no such file; {folder} should be a run's workdir that "
+            "has a best model, or its model/ folder"
+        ) from error
+    except (json.JSONDecodeError, SafetensorError, OSError) as error:
+        raise BadInput(f"{folder}: not a readable model: {error}") from error
+    if config.get("format") != FORMAT:
+        raise BadInput(f"{folder}: model of format {config.get('format')}; {FORMAT} was due")
+    params, stats = (
+        {path.removeprefix(prefix): value for path, value in arrays.items()
+         if path.startswith(prefix)}
+        for prefix in PREFIXES
+    )  # fmt: skip
+    return params, stats, config
+
+
+def load(folder):
+    """(module, config) ready for `module(x, train=False)`; `folder` is a workdir or its model/."""
+    folder = Path(folder)
+    inner = folder / "model"
+    params, stats, config = read(inner if inner.is_dir() else folder)
+    return networks.assemble(config["model"], params, stats), config
+
+
+def card(config, network):
+    parameters = sum(np.size(value) for value in network.params.values())
+    scores = "\n".join(f"- {name}: {value:.4f}" for name, value in config.get("scores", {}).items())
+    return f"""# {config.get("title", "emjax model")}
+
+- network: {json.dumps(config["model"])}, {parameters} parameters
+- task: {config["task"] or "restoration"}
+- trained on: {config.get("trained_on", "not recorded")}, {config.get("step", "?")} updates
+- intensity rule: {config["range_rule"]}, to [-1, 1]
+{scores}
+
+Use it: `python -m emjax.predict --model=DIR --out=DIR FILE_OR_FOLDER...`
+"""

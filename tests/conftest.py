@@ -1,0 +1,42 @@
+"""Eight virtual CPU devices, checked array shapes, and small simulated records."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+# Before JAX is imported, and for the commands that tests start.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(".pytest_cache/compiled").absolute()))
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+install_import_hook(
+    [f"emjax.{module}" for module in ("augment", "corruptions", "losses", "metrics")],
+    "beartype.beartype",
+)
+
+
+def command(module, *arguments):
+    """Run `python -m module arguments` as a user does; returns the finished process."""
+    line = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(7)
+
+
+@pytest.fixture(scope="session")
+def tiny_records(tmp_path_factory):
+    """A data_dir with 64-pixel `simulated/unlabelled` and `simulated/nanoparticles`."""
+    from data_builders.build import main
+
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("simulated/unlabelled", "simulated/nanoparticles"):
+        main([name, f"--data_dir={folder}", "--patch=64", "--records=40"])
+    return folder

@@ -1,0 +1,97 @@
+"""Ranges, turns, crops and sizes; image and targets always move together."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import skimage.transform
+
+from emjax.augment import Augmentation, random_crop, resized_crop, row_keys, to_network, turn
+
+
+def test_to_network_maps_the_range_to_minus_one_and_one():
+    batch = dict(
+        image=np.array([0, 50, 100, 150, 255], np.uint8).reshape(1, 1, 5, 1),
+        denoised=np.full((1, 1, 5, 1), 100, np.uint8),
+        mask=np.array([0, 1, 0, 1, 1], np.uint8).reshape(1, 1, 5, 1),
+        intensity_range=np.float32([[50, 150]]),
+        index=np.int32([3]),
+    )
+    example = to_network(batch)
+    assert example["image"].ravel().tolist() == [-1, -1, 0, 1, 1]
+    assert example["denoised"].ravel().tolist() == [0] * 5
+    assert example["mask"].ravel().tolist() == [0, 1, 0, 1, 1]
+    assert set(example) == {"image", "denoised", "mask"}
+
+
+def test_row_keys_do_not_depend_on_the_number_of_rows(key):
+    few, many = (jax.random.key_data(row_keys(key, rows)) for rows in (3, 8))
+    assert (many[:3] == few).all()
+
+
+def test_turn_gives_all_eight_symmetries_equally_often(key):
+    image = jnp.arange(9.0).reshape(3, 3, 1)
+    turned = jax.jit(jax.vmap(lambda k: turn(k, image)))(jax.random.split(key, 800))
+    seen, counts = np.unique(np.array(turned).reshape(800, 9), axis=0, return_counts=True)
+    square = np.arange(9.0).reshape(3, 3)
+    dihedral = {tuple(np.rot90(x, k).ravel()) for k in range(4) for x in (square, square.T)}
+    assert {tuple(row) for row in seen} == dihedral
+    assert counts.min() > 60
+
+
+def test_rectangles_keep_their_shape(key):
+    assert turn(key, jnp.zeros((3, 5, 1))).shape == (3, 5, 1)
+
+
+def test_random_crop_is_a_window(key):
+    image = jnp.arange(100.0).reshape(10, 10, 1)
+    corners = set()
+    for k in jax.random.split(key, 200):
+        window = random_crop(k, image, side=8)
+        y, x = divmod(int(window[0, 0, 0]), 10)
+        assert (window == image[y : y + 8, x : x + 8]).all()
+        corners.add((y, x))
+    assert len(corners) == 9
+
+
+def test_resized_crop_is_a_magnified_window(key):
+    """Against scikit-image's warp of the same window; a ramp shows place and scale."""
+    y, x = jnp.meshgrid(jnp.arange(64.0), jnp.arange(64.0), indexing="ij")
+    for k in jax.random.split(key, 4):
+        crop = resized_crop(
+            k, dict(image=x[..., None], mask=(x > 31)[..., None] * 1.0), side=56, largest=1.25
+        )
+        image = np.array(crop["image"][..., 0])
+        step = np.diff(image[0, 2:-2]).mean()  # 1 / scale
+        assert 1 / 1.25 <= step * 1.0001 and step <= 64 / 56 * 1.0001
+        start = image[0, 2] - 2 * step
+        matrix = np.array([[step, 0, start], [0, step, start], [0, 0, 1]])
+        expected = skimage.transform.warp(
+            np.array(x), matrix, output_shape=(56, 56), order=1, mode="edge"
+        )
+        np.testing.assert_allclose(image[2:-2, 2:-2], expected[2:-2, 2:-2], atol=1e-3)
+        assert set(np.unique(crop["mask"])) <= {0.0, 1.0}
+        inside = np.abs(image - 31.5) > 0.51  # farther than the nearest pixel can be off
+        assert ((image > 31.5) == np.array(crop["mask"][..., 0] > 0))[inside].all()
+
+
+def test_image_and_mask_move_together(key):
+    image = jax.random.uniform(key, (6, 48, 48, 1), minval=-1)
+    example = dict(image=image, mask=(image > 0).astype(jnp.float32))
+    augment = jax.jit(Augmentation(crop=32))
+    out = augment(row_keys(key, 6), example)
+    assert out["image"].shape == (6, 32, 32, 1)
+    assert ((out["image"] > 0) == (out["mask"] > 0)).all()
+    assert not (out["image"] == image[:, :32, :32]).all()
+
+
+def test_noise_changes_the_stated_share_of_images_and_no_target(key):
+    example = dict(image=jnp.zeros((300, 8, 8, 1)), mask=jnp.ones((300, 8, 8, 1)))
+    out = Augmentation(noise_probability=0.5)(row_keys(key, 300), example)
+    assert 120 < int((out["image"].std((1, 2, 3)) > 0).sum()) < 180
+    assert (out["mask"] == 1).all()
+
+
+def test_wrong_shapes_are_refused(key):
+    with pytest.raises(Exception, match="[Tt]ype-check"):
+        Augmentation()(row_keys(key, 2), dict(image=jnp.zeros((2, 8, 8, 3))))

@@ -1,0 +1,462 @@
+"""Anybody's files become records with the common features, or one line says why not."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+import tifffile
+
+from data_builders import build, common, export
+from emjax import errors, micrographs
+
+RNG = np.random.default_rng(1)
+
+
+def grey(h=40, w=48, dtype=np.uint8):
+    return RNG.integers(0, 200, (h, w)).astype(dtype)
+
+
+def write_all(folder, images):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, image in images.items():
+        tifffile.imwrite(folder / name, image, photometric="rgb" if image.ndim == 3 else None)
+    return folder
+
+
+def records_of(home, split):
+    """{name: record} of a finished dataset, read as emjax reads it."""
+    source = tfds.builder_from_directory(home / "1.0.0").as_data_source(split)
+    return {record["name"].decode(): record for record in source}
+
+
+def all_records(home):
+    splits = json.loads((home / "1.0.0" / "card.json").read_text())["splits"]
+    return {name: r for split in splits for name, r in records_of(home, split).items()}
+
+
+def call(capsys, *argv):
+    """(exit code, stdout, stderr) of `python -m data_builders.build *argv`."""
+    with pytest.raises(SystemExit) as stopped:
+        errors.run(build.main, [str(part) for part in argv])
+    out, err = capsys.readouterr()
+    return stopped.value.code or 0, out, err
+
+
+@pytest.fixture
+def built(tmp_path, capsys):
+    """Build `micrographs` with the flags given and return its card and all its records."""
+
+    def run(*argv, name="x"):
+        argv = ("micrographs", f"--data_dir={tmp_path / 'data'}", f"--name={name}", *argv)
+        code, out, err = call(capsys, *argv)
+        assert code == 0, err
+        home = tmp_path / "data" / "micrographs" / name
+        card = json.loads((home / "1.0.0" / "card.json").read_text())
+        return card, all_records(home), out
+
+    return run
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """Call the builder, expecting one line and an exit code, and nothing left behind."""
+
+    def run(code, *argv, name="x"):
+        argv = ("micrographs", f"--data_dir={tmp_path / 'data'}", f"--name={name}", *argv)
+        got, out, err = call(capsys, *argv)
+        last = err.splitlines()[-1]
+        assert got == code and last.startswith("error: ") and "Traceback" not in err
+        assert not (tmp_path / "data").exists()
+        return last
+
+    return run
+
+
+def test_a_folder_becomes_whole_records(tmp_path, built):
+    images = {f"{i}.tif": grey() for i in range(10)}
+    source = write_all(tmp_path / "in", images)
+    card, records, _ = built(f"--source={source}")
+    assert card["splits"] == {"train": 7, "val": 1, "test": 2}
+    assert card["shape"] == [40, 48] and card["dtype"] == "uint8" and card["targets"] == []
+    assert sorted(record["index"] for record in records.values()) == list(range(10))
+    for name, record in records.items():
+        image = images[f"{name}.tif"]
+        np.testing.assert_array_equal(record["image"][..., 0], image)
+        due = micrographs.intensity_range([image], "percentile")
+        np.testing.assert_array_equal(record["intensity_range"], np.float32(due))
+        assert record["source"].decode() == f"{name}.tif" and np.isnan(record["nm_per_pixel"]).all()
+
+
+def test_equal_stems_in_two_folders_keep_their_folders_name(tmp_path, built):
+    write_all(tmp_path / "in" / "one", {"001.tif": grey()})
+    write_all(tmp_path / "in" / "two", {"001.tif": grey()})
+    _, records, _ = built(f"--source={tmp_path / 'in'}")
+    assert sorted(records) == ["one/001", "two/001"]
+
+
+def test_patches_cover_the_image_the_last_moved_inwards(tmp_path, built):
+    image = grey(50, 70)
+    source = write_all(tmp_path / "in", {"a.tif": image, "small.tif": grey(31, 90)})
+    card, records, out = built(f"--source={source}", "--patch=32")
+    assert card["shape"] == [32, 32] and card["splits"] == {"train": 6}
+    assert sorted(records) == [f"a_y{y:04d}x{x:04d}" for y in (0, 18) for x in (0, 32, 38)]
+    for name, record in records.items():
+        y, x = int(name[3:7]), int(name[8:])
+        np.testing.assert_array_equal(record["image"][..., 0], image[y : y + 32, x : x + 32])
+    assert card["left_out"] == [[str(source / "small.tif"), "31x90, smaller than a patch"]]
+    assert "small.tif: 31x90" in out and "empty     val" in out and "empty     test" in out
+
+
+def test_targets_are_paired_by_stem_and_the_rest_is_named(tmp_path, built):
+    masks = {f"{n}.tif": (grey() > 100) * np.uint8(255) for n in "abcdz"}
+    images = {f"{n}.tif": grey() for n in "abcde"} | {"k.tif": np.full((40, 48), 9, np.uint8)}
+    source = write_all(tmp_path / "in", images)
+    (source / "text.tif").write_text("hello")
+    write_all(source / "masks", {**masks, "k.tif": masks["a.tif"], "text.tif": masks["a.tif"]})
+    clean = write_all(tmp_path / "clean", {n: i // 2 for n, i in images.items() if n != "d.tif"})
+    card, records, out = built(
+        f"--source={source}", f"--target=denoised={clean}", f"--target=mask={source / 'masks'}"
+    )
+    assert card["targets"] == ["mask", "denoised"] and sorted(records) == ["a", "b", "c"]
+    for name, record in records.items():
+        np.testing.assert_array_equal(record["image"][..., 0], images[f"{name}.tif"])
+        np.testing.assert_array_equal(record["mask"][..., 0], masks[f"{name}.tif"] // 255)
+        np.testing.assert_array_equal(record["denoised"][..., 0], images[f"{name}.tif"] // 2)
+    reasons = {Path(path).name: reason for path, reason in card["left_out"]}
+    assert reasons["d.tif"] == "no denoised of this stem"
+    assert reasons["e.tif"] == "no mask of this stem"
+    assert reasons["k.tif"] == "all pixels are 9"
+    assert reasons["z.tif"] == "a mask without an image of this stem"
+    assert reasons["text.tif"] == "no denoised of this stem"
+    assert all(name in out for name in reasons)
+
+
+def test_an_unreadable_file_is_named_and_left_out(tmp_path, built):
+    source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
+    (source / "text.tif").write_text("hello")
+    card, records, _ = built(f"--source={source}")
+    assert sorted(records) == ["a", "b"]
+    [[path, reason]] = card["left_out"]
+    assert path == str(source / "text.tif") and "no TIFF, PNG or JPEG" in reason
+
+
+def test_foreground_says_what_a_mask_means(tmp_path, built, refused):
+    source = write_all(tmp_path / "in", {"a.tif": grey()})
+    values = RNG.integers(0, 3, (40, 48)).astype(np.uint8)
+    write_all(tmp_path / "grey", {"a.tif": values})
+    palette = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 1]], np.uint8)
+    write_all(tmp_path / "colour", {"a.tif": palette[values]})
+
+    def mask(folder, foreground, name):
+        flags = (f"--source={source}", f"--target=mask={tmp_path / folder}")
+        _, records, _ = built(*flags, f"--foreground={foreground}", name=name)
+        return records["a"]["mask"][..., 0]
+
+    for i, folder in enumerate(("grey", "colour")):
+        np.testing.assert_array_equal(mask(folder, "nonzero", f"n{i}"), values > 0)
+    np.testing.assert_array_equal(mask("grey", "2", "v"), values == 2)
+    np.testing.assert_array_equal(mask("colour", "255,0,0", "c"), values == 1)
+
+
+@pytest.mark.parametrize("rule", ["percentile", "sigma", "fixed"])
+def test_ranges_are_taken_before_cutting(tmp_path, built, rule):
+    images = {"a": grey(64, 64), "b": grey(64, 64) // 2, "c": grey(64, 64) // 3}
+    source = write_all(tmp_path / "in", {f"{n}.tif": image for n, image in images.items()})
+    table = tmp_path / "t.csv"
+    table.write_text("image,source\na.tif,one\nb.tif,one\nc.tif,two\n")
+    _, records, _ = built(f"--source={source}", f"--table={table}", f"--range={rule}", "--patch=32")
+    for name, record in records.items():
+        together = {"a": "ab", "b": "ab", "c": "c"}[name[0]] if rule == "percentile" else name[0]
+        due = micrographs.intensity_range([images[n] for n in together], rule)
+        np.testing.assert_array_equal(record["intensity_range"], np.float32(due))
+
+
+def test_mixed_dtypes_become_float32(tmp_path, built):
+    images = {
+        "a.tif": grey(),
+        "b.tif": grey(dtype=np.uint16) * 100,
+        "c.tif": grey() / np.float32(3),
+    }
+    source = write_all(tmp_path / "in", images)
+    card, records, _ = built(f"--source={source}")
+    assert card["dtype"] == "float32"
+    for name, record in records.items():
+        assert record["image"].dtype == np.float32
+        np.testing.assert_array_equal(record["image"][..., 0], images[f"{name}.tif"])
+
+
+def test_a_table_gives_source_split_and_pixel_size(tmp_path, built):
+    source = write_all(tmp_path / "in", {f"{n}.tif": grey() for n in "abcd"})
+    write_all(source / "m", {f"m{n}.tif": grey() for n in "abcd"})
+    table = tmp_path / "t.csv"
+    table.write_text(
+        "image,mask,denoised,source,split,nm_per_pixel\n"
+        "a.tif,m/ma.tif,,s1,train,0.5\n"
+        "b.tif,m/mb.tif,b.tif,s1,train,0.2 0.4\n"
+        "c.tif,m/mc.tif,c.tif,,val,\n"
+        "d.tif,,d.tif,,test,1\n"
+        "gone.tif,m/ma.tif,,s9,test,1\n"
+    )
+    flags = (f"--source={source}", f"--table={table}")
+    card, records, _ = built(*flags, "--target=mask", name="masks")
+    assert card["targets"] == ["mask"] and card["splits"] == {"train": 2, "val": 1}
+    assert records["a"]["source"] == b"s1" and records["c"]["source"] == b"c.tif"
+    np.testing.assert_allclose(records["a"]["nm_per_pixel"], [0.5, 0.5])
+    np.testing.assert_allclose(records["b"]["nm_per_pixel"], [0.2, 0.4])
+    reasons = {Path(path).name: reason for path, reason in card["left_out"]}
+    assert reasons["d.tif"] == "no mask in the table" and "No such file" in reasons["gone.tif"]
+
+    card, records, _ = built(*flags, name="both")
+    assert card["targets"] == ["mask", "denoised"] and sorted(records) == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    "text, due",
+    [
+        ("picture\na.tif\n", "no column 'image'"),
+        ("image\n", "lists no image"),
+        ("image,mask\na.tif,x\n,x\n,y\n", "line 3: the cell image is empty"),
+        ("image,split\na.tif,training\n", "split 'training'; one of train, val, test was due"),
+        ("image,source,split\na.tif,s,train\nb.tif,s,val\n", "source s is in train and in val"),
+        ("image\na.tif\na.tif\n", "a.tif is in line 2 already"),
+        ("image,nm_per_pixel\na.tif,-1\n", "nm_per_pixel '-1'"),
+        ("image,mask\na.tif,\n", "no image can be used; 1 left out"),
+        (None, "No such file"),
+    ],
+)
+def test_bad_tables_are_refused(tmp_path, refused, text, due):
+    source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
+    table = tmp_path / "t.csv"
+    if text is not None:
+        table.write_text(text)
+    assert due in refused(3, f"--source={source}", f"--table={table}")
+
+
+def test_a_table_without_a_picked_column_is_refused(tmp_path, refused):
+    source = write_all(tmp_path / "in", {"a.tif": grey()})
+    (tmp_path / "t.csv").write_text("image\na.tif\n")
+    line = refused(3, f"--source={source}", f"--table={tmp_path / 't.csv'}", "--target=mask")
+    assert "no column 'mask'; it has image" in line
+
+
+def test_a_mask_of_another_size_is_refused(tmp_path, refused):
+    source = write_all(tmp_path / "in", {"a.tif": grey(40, 48), "b.tif": grey(40, 48)})
+    masks = write_all(tmp_path / "m", {"a.tif": grey(40, 48), "b.tif": grey(41, 48)})
+    line = refused(3, f"--source={source}", f"--target=mask={masks}")
+    for part in (masks / "b.tif", source / "b.tif", "41x48", "40x48"):
+        assert str(part) in line
+
+
+def test_sizes_may_differ_in_test_but_not_in_train(tmp_path, built, refused):
+    source = write_all(tmp_path / "in", {"a.tif": grey(40, 48), "b.tif": grey(32, 56)})
+    table = tmp_path / "t.csv"
+    table.write_text("image,split\na.tif,train\nb.tif,train\n")
+    line = refused(3, f"--source={source}", f"--table={table}")
+    assert "40x48 (1)" in line and "32x56 (1)" in line and "--patch=SIZE" in line
+    table.write_text("image,split\na.tif,train\nb.tif,test\n")
+    card, records, _ = built(f"--source={source}", f"--table={table}")
+    assert card["shape"] is None
+    assert records["a"]["image"].shape == (40, 48, 1) and records["b"]["image"].shape == (32, 56, 1)
+
+
+def make_empty(folder):
+    return "holds no micrograph"
+
+
+def make_constant(folder):
+    write_all(folder, {"k.tif": np.full((9, 9), 3, np.uint8)})
+    return "no image can be used; 1 left out, "
+
+
+def make_text(folder):
+    (folder / "t.tif").write_text("hello")
+    return "no TIFF, PNG or JPEG"
+
+
+def make_nowhere(folder):
+    folder.rmdir()
+    return "is no folder"
+
+
+@pytest.mark.parametrize("make", [make_empty, make_constant, make_text, make_nowhere])
+def test_folders_without_anything_to_use_are_refused(tmp_path, refused, make):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    due = make(folder)
+    line = refused(3, f"--source={folder}")
+    assert due in line and str(folder) in line
+
+
+def test_two_files_of_one_stem_are_refused(tmp_path, refused):
+    source = write_all(tmp_path / "in", {"a.tif": grey(), "a.tiff": grey()})
+    masks = write_all(tmp_path / "m", {"a.tif": grey()})
+    for flags in ([], [f"--target=mask={masks}"]):
+        line = refused(3, f"--source={source}", *flags)
+        assert "a.tif and" in line and "a.tiff" in line
+
+
+@pytest.mark.parametrize(
+    "flags, due",
+    [
+        (["--patch=0"], "--patch=0"),
+        (["--patch=big"], "invalid int value: 'big'"),
+        (["--range=minmax"], "invalid choice: 'minmax'"),
+        (["--target=masks=."], "no target 'masks'; there are: background_removed"),
+        (["--target=mask"], "--target=mask picks a column"),
+        (["--target=mask=.", "--table=t.csv"], "its column names the files"),
+        (["--target=mask=.", "--target=mask=m"], "each at most once"),
+        (["--foreground=3"], "there is no mask"),
+        (["--foreground=red"], "--foreground=red; nonzero, a value, or a colour"),
+        (["--pach=3"], "unrecognized arguments: --pach=3"),
+    ],
+)
+def test_usage_errors_are_one_line(tmp_path, refused, flags, due):
+    source = write_all(tmp_path / "in", {"a.tif": grey()})
+    assert due in refused(2, f"--source={source}", *flags)
+    if flags == ["--patch=0"]:
+        assert "--name='1.0.0'" in refused(2, f"--source={source}", name="1.0.0")
+
+
+def test_a_foreground_that_no_mask_has_is_refused(tmp_path, refused):
+    source = write_all(tmp_path / "in", {"a.tif": grey()})
+    masks = write_all(tmp_path / "m", {"a.tif": grey() // 2})
+    flags = (f"--source={source}", f"--target=mask={masks}")
+    assert "no mask has a pixel of foreground=255" in refused(3, *flags, "--foreground=255")
+    write_all(masks, {"a.tif": np.stack([grey()] * 2 + [grey()], -1)})
+    assert "a mask in colours; --foreground=R,G,B was due" in refused(3, *flags, "--foreground=7")
+
+
+def test_a_name_is_built_once_and_never_from_something_else(tmp_path, capsys):
+    source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
+    flags = ("micrographs", f"--data_dir={tmp_path}", f"--source={source}", "--name=x")
+    assert call(capsys, *flags)[0] == 0
+    home = tmp_path / "micrographs" / "x"
+    before = {path: path.stat().st_mtime_ns for path in home.rglob("*")}
+    code, out, _ = call(capsys, *flags)
+    assert code == 0 and "already built" in out
+    code, _, err = call(capsys, *flags, "--patch=16")
+    assert code == 3 and err == (
+        f"error: {home} exists, built with patch=None; this call has patch=16. "
+        "Choose another --name or delete it.\n"
+    )
+    write_all(source, {"c.tif": grey()})
+    code, _, err = call(capsys, *flags)
+    assert code == 3 and "files=" in err.split(";")[0] and "files=" in err.split(";")[1]
+    assert before == {path: path.stat().st_mtime_ns for path in home.rglob("*")}
+
+
+def test_named_and_plain_collections_stand_side_by_side(tmp_path, capsys):
+    source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
+    flags = ("micrographs", f"--data_dir={tmp_path}", f"--source={source}")
+    assert call(capsys, *flags, "--name=x")[0] == 0
+    assert call(capsys, *flags)[0] == 0
+    assert sorted(all_records(tmp_path / "micrographs")) == ["a", "b"]
+    assert sorted(all_records(tmp_path / "micrographs" / "x")) == ["a", "b"]
+
+
+def test_a_build_that_fails_or_is_killed_leaves_nothing_that_blocks(tmp_path, capsys, monkeypatch):
+    source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
+    data = tmp_path / "data"
+    flags = ("micrographs", f"--data_dir={data}", f"--source={source}", "--name=x")
+
+    def fails(self, split):
+        raise RuntimeError("the power went")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(build.Micrographs, "records", fails)
+        with pytest.raises(RuntimeError, match="the power went"):
+            build.main(list(flags))
+    assert not data.exists()
+
+    leftover = data / "micrographs" / "x" / ".building-1" / "records"
+    leftover.mkdir(parents=True)
+    assert call(capsys, *flags)[0] == 0
+    assert [path.name for path in (data / "micrographs" / "x").iterdir()] == ["1.0.0"]
+
+
+def test_two_builds_of_one_name_at_once(tmp_path, capsys):
+    source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
+    home = tmp_path / "micrographs"
+    home.mkdir()
+    with common._alone_in(home):
+        code, _, err = call(capsys, "micrographs", f"--data_dir={tmp_path}", f"--source={source}")
+    assert code == 3 and "is being built by another call" in err
+
+
+def test_splits_go_by_the_hash_of_the_source():
+    names = [f"s{i}" for i in range(100)]
+    split_of = common.split_by_source(names)
+    assert [list(split_of.values()).count(split) for split in common.SPLITS] == [70, 10, 20]
+    assert split_of == common.split_by_source(reversed(names))
+    assert set(common.split_by_source(["one"]).values()) == {"train"}
+
+
+def test_exported_records_build_the_same_records(tmp_path, built, capsys):
+    images = {f"{i}.tif": grey(dtype=np.uint16) for i in range(10)}
+    source = write_all(tmp_path / "in", images)
+    masks = write_all(tmp_path / "m", {name: image > 90 for name, image in images.items()})
+    _, first, _ = built(f"--source={source}", f"--target=mask={masks}", "--patch=24", name="one")
+    out = tmp_path / "out"
+    for split in common.SPLITS:
+        export.main(["micrographs/one", f"--data_dir={tmp_path / 'data'}", f"--split={split}",
+                     f"--out={out}"])  # fmt: skip
+    _, again, _ = built(f"--source={out / 'image'}", f"--target=mask={out / 'mask'}", name="two")
+    assert first.keys() == again.keys() and len(first) == 40
+    for name, record in first.items():
+        np.testing.assert_array_equal(again[name]["image"], record["image"])
+        np.testing.assert_array_equal(again[name]["mask"], record["mask"])
+    assert set(np.unique(micrographs.read(out / "mask" / "0_y0000x0000.tif").image)) == {0, 255}
+
+    few = ["micrographs/one", f"--data_dir={tmp_path / 'data'}", "--split=train"]
+    export.main([*few, f"--out={tmp_path / 'few'}", "--first=3"])
+    assert len(list((tmp_path / "few" / "image").iterdir())) == 3
+    with pytest.raises(errors.BadInput, match="no split 'tset'; it has train, val, test"):
+        export.main([*few[:2], "--split=tset", f"--out={out}"])
+    with pytest.raises(errors.BadInput, match="micrographs/three is not built; python -m"):
+        export.main(["micrographs/three", *few[1:], f"--out={out}"])
+
+
+@pytest.mark.parametrize("module", ["build", "export"])
+def test_the_command_lines_run(module, tmp_path):
+    command = [sys.executable, "-m", f"data_builders.{module}"]
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and module in done.stdout
+    done = subprocess.run([*command, "nope", "--data_dir=x"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def real():
+    folder = os.environ.get("EMJAX_REAL_DATA")
+    if not folder:
+        pytest.skip("needs real micrographs: EMJAX_REAL_DATA is not set")
+    return Path(folder)
+
+
+@pytest.mark.parametrize(
+    "table, foreground, splits, fraction",
+    [
+        ("np_sintering", "nonzero", {"train": 12, "val": 4, "test": 4}, (0.13, 0.23)),
+        ("au_patchy_nanoprism", "255,0,0", {"train": 4, "val": 2, "test": 2}, (0.05, 0.35)),
+        ("pt_alumina", "2", {"train": 31, "val": 4, "test": 10}, (0, 0.02)),
+    ],
+)
+def test_real_tables(real, built, table, foreground, splits, fraction):
+    card, records, _ = built(
+        f"--source={real}",
+        f"--table={real / 'tables' / f'{table}.csv'}",
+        f"--foreground={foreground}",
+    )
+    assert card["splits"] == splits and card["left_out"] == []
+    covered = [record["mask"].mean() for record in records.values()]
+    assert fraction[0] <= min(covered) and max(covered) <= fraction[1]
+
+
+def test_a_real_table_of_many_sizes_needs_a_patch(real, refused):
+    line = refused(3, f"--source={real}", f"--table={real / 'tables' / 'emps.csv'}")
+    assert "train has images of 56 sizes" in line and "the shortest side is 512" in line

@@ -1,0 +1,147 @@
+"""Batches: order, resuming, processes, padding, refusals."""
+
+import jax
+import numpy as np
+import pytest
+
+from emjax import sharding
+from emjax.data import EvalBatches, Records, TrainBatches, open_records, padded
+from emjax.errors import BadInput, Usage
+
+
+@pytest.fixture
+def train(tiny_records):
+    return open_records(tiny_records, "simulated/nanoparticles", "train")
+
+
+def take(batches, count, start=0):
+    reader = batches.starting_at(start)
+    return [np.array(next(reader)["index"]) for _ in range(count)]
+
+
+def test_batches_are_a_function_of_seed_and_step(train):
+    mesh = sharding.data_mesh()
+    batches = TrainBatches(train, batch_size=8, seed=3, mesh=mesh)
+    first = take(batches, 8)
+    assert (np.array(first) == take(TrainBatches(train, batch_size=8, seed=3, mesh=mesh), 8)).all()
+    assert (np.array(first[5:]) == take(batches, 3, start=5)).all()
+    assert (np.array(first) != take(TrainBatches(train, batch_size=8, seed=4, mesh=mesh), 8)).any()
+
+
+def test_every_pass_holds_every_record_once_in_a_new_order(train):
+    records = len(train.source)
+    assert records == 28
+    order = np.concatenate(take(TrainBatches(train, batch_size=4, seed=0, mesh=one_device()), 14))
+    assert sorted(order[:records]) == sorted(order[records:])
+    assert len(set(order[:records])) == records
+    assert (order[:records] != order[records:]).any()
+
+
+def one_device():
+    return jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+
+
+@pytest.mark.parametrize("processes", [2, 4, 8])
+def test_processes_read_contiguous_rows_of_the_same_batches(train, processes, monkeypatch):
+    mesh = sharding.data_mesh()
+    whole = take(TrainBatches(train, batch_size=8, seed=1, mesh=mesh), 3)
+    monkeypatch.setattr(sharding.jax, "process_count", lambda: processes)
+    monkeypatch.setattr(sharding, "to_devices", lambda batch, mesh: batch)
+    parts = []
+    for process in range(processes):
+        monkeypatch.setattr(sharding.jax, "process_index", lambda: process)  # noqa: B023
+        parts.append(take(TrainBatches(train, batch_size=8, seed=1, mesh=mesh), 3))
+    assert (np.concatenate(parts, axis=1) == whole).all()
+
+
+def test_batches_travel_as_stored(train):
+    batch = next(
+        TrainBatches(train, batch_size=8, seed=0, mesh=sharding.data_mesh()).starting_at(0)
+    )
+    assert {name: (str(a.dtype), a.shape) for name, a in batch.items()} == {
+        "image": ("uint16", (8, 64, 64, 1)),
+        "mask": ("uint8", (8, 64, 64, 1)),
+        "intensity_range": ("float32", (8, 2)),
+        "nm_per_pixel": ("float32", (8, 2)),
+        "index": ("int32", (8,)),
+    }
+    assert len(batch["image"].sharding.device_set) == 8
+
+
+def test_batch_size_must_fit_the_devices(train):
+    with pytest.raises(
+        Usage, match="data.batch_size=12 cannot be spread over 8 devices; take 8 or"
+    ):
+        TrainBatches(train, batch_size=12, seed=0, mesh=sharding.data_mesh())
+
+
+def record(index, h, w):
+    rng = np.random.default_rng(index)
+    return dict(
+        image=rng.integers(0, 255, (h, w, 1)).astype(np.uint8),
+        mask=np.ones((h, w, 1), np.uint8),
+        intensity_range=np.float32([0, 255]),
+        index=np.int32(index),
+        name=b"x",
+        source=b"x",
+    )
+
+
+def test_evaluation_sees_every_record_once_whole_and_masked():
+    sizes = [(20, 33), (16, 16), (17, 36), (20, 36), (1, 5), (20, 33), (18, 35)]
+    records = Records([record(i, *size) for i, size in enumerate(sizes)], {})
+    evaluation = EvalBatches(records, batch_size=2, divisor=4, mesh=one_device())
+    for _ in range(2):  # finite, and the same again
+        seen = {}
+        for batch in evaluation:
+            batch = jax.device_get(batch)
+            assert batch["image"].shape[1] % 4 == batch["image"].shape[2] % 4 == 0
+            for row in range(len(batch["index"])):
+                valid = batch["valid"][row, ..., 0]
+                if valid.any():
+                    h, w = valid.any(1).sum(), valid.any(0).sum()
+                    assert valid[:h, :w].all() and valid.sum() == h * w
+                    index = int(batch["index"][row])
+                    image = records.source[index]["image"]
+                    assert (batch["image"][row, :h, :w] == image).all()
+                    assert index not in seen
+                    seen[index] = (h, w)
+        assert seen == dict(enumerate(sizes))
+
+
+def test_padding_mirrors():
+    image = padded(record(0, 5, 6), 4)["image"][..., 0]
+    assert (image[5] == image[3]).all() and (image[:, 7] == image[:, 3 + 0]).all()
+
+
+def test_last_batch_of_a_full_size_keeps_the_compiled_shape():
+    records = Records([record(i, 8, 8) for i in range(5)], {})
+    batches = EvalBatches(records, batch_size=2, divisor=4, mesh=one_device())
+    assert [len(batch["index"]) for batch in batches] == [2, 2, 2]
+    batches = EvalBatches(records, batch_size=16, divisor=4, mesh=one_device())
+    assert [len(batch["index"]) for batch in batches] == [5]
+
+
+def test_missing_dataset_names_the_command(tmp_path):
+    with pytest.raises(
+        BadInput, match="not built.*data_builders.build cem500k --data_dir=.*source"
+    ):
+        open_records(tmp_path, "cem500k", "train")
+    with pytest.raises(BadInput, match="build simulated/unlabelled --data_dir=[^ ]*$"):
+        open_records(tmp_path, "simulated/unlabelled", "train")
+    with pytest.raises(BadInput, match="build micrographs --data_dir=.* --source=DIR --name=mine"):
+        open_records(tmp_path, "micrographs/mine", "train")
+
+
+@pytest.mark.parametrize("split", ["train[:50000]", "validation", "train[:0]", "train[bad"])
+def test_missing_split_names_what_there_is(tiny_records, split):
+    with pytest.raises(BadInput, match="no split.*It has: .*train 28"):
+        open_records(tiny_records, "simulated/unlabelled", split)
+
+
+def test_slices_are_nested(tiny_records):
+    few, many = (
+        open_records(tiny_records, "simulated/unlabelled", f"train[:{count}]").source
+        for count in (5, 20)
+    )
+    assert [few[i]["index"] for i in range(5)] == [many[i]["index"] for i in range(5)]

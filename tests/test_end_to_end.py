@@ -1,0 +1,149 @@
+"""The commands of the README, as a user runs them; and a run that is killed."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import tifffile
+from orbax.checkpoint import v1 as ocp
+
+from emjax import journal
+from tests.conftest import command
+
+UNTIMED = {"seconds"}
+
+
+def train(config, workdir, data_dir, *changes):
+    return command("emjax.main", f"--config=configs/{config}", f"--workdir={workdir}",
+                   f"--config.data.dir={data_dir}", *changes)  # fmt: skip
+
+
+def test_pretrain_finetune_predict(tiny_records, tmp_path):
+    """Every config's smoke variant, the transfer between them, and the result on a file."""
+    pretrained, finetuned = tmp_path / "pretrained", tmp_path / "finetuned"
+    done = train("pretrain.py:smoke", pretrained, tiny_records)
+    assert done.returncode == 0, done.stderr
+    assert "1 x cpu (cpu), 28 records, 3 steps an epoch, 3 in all" in done.stdout
+    assert "step 3/3  val/corrupted_l1" in done.stdout
+    left = {p.name for p in pretrained.iterdir()}
+    assert left == {"config.json", "versions.json", "metrics.jsonl", "checkpoints", "model"}
+    assert {p.name for p in (pretrained / "model").iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "README.md",
+    }
+
+    done = train("segment_au.py:smoke", finetuned, tiny_records,
+                 f"--config.initialise.workdir={pretrained}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "70 arrays loaded, 2 fresh: head/bias, head/kernel" in done.stdout
+    row = journal.read(finetuned / "metrics.jsonl")[-1]
+    assert {"val/dice", "val/soft_dice", "val/bce", "test/dice"} <= set(row)
+
+    again = train("segment_au.py:smoke", finetuned, tiny_records,
+                  f"--config.initialise.workdir={pretrained}")  # fmt: skip
+    assert again.returncode == 0 and "continues from step 3" in again.stdout
+    other = train("segment_au.py:smoke", finetuned, tiny_records)
+    assert other.returncode == 2
+    assert other.stderr.startswith(f"error: {finetuned} holds a run of another config: initialise")
+
+    # The model/ folder of a run initialises another as its checkpoints do.
+    done = train("segment_au.py:smoke", tmp_path / "from_model", tiny_records,
+                 f"--config.initialise.workdir={pretrained}/model")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    same = [journal.read(run / "metrics.jsonl")[-1] for run in (finetuned, tmp_path / "from_model")]
+    assert untimed(same[:1]) == untimed(same[1:])
+
+    image = np.random.default_rng(0).integers(0, 4000, (50, 61)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "mine.tif", image)
+    done = command("emjax.predict", f"--model={finetuned}", f"--out={tmp_path / 'out'}",
+                   tmp_path / "mine.tif")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert tifffile.imread(tmp_path / "out" / "mine.tif").shape == (50, 61)
+
+
+def test_exit_codes_and_single_lines(tmp_path):
+    done = train("pretrain.py:smoke", tmp_path / "run", tmp_path)
+    assert done.returncode == 3 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ") and "not built" in done.stderr
+    done = train("pretrain.py:nothing", tmp_path / "run", tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    done = command("emjax", "nonsense")
+    assert done.returncode == 2 and "usage: emjax {train,predict,report}" in done.stderr
+    done = command("emjax.main", "--help")
+    assert done.returncode == 0 and "configs/pretrain.py" in done.stdout
+
+
+LONG = ("--config.epochs=8", "--config.save_every=2", "--config.log_every=1")  # 3 steps an epoch
+
+
+def untimed(rows):
+    return [{name: value for name, value in row.items() if name not in UNTIMED} for row in rows]
+
+
+def final_arrays(workdir):
+    """{path: bytes} of the last checkpoint, and its step."""
+    with ocp.training.Checkpointer(workdir / "checkpoints") as on_disk:
+        last = on_disk.latest.step
+        stored = on_disk.metadata(last).metadata
+        one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        abstract = jax.tree.map(
+            lambda leaf: (
+                jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one)
+                if not hasattr(leaf, "impl")
+                and not str(getattr(leaf, "dtype", "")).startswith("key")
+                else leaf
+            ),
+            stored,
+        )
+        state = on_disk.load(last, abstract)
+    flat, _ = jax.tree_util.tree_flatten_with_path(state)
+    arrays = {}
+    for path, leaf in flat:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        arrays[jax.tree_util.keystr(path)] = np.asarray(leaf).tobytes()
+    return last, arrays
+
+
+def committed(workdir):
+    folder = workdir / "checkpoints"
+    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    return max(steps, default=0)
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been(tiny_records, tmp_path):
+    """SIGKILL twice, once in the middle of an epoch; then to the byte-identical end."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = train("pretrain.py:smoke", whole, tiny_records, *LONG)
+    assert done.returncode == 0, done.stderr
+    line = [sys.executable, "-m", "emjax.main", "--config=configs/pretrain.py:smoke",
+            f"--workdir={killed}", f"--config.data.dir={tiny_records}", *LONG]  # fmt: skip
+    seen = []
+    for first, in_the_middle in ((2, True), (9, False)):
+        process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 240
+        while committed(killed) < first or (in_the_middle and committed(killed) % 3 == 0):
+            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+        seen.append(committed(killed))
+    assert 0 < seen[0] < 24 and seen[0] % 3 and seen[0] <= seen[1] < 24
+    done = train("pretrain.py:smoke", killed, tiny_records, *LONG)
+    assert done.returncode == 0, done.stderr
+    assert f"continues from step {seen[1]}" in done.stdout
+
+    assert final_arrays(whole) == final_arrays(killed)
+    rows = [untimed(journal.read(run / "metrics.jsonl")) for run in (whole, killed)]
+    assert rows[0] == rows[1] and rows[0][-1]["step"] == 24
+    for name in ("model.safetensors", "config.json"):
+        ours, theirs = (
+            json.dumps(str((run / "model" / name).read_bytes())) for run in (whole, killed)
+        )
+        assert ours.replace("whole", "killed") == theirs

@@ -1,0 +1,37 @@
+"""The metric log: rows, resuming, damage."""
+
+import json
+
+import pytest
+
+from emjax import journal
+from emjax.errors import BadInput
+from emjax.journal import Journal
+
+
+def test_rows_and_the_printed_line(tmp_path, capsys):
+    log = Journal(tmp_path / "metrics.jsonl", done=0, total=20, images=8)
+    log.train(10, {"loss": 0.25})
+    log.write(10, {"val/dice": 0.5})
+    rows = journal.read(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [10, 10]
+    assert rows[0]["train/loss"] == 0.25 and rows[1]["val/dice"] == 0.5
+    printed = capsys.readouterr().out
+    assert "step 10/20  train/loss 0.2500" in printed
+    assert "images/s  ETA 0:" in printed and "val/dice 0.5000" in printed
+
+
+def test_rows_after_the_resumed_step_are_cut_off(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": s, "train/loss": s}) + "\n" for s in (1, 2, 3, 4)))
+    Journal(path, done=2, total=9, images=1).write(3, {"train/loss": 7.0})
+    assert [(r["step"], r["train/loss"]) for r in journal.read(path)] == [(1, 1), (2, 2), (3, 7.0)]
+
+
+def test_a_cut_last_line_is_left_out_and_another_bad_line_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert len(journal.read(path)) == 2
+    path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(BadInput, match="metrics.jsonl, line 2: no JSON"):
+        journal.read(path)

@@ -1,0 +1,120 @@
+"""The command line: defaults are the paper's, every bad input is one clear line."""
+
+import json
+
+import pytest
+
+from configs.pretrain import VARIANTS
+from emjax.errors import BadInput, Usage
+from emjax.main import main, parse, refuse_other
+
+PRETRAIN, SEGMENT = "--config=configs/pretrain.py", "--config=configs/segment_au.py"
+
+
+def test_defaults_are_the_papers_run():
+    config, workdir = parse([PRETRAIN])
+    assert str(workdir) == "runs/pretrain/default"
+    assert config.epochs == 60 and config.data.batch_size == 128
+    assert config.data.train == ("cem500k", "train")
+    assert config.model.to_dict() == dict(name="unet", blocks=4, receptive_field=424)
+    assert config.objective.l1_weight == 100.0 and config.optimizer.lr == 2e-4
+    assert config.discriminator.width == 64 and config.discriminator.depth == 3
+    config, _ = parse([SEGMENT])
+    assert config.epochs == 60 and config.augment.crop == 448 and config.passes_per_epoch == 8
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_loads(variant):
+    config, workdir = parse([f"{PRETRAIN}:{variant}"])
+    assert str(workdir) == f"runs/pretrain/{variant}"
+    if variant == "unet_3_176":
+        assert (config.model.blocks, config.model.receptive_field) == (3, 176)
+    if variant == "100k":
+        assert config.data.train == ("cem500k", "train[:100000]")
+
+
+def test_variants_join_and_fields_override():
+    config, _ = parse([f"{PRETRAIN}:unet_2_44,50k", "--config.optimizer.lr=1e-3", "--workdir=x"])
+    assert config.model.receptive_field == 44 and config.data.train[1] == "train[:50000]"
+    assert config.optimizer.lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([f"{PRETRAIN}:unet_5"], "no variant 'unet_5'; there are: 100k, .*unet_4_424"),
+        (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),
+        ([PRETRAIN, "--config.modle.name=unet"], 'modle.*Did you mean "model"'),
+        ([PRETRAIN, "--config.epochs=many"], "config.epochs=many"),
+        ([PRETRAIN, "--wrkdir=x"], "wrkdir"),
+        ([PRETRAIN, "stray"], "'stray' is no option"),
+        ([], "--config is missing"),
+    ],
+)
+def test_wrong_command_lines(arguments, words):
+    with pytest.raises(Usage, match=words) as error:
+        parse(arguments)
+    assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        (["data.dir=nowhere"], BadInput, "'simulated/unlabelled' is not built. Build it: python"),
+        (["data.train=('simulated/unlabelled','train[:50000]')"], BadInput, "It has: train 28"),
+        (["data.batch_size=64"], Usage, "data.batch_size=64, but an epoch is only 1 x 28 records"),
+        (["data.batch_size=9"], Usage, "cannot be spread over 8 devices; take 8 or 16"),
+        (["model.name=unett"], Usage, "no model 'unett'; there are: patchgan, unet"),
+        (["model.receptive_field=43"], Usage, "nearest are 44, "),
+        (["augment.crop=30"], Usage, "divisible by 4; the nearest are 28 and 32"),
+        (["augment.crop=16"], Usage, "at least 24 pixels.*larger augment.crop"),
+        (["objective.name=gan"], Usage, "no objective 'gan'; there are: pix2pix, supervised"),
+        (["optimizer.name=sgd"], Usage, "no optimizer 'sgd'; there are: adam"),
+    ],
+)
+def test_wrong_runs_are_refused_and_leave_nothing(tiny_records, tmp_path, changes, error, words):
+    workdir = tmp_path / "run"
+    flags = [f"--config.{change}" for change in changes]
+    with pytest.raises(error, match=words) as caught:
+        main([f"{PRETRAIN}:smoke", f"--workdir={workdir}", f"--config.data.dir={tiny_records}",
+              *flags])  # fmt: skip
+    assert "\n" not in str(caught.value)
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        (["task=segmantation"], Usage, "no task 'segmantation'; there are: segmentation"),
+        (
+            ["data.train=('simulated/unlabelled','train')"],
+            BadInput,
+            "task 'segmentation' needs the target 'mask'; the dataset's targets: none",
+        ),
+        (["initialise.workdir=nowhere"], BadInput, "nowhere: neither a run .* nor a model"),
+    ],
+)
+def test_wrong_finetuning_is_refused_and_leaves_nothing(
+    tiny_records, tmp_path, changes, error, words
+):
+    workdir = tmp_path / "run"
+    flags = [f"--config.{change}" for change in changes]
+    with pytest.raises(error, match=words):
+        main([f"{SEGMENT}:smoke", f"--workdir={workdir}", f"--config.data.dir={tiny_records}",
+              *flags])  # fmt: skip
+    assert not workdir.exists()
+
+
+def test_a_workdir_of_another_config_is_refused_by_field(tmp_path):
+    config, _ = parse([f"{SEGMENT}:smoke"])
+    (tmp_path / "config.json").write_text(json.dumps(json.loads(config.to_json())))
+    refuse_other(config, tmp_path)
+    with config.unlocked():
+        config.epochs, config.eval_every, config.data.dir = 99, 7, "elsewhere"
+    refuse_other(config, tmp_path)
+    config.optimizer.lr, config.augment.crop = 1e-3, 64
+    with pytest.raises(Usage, match="augment.crop 32 -> 64; optimizer.lr 0.0002 -> 0.001"):
+        refuse_other(config, tmp_path)
+    config, _ = parse([f"{SEGMENT}:smoke", "--config.initialise.workdir=runs/x"])
+    with pytest.raises(Usage, match="initialise 'random' -> 'pretrained'"):
+        refuse_other(config, tmp_path)

@@ -1,0 +1,167 @@
+"""One step of each objective: the same on 1 and on 8 devices, pure, and what it says it does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from emjax import networks, sharding
+from emjax.augment import Augmentation
+from emjax.corruptions import Corruption
+from emjax.metrics import hard_dice
+from emjax.objectives import Pix2Pix, Supervised
+from emjax.tasks import TASKS
+
+UNET = dict(name="unet", blocks=2, receptive_field=84)
+ADAM = optax.adam(2e-4, b1=0.5)
+OBJECTIVES = {
+    "pix2pix": Pix2Pix(
+        UNET, dict(name="patchgan", width=4), ADAM, Augmentation(crop=32), Corruption()
+    ),
+    "supervised": Supervised(
+        UNET,
+        ADAM,
+        Augmentation(crop=32, resize=1.25, noise_probability=0.5),
+        TASKS["segmentation"],
+    ),
+}
+
+
+def uneven_batch():
+    """Rows that differ in content and scale, so that a mean over fewer rows is another mean."""
+    rng = np.random.default_rng(0)
+    scale = np.linspace(0.05, 1, 8).reshape(8, 1, 1, 1)
+    image = (
+        255 * scale * rng.random((8, 40, 40, 1)) ** 2 + 20 * np.arange(8).reshape(8, 1, 1, 1) / 8
+    )
+    return dict(
+        image=np.clip(image, 0, 255).astype(np.uint8),
+        mask=(rng.random((8, 40, 40, 1)) < scale).astype(np.uint8),
+        intensity_range=np.tile(np.float32([0, 255]), (8, 1)),
+        index=np.arange(8, dtype=np.int32),
+    )
+
+
+def plain_sgd(objective):
+    """`objective` with an optimizer whose update is the gradient itself."""
+    return objective.__class__(**{**vars(objective), "optimizer": optax.sgd(1.0)})
+
+
+def stepped(objective, devices):
+    """(params before, state after one step, terms) on the first `devices` devices, as numpy."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
+    state = jax.device_put(objective.init(0), sharding.replicated(mesh))
+    before = jax.device_get(network_arrays(state, "params"))
+    batch = sharding.to_devices(uneven_batch(), mesh)
+    step = jax.jit(objective.train_step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+    with jax.transfer_guard("disallow"):
+        state, terms = step(state, batch)
+    after = {part: network_arrays(state, part) for part in ("params", "stats")}
+    return before, jax.device_get(after), jax.device_get(terms), int(state.step)
+
+
+def network_arrays(state, part):
+    return {
+        f"{name}/{path}": value
+        for name in ("generator", "discriminator")
+        if hasattr(state, name)
+        for path, value in getattr(getattr(state, name), part).items()
+    }
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_eight_devices_do_what_one_does(name):
+    """Losses to 1e-5; gradients (an SGD step at rate 1) and statistics to 1e-4 of their largest."""
+    objective = plain_sgd(OBJECTIVES[name])
+    before, one, terms, step = stepped(objective, 1)
+    _, eight, terms_of_eight, _ = stepped(objective, 8)
+    assert step == 1
+    for term, value in terms.items():
+        assert terms_of_eight[term] == pytest.approx(value, rel=1e-5), term
+
+    def gradients(after):
+        return {path: before[path] - value for path, value in after["params"].items()}
+
+    expected, found = gradients(one), gradients(eight)
+    for net in ("generator", "discriminator"):
+        paths = [path for path in expected if path.startswith(net)]
+        largest = max((np.abs(expected[path]).max() for path in paths), default=0)
+        for path in paths:
+            scale = np.abs(expected[path]).max()
+            before_norm = path.endswith(("conv1/bias", "conv2/bias"))  # its true gradient is zero
+            bound = 1e-4 * (largest if before_norm else scale)
+            assert np.abs(expected[path] - found[path]).max() <= bound, path
+            assert before_norm or scale > 0, path
+    for path, value in one["stats"].items():
+        bound = 1e-4 * np.abs(value).max()
+        assert np.abs(value - eight["stats"][path]).max() <= bound, path
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_step_is_a_function_of_state_and_batch(name):
+    objective = OBJECTIVES[name]
+    state, batch = objective.init(0), uneven_batch()
+    step = jax.jit(objective.train_step)
+    first, terms = step(state, batch)
+    again, same = step(state, batch)
+    jax.tree.map(np.testing.assert_array_equal, terms, same)
+    for a, b in zip(
+        jax.tree.leaves(first.generator), jax.tree.leaves(again.generator), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    _, other = step(first, batch)  # the next step draws anew
+    assert any(terms[term] != other[term] for term in terms)
+    assert (jax.random.key_data(first.key) == jax.random.key_data(state.key)).all()
+
+
+def test_pix2pix_learns_to_restore():
+    objective = Pix2Pix(
+        UNET, dict(name="patchgan", width=4), optax.adam(3e-3), Augmentation(crop=32), Corruption()
+    )
+    state, batch = objective.init(0), uneven_batch()
+    step = jax.jit(objective.train_step)
+    losses = []
+    for _ in range(30):
+        state, terms = step(state, batch)
+        losses.append(float(terms["g_l1"]))
+    assert np.mean(losses[-5:]) < 0.7 * losses[0]
+
+
+def test_discriminator_statistics_take_three_updates_a_step():
+    """Fake, real, and fake again in the generator's turn: 0.9 ** 3 of the initial mean is left."""
+    objective = OBJECTIVES["pix2pix"]
+    state = objective.init(0)
+    far = {path: value + 1e6 for path, value in state.discriminator.stats.items()}
+    state = state.replace(discriminator=state.discriminator.replace(stats=far))
+    after, _ = jax.jit(objective.train_step)(state, uneven_batch())
+    kept = after.discriminator.stats["norms/0/mean"] / far["norms/0/mean"]
+    np.testing.assert_allclose(kept, 0.9**3, rtol=1e-3)
+
+
+def test_validation_corruption_depends_on_the_record_alone():
+    """Whatever the run's seed, the batch and the row."""
+    objective = OBJECTIVES["pix2pix"]
+    batch = {**uneven_batch(), "valid": np.ones((8, 40, 40, 1), bool)}
+    generator = objective.init(0).generator
+    other = objective.init(1).generator
+    _, corrupted, _ = objective.restore(generator, batch)
+    reverse = {name: value[::-1][:5] for name, value in batch.items()}
+    _, again, _ = objective.restore(other, reverse)
+    np.testing.assert_array_equal(corrupted[::-1][:5], again)
+
+
+def test_evaluation_sums_over_real_images_on_running_statistics():
+    objective = OBJECTIVES["supervised"]
+    state, batch = objective.init(0), uneven_batch()
+    batch["valid"] = np.ones((8, 40, 40, 1), bool)
+    batch["valid"][6:] = False
+    total, count = jax.jit(objective.eval_step)(state, batch)["dice"]
+    module = networks.assemble(UNET, state.generator.params, state.generator.stats)
+    image = jnp.array(batch["image"][:6], jnp.float32) / 127.5 - 1
+    expected = hard_dice(
+        logits=module(image, train=False),
+        target=jnp.array(batch["mask"][:6], jnp.float32),
+        valid=jnp.ones((6, 40, 40, 1), bool),
+    )
+    assert count == 6 and float(total) == pytest.approx(float(expected.sum()), rel=1e-4)

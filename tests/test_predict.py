@@ -1,0 +1,122 @@
+"""Prediction: any size, names, ranges, formats, refusals."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import optax
+import pytest
+import tifffile
+from PIL import Image
+
+from emjax import networks, predict, weights
+from emjax.errors import BadInput, Usage
+
+UNET = dict(name="unet", blocks=2, receptive_field=44)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A function that makes a model folder of a task, with random weights."""
+    network = networks.create(UNET, optax.sgd(1.0), key=jax.random.key(0))
+
+    def make(task, rule="percentile"):
+        folder = tmp_path_factory.mktemp("run")
+        weights.write(folder / "model", network, dict(model=UNET, task=task, range_rule=rule))
+        return folder
+
+    return make
+
+
+def picture(h, w, dtype=np.uint8):
+    y, x = np.mgrid[:h, :w]
+    return (100 + 60 * np.sin(x / 5) * np.cos(y / 7)).astype(dtype)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (1, 37), (33, 2), (101, 53)])
+def test_any_size_gives_a_mask_of_that_size(model, tmp_path, size):
+    rng = np.random.default_rng(0)
+    tifffile.imwrite(tmp_path / "a.tif", rng.integers(0, 255, size).astype(np.uint8))
+    out = tmp_path / "out"
+    assert predict.main([f"--model={model('segmentation')}", f"--out={out}",
+                         str(tmp_path / "a.tif")]) == 0  # fmt: skip
+    mask = tifffile.imread(out / "a.tif")
+    assert mask.shape == size and mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 255}
+    assert np.array(Image.open(out / "a.overlay.png")).shape == (*size, 3)
+
+
+def test_mask_is_the_networks_answer_inside_the_padding(model):
+    folder = model("segmentation")
+    image = picture(64, 64, np.uint16)
+    probability = predict.Predictor(folder)(image)
+    module, _ = weights.load(folder / "model")
+    low, high = np.quantile(image, [0.001, 0.999], method="inverted_cdf")
+    unit = np.clip((image.astype(np.float32) - low) / (high - low) * 2 - 1, -1, 1)
+    logits = module(unit[None, :, :, None], train=False)[0, ..., 0]
+    np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logits)), atol=1e-5)
+
+
+def test_restored_image_keeps_values_and_format(model, tmp_path):
+    folder = model(None)
+    for name, dtype in (("a", np.uint8), ("b", np.uint16), ("c", np.float32)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", picture(40, 41, dtype))
+    out = tmp_path / "out"
+    assert predict.main([f"--model={folder}", f"--out={out}", str(tmp_path)]) == 0
+    for name, dtype in (("a", np.uint8), ("b", np.uint16), ("c", np.float32)):
+        assert tifffile.imread(out / f"{name}.tif").dtype == dtype
+    # The same picture, 8 or 16 bits: the same answer in grey values.
+    a, b = (tifffile.imread(out / f"{name}.tif").astype(float) for name in "ab")
+    inside = (b >= 0) & (b <= 255)
+    np.testing.assert_allclose(a[inside], b[inside], atol=1)
+
+
+def test_a_bad_file_is_named_and_the_others_are_done(model, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "good.tif", picture(16, 16))
+    (tmp_path / "in" / "text.tif").write_text("hello")
+    tifffile.imwrite(tmp_path / "in" / "flat.tif", np.full((16, 16), 3, np.uint8))
+    out = tmp_path / "out"
+    code = predict.main([f"--model={model('segmentation')}", f"--out={out}", str(tmp_path / "in")])
+    errors = capsys.readouterr().err.splitlines()
+    assert code == 3 and sorted(p.name for p in out.iterdir()) == ["good.overlay.png", "good.tif"]
+    assert len(errors) == 3 and "flat.tif" in errors[0] and "text.tif" in errors[1]
+    assert "2 of 3 inputs" in errors[2]
+
+
+def test_refusals(model, tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", picture(16, 16))
+    Image.fromarray(picture(16, 16)).save(tmp_path / "a.png")
+    folder = f"--model={model('segmentation')}"
+    with pytest.raises(Usage, match="would both become"):
+        predict.main([folder, f"--out={tmp_path / 'out'}", str(tmp_path)])
+    with pytest.raises(Usage, match="would be overwritten by its result"):
+        predict.main([folder, f"--out={tmp_path}", str(tmp_path / "a.tif")])
+    with pytest.raises(BadInput, match="no such file.*workdir"):
+        predict.main([f"--model={tmp_path}", f"--out={tmp_path}/o", str(tmp_path / "a.tif")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match="holds no micrograph"):
+        predict.main([folder, f"--out={tmp_path}/o", str(tmp_path / "empty")])
+
+
+def test_damaged_model_is_named(model, tmp_path):
+    folder = model("segmentation") / "model"
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadInput, match="not a readable model"):
+        weights.load(folder)
+    (folder / "model.safetensors").write_bytes(whole)
+    (folder / "config.json").write_text(json.dumps({"format": 2}))
+    with pytest.raises(BadInput, match="format 2"):
+        weights.load(folder)
+
+
+def test_predicting_needs_no_training_library():
+    heavy = ("grain", "tensorflow_datasets", "array_record", "orbax")
+    code = f"import sys, emjax.predict; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    code = "import sys, emjax; print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

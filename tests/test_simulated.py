@@ -1,0 +1,118 @@
+"""Simulated micrographs repeat exactly, obey their physics, and are built by one command."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from data_builders import build
+from data_builders.simulated import KINDS, NM_PER_PIXEL, SCENES, scenes
+from emjax.errors import BadInput, Usage
+
+
+def draw(kind, records, patch=64, seed=0):
+    """All records of a simulated dataset, by index."""
+    dataset = KINDS[kind](argparse.Namespace(patch=patch, records=records, seed=seed))
+    splits = dataset.prepare().splits
+    every = [record for split in splits for record in dataset.records(split)]
+    return sorted(every, key=lambda record: record["index"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_record_depends_on_seed_kind_and_index_alone(kind):
+    few, many = draw(kind, 4), draw(kind, 9)
+    assert len(many) == 9
+    for a, b in zip(few, many, strict=False):
+        np.testing.assert_array_equal(a["image"], b["image"])
+        assert a["name"] == b["name"] == a["source"] == f"{kind}_{a['index']:05d}"
+    others = [*many[1:], draw(kind, 1, seed=1)[0]]
+    assert not any(np.array_equal(few[0]["image"], other["image"]) for other in others)
+
+
+def test_nanoparticles_are_counts_with_a_mask_that_is_not_trivial():
+    records = draw("nanoparticles", 24)
+    covered = np.array([record["mask"].mean() for record in records])
+    assert 0.1 < covered.mean() < 0.4 and covered.max() < 0.9
+    darker = 0
+    for record in records:
+        image, mask = record["image"], record["mask"]
+        assert image.dtype == np.uint16 and mask.dtype == np.uint8
+        assert image.shape == mask.shape == (64, 64, 1) and set(np.unique(mask)) <= {0, 1}
+        np.testing.assert_allclose(record["nm_per_pixel"], NM_PER_PIXEL)
+        low, high = record["intensity_range"]
+        assert 0 <= low < high
+        if 0 < mask.mean() < 1:
+            darker += image[mask == 1].mean() < image[mask == 0].mean()
+    assert darker > 16  # gold scatters more than carbon; a few stand on thick film
+
+
+def test_unlabelled_is_a_mixture_in_8_bits():
+    records = draw("unlabelled", 2 * len(SCENES))
+    for record in records:
+        assert record["image"].dtype == np.uint8 and np.isnan(record["nm_per_pixel"]).all()
+        assert np.ptp(record["image"]) > 80
+
+
+@pytest.mark.parametrize("scene", [scenes.cells, scenes.lattice, scenes.supported_particles])
+@pytest.mark.parametrize("size", [32, 97])
+def test_every_scene_gives_finite_positive_counts_of_any_size(scene, size):
+    for seed in range(5):
+        counts = scene(np.random.default_rng(seed), size)
+        assert counts.shape == (size, size) and np.isfinite(counts).all() and counts.min() >= 0
+
+
+def test_gold_fringes_have_the_spacing_of_its_lattice_planes():
+    size, step = 256, 0.05
+    y, x = (at * np.float32(step) for at in scenes.pixel_grid(size))
+    qy, qx = scenes.frequencies(size, step)
+    for seed in range(8):
+        fringes = scenes.lattice_fringes(np.random.default_rng(seed), y, x)
+        if not fringes.any():
+            continue
+        power = np.abs(np.fft.fft2(fringes * np.hanning(size)[:, None] * np.hanning(size))) ** 2
+        strongest = np.unravel_index(np.argmax(power), power.shape)
+        spacing = 1 / np.hypot(qy[strongest[0], 0], qx[0, strongest[1]])
+        assert min(abs(spacing - d) for d in scenes.GOLD[1:]) < 0.03 * spacing
+
+
+def test_a_phase_object_shows_nothing_in_focus_and_the_lens_s_rings_out_of_focus():
+    size, step, defocus = 256, 0.05, 60.0
+    phase = np.float32(0.02) * scenes.smooth_noise(np.random.default_rng(0), size, 0.5)
+    sharp, blurred = (
+        scenes.bright_field(phase, np.zeros_like(phase), d, step) for d in (0.0, defocus)
+    )
+    assert blurred.std() > 5 * sharp.std() and blurred.mean() == pytest.approx(1, abs=0.01)
+    qy, qx = scenes.frequencies(size, step)
+    q2 = qy**2 + qx**2
+    power = np.abs(np.fft.fft2(blurred - blurred.mean())) ** 2
+    # sin(pi wavelength defocus q^2) is 0 at its first zero and 1 at its first maximum.
+    zero, top = 1 / (scenes.WAVELENGTH * defocus), 0.5 / (scenes.WAVELENGTH * defocus)
+    near = [power[np.abs(q2 - at) < 0.04 * at].mean() for at in (zero, top)]
+    assert near[0] < 0.05 * near[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_command_builds_them_once(kind, tmp_path, capsys):
+    argv = [f"simulated/{kind}", f"--data_dir={tmp_path}", "--patch=48", "--records=20"]
+    build.main(argv)
+    home = tmp_path / "simulated" / kind
+    card = json.loads((home / "1.0.0" / "card.json").read_text())
+    assert card["splits"] == {"train": 14, "val": 2, "test": 4} and card["shape"] == [48, 48]
+    source = tfds.builder_from_directory(home / "1.0.0").as_data_source("train")
+    due = {record["index"]: record for record in draw(kind, 20, patch=48)}
+    for record in source:
+        np.testing.assert_array_equal(record["image"], due[int(record["index"])]["image"])
+    assert "train 14, val 2, test 4" in capsys.readouterr().out
+    build.main(argv)
+    assert "already built" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="built with records=20; this call has records=21"):
+        build.main([*argv, "--records=21"])
+
+
+def test_impossible_sizes_are_usage_errors(tmp_path):
+    for flag in ("--patch=8", "--records=0", "--seed=-1", "--source=x"):
+        with pytest.raises(Usage, match=flag.split("=")[0]):
+            build.main(["simulated/unlabelled", f"--data_dir={tmp_path}", flag])
+    assert not any(tmp_path.iterdir())
