@@ -6,17 +6,15 @@ writes DIR/image/NAME.tif and DIR/TARGET/NAME.tif for each target; masks are 0 a
 `micrographs --source=DIR/image --target mask=DIR/mask` builds records with the same pixels from it.
 """
 
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from data_builders.build import OneLineParser
-from data_builders.common import VERSION, read_card
 from emjax import micrographs
-from emjax.errors import BadInput, run
+from emjax.data import open_records
+from emjax.errors import run
 
 
 def main(arguments):
@@ -26,20 +24,12 @@ def main(arguments):
     )
     parser.add_argument("name", help="of the dataset, below --data_dir")
     parser.add_argument("--data_dir", required=True)
-    parser.add_argument("--split", required=True)
+    parser.add_argument("--split", required=True, help="test, train[:20], ...")
     parser.add_argument("--out", required=True)
     parser.add_argument("--first", type=int, help="write only the first so many, by index")
     options = parser.parse_args(arguments)
 
-    home = Path(options.data_dir) / options.name
-    if not (home / VERSION).is_dir():
-        raise BadInput(
-            f"{home} is not built; python -m data_builders.build {options.name.split('/')[0]} ..."
-        )
-    card = read_card(home)
-    if options.split not in card["splits"]:
-        raise BadInput(f"{home} has no split {options.split!r}; it has {', '.join(card['splits'])}")
-    source = tfds.builder_from_directory(home / VERSION).as_data_source(options.split)
+    source, card = open_records(options.data_dir, options.name, options.split)
     order = range(len(source))
     if options.first is not None:
         order = sorted(order, key=lambda place: int(source[place]["index"]))[: options.first]
@@ -52,7 +42,7 @@ def main(arguments):
                 pixels = pixels * np.uint8(255)
             micrographs.write(Path(options.out) / key / name, pixels, record["nm_per_pixel"])
     folders = ", ".join(("image", *card["targets"]))
-    print(f"{len(order)} records of {home}, {options.split}: {folders} in {os.fspath(options.out)}")
+    print(f"{len(order)} records of {options.name}, {options.split}: {folders} in {options.out}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Takes up whatever the workdir holds, from its latest checkpoint.
 """
 
+import datetime
 import importlib.metadata
 import json
 import os
@@ -265,12 +266,18 @@ def refuse_other(config, workdir):
 
 
 def describe(workdir, config):
-    """Write config.json and versions.json."""
+    """Write config.json, and versions.json: what ran it, where and when it was last started."""
     if jax.process_index():
         return
     workdir.mkdir(parents=True, exist_ok=True)
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    versions["python"] = platform.python_version()
+    devices = jax.devices()
+    versions |= {
+        "python": platform.python_version(),
+        "devices": f"{len(devices)} x {devices[0].device_kind} of {platform.machine()}",
+        "cores": os.cpu_count(),
+        "date": str(datetime.date.today()),
+    }
     for name, facts in (("versions", versions), ("config", plain(config))):
         weights.replace(workdir / f"{name}.json", json.dumps(facts, indent=2).encode())
 

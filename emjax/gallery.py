@@ -1,0 +1,105 @@
+"""Pictures of what runs have learned: predictions on test records, restored micrographs."""
+
+import html
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+from PIL import Image
+
+from emjax import data, errors, metrics, networks, page, predict, weights
+from emjax.augment import to_network
+from emjax.main import assemble
+from emjax.tasks import TASKS
+
+PICTURES = 3  # records shown of a dataset
+
+
+def examples(run, split):
+    """(name, batch of one) for the first records of a split, padded as for evaluation."""
+    records = data.open_records(
+        run.config["data"]["dir"], *run.config["data"]["evals"][split]
+    ).source
+    divisor = networks.build_abstract(run.config["model"]).divisor
+    for position in range(min(PICTURES, len(records))):
+        record = data.padded(records[position], divisor)
+        batch = jax.device_put({field: np.asarray(value)[None] for field, value in record.items()})
+        yield records[position]["name"].decode(), batch
+
+
+def trained(run):
+    """The run's best network, as Network."""
+    params, stats, config = weights.read(run.folder / "model")
+    definition = nnx.graphdef(networks.build_abstract(config["model"]))
+    return networks.Network(params=params, stats=stats, definition=definition)
+
+
+def predictions(arms):
+    """A gallery row a test record: input, truth, and what each arm's first seed makes of it."""
+    runs = [arm.seeds[min(arm.seeds)] if arm.seeds else arm.runs[0] for arm in arms]
+    task, evals = TASKS[runs[0].config["task"]], runs[0].config["data"]["evals"]
+    is_mask = task.target == "mask"
+    generators = [trained(run) if (run.folder / "model").is_dir() else None for run in runs]
+    apply = jax.jit(lambda g, image: g.apply(g.params, g.stats, image, train=False)[0])
+    for name, batch in examples(runs[0], "test" if "test" in evals else next(iter(evals))):
+        example, valid = to_network(batch), batch["valid"]
+        image, target = example["image"], example[task.target]
+        row = [inline(image, valid, f"input: {name}"), inline(target, valid, "truth", is_mask)]
+        for arm, run, generator in zip(arms, runs, generators, strict=True):
+            if generator is None:
+                row.append(f"<figure>{html.escape(run.name)} has no model</figure>")
+                continue
+            output = apply(generator, image)
+            score = task.metrics(output, target, valid)[task.best][0]
+            caption = f"{arm.name}, seed {run.config['seed']}: {task.best} {score:.4f}"
+            prediction = task.prediction(output)
+            shown = prediction > 0.5 if is_mask else prediction
+            row.append(inline(shown, valid, caption, is_mask))
+        yield row
+
+
+def tuples(config):
+    """The config as it was before it became JSON."""
+    if isinstance(config, dict):
+        return {name: tuples(value) for name, value in config.items()}
+    return tuple(config) if isinstance(config, list) else config
+
+
+def restorations(run):
+    """A gallery row a validation record, corrupted as in the evaluations."""
+    split, where = next(iter(run.config["data"]["evals"].items()))
+    objective = assemble(
+        ConfigDict(tuples(run.config)), data.open_records(run.config["data"]["dir"], *where)
+    )
+    generator, restore = trained(run), jax.jit(objective.restore)
+    for name, batch in examples(run, split):
+        micrograph, corrupted, restored = restore(generator, batch)
+        row = []
+        for kind, view in {"corrupted": corrupted, "restored": restored}.items():
+            l1 = metrics.l1(prediction=view, target=micrograph, valid=batch["valid"])[0]
+            row.append(inline(view, batch["valid"], f"{kind}: l1 {l1:.4f}"))
+        yield [*row, inline(micrograph, batch["valid"], f"original: {name}")]
+
+
+def inline(values, valid, caption, is_mask=False):
+    """An HTML figure of float [1, h, w, 1] in [-1, 1], or in [0, 1] if a mask, without padding."""
+    valid = np.asarray(valid)[0, :, :, 0]
+    h, w = valid.any(1).sum(), valid.any(0).sum()
+    unit = np.asarray(values, np.float32)[0, :h, :w, 0]
+    unit = unit if is_mask else (unit + 1) / 2
+    picture = Image.fromarray(np.uint8(np.rint(255 * np.clip(unit, 0, 1))))
+    larger = max(1, 256 // max(picture.size))
+    picture = picture.resize((larger * w, larger * h), Image.Resampling.NEAREST)
+    picture.thumbnail((512, 512))
+    shown = page.image(predict.png(np.asarray(picture)), caption)
+    return f"<figure>{shown}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def section(title, rows):
+    """The HTML of `rows` of figures, or why there are none."""
+    try:
+        body = "".join(f'<div class="row">{"".join(row)}</div>' for row in rows)
+    except errors.EmjaxError as error:
+        body = f"<p>No pictures: {html.escape(str(error))}</p>"
+    return page.section(title, body)
