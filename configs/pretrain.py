@@ -10,6 +10,7 @@ corruption and no amplitudes; those below are this project's choice.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from emjax.choose import choose
 
@@ -65,6 +66,7 @@ def get_config(variants=""):
             blur=(0.1, 2.0),  # sigma in pixels
             blur_probability=0.5,
             noise=(0.02, 0.15),  # sigma as a fraction of the full range
+            dose=placeholder(tuple),  # electrons per pixel at full range; unset: not counted
         ),
     )
     config.augment = dict(crop=0, turns=True)  # 0: the whole patch

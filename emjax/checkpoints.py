@@ -69,6 +69,11 @@ class Checkpoints:
         self.on_disk.close()
 
 
+def any_saved(folder):
+    """Whether there is a finished checkpoint below `folder`; makes nothing."""
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
 def scored(on_disk):
     return [kept.metrics for kept in on_disk.checkpoints if kept.metrics is not None]
 

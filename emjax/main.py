@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from emjax import errors, networks, optimizers, sharding, transfer, weights
 from emjax.augment import Augmentation
-from emjax.checkpoints import Checkpoints, load_generator
+from emjax.checkpoints import Checkpoints, any_saved, load_generator
 from emjax.choose import choose
 from emjax.corruptions import Corruption
 from emjax.data import EvalBatches, TrainBatches, open_records
@@ -87,12 +87,10 @@ def train(config, workdir):
     }
     objective = assemble(config, records)
     divisor = networks.build_abstract(config.model.to_dict()).divisor
-    steps_per_epoch = config.get("passes_per_epoch", 1) * len(records.source) // batch_size
-    if not steps_per_epoch:
-        raise Usage(
-            f"data.batch_size={batch_size}, but an epoch is only "
-            f"{config.get('passes_per_epoch', 1)} x {len(records.source)} records"
-        )
+    passes, count = config.get("passes_per_epoch", 1), len(records.source)
+    if not 1 <= batch_size <= passes * count:
+        raise Usage(f"data.batch_size={batch_size}, but an epoch is {passes} x {count} records")
+    steps_per_epoch = passes * count // batch_size
     total_steps = config.epochs * steps_per_epoch
     batches = TrainBatches(records, batch_size=batch_size, seed=config.seed, mesh=mesh)
     evals = {
@@ -103,8 +101,8 @@ def train(config, workdir):
 
     state = objective.init(config.seed)
     score, higher_is_better = ranking(config)
-    started = (workdir / "config.json").exists()
-    if "initialise" in config and config.initialise.workdir and not started:
+    saved = workdir / "checkpoints"
+    if "initialise" in config and config.initialise.workdir and not any_saved(saved):
         params, stats = old_weights(config.initialise)
         generator, account = transfer.fill(
             state.generator, params, stats, fresh=config.initialise.fresh
@@ -115,15 +113,13 @@ def train(config, workdir):
     state = jax.device_put(state, sharding.replicated(mesh))
 
     describe(workdir, config)
-    checkpoints = Checkpoints(
-        workdir / "checkpoints", score=score, higher_is_better=higher_is_better
-    )
+    checkpoints = Checkpoints(saved, score=score, higher_is_better=higher_is_better)
     state = jax.device_put(checkpoints.restore(state), sharding.replicated(mesh))
     done = int(state.step)
     devices = jax.devices()
     print(
         f"{workdir}: {len(devices)} x {devices[0].device_kind} ({devices[0].platform}), "
-        f"{len(records.source)} records, {steps_per_epoch} steps an epoch, {total_steps} in all"
+        f"{count} records, {steps_per_epoch} steps an epoch, {total_steps} in all"
         + (f"; continues from step {done}" if done else ""),
         flush=True,
     )

@@ -417,9 +417,7 @@ def test_exported_records_build_the_same_records(tmp_path, built, capsys):
     assert len(list((tmp_path / "few" / "image").iterdir())) == 3
     with pytest.raises(errors.BadInput, match="no split 'tset' of it.*It has: train"):
         export.main([*few[:2], "--split=tset", f"--out={out}"])
-    with pytest.raises(
-        errors.BadInput, match="'micrographs/three' is not built. Build it: python -m"
-    ):
+    with pytest.raises(errors.BadInput, match="three' is not built. Build it: python -m"):
         export.main(["micrographs/three", *few[1:], f"--out={out}"])
 
 

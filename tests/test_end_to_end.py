@@ -51,7 +51,10 @@ def test_pretrain_finetune_predict(tiny_records, tmp_path):
     assert other.returncode == 2
     assert other.stderr.startswith(f"error: {finetuned} holds a run of another config: initialise")
 
-    # The model/ folder of a run initialises another as its checkpoints do.
+    # The model/ folder of a run initialises another as its checkpoints do, also where the other was
+    # killed before it saved anything.
+    (tmp_path / "from_model").mkdir()
+    (tmp_path / "from_model" / "config.json").write_text((finetuned / "config.json").read_text())
     done = train("segment_au.py:smoke", tmp_path / "from_model", tiny_records,
                  f"--config.initialise.workdir={pretrained}/model")  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -64,6 +67,11 @@ def test_pretrain_finetune_predict(tiny_records, tmp_path):
                    tmp_path / "mine.tif")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert tifffile.imread(tmp_path / "out" / "mine.tif").shape == (50, 61)
+
+    done = command("emjax", "report", f"--runs={tmp_path}", f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "pretrained (pretrained)" in done.stdout and "report.html" in done.stdout
+    assert (tmp_path / "report.html").read_text().count("<img") == 1 + 3 * 3 + 3 * 3
 
 
 def test_exit_codes_and_single_lines(tmp_path):

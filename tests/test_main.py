@@ -5,7 +5,7 @@ import json
 import pytest
 
 from configs.pretrain import VARIANTS
-from emjax.errors import BadInput, Usage
+from emjax.errors import BadInput, NonFinite, Usage
 from emjax.main import main, parse, refuse_other
 
 PRETRAIN, SEGMENT = "--config=configs/pretrain.py", "--config=configs/segment_au.py"
@@ -34,7 +34,9 @@ def test_every_variant_loads(variant):
 
 
 def test_variants_join_and_fields_override():
-    config, _ = parse([f"{PRETRAIN}:unet_2_44,50k", "--config.optimizer.lr=1e-3", "--workdir=x"])
+    config, _ = parse([f"{PRETRAIN}:unet_2_44,50k", "--config.optimizer.lr=1e-3", "--workdir=x",
+                       "--config.objective.corruption.dose=(20.0,200.0)"])  # fmt: skip
+    assert config.objective.corruption.dose == (20.0, 200.0)
     assert config.model.receptive_field == 44 and config.data.train[1] == "train[:50000]"
     assert config.optimizer.lr == 1e-3
 
@@ -62,7 +64,8 @@ def test_wrong_command_lines(arguments, words):
     [
         (["data.dir=nowhere"], BadInput, "'simulated/unlabelled' is not built. Build it: python"),
         (["data.train=('simulated/unlabelled','train[:50000]')"], BadInput, "It has: train 28"),
-        (["data.batch_size=64"], Usage, "data.batch_size=64, but an epoch is only 1 x 28 records"),
+        (["data.batch_size=64"], Usage, "data.batch_size=64, but an epoch is 1 x 28 records"),
+        (["data.batch_size=0"], Usage, "data.batch_size=0, but an epoch"),
         (["data.batch_size=9"], Usage, "cannot be spread over 8 devices; take 8 or 16"),
         (["model.name=unett"], Usage, "no model 'unett'; there are: patchgan, unet"),
         (["model.receptive_field=43"], Usage, "nearest are 44, "),
@@ -103,6 +106,13 @@ def test_wrong_finetuning_is_refused_and_leaves_nothing(
         main([f"{SEGMENT}:smoke", f"--workdir={workdir}", f"--config.data.dir={tiny_records}",
               *flags])  # fmt: skip
     assert not workdir.exists()
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny_records, tmp_path):
+    with pytest.raises(NonFinite, match="step [123]: .*nan.*the last good state is kept") as error:
+        main([f"{PRETRAIN}:smoke", f"--workdir={tmp_path}", f"--config.data.dir={tiny_records}",
+              "--config.optimizer.lr=1e30", "--config.log_every=1"])  # fmt: skip
+    assert error.value.code == 4
 
 
 def test_a_workdir_of_another_config_is_refused_by_field(tmp_path):
