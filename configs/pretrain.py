@@ -41,6 +41,7 @@ DEMO = {
     "data.batch_size": 16,
     "augment.crop": 64,
     "discriminator.width": 16,
+    "optimizer.lr": 1e-3,
 }
 VARIANTS = {**UNETS, **SUBSETS, "smoke": SMOKE, "demo": DEMO}
 

@@ -41,13 +41,13 @@ SMOKE = {
 }
 DEMO = {
     **SMOKE,
-    "epochs": 60,
-    "passes_per_epoch": 8,
+    "epochs": 24,
+    "passes_per_epoch": 20,
     "log_every": 100,
     "data.dir": "runs/demo/data",
     "data.train": ("simulated/nanoparticles", "train[:16]"),
     "augment.crop": 96,
-    "optimizer.lr": 1e-3,
+    "optimizer.lr": 3e-3,
 }
 VARIANTS = {**UNETS, **AU_SETS, "smoke": SMOKE, "demo": DEMO}
 

@@ -1,5 +1,6 @@
 """States of a run on disk: the latest two and the best are kept."""
 
+import functools
 import math
 from pathlib import Path
 
@@ -22,7 +23,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder, *, score, higher_is_better):
-        self.score, self.sign = score, 1 if higher_is_better else -1
+        self.rank = functools.partial(rank, score=score, higher_is_better=higher_is_better)
         self.on_disk = ocp.training.Checkpointer(
             Path(folder).absolute(),
             save_decision_policy=EVERY_CALL,
@@ -37,10 +38,6 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         self.best = max(map(self.rank, scored(self.on_disk)), default=-math.inf)
-
-    def rank(self, scores):
-        value = self.sign * scores[self.score]
-        return -math.inf if math.isnan(value) else value
 
     def is_best(self, scores):
         """Whether `scores` beat every one seen so far; the next comparison is against these."""
@@ -69,6 +66,12 @@ class Checkpoints:
         self.on_disk.close()
 
 
+def rank(scores, *, score, higher_is_better):
+    """A number that is the larger the better `scores` are; the least of all for NaN."""
+    value = scores[score] if higher_is_better else -scores[score]
+    return -math.inf if math.isnan(value) else value
+
+
 def any_saved(folder):
     """Whether there is a finished checkpoint below `folder`; makes nothing."""
     return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
@@ -91,8 +94,10 @@ def load_generator(folder, step, *, score, higher_is_better):
     if folder.is_dir():
         with ocp.training.Checkpointer(folder) as on_disk:
             kept = list(on_disk.checkpoints)
-    sign = 1 if higher_is_better else -1
-    ranked = sorted((c for c in kept if c.metrics), key=lambda c: sign * c.metrics[score])
+    ranked = sorted(
+        (c for c in kept if c.metrics),
+        key=lambda c: rank(c.metrics, score=score, higher_is_better=higher_is_better),
+    )
     chosen = {str(c.step): c.step for c in kept}
     if kept:
         chosen["last"] = max(c.step for c in kept)
