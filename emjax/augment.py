@@ -39,7 +39,9 @@ def row_keys(key, rows):
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Noise on the image alone, then turns, size and crop of image and targets alike.
+    """Turns of image and targets alike, noise on the image alone, then size and crop of all.
+
+    Turned after the noise, every pixel's noise would be drawn eight times over, once a symmetry.
 
     Args:
         crop: side of the crop in pixels; 0 keeps the whole patch.
@@ -62,11 +64,11 @@ class Augmentation:
 
     def augment(self, key, example):
         noise, turns, crop = jax.random.split(key, 3)
+        if self.turns:
+            example = jax.tree.map(lambda x: turn(turns, x), example)
         if self.noise_probability:
             image = one_noise(noise, example["image"], probability=self.noise_probability)
             example = {**example, "image": image}
-        if self.turns:
-            example = jax.tree.map(lambda x: turn(turns, x), example)
         if self.resize:
             side = self.crop or min(example["image"].shape[:2])
             example = resized_crop(crop, example, side=side, largest=self.resize)
