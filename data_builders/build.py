@@ -16,20 +16,13 @@ from data_builders import common
 from data_builders.micrographs import Micrographs
 from data_builders.simulated import Nanoparticles, Unlabelled
 from emjax.choose import choose
-from emjax.errors import Usage, run
+from emjax.errors import Parser, Usage, run
 
 BUILDERS = {
     "micrographs": Micrographs,
     "simulated/nanoparticles": Nanoparticles,
     "simulated/unlabelled": Unlabelled,
 }
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaints are one line."""
-
-    def error(self, message):
-        raise Usage(f"{message} (see --help)")
 
 
 def main(arguments):
@@ -40,7 +33,7 @@ def main(arguments):
     if arguments[0].startswith("-"):
         raise Usage(f"the dataset's name comes first, not {arguments[0]}; see --help")
     builder = choose("dataset", arguments[0], BUILDERS)
-    parser = OneLineParser(
+    parser = Parser(
         prog=f"python -m data_builders.build {arguments[0]}",
         description=builder.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -11,17 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_builders.build import OneLineParser
 from emjax import micrographs
 from emjax.data import open_records
-from emjax.errors import run
+from emjax.errors import Parser, run
 
 
 def main(arguments):
     """Write the records of one split and say where."""
-    parser = OneLineParser(
-        prog="python -m data_builders.export", description=__doc__.splitlines()[0]
-    )
+    parser = Parser(prog="python -m data_builders.export", description=__doc__.splitlines()[0])
     parser.add_argument("name", help="of the dataset, below --data_dir")
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--split", required=True, help="test, train[:20], ...")

@@ -1,5 +1,6 @@
 """What the project says when something is wrong: one line, one exit code."""
 
+import argparse
 import sys
 
 
@@ -25,6 +26,13 @@ class NonFinite(EmjaxError):
     """A loss is no longer a number: names the step and the terms."""
 
     code = 4
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose complaints are one line."""
+
+    def error(self, message):
+        raise Usage(f"{message} (see --help)")
 
 
 def run(main, *args):

@@ -4,7 +4,6 @@ DIR/<name>.tif is a mask (uint8, 0 and 255) with DIR/<name>.overlay.png beside i
 micrograph in the values and number format of the input. Size and pixel size are the input's.
 """
 
-import argparse
 import io
 import sys
 from pathlib import Path
@@ -99,7 +98,7 @@ def inputs(names, out):
 
 def main(arguments):
     """Predict every input; returns 0, or 3 if some could not be read (they are named)."""
-    parser = argparse.ArgumentParser(prog="emjax.predict", description=__doc__.splitlines()[0])
+    parser = errors.Parser(prog="emjax.predict", description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="a run's workdir or its model/ folder")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("inputs", nargs="+", metavar="FILE_OR_FOLDER")

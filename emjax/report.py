@@ -4,7 +4,6 @@ Writes OUT/report.html (one self-contained page), OUT/report.md (its tables) and
 micrographs in it). Every number comes from the runs' own config.json and metrics.jsonl.
 """
 
-import argparse
 import collections
 import datetime
 import json
@@ -259,7 +258,7 @@ def versions_of(run):
 
 def main(arguments):
     """Write the report and print the finetuning table; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="emjax.report", description=__doc__.splitlines()[0])
+    parser = errors.Parser(prog="emjax.report", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", required=True, type=Path, help="folder with workdirs in it")
     parser.add_argument("--out", required=True, type=Path, help="folder for the report")
     options = parser.parse_args(arguments)

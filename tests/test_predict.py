@@ -100,6 +100,12 @@ def test_refusals(model, tmp_path):
         predict.main([folder, f"--out={tmp_path}/o", str(tmp_path / "empty")])
 
 
+def test_a_missing_option_is_one_line(capsys):
+    with pytest.raises(Usage, match="required: --out"):
+        predict.main(["--model=x", "a.tif"])
+    assert capsys.readouterr().err == ""
+
+
 def test_damaged_model_is_named(model, tmp_path):
     folder = model("segmentation") / "model"
     whole = (folder / "model.safetensors").read_bytes()
