@@ -81,6 +81,7 @@ def read(folder, root):
         if not all(isinstance(value, int | float) for row in rows for value in row.values()):
             raise ValueError("a value that is no number")
         steps = [row["step"] for row in rows]
+        planned = rows[-1]["total"] if rows else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path}: not the record of a run: {error!r}") from error
     evaluations = [row for row in rows if math.isfinite(row.get(score, math.nan))]
@@ -92,7 +93,7 @@ def read(folder, root):
         score=score,
         sign=1 if higher_is_better else -1,
         done=max(steps, default=0),
-        planned=rows[-1]["total"] if rows else None,
+        planned=planned,
     )
 
 
