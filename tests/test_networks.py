@@ -1,0 +1,67 @@
+"""Networks as plain arrays: names, purity, updates."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from emjax import networks, optimizers
+from emjax.errors import Usage
+
+UNET = dict(name="unet", blocks=2, receptive_field=44)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return networks.create(UNET, optax.sgd(0.5), key=jax.random.key(0))
+
+
+def test_arrays_are_named_by_where_they_stand(network):
+    assert network.params["down/0/conv1/kernel"].shape == (3, 3, 1, 4)
+    assert network.params["head/kernel"].shape == (1, 1, 4, 1)
+    assert {path.split("/")[0] for path in network.params} == {"down", "bottleneck", "up", "head"}
+    assert {path.split("/")[-1] for path in network.stats} == {"mean", "var"}
+    assert all(value.dtype == jnp.float32 for value in network.params.values())
+
+
+def test_flat_names_nest_and_flatten_without_loss(network):
+    flat = networks.flatten(nnx.state(networks.assemble(UNET, network.params, network.stats)))
+    assert flat.keys() == network.params.keys() | network.stats.keys()
+    np.testing.assert_array_equal(flat["up/1/conv2/kernel"], network.params["up/1/conv2/kernel"])
+
+
+def test_applying_changes_nothing_but_what_it_returns(network):
+    before = jax.tree.map(np.array, (network.params, network.stats))
+    image = jax.random.normal(jax.random.key(1), (2, 16, 16, 1))
+    output, stats = network.apply(network.params, network.stats, image, train=True)
+    same, kept = network.apply(network.params, network.stats, image, train=False)
+    assert output.shape == same.shape == image.shape
+    assert kept is network.stats and stats.keys() == network.stats.keys()
+    assert all((stats[path] != network.stats[path]).any() for path in stats)
+    jax.tree.map(np.testing.assert_array_equal, before, (network.params, network.stats))
+
+
+def test_updated_takes_one_optimizer_step(network):
+    grads = jax.tree.map(jnp.ones_like, network.params)
+    after = network.updated(grads, network.stats)
+    for path, value in network.params.items():
+        np.testing.assert_allclose(after.params[path], value - 0.5, rtol=1e-6)
+
+
+def test_the_key_decides_the_initial_values_and_the_structure_does_not_change(network):
+    again = networks.create(UNET, network.optimizer, key=jax.random.key(0))
+    other = networks.create(UNET, network.optimizer, key=jax.random.key(1))
+    jax.tree.map(np.testing.assert_array_equal, network.params, again.params)
+    assert (network.params["head/kernel"] != other.params["head/kernel"]).any()
+    assert jax.tree.structure(network) == jax.tree.structure(other)
+
+
+def test_optimizers_by_name():
+    params = {"x": jnp.ones(3)}
+    adam = optimizers.build(dict(name="adam", lr=0.1, b1=0.5, b2=0.9))
+    updates, _ = adam.update({"x": jnp.array([2.0, -3.0, 0.5])}, adam.init(params), params)
+    np.testing.assert_allclose(updates["x"], [-0.1, 0.1, -0.1], rtol=1e-5)  # Adam's first step
+    with pytest.raises(Usage, match="no optimizer 'adamw'; there are: adam"):
+        optimizers.build(dict(name="adamw", lr=0.1))
