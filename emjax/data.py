@@ -31,13 +31,12 @@ def open_records(data_dir, name, split):
     folder = Path(data_dir) / name
     cards = sorted(folder.glob("[0-9]*/card.json"))
     if not cards:
-        builder = name if name.startswith("simulated/") else name.split("/")[0]
-        options = "" if name.startswith("simulated/") else " --source=DIR"
-        if name.startswith("micrographs/"):
-            options += f" --name={name.split('/', 1)[1]}"
+        kind, _, rest = name.partition("/")
+        what = f"micrographs --name={rest}" if kind == "micrographs" and rest else name
+        source = "" if kind == "simulated" else " --source=DIR"
         raise BadInput(
             f"{folder}: dataset {name!r} is not built. "
-            f"Build it: python -m data_builders.build {builder} --data_dir={data_dir}{options}"
+            f"Build it: python -m data_builders.build {what} --data_dir={data_dir}{source}"
         )
     builder = tfds.builder_from_directory(cards[-1].parent)
     counts = {key: info.num_examples for key, info in builder.info.splits.items()}

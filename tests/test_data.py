@@ -129,7 +129,7 @@ def test_missing_dataset_names_the_command(tmp_path):
         open_records(tmp_path, "cem500k", "train")
     with pytest.raises(BadInput, match="build simulated/unlabelled --data_dir=[^ ]*$"):
         open_records(tmp_path, "simulated/unlabelled", "train")
-    with pytest.raises(BadInput, match="build micrographs --data_dir=.* --source=DIR --name=mine"):
+    with pytest.raises(BadInput, match="build micrographs --name=mine --data_dir=.* --source=DIR"):
         open_records(tmp_path, "micrographs/mine", "train")
 
 
