@@ -42,7 +42,7 @@ def predictions(arms):
     is_mask = task.target == "mask"
     generators = [trained(run) if (run.folder / "model").is_dir() else None for run in runs]
     apply = jax.jit(lambda g, image: g.apply(g.params, g.stats, image, train=False)[0])
-    for name, batch in examples(runs[0], "test" if "test" in evals else next(iter(evals))):
+    for name, batch in examples(runs[0], "test" if "test" in evals else "val"):
         example, valid = to_network(batch), batch["valid"]
         image, target = example["image"], example[task.target]
         row = [inline(image, valid, f"input: {name}"), inline(target, valid, "truth", is_mask)]
@@ -68,12 +68,12 @@ def tuples(config):
 
 def restorations(run):
     """A gallery row a validation record, corrupted as in the evaluations."""
-    split, where = next(iter(run.config["data"]["evals"].items()))
+    where = run.config["data"]["evals"]["val"]
     objective = assemble(
         ConfigDict(tuples(run.config)), data.open_records(run.config["data"]["dir"], *where)
     )
     generator, restore = trained(run), jax.jit(objective.restore)
-    for name, batch in examples(run, split):
+    for name, batch in examples(run, "val"):
         micrograph, corrupted, restored = restore(generator, batch)
         row = []
         for kind, view in {"corrupted": corrupted, "restored": restored}.items():

@@ -210,9 +210,14 @@ def fitting_crop(crop, shape, model):
 
 
 def ranking(config):
-    """(score, higher_is_better): what chooses the best checkpoint, e.g. ("val/dice", True)."""
+    """(score, higher_is_better): what chooses the best checkpoint, e.g. ("val/dice", True).
+
+    Always of the split `val`, never of another that is evaluated beside it.
+    """
+    if "val" not in config["data"]["evals"]:
+        raise Usage(f"data.evals has {', '.join(config['data']['evals'])}, but no val to choose by")
     judge = TASKS[config["task"]] if "task" in config else OBJECTIVES[config["objective"]["name"]]
-    return f"{next(iter(config['data']['evals']))}/{judge.best}", judge.higher_is_better
+    return f"val/{judge.best}", judge.higher_is_better
 
 
 def old_weights(initialise):

@@ -14,7 +14,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     Args:
         state: whole on every device, `sharding.replicated`.
         train: `starting_at(step)` gives the batches from there on.
-        evals: split name to finite batches; the first split chooses the best.
+        evals: split name to finite batches.
         log_every, eval_every, save_every: in steps; each is also due at the last.
         publish: called with (generator, step, scores) at every new best.
     """

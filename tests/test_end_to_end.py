@@ -1,5 +1,6 @@
 """The commands of the README, as a user runs them; and a run that is killed."""
 
+import json
 import os
 import signal
 import subprocess
@@ -45,6 +46,10 @@ def test_pretrain_finetune_predict(tiny_records, tmp_path):
     assert "70 arrays loaded, 2 fresh: head/bias, head/kernel" in done.stdout
     row = journal.read(finetuned / "metrics.jsonl")[-1]
     assert {"val/dice", "val/soft_dice", "val/bce", "test/dice"} <= set(row)
+
+    model = json.loads((finetuned / "model" / "config.json").read_text())
+    kept = Checkpoints(finetuned / "checkpoints", score="val/dice", higher_is_better=True)
+    assert model["scores"]["val/dice"] == row["val/dice"] == kept.best
 
     again = train("segment_au.py:smoke", finetuned, tiny_records,
                   f"--config.initialise.workdir={pretrained}")  # fmt: skip

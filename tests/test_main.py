@@ -6,7 +6,7 @@ import pytest
 
 from configs.pretrain import VARIANTS
 from emjax.errors import BadInput, NonFinite, Usage
-from emjax.main import main, parse, refuse_other
+from emjax.main import main, parse, plain, ranking, refuse_other
 
 PRETRAIN, SEGMENT = "--config=configs/pretrain.py", "--config=configs/segment_au.py"
 
@@ -106,6 +106,16 @@ def test_wrong_finetuning_is_refused_and_leaves_nothing(
         main([f"{SEGMENT}:smoke", f"--workdir={workdir}", f"--config.data.dir={tiny_records}",
               *flags])  # fmt: skip
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize(("recipe", "score"), [(PRETRAIN, "val/l1"), (SEGMENT, "val/dice")])
+def test_the_validation_split_chooses_the_best_and_no_other(recipe, score):
+    config, _ = parse([recipe])
+    assert ranking(config)[0] == ranking(plain(config))[0] == score
+    with config.unlocked():
+        config.data.evals = dict(test=("simulated/nanoparticles", "test"))
+    with pytest.raises(Usage, match="data.evals has test, but no val to choose by"):
+        ranking(config)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tiny_records, tmp_path):
