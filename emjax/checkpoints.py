@@ -37,7 +37,9 @@ class Checkpoints:
             ),
             cleanup_tmp_directories=True,
         )
-        self.best = max(map(self.rank, scored(self.on_disk)), default=-math.inf)
+        self.best = max(
+            (self.rank(kept.metrics) for kept in scored(self.on_disk)), default=-math.inf
+        )
 
     def is_best(self, scores):
         """Whether `scores` beat every one seen so far; the next comparison is against these."""
@@ -56,7 +58,9 @@ class Checkpoints:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
-        return self.on_disk.load(self.on_disk.latest.step, abstract)
+        loaded = self.on_disk.load(self.on_disk.latest.step, abstract)
+        # Orbax returns PRNG keys under a sharding that is equal but written otherwise.
+        return jax.device_put(loaded, jax.tree.map(lambda x: x.sharding, state))
 
     def wait(self):
         """Return once everything is written."""
@@ -78,7 +82,8 @@ def any_saved(folder):
 
 
 def scored(on_disk):
-    return [kept.metrics for kept in on_disk.checkpoints if kept.metrics is not None]
+    """The checkpoints that were saved with scores, by step."""
+    return [kept for kept in on_disk.checkpoints if kept.metrics is not None]
 
 
 def load_generator(folder, step, *, score, higher_is_better):
@@ -90,29 +95,20 @@ def load_generator(folder, step, *, score, higher_is_better):
     Raises: BadInput if that step is not there, naming those that are.
     """
     folder = Path(folder).absolute()
-    kept = []
-    if folder.is_dir():
-        with ocp.training.Checkpointer(folder) as on_disk:
-            kept = list(on_disk.checkpoints)
-    ranked = sorted(
-        (c for c in kept if c.metrics),
-        key=lambda c: rank(c.metrics, score=score, higher_is_better=higher_is_better),
-    )
-    chosen = {str(c.step): c.step for c in kept}
-    if kept:
-        chosen["last"] = max(c.step for c in kept)
-    if ranked:
-        chosen["best"] = ranked[-1].step
-    if str(step) not in chosen:
-        has = ", ".join(chosen) or "none"
-        raise BadInput(f"{folder}: no checkpoint {str(step)!r}; there are: {has}")
-    path = folder / str(chosen[str(step)])
-    return load_partly(path)
-
-
-def load_partly(path):
-    with ocp.training.Checkpointer(path.parent) as on_disk:
-        stored = on_disk.metadata(int(path.name)).metadata["generator"]
+    if not any_saved(folder):
+        raise BadInput(f"{folder}: no checkpoint {str(step)!r}; there are: none")
+    with ocp.training.Checkpointer(folder) as on_disk:
+        kept = {str(checkpoint.step): checkpoint for checkpoint in on_disk.checkpoints}
+        names = {**kept, "last": on_disk.latest}
+        ranked = scored(on_disk)
+        if ranked:
+            best = functools.partial(rank, score=score, higher_is_better=higher_is_better)
+            names["best"] = max(reversed(ranked), key=lambda c: best(c.metrics))
+        if str(step) not in names:
+            there = ", ".join(names)
+            raise BadInput(f"{folder}: no checkpoint {str(step)!r}; there are: {there}")
+        chosen = names[str(step)].step
+        stored = on_disk.metadata(chosen).metadata["generator"]
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = {
         part: {
@@ -124,6 +120,6 @@ def load_partly(path):
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
-        loaded = ocp.load(path, {"generator": wanted}, checkpointable_name="state")
+        loaded = ocp.load(folder / str(chosen), {"generator": wanted}, checkpointable_name="state")
     loaded = jax.device_get(loaded["generator"])
     return loaded["params"], loaded["stats"]

@@ -68,10 +68,10 @@ def tuples(config):
 
 def restorations(run):
     """A gallery row a validation record, corrupted as in the evaluations."""
-    where = run.config["data"]["evals"]["val"]
-    objective = assemble(
-        ConfigDict(tuples(run.config)), data.open_records(run.config["data"]["dir"], *where)
-    )
+    where = run.config["data"]
+    records = data.open_records(where["dir"], *where["evals"]["val"])
+    divisor = networks.build_abstract(run.config["model"]).divisor
+    objective = assemble(ConfigDict(tuples(run.config)), records, divisor)
     generator, restore = trained(run), jax.jit(objective.restore)
     for name, batch in examples(run, "val"):
         micrograph, corrupted, restored = restore(generator, batch)

@@ -2,12 +2,12 @@
 
 import datetime
 import json
-import os
 import time
 from pathlib import Path
 
 import jax
 
+from emjax import weights
 from emjax.errors import BadInput
 
 
@@ -28,9 +28,7 @@ class Journal:
         self.lap_step = done
         if self.writes and self.path.exists():
             kept = [row for row in read(self.path) if row["step"] <= done]
-            draft = self.path.with_suffix(".partial")
-            draft.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            os.replace(draft, self.path)
+            weights.replace(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def train(self, step, terms):
         """Report the terms of update `step`, with the images/s since the last report."""

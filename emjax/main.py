@@ -85,8 +85,8 @@ def train(config, workdir):
     held_out = {
         split: open_records(config.data.dir, *where) for split, where in config.data.evals.items()
     }
-    objective = assemble(config, records)
     divisor = networks.build_abstract(config.model.to_dict()).divisor
+    objective = assemble(config, records, divisor)
     passes, count = config.get("passes_per_epoch", 1), len(records.source)
     if not 1 <= batch_size <= passes * count:
         raise Usage(f"data.batch_size={batch_size}, but an epoch is {passes} x {count} records")
@@ -114,11 +114,10 @@ def train(config, workdir):
 
     describe(workdir, config)
     checkpoints = Checkpoints(saved, score=score, higher_is_better=higher_is_better)
-    state = jax.device_put(checkpoints.restore(state), sharding.replicated(mesh))
+    state = checkpoints.restore(state)
     done = int(state.step)
-    devices = jax.devices()
     print(
-        f"{workdir}: {len(devices)} x {devices[0].device_kind} ({devices[0].platform}), "
+        f"{workdir}: {sharding.devices_in_use()}, "
         f"{count} records, {steps_per_epoch} steps an epoch, {total_steps} in all"
         + (f"; continues from step {done}" if done else ""),
         flush=True,
@@ -157,8 +156,8 @@ def train(config, workdir):
     print(f"{workdir}: done, {max(total_steps, done)} steps", flush=True)
 
 
-def assemble(config, records):
-    """The objective of `config`, to be trained on `records`."""
+def assemble(config, records, divisor):
+    """The objective of `config`, to be trained on `records`, with a network of this `divisor`."""
     arguments = config.objective.to_dict()
     constructor = choose("objective", arguments.pop("name"), OBJECTIVES)
     if "corruption" in arguments:
@@ -175,9 +174,7 @@ def assemble(config, records):
             )
         arguments["task"] = task
     augment = config.augment.to_dict()
-    augment["crop"] = fitting_crop(
-        augment["crop"], records.source[0]["image"].shape[:2], config.model.to_dict()
-    )
+    augment["crop"] = fitting_crop(augment["crop"], records.source[0]["image"].shape[:2], divisor)
     return constructor(
         generator=config.model.to_dict(),
         optimizer=optimizers.build(config.optimizer.to_dict()),
@@ -186,14 +183,13 @@ def assemble(config, records):
     )
 
 
-def fitting_crop(crop, shape, model):
+def fitting_crop(crop, shape, divisor):
     """The side to cut for training: `crop`, or less where the records, all [h, w], are smaller.
 
     0 stays 0 (whole patches) if the network can take them.
 
     Raises: Usage naming the nearest sides if the network cannot take the crop.
     """
-    divisor = networks.build_abstract(model).divisor
     if crop == 0 and all(side % divisor == 0 for side in shape):
         return 0
     wanted = crop or min(shape)
@@ -272,10 +268,9 @@ def describe(workdir, config):
         return
     workdir.mkdir(parents=True, exist_ok=True)
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    devices = jax.devices()
     versions |= {
         "python": platform.python_version(),
-        "devices": f"{len(devices)} x {devices[0].device_kind} of {platform.machine()}",
+        "devices": f"{sharding.devices_in_use()}, {platform.machine()}",
         "cores": os.cpu_count(),
         "date": str(datetime.date.today()),
     }

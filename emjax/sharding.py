@@ -11,6 +11,12 @@ def data_mesh():
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
+def devices_in_use():
+    """How many devices of what kind: `8 x NVIDIA H200 (gpu)`."""
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+
+
 def by_row(mesh):
     """Rows of the leading axis spread over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))

@@ -13,7 +13,6 @@ class Account(NamedTuple):
 
     loaded: list  # taken from the old weights
     fresh: list  # left at their initial values because a pattern says so
-    unused: list  # in the old weights only because a pattern keeps the new one fresh
 
     def __str__(self):
         return f"{len(self.loaded)} arrays loaded, {len(self.fresh)} fresh: " + (
@@ -54,7 +53,5 @@ def fill(network, params, stats, *, fresh=()):
             for path, value in arrays.items()
         }
 
-    account = Account(
-        loaded=sorted(new.keys() - keep), fresh=sorted(keep), unused=sorted(keep & old.keys())
-    )
+    account = Account(loaded=sorted(new.keys() - keep), fresh=sorted(keep))
     return network.replace(params=filled(network.params), stats=filled(network.stats)), account

@@ -146,7 +146,7 @@ def test_pictures_show_what_the_evaluation_scored(tmp_path, tiny_records):
     def scores(run):
         split, where = list(run.config["data"]["evals"].items())[-1]
         records = data.open_records(tiny_records, *where)
-        objective = main.assemble(ConfigDict(gallery.tuples(run.config)), records)
+        objective = main.assemble(ConfigDict(gallery.tuples(run.config)), records, 4)
         state = SimpleNamespace(generator=gallery.trained(run))
         evaluate = jax.jit(lambda batch: objective.eval_step(state, batch))
         for name, batch in gallery.examples(run, split):
