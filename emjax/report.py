@@ -8,17 +8,12 @@ import collections
 import datetime
 import json
 import math
-import os
 import statistics
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
-from emjax import errors, gallery, journal, page, weights
-from emjax.errors import BadInput
-from emjax.main import flat, ranking
+from emjax import errors, gallery, page, runs, weights
 
-EARLY = (0.1, 0.25, 0.5)  # shares of the steps at which the test score is shown, too
 PROTOCOL = (
     "Test scores are those of the evaluation with the best validation score so far, also where "
     "they are given for the first part of the steps. Finished runs only: mean ± standard deviation "
@@ -27,153 +22,11 @@ PROTOCOL = (
 )
 
 
-class Run(NamedTuple):
-    """A workdir as it reads back."""
-
-    name: str  # its path below --runs
-    folder: Path
-    config: dict
-    evaluations: list  # the journal's rows that have a score
-    score: str  # what chooses the best of them
-    sign: int  # 1 where more of the score is better, else -1
-    done: int  # steps
-    planned: int | None  # steps; None before the first report
-
-    @property
-    def finished(self):
-        return bool(self.evaluations) and self.evaluations[-1]["step"] >= self.planned
-
-    @property
-    def status(self):
-        if self.finished:
-            return "finished"
-        return f"unfinished: {self.done} of {self.planned or '?'} steps"
-
-    @property
-    def pretraining(self):
-        return self.config.get("initialise", {}).get("workdir", "")
-
-    def best(self, share=1.0):
-        """The evaluation with the best score in the first `share` of the steps, or {}."""
-        rows = [row for row in self.evaluations if row["step"] <= share * self.done]
-        return max(rows, key=lambda row: self.sign * row[self.score], default={})
-
-    def scores(self):
-        """{column: score}: the best val, and test where val was the best so far; nan for none."""
-        metric = self.score.split("/")[1]
-        shares = {f"test {metric}": 1.0, **{f"test at {share:.0%}": share for share in EARLY}}
-        test = {name: self.best(share).get(f"test/{metric}") for name, share in shares.items()}
-        found = {f"best {self.score}": self.best().get(self.score), **test}
-        return {name: math.nan if value is None else value for name, value in found.items()}
-
-
-def read(folder, root):
-    """The Run of a workdir, named by its path below `root`.
-
-    Raises: BadInput naming the file that does not read.
-    """
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text())
-        score, higher_is_better = ranking(config)
-        path = folder / "metrics.jsonl"
-        rows = journal.read(path)
-        if not all(isinstance(value, int | float) for row in rows for value in row.values()):
-            raise ValueError("a value that is no number")
-        steps = [row["step"] for row in rows]
-        planned = rows[-1]["total"] if rows else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path}: not the record of a run: {error!r}") from error
-    evaluations = [row for row in rows if math.isfinite(row.get(score, math.nan))]
-    return Run(
-        name=folder.name if folder == root else os.path.relpath(folder, root),
-        folder=folder,
-        config=config,
-        evaluations=evaluations,
-        score=score,
-        sign=1 if higher_is_better else -1,
-        done=max(steps, default=0),
-        planned=planned,
-    )
-
-
-def find(root):
-    """All runs below `root`, by name.
-
-    Raises: BadInput if there is none, or naming the file that does not read.
-    """
-    folders = sorted(path.parent for path in root.rglob("metrics.jsonl"))
-    runs = [read(folder, root) for folder in folders if (folder / "config.json").exists()]
-    if not runs:
-        raise BadInput(f"{root}: no runs in it, no folder with config.json and metrics.jsonl")
-    return runs
-
-
-class Arm(NamedTuple):
-    """Finetuning runs that differ in nothing but the seed."""
-
-    name: str  # the initialisation, and the settings in which arms of one group differ
-    origin: str  # what the pretraining run was
-    runs: list
-
-    @property
-    def seeds(self):
-        """{seed: run} of the finished runs; where a seed was run twice, the first by name."""
-        return {run.config["seed"]: run for run in reversed(self.runs) if run.finished}
-
-    @property
-    def recipe(self):
-        """What an arm shares with the one from random weights it is compared with."""
-        return {**self.runs[0].config, "seed": None, "initialise": None}
-
-
-def arms(runs, root):
-    """{dataset, task and model: [Arm]}, arms from random weights first."""
-    alike, groups = {}, {}
-    for run in runs:
-        start = run.config["initialise"] if run.pretraining else None
-        key = json.dumps({**run.config, "seed": None, "initialise": start}, sort_keys=True)
-        alike.setdefault(key, []).append(run)
-    for same in sorted(alike.values(), key=lambda same: bool(same[0].pretraining)):
-        config = same[0].config
-        group = f"{':'.join(config['data']['train'])}, {config['task']}, {model_of(same[0])}"
-        groups.setdefault(group, []).append(same)
-    for group, members in groups.items():
-        settings = [dict(flat(same[0].config)) for same in members]
-        names = set().union(*settings) - {"seed", "initialise.workdir"}
-        differ = [n for n in sorted(names) if len({str(s.get(n)) for s in settings}) > 1]
-        groups[group] = []
-        for same, fields in zip(members, settings, strict=True):
-            name, origin = initialisation(same[0], root)
-            for field in differ:
-                name += f"; {field} {fields.get(field)}"
-            groups[group].append(Arm(name, origin, same))
-    return groups
-
-
-def initialisation(run, root):
-    """Where `run` started from, and what can be read of that pretraining run."""
-    if not run.pretraining:
-        return "random", "-"
-    try:
-        source = read(Path(run.pretraining), root)
-    except BadInput:
-        return f"pretrained ({run.pretraining})", "not readable here"
-    name = run.pretraining if source.name.startswith("..") else source.name
-    corpus, objective = ":".join(source.config["data"]["train"]), source.config["objective"]["name"]
-    return f"pretrained ({name})", f"{objective}, {corpus}, {source.done} steps"
-
-
 def words(field):
     """A field of a config in one line: `patchgan, width 8, depth 3`; - for none."""
     words = (f"{value}" if name == "name" else f"{name} {value}"
              for name, value in (field or {}).items())  # fmt: skip
     return ", ".join(words) or "-"
-
-
-def model_of(run):
-    """Its short name, `unet 2 44`."""
-    return " ".join(map(str, run.config["model"].values()))
 
 
 def spread(values, form=".4f"):
@@ -215,7 +68,7 @@ def pretraining_row(run):
     corrupted, best = run.score.split("/")[0] + "/corrupted_l1", run.best()
     return {
         "run": run.name,
-        "model": model_of(run),
+        "model": runs.model_of(run),
         "corpus": ":".join(run.config["data"]["train"]),
         "steps": str(run.done),
         "status": run.status,
@@ -264,9 +117,9 @@ def main(arguments):
     parser.add_argument("--out", required=True, type=Path, help="folder for the report")
     options = parser.parse_args(arguments)
     root, out = options.runs, options.out
-    runs = find(root)
-    groups = arms([run for run in runs if "task" in run.config], root)
-    pretrained = [run for run in runs if "task" not in run.config]
+    found = runs.find(root)
+    groups = runs.arms([run for run in found if "task" in run.config], root)
+    pretrained = [run for run in found if "task" not in run.config]
 
     tables, panels, galleries = {}, {}, {}
     for group, members in groups.items():
@@ -283,10 +136,10 @@ def main(arguments):
         tables["Pretraining"] = [pretraining_row(run) for run in pretrained]
         panels["pretraining"] = [(run.name, [run]) for run in pretrained]
         galleries |= {f"Pretraining: {run.name}": gallery.restorations(run) for run in pretrained}
-    versions = collections.Counter(map(versions_of, runs))
+    versions = collections.Counter(map(versions_of, found))
     details = {
-        "Runs": [run_row(run) for run in runs],
-        "What was run": [settings_row(run) for run in runs],
+        "Runs": [run_row(run) for run in found],
+        "What was run": [settings_row(run) for run in found],
         "Versions": [{"runs": str(n), "versions": text} for text, n in versions.items()],
     }
     made = f"Report made on {datetime.date.today()}; where and when each run ran is under Versions."

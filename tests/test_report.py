@@ -10,7 +10,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from emjax import data, gallery, main, networks, report, weights
+from emjax import data, gallery, main, networks, report, runs, weights
 from emjax.errors import BadInput
 
 VAL = [0.30, 0.50, 0.70, 0.60, 0.65, 0.70, 0.69, 0.71, 0.40, 0.50]  # best of 10: 0.71 at step 80
@@ -140,8 +140,8 @@ def test_pictures_show_what_the_evaluation_scored(tmp_path, tiny_records):
         facts = {"model": config.model.to_dict(), "task": None, "range_rule": "percentile"}
         weights.write(folder / "model", network, facts)
     workdir(tmp_path / "no_model", "segment_au", [], seed=1, **{"data.dir": str(tiny_records)})
-    runs = {run.name: run for run in report.find(tmp_path)}
-    assert runs["pretrain"].planned == 100
+    found = {run.name: run for run in runs.find(tmp_path)}
+    assert found["pretrain"].planned == 100
 
     def scores(run):
         split, where = list(run.config["data"]["evals"].items())[-1]
@@ -153,12 +153,12 @@ def test_pictures_show_what_the_evaluation_scored(tmp_path, tiny_records):
             pairs = evaluate(batch)
             yield name, {name: total / count for name, (total, count) in pairs.items()}
 
-    arms = [report.Arm(name, "-", [runs[name]]) for name in ("segment_au", "no_model")]
+    arms = [runs.Arm(name, "-", [found[name]]) for name in ("segment_au", "no_model")]
     for row, (name, score) in zip(gallery.predictions(arms), scores(arms[0].runs[0]), strict=True):
         assert len(row) == 4 and f"input: {name}" in row[0] and "no_model has no model" in row[3]
         assert f"segment_au, seed 0: dice {score['dice']:.4f}" in row[2]
-    restorations = gallery.restorations(runs["pretrain"])
-    for row, (name, score) in zip(restorations, scores(runs["pretrain"]), strict=True):
+    restorations = gallery.restorations(found["pretrain"])
+    for row, (name, score) in zip(restorations, scores(found["pretrain"]), strict=True):
         assert f"corrupted: l1 {score['corrupted_l1']:.4f}" in row[0]
         assert f"restored: l1 {score['l1']:.4f}" in row[1] and f"original: {name}" in row[2]
 
