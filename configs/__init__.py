@@ -1,0 +1,21 @@
+"""Recipes. A variant is a flat dict of changed fields; one that is a dict replaces the field."""
+
+import copy
+
+from ml_collections import ConfigDict
+
+from emjax.choose import choose
+
+
+def varied(config, names, variants):
+    """`config` changed by the variants called `names`, joined by commas, one after the other.
+
+    Raises: Usage for an unknown name, listing the known ones.
+    """
+    for name in filter(None, names.split(",")):
+        for field, value in choose("variant", name, variants).items():
+            if isinstance(value, dict):
+                config[field] = ConfigDict(copy.deepcopy(value))  # no placeholder is shared
+            else:
+                config.update_from_flattened_dict({field: value})
+    return config

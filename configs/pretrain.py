@@ -2,6 +2,7 @@
 
     python -m emjax.main --config=configs/pretrain.py                   U-Net 4 424, all of it
     python -m emjax.main --config=configs/pretrain.py:unet_2_44,100k    nine U-Nets, 50k to 200k
+    python -m emjax.main --config=configs/pretrain.py:hrnet_w48,200k    the paper's largest network
     python -m emjax.main --config=configs/pretrain.py:smoke             simulated data, seconds
     python -m emjax.main --config=configs/pretrain.py:demo              simulated data, minutes
 
@@ -12,19 +13,40 @@ corruption and no amplitudes; those below are this project's choice.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from emjax.choose import choose
+from configs import varied
 
-UNETS = {
-    f"unet_{blocks}_{field}": {"model.blocks": blocks, "model.receptive_field": field}
+
+def unet(blocks, receptive_field):
+    return dict(
+        name="unet",
+        blocks=blocks,
+        receptive_field=receptive_field,
+        filters=placeholder(tuple),  # channels, a number a level and one for the bottleneck
+        pools=placeholder(tuple),  # one a level; unset: 2
+        dilations=placeholder(tuple),  # in place of those that give the receptive field
+        norm="batch",  # or instance, group, none
+    )
+
+
+def hrnet(variant):
+    return dict(name="hrnet", variant=variant, upsampling="bilinear", norm="batch")
+
+
+GENERATORS = {
+    f"unet_{blocks}_{field}": unet(blocks, field)
     for blocks, fields in {2: (44, 84, 116), 3: (96, 176, 240), 4: (200, 360, 424)}.items()
     for field in fields
+} | {
+    f"hrnet_{variant}": hrnet(variant)
+    for variant in ("w18_small_v1", "w18_small_v2", "w18", "w32", "w44", "w48")
 }
+NETWORKS = {name: {"model": generator} for name, generator in GENERATORS.items()}
 SUBSETS = {
     f"{thousands}k": {"data.train": ("cem500k", f"train[:{thousands}000]")}
     for thousands in (50, 100, 200)
 }
 SMOKE = {
-    **UNETS["unet_2_44"],
+    "model": GENERATORS["unet_2_44"],
     "epochs": 1,
     "log_every": 5,
     "data.train": ("simulated/unlabelled", "train"),
@@ -43,7 +65,7 @@ DEMO = {
     "discriminator.width": 16,
     "optimizer.lr": 1e-3,
 }
-VARIANTS = {**UNETS, **SUBSETS, "smoke": SMOKE, "demo": DEMO}
+VARIANTS = {**NETWORKS, **SUBSETS, "smoke": SMOKE, "demo": DEMO}
 
 
 def get_config(variants=""):
@@ -71,10 +93,9 @@ def get_config(variants=""):
         ),
     )
     config.augment = dict(crop=0, turns=True)  # 0: the whole patch
-    config.model = dict(name="unet", blocks=4, receptive_field=424)
-    config.discriminator = dict(name="patchgan", width=64, depth=3)  # 70 px receptive field
+    config.model = unet(blocks=4, receptive_field=424)
+    config.discriminator = dict(name="patchgan", width=64, depth=3, norm="batch")  # sees 70 px
+    config.precision = "float32"  # what the networks compute in; or bfloat16
     config.optimizer = dict(name="adam", lr=2e-4, b1=0.5, b2=0.999)
 
-    for name in filter(None, variants.split(",")):
-        config.update_from_flattened_dict(choose("variant", name, VARIANTS))
-    return config
+    return varied(config, variants, VARIANTS)

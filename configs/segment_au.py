@@ -14,8 +14,8 @@ Reference level on Au5nmV1: hard Dice 0.72-0.78 for U-Nets of 8k parameters (Syt
 
 from ml_collections import ConfigDict
 
-from configs.pretrain import UNETS
-from emjax.choose import choose
+from configs import varied
+from configs.pretrain import GENERATORS, NETWORKS, unet
 
 
 def splits(dataset):
@@ -31,7 +31,7 @@ AU_SETS = {
     for name in ("au2_2nm", "au5nm", "au10nm", "au20nm", "au5nm_v1")
 }
 SMOKE = {
-    **UNETS["unet_2_44"],
+    "model": GENERATORS["unet_2_44"],
     **splits("simulated/nanoparticles"),
     "epochs": 1,
     "passes_per_epoch": 1,
@@ -49,7 +49,7 @@ DEMO = {
     "augment.crop": 96,
     "optimizer.lr": 3e-3,
 }
-VARIANTS = {**UNETS, **AU_SETS, "smoke": SMOKE, "demo": DEMO}
+VARIANTS = {**NETWORKS, **AU_SETS, "smoke": SMOKE, "demo": DEMO}
 
 
 def get_config(variants=""):
@@ -77,9 +77,8 @@ def get_config(variants=""):
         fresh=("head/.*",),
     )
     config.augment = dict(crop=448, turns=True, resize=1.25, noise_probability=0.5)
-    config.model = dict(name="unet", blocks=4, receptive_field=424)
+    config.model = unet(blocks=4, receptive_field=424)
+    config.precision = "float32"  # what the networks compute in; or bfloat16
     config.optimizer = dict(name="adam", lr=2e-4, b1=0.9, b2=0.999)
 
-    for name in filter(None, variants.split(",")):
-        config.update_from_flattened_dict(choose("variant", name, VARIANTS))
-    return config
+    return varied(config, variants, VARIANTS)

@@ -179,6 +179,7 @@ def assemble(config, records, divisor):
         generator=config.model.to_dict(),
         optimizer=optimizers.build(config.optimizer.to_dict()),
         augment=Augmentation(**augment),
+        precision=config.precision,
         **arguments,
     )
 

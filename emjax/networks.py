@@ -1,6 +1,7 @@
 """A network as plain arrays: parameters, running statistics and optimizer memory."""
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx, struct
 
@@ -8,9 +9,14 @@ from emjax.choose import choose
 from emjax.errors import Usage
 from emjax.models import MODELS
 
+# What layers compute in; None: in the format of the images, float32 outside of tests.
+PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
+
 
 class Network(struct.PyTreeNode):
     """What a step reads and writes of one network; flat dicts `{"down/0/conv1/kernel": array}`.
+
+    Parameters, statistics and memory are float32 whatever `precision` the network computes in.
 
     Differs from an nnx.Module: nothing in it depends on Flax, so optax, Orbax and safetensors take
     it as it is, and transfer is a test on a path.
@@ -21,11 +27,17 @@ class Network(struct.PyTreeNode):
     memory: optax.OptState | None = None
     definition: nnx.GraphDef = struct.field(pytree_node=False, default=None)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False, default=None)
+    precision: str = struct.field(pytree_node=False, default="float32")
 
     def apply(self, params, stats, *images, train):
-        """The network's output for `images` and, in training, the statistics that follow."""
+        """The network's output for `images` and, in training, the statistics that follow.
+
+        The output has the number format of the images, whatever the network computes in.
+        """
         module = nnx.merge(self.definition, nest(params), nest(stats))
-        output = module(*images, train=train)
+        dtype = PRECISIONS[self.precision]
+        output = module(*(x.astype(dtype or x.dtype) for x in images), train=train)
+        output = output.astype(images[0].dtype)
         return output, (arrays(module)[1] if train else stats)
 
     def updated(self, grads, stats):
@@ -33,6 +45,21 @@ class Network(struct.PyTreeNode):
         updates, memory = self.optimizer.update(grads, self.memory, self.params)
         params = optax.apply_updates(self.params, updates)
         return self.replace(params=params, stats=stats, memory=memory)
+
+
+class Keys:
+    """Stands in for nnx.Rngs while a module is built: one key for each `params()`.
+
+    nnx.Rngs counts in an array; tracing looks that up anew at every layer, which took 4 of the 5
+    seconds that the shapes of a large HRNet cost.
+    """
+
+    def __init__(self, key):
+        self.key, self.count = key, 0
+
+    def params(self):
+        self.count += 1
+        return jax.random.fold_in(self.key, self.count)
 
 
 def build(model, *, key):
@@ -44,13 +71,17 @@ def build(model, *, key):
     name = arguments.pop("name")
     constructor = choose("model", name, MODELS)
     try:
-        return constructor(**arguments, rngs=nnx.Rngs(key))
+        return constructor(**arguments, rngs=Keys(key))
     except TypeError as error:
         raise Usage(f"model {name!r} with {arguments}: {error}") from error
 
 
-def create(model, optimizer, *, key):
-    """A Network of the config's `model` at its initial values, with the optimizer's memory."""
+def create(model, optimizer, *, key, precision="float32"):
+    """A Network of the config's `model` at its initial values, with the optimizer's memory.
+
+    Raises: Usage for an unknown model or `precision` (float32, bfloat16), listing the known ones.
+    """
+    choose("precision", precision, PRECISIONS)
 
     # Run once, so compiled fast rather than well: a quarter of the time for the same values.
     quick = {"xla_backend_optimization_level": 0}
@@ -62,6 +93,7 @@ def create(model, optimizer, *, key):
         memory=optimizer.init(params),
         definition=nnx.graphdef(build_abstract(model)),
         optimizer=optimizer,
+        precision=precision,
     )
 
 

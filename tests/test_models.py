@@ -102,7 +102,7 @@ def test_impossible_receptive_field_names_the_nearest():
 
 
 def test_unknown_model_and_argument():
-    with pytest.raises(Usage, match="no model 'unett'; there are: patchgan, unet"):
+    with pytest.raises(Usage, match="no model 'unett'; there are: hrnet, patchgan, unet"):
         networks.build_abstract(dict(name="unett"))
     with pytest.raises(Usage, match="model 'unet' with .*depth"):
         networks.build_abstract(dict(name="unet", depth=3))

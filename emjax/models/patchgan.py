@@ -6,7 +6,8 @@ from jax import random
 from jax.nn import initializers
 
 from emjax.errors import Usage
-from emjax.models.blocks import BatchNorm
+from emjax.models.blocks import conv, normalisation
+from emjax.models.receptive_field import patchgan_receptive_field
 
 
 class PatchGAN(nnx.Module):
@@ -14,44 +15,37 @@ class PatchGAN(nnx.Module):
 
     `depth` 4x4 convolutions of stride 2, then two of stride 1, all padded by 1. With depth 3 each
     score sees 70 x 70 pixels and the map of a 224 x 224 pair is 26 x 26. Convolutions before a
-    BatchNorm have no bias. Starts at N(0, 0.02), BatchNorm scales at N(1, 0.02).
+    norm have no bias. Starts at N(0, 0.02), norm scales at N(1, 0.02).
     Source: Isola et al. 2017 (arXiv 1611.07004), section 6.1.2, NLayerDiscriminator.
 
     Args:
         width: channels after the first convolution, doubled at each further one up to 8 * width.
         in_channels: of the two images together.
+        norm: batch, instance, group or none.
 
     Raises: Usage when called on images too small for a single score.
     """
 
-    def __init__(self, *, width=64, depth=3, in_channels=2, rngs):
+    def __init__(self, *, width=64, depth=3, in_channels=2, norm="batch", rngs):
+        self.receptive_field = patchgan_receptive_field(depth)
         widths = [width * min(2**level, 8) for level in range(depth + 1)]
         strides = [2] * depth + [1]
-
-        def conv(before, after, stride, use_bias):
-            return nnx.Conv(
-                before,
-                after,
-                (4, 4),
-                strides=stride,
-                padding=1,
-                use_bias=use_bias,
-                kernel_init=initializers.normal(0.02),
-                bias_init=initializers.zeros,
-                rngs=rngs,
-            )
-
-        befores = [in_channels, *widths]
+        options = dict(
+            padding=1,
+            kernel_init=initializers.normal(0.02),
+            bias_init=initializers.zeros,
+            rngs=rngs,
+        )
         self.convs = nnx.List(
-            conv(before, after, stride, use_bias=level == 0)
+            conv(before, after, 4, stride=stride, use_bias=level == 0 or norm == "none", **options)
             for level, (before, after, stride) in enumerate(
-                zip(befores, widths, strides, strict=False)
+                zip([in_channels, *widths], widths, strides, strict=False)
             )
         )
         self.norms = nnx.List(
-            BatchNorm(after, scale_init=scale_near_one, rngs=rngs) for after in widths[1:]
+            normalisation(norm, after, scale_init=scale_near_one, rngs=rngs) for after in widths[1:]
         )
-        self.head = conv(widths[-1], 1, 1, use_bias=True)
+        self.head = conv(widths[-1], 1, 4, **options)
 
     def __call__(self, corrupted, image, *, train):
         smallest = 3 * 2 ** (len(self.convs) - 1)
@@ -62,8 +56,8 @@ class PatchGAN(nnx.Module):
             )
         x = jnp.concatenate([corrupted, image], -1)
         x = nnx.leaky_relu(self.convs[0](x), 0.2)
-        for conv, norm in zip(self.convs[1:], self.norms, strict=True):
-            x = nnx.leaky_relu(norm(conv(x), train=train), 0.2)
+        for layer, norm in zip(self.convs[1:], self.norms, strict=True):
+            x = nnx.leaky_relu(norm(layer(x), train=train), 0.2)
         return self.head(x)
 
 

@@ -50,3 +50,41 @@ def patchgan_receptive_field(depth):
         field += 3 * spacing
         spacing *= stride
     return field
+
+
+def hrnet_receptive_field(stage1, modules, blocks, *, upsampling_mixes):
+    """Pixels one output of an HRNet sees along an axis, averaged over its phase in the coarsest.
+
+    The widest of all ways through the network: branch i lies 2**(i + 2) pixels apart; a 3x3
+    convolution adds two spacings of its input, upsampling one of its input where it mixes
+    neighbours (bilinear) and nothing where it does not (nearest).
+
+    Args:
+        stage1: bottleneck blocks before there are branches.
+        modules: exchanges in the stages of 2, 3 and 4 branches.
+        blocks: basic blocks of a branch between two exchanges.
+    """
+
+    def spacing(branch):
+        return 4 * 2**branch
+
+    def brought(field, source, target):
+        if source > target:
+            return field + upsampling_mixes * spacing(source)
+        return field + sum(2 * spacing(branch) for branch in range(source, target))
+
+    stem = 1 + 2 * 1 + 2 * 2
+    fields = [stem + stage1 * 2 * spacing(0)]
+    for branches, count in zip((2, 3, 4), modules, strict=True):
+        new = brought(fields[-1], branches - 2, branches - 1)
+        if branches == 2:  # a convolution to the branch's width; further on the widths agree
+            fields[0] += 2 * spacing(0)
+        fields.append(new)
+        for _ in range(count):
+            fields = [f + blocks * 2 * 2 * spacing(branch) for branch, f in enumerate(fields)]
+            fields = [
+                max(brought(f, source, target) for source, f in enumerate(fields))
+                for target in range(branches)
+            ]
+    joined = max(brought(f, source, 0) for source, f in enumerate(fields))
+    return joined + upsampling_mixes * spacing(0)

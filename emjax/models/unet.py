@@ -1,47 +1,70 @@
 """The residual U-Net whose receptive field is set by dilation."""
 
 import math
+from functools import partial
 
 import jax.numpy as jnp
 from flax import nnx
 
-from emjax.models.blocks import ResidualBlock, conv, max_pool, upsample_nearest
-from emjax.models.receptive_field import unet_dilations
+from emjax.errors import Usage
+from emjax.models.blocks import ResidualBlock, check_divisible, conv, max_pool, upsample_nearest
+from emjax.models.receptive_field import unet_dilations, unet_receptive_field
 
 
 class UNet(nnx.Module):
     """Image to image: `blocks` levels of a residual block and a pooling, a bottleneck, and back.
 
     Level i has 4 * 2**i channels and the same dilation on the way down and up. The output is
-    linear. Input and output float32 [b, h, w, channels], h and w divisible by `divisor`.
+    linear. Input and output [b, h, w, channels], h and w divisible by `divisor`.
     Source: Sytwu et al. 2022 (arXiv 2204.04250); nine variants in Kazimi et al. (arXiv 2402.18286).
     Differs: one linear output channel in place of a two-channel softmax.
 
     Args:
         blocks: levels above the bottleneck.
         receptive_field: pixels one output sees; chooses the dilations.
+        filters: channels, one number a level and one for the bottleneck.
+        pools: what each level is reduced by, 2 throughout by default.
+        dilations: one a level and one for the bottleneck, in place of `receptive_field`.
+        norm: batch, instance, group or none.
+
+    Raises: Usage for lists of another length, and for a receptive field that cannot be had or that
+        is not the one of `dilations`.
     """
 
-    def __init__(self, *, blocks, receptive_field, in_channels=1, out_channels=1, rngs):
-        self.pools = (2,) * blocks
+    def __init__(self, *, blocks, receptive_field=None, filters=None, pools=None, dilations=None,
+                 in_channels=1, out_channels=1, norm="batch", rngs):  # fmt: skip
+        if blocks < 1:
+            raise Usage(f"blocks={blocks}; at least 1 was due")
+        widths = per_level("filters", filters, blocks + 1, [4 * 2**i for i in range(blocks + 1)])
+        self.pools = per_level("pools", pools, blocks, (2,) * blocks)
         self.divisor = math.prod(self.pools)
-        widths = [4 * 2**level for level in range(blocks + 1)]
-        *dilations, deepest = unet_dilations(receptive_field, self.pools)
+        if dilations is None and receptive_field is not None:
+            dilations = unet_dilations(receptive_field, self.pools)
+        dilations = per_level("dilations", dilations, blocks + 1, (1,) * (blocks + 1))
+        self.receptive_field = unet_receptive_field(dilations, self.pools)
+        if receptive_field not in (None, self.receptive_field):
+            raise Usage(
+                f"receptive_field={receptive_field}, but dilations={dilations} with "
+                f"pools={self.pools} see {self.receptive_field} pixels; leave one of the two out"
+            )
+        *dilations, deepest = dilations
+        block = partial(ResidualBlock, norm=norm, rngs=rngs)
 
         self.down = nnx.List(
-            ResidualBlock(before, width, dilation=dilation, rngs=rngs)
+            block(before, width, dilation=dilation)
             for before, width, dilation in zip(
                 [in_channels, *widths], widths, dilations, strict=False
             )
         )
-        self.bottleneck = ResidualBlock(widths[-2], widths[-1], dilation=deepest, rngs=rngs)
+        self.bottleneck = block(widths[-2], widths[-1], dilation=deepest)
         self.up = nnx.List(
-            ResidualBlock(width + below, width, dilation=dilation, rngs=rngs)
+            block(width + below, width, dilation=dilation)
             for width, below, dilation in zip(widths, widths[1:], dilations, strict=False)
         )
         self.head = conv(widths[0], out_channels, 1, rngs=rngs)
 
     def __call__(self, x, *, train):
+        check_divisible(x, self.divisor)
         skips = []
         for block, pool in zip(self.down, self.pools, strict=True):
             x = block(x, train=train)
@@ -52,3 +75,11 @@ class UNet(nnx.Module):
             x = jnp.concatenate([skip, upsample_nearest(x, pool)], -1)
             x = block(x, train=train)
         return self.head(x)
+
+
+def per_level(name, values, count, default):
+    """`values`, or `default` if there are none, as a tuple of `count` positive whole numbers."""
+    values = tuple(default if values is None else values)
+    if len(values) != count or any(value != int(value) or value < 1 for value in values):
+        raise Usage(f"{name}={values}; {count} positive whole numbers were due")
+    return tuple(map(int, values))

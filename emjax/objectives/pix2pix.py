@@ -38,6 +38,7 @@ class Pix2Pix:
     augment: Augmentation
     corrupt: Corruption
     l1_weight: float = 100.0
+    precision: str = "float32"  # what the networks compute in; or bfloat16
 
     best = "l1"
     higher_is_better = False
@@ -47,9 +48,11 @@ class Pix2Pix:
         return State(
             step=jnp.zeros((), jnp.int32),
             key=key,
-            generator=networks.create(self.generator, self.optimizer, key=generator_seed),
+            generator=networks.create(
+                self.generator, self.optimizer, key=generator_seed, precision=self.precision
+            ),
             discriminator=networks.create(
-                self.discriminator, self.optimizer, key=discriminator_seed
+                self.discriminator, self.optimizer, key=discriminator_seed, precision=self.precision
             ),
         )
 

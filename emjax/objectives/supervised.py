@@ -29,13 +29,16 @@ class Supervised:
     optimizer: optax.GradientTransformation
     augment: Augmentation
     task: Task
+    precision: str = "float32"  # what the network computes in; or bfloat16
 
     def init(self, seed):
         generator_seed, key = jax.random.split(jax.random.key(seed))
         return State(
             step=jnp.zeros((), jnp.int32),
             key=key,
-            generator=networks.create(self.generator, self.optimizer, key=generator_seed),
+            generator=networks.create(
+                self.generator, self.optimizer, key=generator_seed, precision=self.precision
+            ),
         )
 
     def train_step(self, state, batch):

@@ -1,0 +1,225 @@
+"""The high-resolution network: parallel branches that exchange what they see."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn import initializers
+
+from emjax.choose import choose
+from emjax.models.blocks import UPSAMPLING, check_divisible, conv, normalisation
+from emjax.models.receptive_field import hrnet_receptive_field
+
+
+class Variant(NamedTuple):
+    """The numbers in which HRNets differ."""
+
+    width: int  # channels of the finest branch; each coarser one has twice as many
+    stage1: int  # bottleneck blocks at one resolution, before there are branches
+    planes: int  # their inner channels; four times as many come out
+    modules: tuple[int, int, int]  # exchanges in the stages of 2, 3 and 4 branches
+    blocks: int  # basic blocks of a branch between two exchanges
+
+
+# Source: HRNet/HRNet-Semantic-Segmentation, the experiments of its branch pytorch-v1.1.
+VARIANTS = {
+    "w18_small_v1": Variant(16, 1, 32, (1, 1, 1), 2),
+    "w18_small_v2": Variant(18, 2, 64, (1, 3, 2), 2),
+    **{f"w{width}": Variant(width, 4, 64, (1, 4, 3), 4) for width in (18, 32, 44, 48)},
+}
+
+
+class HRNet(nnx.Module):
+    """Image to image: a stem of stride 4, four stages of 1, 2, 3 and 4 branches, and a linear head.
+
+    Branch i works at 1 / 2**(i + 2) of the input's size with width * 2**i channels. The head joins
+    all branches at the finest one's size, and its output is magnified to the input's. Input and
+    output [b, h, w, channels], h and w divisible by 32. Convolutions start at N(0, 0.001); those
+    before a norm have no bias.
+    Source: Wang et al. 2019 (arXiv 1908.07919), the segmentation network of its authors.
+    Differs: one input channel and one linear output channel.
+
+    Args:
+        variant: w18_small_v1, w18_small_v2, w18, w32, w44 or w48.
+        upsampling: bilinear, bilinear_corners (the authors' later weights) or nearest (their
+            classification networks, and timm's).
+        norm: batch, instance, group or none.
+    """
+
+    divisor = 32
+
+    def __init__(self, *, variant, in_channels=1, out_channels=1, upsampling="bilinear",
+                 norm="batch", rngs):  # fmt: skip
+        width, stage1, planes, modules, blocks = choose("variant", variant, VARIANTS)
+        self.upsample = choose("upsampling", upsampling, UPSAMPLING)
+        self.receptive_field = hrnet_receptive_field(
+            stage1, modules, blocks, upsampling_mixes=upsampling != "nearest"
+        )
+        layers = Layers(norm, rngs)
+
+        self.stem = layers.chain((in_channels, 64, 64), stride=2)
+        self.stage1 = nnx.List(
+            Bottleneck(64 if block == 0 else 4 * planes, planes, layers) for block in range(stage1)
+        )
+        widths, self.transitions, self.stages = [4 * planes], nnx.List(), nnx.List()
+        for branches, count in zip((2, 3, 4), modules, strict=True):
+            before, widths = widths, [width * 2**branch for branch in range(branches)]
+            self.transitions.append(Transition(before, widths, layers))
+            self.stages.append(
+                nnx.List(
+                    nnx.Dict(
+                        branches=nnx.List(Branch(width, blocks, layers) for width in widths),
+                        fuse=Fuse(widths, self.upsample, layers),
+                    )
+                    for _ in range(count)
+                )
+            )
+        self.merge = layers.conv_norm(sum(widths), sum(widths), 1, use_bias=True)
+        self.head = layers.conv(sum(widths), out_channels, 1)
+
+    def __call__(self, x, *, train):
+        check_divisible(x, self.divisor)
+        x = in_turn(self.stem, x, train=train)
+        x = in_turn(self.stage1, x, train=train)
+        branches = [x]
+        for transition, modules in zip(self.transitions, self.stages, strict=True):
+            branches = transition(branches, train=train)
+            for module in modules:
+                branches = [
+                    branch(x, train=train)
+                    for branch, x in zip(module.branches, branches, strict=True)
+                ]
+                branches = module.fuse(branches, train=train)
+        finest, *coarser = branches
+        joined = [self.upsample(x, 2**level) for level, x in enumerate(coarser, start=1)]
+        x = self.merge(jnp.concatenate([finest, *joined], -1), train=train)
+        return self.upsample(self.head(x), 4)
+
+
+class Transition(nnx.Module):
+    """From the branches of one stage to those of the next, one more, made from the coarsest."""
+
+    def __init__(self, before, widths, layers):
+        *kept, new = widths
+        self.keep = nnx.List(
+            layers.chain((old, width) if old != width else ())
+            for old, width in zip(before, kept, strict=True)
+        )
+        self.new = layers.chain((before[-1], new), stride=2)
+
+    def __call__(self, branches, *, train):
+        kept = [in_turn(c, x, train=train) for c, x in zip(self.keep, branches, strict=True)]
+        return [*kept, in_turn(self.new, branches[-1], train=train)]
+
+
+class Branch(nnx.Module):
+    """Basic blocks at one resolution."""
+
+    def __init__(self, width, blocks, layers):
+        self.blocks = nnx.List(BasicBlock(width, layers) for _ in range(blocks))
+
+    def __call__(self, x, *, train):
+        return in_turn(self.blocks, x, train=train)
+
+
+class Fuse(nnx.Module):
+    """Each branch becomes the sum of all branches, brought to its width and size.
+
+    `paths[i][j]` leads from branch j to branch i: a 1x1 convolution and upsampling from a coarser
+    one, nothing from itself, 3x3 convolutions of stride 2 from a finer one.
+    """
+
+    def __init__(self, widths, upsample, layers):
+        self.upsample = upsample
+
+        def path(i, j):
+            if j > i:
+                return layers.chain((widths[j], widths[i]), size=1, last_relu=False)
+            kept = [widths[j]] * (i - j)
+            return layers.chain((*kept, widths[i]), stride=2, last_relu=False)
+
+        places = range(len(widths))
+        self.paths = nnx.List(nnx.List(path(i, j) for j in places) for i in places)
+
+    def __call__(self, branches, *, train):
+        fused = []
+        for i, paths in enumerate(self.paths):
+            total = 0
+            for j, (path, x) in enumerate(zip(paths, branches, strict=True)):
+                x = in_turn(path, x, train=train)
+                total += self.upsample(x, 2 ** (j - i)) if j > i else x
+            fused.append(nnx.relu(total))
+        return fused
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions beside the input itself, added before the ReLU."""
+
+    def __init__(self, width, layers):
+        self.convs = layers.chain((width, width, width), last_relu=False)
+
+    def __call__(self, x, *, train):
+        return nnx.relu(in_turn(self.convs, x, train=train) + x)
+
+
+class Bottleneck(nnx.Module):
+    """1x1, 3x3 and 1x1 convolutions, four times as wide at the end, beside the input.
+
+    The input is projected where its channels are not as many.
+    """
+
+    def __init__(self, in_channels, planes, layers):
+        out = 4 * planes
+        self.reduce = layers.conv_norm(in_channels, planes, 1)
+        self.conv = layers.conv_norm(planes, planes, 3)
+        self.expand = layers.conv_norm(planes, out, 1, relu=False)
+        self.project = layers.chain(
+            (in_channels, out) if in_channels != out else (), size=1, last_relu=False
+        )
+
+    def __call__(self, x, *, train):
+        y = self.expand(self.conv(self.reduce(x, train=train), train=train), train=train)
+        return nnx.relu(y + in_turn(self.project, x, train=train))
+
+
+class ConvNorm(nnx.Module):
+    """A convolution, a norm and, unless told otherwise, a ReLU."""
+
+    def __init__(self, conv, norm, relu):
+        self.conv, self.norm, self.relu = conv, norm, relu
+
+    def __call__(self, x, *, train):
+        x = self.norm(self.conv(x), train=train)
+        return nnx.relu(x) if self.relu else x
+
+
+class Layers(NamedTuple):
+    """What all layers of one HRNet have in common."""
+
+    norm: str
+    rngs: nnx.Rngs
+
+    def conv(self, before, after, size, **options):
+        init = initializers.normal(0.001)
+        return conv(before, after, size, kernel_init=init, rngs=self.rngs, **options)
+
+    def conv_norm(self, before, after, size, *, stride=1, relu=True, use_bias=False):
+        use_bias = use_bias or self.norm == "none"
+        layer = self.conv(before, after, size, stride=stride, use_bias=use_bias)
+        return ConvNorm(layer, normalisation(self.norm, after, rngs=self.rngs), relu)
+
+    def chain(self, widths, *, size=3, stride=1, last_relu=True):
+        """ConvNorms from each of `widths` to the next; none for fewer than two."""
+        steps = list(zip(widths, widths[1:], strict=False))
+        return nnx.List(
+            self.conv_norm(
+                before, after, size, stride=stride, relu=last_relu or place < len(steps) - 1
+            )
+            for place, (before, after) in enumerate(steps)
+        )
+
+
+def in_turn(layers, x, *, train):
+    for layer in layers:
+        x = layer(x, train=train)
+    return x
