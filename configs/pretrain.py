@@ -25,6 +25,7 @@ def unet(blocks, receptive_field):
         pools=placeholder(tuple),  # one a level; unset: 2
         dilations=placeholder(tuple),  # in place of those that give the receptive field
         norm="batch",  # or instance, group, none
+        input_interval=placeholder(tuple),  # for converted weights that were not trained on [-1, 1]
     )
 
 

@@ -5,7 +5,9 @@ import sys
 
 from emjax import errors
 
-VERBS = {"train": "emjax.main", "predict": "emjax.predict", "report": "emjax.report"}
+VERBS = {"train": "emjax.main"} | {
+    verb: f"emjax.{verb}" for verb in ("predict", "report", "convert")
+}
 
 
 def main():

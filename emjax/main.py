@@ -85,7 +85,8 @@ def train(config, workdir):
     held_out = {
         split: open_records(config.data.dir, *where) for split, where in config.data.evals.items()
     }
-    divisor = networks.build_abstract(config.model.to_dict()).divisor
+    module = networks.build_abstract(config.model.to_dict())
+    divisor = module.divisor
     objective = assemble(config, records, divisor)
     passes, count = config.get("passes_per_epoch", 1), len(records.source)
     if not 1 <= batch_size <= passes * count:
@@ -103,7 +104,8 @@ def train(config, workdir):
     score, higher_is_better = ranking(config)
     saved = workdir / "checkpoints"
     if "initialise" in config and config.initialise.workdir and not any_saved(saved):
-        params, stats = old_weights(config.initialise)
+        params, stats, model = old_weights(config.initialise)
+        transfer.refuse_other_wiring(networks.build_abstract(model), module)
         generator, account = transfer.fill(
             state.generator, params, stats, fresh=config.initialise.fresh
         )
@@ -218,16 +220,19 @@ def ranking(config):
 
 
 def old_weights(initialise):
-    """(params, stats) of the run or the converted model that `initialise.workdir` names."""
+    """(params, stats, model) of the run or the converted model that `initialise.workdir` names."""
     folder = Path(initialise.workdir)
     if (folder / "model.safetensors").exists():
-        return weights.read(folder)[:2]
+        params, stats, config = weights.read(folder)
+        return params, stats, config["model"]
     if not (folder / "config.json").exists():
         raise BadInput(f"{folder}: neither a run (config.json) nor a model (model.safetensors)")
-    score, higher = ranking(json.loads((folder / "config.json").read_text()))
-    return load_generator(
+    config = json.loads((folder / "config.json").read_text())
+    score, higher = ranking(config)
+    params, stats = load_generator(
         folder / "checkpoints", initialise.step, score=score, higher_is_better=higher
     )
+    return params, stats, config["model"]
 
 
 def plain(config):

@@ -239,10 +239,11 @@ def intensity_range(images, rule):
     return float(low), float(high)
 
 
-def from_range(image, intensity_range):
+def from_range(image, intensity_range, *, clip=True):
     """float32 like `image`, with `intensity_range` (low, high) at -1 and 1, clipped there."""
     low, high = np.asarray(intensity_range, np.float32)
-    return np.clip((np.asarray(image, np.float32) - low) * (2 / (high - low)) - 1, -1, 1)
+    scaled = (np.asarray(image, np.float32) - low) * (2 / (high - low)) - 1
+    return np.clip(scaled, -1, 1) if clip else scaled
 
 
 def to_range(image, intensity_range):

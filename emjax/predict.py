@@ -28,6 +28,11 @@ class Predictor:
 
     def __init__(self, folder):
         module, self.config = weights.load(folder)
+        if reason := self.config.get("only_to_start_from"):
+            raise Usage(
+                f"{folder}: not to be predicted with, {reason}; finetune it first, by "
+                f"--config.initialise.workdir={folder}"
+            )
         self.divisor = module.divisor
         self.task = TASKS[self.config["task"]] if self.config["task"] else None
         self.apply = jax.jit(lambda images: module(images, train=False))
@@ -40,7 +45,9 @@ class Predictor:
         intensity_range = micrographs.intensity_range([image], self.config["range_rule"])
         h, w = image.shape
         more = ((0, -h % self.divisor), (0, -w % self.divisor))
-        padded = np.pad(micrographs.from_range(image, intensity_range), more, mode="reflect")
+        clip = self.config.get("clip", True)  # converted networks saw values beyond the range
+        scaled = micrographs.from_range(image, intensity_range, clip=clip)
+        padded = np.pad(scaled, more, mode="reflect")
         output = self.apply(padded[None, :, :, None])
         if self.task:
             output = self.task.prediction(output)

@@ -20,6 +20,23 @@ class Account(NamedTuple):
         )
 
 
+def refuse_other_wiring(old, new):
+    """Raise Usage if two modules compute differently from the same arrays, naming where."""
+    settings = ("pools", "dilations", "upsampling", "input_interval")
+    differ = [
+        f"{name} {getattr(old, name)} -> {getattr(new, name)}"
+        for name in settings
+        if getattr(old, name, None) != getattr(new, name, None)
+        and hasattr(old, name) and hasattr(new, name)
+    ]  # fmt: skip
+    if differ:
+        raise Usage(
+            "the old weights belong to another network: "
+            + "; ".join(differ)
+            + "; set config.model alike"
+        )
+
+
 def fill(network, params, stats, *, fresh=()):
     """`network` with its body taken from old `params` and `stats`, and the account of it.
 

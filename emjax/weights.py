@@ -21,8 +21,9 @@ def write(folder, network, config):
     """Put `network` and its `config` under `folder`, each file whole or not at all.
 
     Args:
-        config: `model` (the config's field), `task` or None, `range_rule`, and what else a reader
-            should know; JSON values.
+        config: `model` (the config's field), `task` or None, `range_rule`, `clip` (whether values
+            beyond the range are cut off; default yes) and what else a reader should know; JSON
+            values.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,11 +46,15 @@ def replace(path, content):
 
 
 def read(folder):
-    """(params, stats, config) of a folder that `write` made; host arrays.
+    """(params, stats, config) of a folder that `write` made, or of a workdir that has it as model/.
+
+    The arrays are on the host.
 
     Raises: BadInput if a file is missing or damaged.
     """
     folder = Path(folder)
+    inner = folder / "model"
+    folder = inner if inner.is_dir() else folder
     try:
         config = json.loads((folder / "config.json").read_text())
         arrays = load_file(folder / "model.safetensors")
@@ -71,23 +76,26 @@ def read(folder):
 
 
 def load(folder):
-    """(module, config) ready for `module(x, train=False)`; `folder` is a workdir or its model/."""
-    folder = Path(folder)
-    inner = folder / "model"
-    params, stats, config = read(inner if inner.is_dir() else folder)
+    """(module, config) ready for `module(x, train=False)`, of what `read` reads."""
+    params, stats, config = read(folder)
     return networks.assemble(config["model"], params, stats), config
 
 
 def card(config, network):
+    model = {name: value for name, value in config["model"].items() if value is not None}
     parameters = sum(np.size(value) for value in network.params.values())
-    scores = "\n".join(f"- {name}: {value:.4f}" for name, value in config.get("scores", {}).items())
+    facts = {
+        "network": f"{json.dumps(model)}, {parameters} parameters",
+        "task": config["task"] or "restoration",
+        "trained on": config.get("trained_on"),
+        "updates": config.get("step"),
+        "intensity rule": config["range_rule"],
+        **{name: f"{value:.4f}" for name, value in config.get("scores", {}).items()},
+    }
+    told = "\n".join(f"- {name}: {value}" for name, value in facts.items() if value is not None)
     return f"""# {config.get("title", "emjax model")}
 
-- network: {json.dumps(config["model"])}, {parameters} parameters
-- task: {config["task"] or "restoration"}
-- trained on: {config.get("trained_on", "not recorded")}, {config.get("step", "?")} updates
-- intensity rule: {config["range_rule"]}, to [-1, 1]
-{scores}
+{told}
 
 Use it: `python -m emjax.predict --model=DIR --out=DIR FILE_OR_FOLDER...`
 """

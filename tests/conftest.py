@@ -9,6 +9,8 @@ from pathlib import Path
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(".pytest_cache/compiled").absolute()))
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
@@ -40,3 +42,16 @@ def tiny_records(tmp_path_factory):
     for name in ("simulated/unlabelled", "simulated/nanoparticles"):
         main([name, f"--data_dir={folder}", "--patch=64", "--records=40"])
     return folder
+
+
+@pytest.fixture
+def float64(monkeypatch):
+    """Both sides in float64: Adam's step is the sign of a gradient, whatever its size.
+
+    In float32 a gradient as small as its own rounding gives a step of the full learning rate in
+    either direction, so parameters cannot be compared. emjax names float32 where it fixes the
+    precision of statistics and images; that name means float64 here.
+    """
+    with jax.enable_x64(True):
+        monkeypatch.setattr(jnp, "float32", jnp.float64)
+        yield np.float64

@@ -16,7 +16,8 @@ def test_defaults_are_the_papers_run():
     assert str(workdir) == "runs/pretrain/default"
     assert config.epochs == 60 and config.data.batch_size == 128
     assert config.data.train == ("cem500k", "train")
-    assert config.model.to_dict() == dict(name="unet", blocks=4, receptive_field=424)
+    given = {name: value for name, value in config.model.items() if value is not None}
+    assert given == dict(name="unet", blocks=4, receptive_field=424, norm="batch")
     assert config.objective.l1_weight == 100.0 and config.optimizer.lr == 2e-4
     assert config.discriminator.width == 64 and config.discriminator.depth == 3
     config, _ = parse([SEGMENT])

@@ -32,19 +32,6 @@ UNET_4_424 = dict(name="unet", blocks=4, receptive_field=424)
 DILATIONS_4_424 = [1, 1, 2, 2, 3]
 
 
-@pytest.fixture
-def float64(monkeypatch):
-    """Both sides in float64: Adam's step is the sign of a gradient, whatever its size.
-
-    In float32 a gradient as small as its own rounding gives a step of the full learning rate in
-    either direction, so parameters cannot be compared. emjax names float32 where it fixes the
-    precision of statistics and images; that name means float64 here.
-    """
-    with jax.enable_x64(True):
-        monkeypatch.setattr(jnp, "float32", jnp.float64)
-        yield np.float64
-
-
 def drawn(model, optimizer=None, dtype=np.float32):
     """A Network whose every array is random: no scale is 1, no bias and no running mean 0."""
     rng = np.random.default_rng(0)

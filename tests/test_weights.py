@@ -27,7 +27,7 @@ def test_what_is_written_reads_back_exactly(network, tmp_path):
         np.testing.assert_array_equal(value, {**network.params, **network.stats}[path])
     assert config["model"] == UNET and config["range_rule"] == "sigma" and config["format"] == 1
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "8069 parameters" in card and "val/dice: 0.5000" in card and "7 updates" in card
+    assert "8069 parameters" in card and "val/dice: 0.5000" in card and "updates: 7" in card
     assert not list(tmp_path.rglob("*.partial"))
 
 

@@ -61,6 +61,70 @@ class UNet(nn.Module):
         return self.head(x)
 
 
+class ReleasedUNet:
+    """The U-Net of Sytwu et al. run on their arrays under their names.
+
+    Args:
+        tensors: arrays as in the file; those without a gradient are running statistics.
+        pools: what each level is reduced by.
+        down, up: patterns of the levels' names, down from 1 if they are "down{}", ups from the
+            deepest if they are "ups.{}".
+    """
+
+    def __init__(self, tensors, pools, down, up):
+        self.tensors = {
+            name: torch.tensor(array, requires_grad="running" not in name and array.dtype != int)
+            for name, array in tensors.items()
+        }
+        levels = range(len(pools))
+        self.pools, first = pools, 1 if down == "down{}" else 0
+        self.downs = [down.format(level + first) for level in levels]
+        self.ups = [up.format(level + 1 if first else len(pools) - 1 - level) for level in levels]
+
+    def probability(self, image):
+        """float32 [h, w] of a particle, for float32 [h, w]."""
+        with torch.no_grad():
+            logits = self(torch.from_numpy(image)[None, None], train=False)
+        return torch.softmax(logits, 1)[0, 1].numpy()
+
+    def trained_once(self, image):
+        """Output [h, w, 2], {name: gradient or new statistic}, in float64, for [h, w].
+
+        The gradients are those of the output's mean squared distance to 1.
+        """
+        for name, value in self.tensors.items():
+            self.tensors[name] = value.detach().double().requires_grad_(value.requires_grad)
+        output = self(torch.from_numpy(image)[None, None], train=True)
+        ((output - 1) ** 2).mean().backward()
+        moved = {name: t if t.grad is None else t.grad for name, t in self.tensors.items()}
+        return pixels(output)[0], {name: value.numpy() for name, value in moved.items()}
+
+    def layer(self, name):
+        return self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
+
+    def norm(self, name, x, train):
+        mean, var = (self.tensors[f"{name}.running_{what}"] for what in ("mean", "var"))
+        return functional.batch_norm(x, mean, var, *self.layer(name), training=train)
+
+    def block(self, name, x, train):
+        y = functional.conv2d(x, *self.layer(f"{name}.conv1"), padding=1)
+        y = functional.relu(self.norm(f"{name}.bn1", y, train))
+        y = functional.conv2d(y, *self.layer(f"{name}.conv2"), padding=1)
+        y = self.norm(f"{name}.bn2", y, train)
+        return functional.relu(y + functional.conv2d(x, *self.layer(f"{name}.conv_add")))
+
+    def __call__(self, x, *, train):
+        kept = []
+        for name, pool in zip(self.downs, self.pools, strict=True):
+            kept.append(self.block(name, x, train))
+            x = functional.max_pool2d(kept[-1], pool)
+        x = self.block("bottleneck", x, train)
+        for name, pool in zip(self.ups[::-1], self.pools[::-1], strict=True):
+            x = torch.cat([kept.pop(), functional.interpolate(x, scale_factor=pool)], 1)
+            x = self.block(name, x, train)
+        return functional.conv2d(x, *self.layer("final_conv"))
+
+
 class PatchGAN(nn.Module):
     """Strided 4x4 convolutions, one more of stride 1, and one to the map of scores.
 

@@ -26,13 +26,16 @@ class UNet(nnx.Module):
         pools: what each level is reduced by, 2 throughout by default.
         dilations: one a level and one for the bottleneck, in place of `receptive_field`.
         norm: batch, instance, group or none.
+        input_interval: what -1 and 1 of the input become before the first layer, for weights that
+            were trained on other values; None leaves the input as it is.
 
     Raises: Usage for lists of another length, and for a receptive field that cannot be had or that
         is not the one of `dilations`.
     """
 
     def __init__(self, *, blocks, receptive_field=None, filters=None, pools=None, dilations=None,
-                 in_channels=1, out_channels=1, norm="batch", rngs):  # fmt: skip
+                 in_channels=1, out_channels=1, norm="batch", input_interval=None,
+                 rngs):  # fmt: skip
         if blocks < 1:
             raise Usage(f"blocks={blocks}; at least 1 was due")
         widths = per_level("filters", filters, blocks + 1, [4 * 2**i for i in range(blocks + 1)])
@@ -41,6 +44,7 @@ class UNet(nnx.Module):
         if dilations is None and receptive_field is not None:
             dilations = unet_dilations(receptive_field, self.pools)
         dilations = per_level("dilations", dilations, blocks + 1, (1,) * (blocks + 1))
+        self.dilations, self.input_interval = dilations, input_interval and tuple(input_interval)
         self.receptive_field = unet_receptive_field(dilations, self.pools)
         if receptive_field not in (None, self.receptive_field):
             raise Usage(
@@ -65,6 +69,9 @@ class UNet(nnx.Module):
 
     def __call__(self, x, *, train):
         check_divisible(x, self.divisor)
+        if self.input_interval:
+            low, high = self.input_interval
+            x = (x + 1) * ((high - low) / 2) + low
         skips = []
         for block, pool in zip(self.down, self.pools, strict=True):
             x = block(x, train=train)

@@ -6,12 +6,24 @@ from emjax import losses, metrics
 from emjax.tasks.task import Task
 
 
-def loss(logits, target):
-    return losses.binary_cross_entropy(logits=logits, target=target)
+def logit(output):
+    """The output [..., 1] as it is, or of two channels, background and particle, their difference.
+
+    The softmax over two channels is the sigmoid of that.
+    """
+    return output if output.shape[-1] == 1 else output[..., 1:] - output[..., :1]
 
 
-def scores(logits, target, valid):
-    arrays = dict(logits=logits, target=target, valid=valid)
+def loss(output, target):
+    return losses.binary_cross_entropy(logits=logit(output), target=target)
+
+
+def prediction(output):
+    return jax.nn.sigmoid(logit(output))
+
+
+def scores(output, target, valid):
+    arrays = dict(logits=logit(output), target=target, valid=valid)
     return {
         "dice": metrics.hard_dice(**arrays),
         "soft_dice": metrics.soft_dice(**arrays),
@@ -25,5 +37,5 @@ SEGMENTATION = Task(
     metrics=scores,
     best="dice",
     higher_is_better=True,
-    prediction=jax.nn.sigmoid,
+    prediction=prediction,
 )

@@ -1,0 +1,372 @@
+"""Weights from PyTorch and back.
+
+    python -m emjax.convert --from=FILE --to=DIR              a PyTorch file to a model folder
+    python -m emjax.convert --from=DIR --to=FILE.safetensors  and back, under the original names
+
+FILE is a safetensors file, a state dict or a whole pickled module; no code in it is run. It holds
+a residual U-Net as Sytwu et al. released theirs or an HRNet as its authors and timm name it. DIR
+serves `emjax.predict --model` and `--config.initialise.workdir`; DIR/conversion.json says what
+became of every array.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from safetensors.numpy import save
+
+from emjax import errors, networks, unpickle, weights
+from emjax.errors import BadInput, Usage
+from emjax.models.blocks import UPSAMPLING
+from emjax.models.hrnet import VARIANTS, Variant
+from emjax.tasks import TASKS
+
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+COUNTER = ".num_batches_tracked"
+# What the values of a micrograph become for a network that was not trained on [-1, 1].
+INPUTS = {
+    "symmetric": dict(rule="percentile", interval=None),
+    "standardised": dict(rule="sigma", interval=(-4.0, 4.0)),  # mean 0, deviation 1
+    "unit": dict(rule="fixed", interval=(0.0, 1.0)),
+}
+# Of red, green, blue in [0, 1]; what networks trained on ImageNet subtract and divide by.
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+OTHER_HEADS = {
+    r"(incre_modules|downsamp_modules|final_layer|classifier|fc|head)\..*": "classification head",
+    r"(aux_head|cls_head|conv3x3_ocr|ocr_\w+)\..*": "object-contextual head",
+}
+
+
+def unet_names(paths, levels):
+    """{path: PyTorch name} for the U-Net of Sytwu et al.
+
+    Args:
+        levels: down1, up1, ... as their files of 2021 have it; else downs.0, ups.0 (the deepest).
+    """
+    blocks = 1 + max(int(path.split("/")[1]) for path in paths if path.startswith("down/"))
+    layers = {"norm1": "bn1", "norm2": "bn2", "project": "conv_add"}
+
+    def name(path):
+        *block, layer, leaf = path.split("/")
+        if not block:
+            return f"final_conv.{LEAVES[leaf]}"
+        if len(block) == 2:
+            side, level = block[0], int(block[1])
+            if levels:
+                block = [f"{side}{level + 1}"]
+            else:
+                block = [f"{side}s", str(level if side == "down" else blocks - 1 - level)]
+        return ".".join([*block, layers.get(layer, layer), LEAVES[leaf]])
+
+    return {path: name(path) for path in paths}
+
+
+def numbered(stem, number, *, first="conv", second="bn"):
+    return f"{stem}{first}{number}", f"{stem}{second}{number}"
+
+
+def in_sequence(stem):
+    return f"{stem}.0", f"{stem}.1"
+
+
+# Where in an HRNet of its authors the convolution and the norm of each of our ConvNorms stand.
+HRNET = {
+    r"stem/(\d+)": lambda i: numbered("", i + 1),
+    r"stage1/(\d+)/reduce": lambda k: numbered(f"layer1.{k}.", 1),
+    r"stage1/(\d+)/conv": lambda k: numbered(f"layer1.{k}.", 2),
+    r"stage1/(\d+)/expand": lambda k: numbered(f"layer1.{k}.", 3),
+    r"stage1/(\d+)/project/0": lambda k: in_sequence(f"layer1.{k}.downsample"),
+    r"transitions/(\d+)/keep/(\d+)/0": lambda t, i: in_sequence(f"transition{t + 1}.{i}"),
+    r"transitions/(\d+)/new/(\d+)": lambda t, k: in_sequence(f"transition{t + 1}.{t + 1}.{k}"),
+    r"stages/(\d+)/(\d+)/branches/(\d+)/blocks/(\d+)/convs/(\d+)": lambda s, m, b, k, c: numbered(
+        f"stage{s + 2}.{m}.branches.{b}.{k}.", c + 1
+    ),
+    r"stages/(\d+)/(\d+)/fuse/paths/(\d+)/(\d+)/(\d+)": lambda s, m, i, j, k: in_sequence(
+        f"stage{s + 2}.{m}.fuse_layers.{i}.{j}" + ("" if j > i else f".{k}")
+    ),
+    r"merge": lambda: in_sequence("last_layer"),
+}
+
+
+def hrnet_names(paths):
+    """{path: PyTorch name} for an HRNet, in the naming of its authors, which is also timm's."""
+
+    def name(path):
+        *module, leaf = path.split("/")
+        if module == ["head"]:
+            return f"last_layer.3.{LEAVES[leaf]}"
+        *module, layer = module
+        for pattern, names in HRNET.items():
+            if found := re.fullmatch(pattern, "/".join(module)):
+                conv, norm = names(*map(int, found.groups()))
+                return f"{conv if layer == 'conv' else norm}.{LEAVES[leaf]}"
+        raise AssertionError(path)
+
+    return {path: name(path) for path in paths}
+
+
+def names_of(model, naming):
+    """{path: PyTorch name} of every array of `model`; `naming` as in a config's conversion."""
+    params, stats = networks.arrays(networks.build_abstract(model))
+    if model["name"] == "unet":
+        return unet_names([*params, *stats], levels=naming == "levels")
+    if model["name"] == "hrnet":
+        return hrnet_names([*params, *stats])
+    raise Usage(f"a {model['name']} has no original names; a unet or hrnet was due")
+
+
+def unet_in(path, file, options):
+    """(config, naming) of the U-Net in `file`, by its names, shapes and pickled attributes."""
+    tensors = file.tensors
+    levels = "down1.conv1.weight" in tensors
+    downs = [name for name in tensors if re.fullmatch(r"down(s\.)?\d+\.conv1\.weight", name)]
+    blocks = len(downs)
+    names = [f"down{i + 1}" if levels else f"downs.{i}" for i in range(blocks)] + ["bottleneck"]
+    try:
+        filters = [tensors[f"{name}.conv1.weight"].shape[0] for name in names]
+        head = tensors["final_conv.weight"].shape[0]
+    except KeyError as error:
+        raise BadInput(f"{path}: a U-Net without {error.args[0]}") from None
+    pools = [m["kernel_size"] for m in file.modules.values() if m["class"].endswith("MaxPool2d")]
+    dilations = [file.modules.get(f"{name}.conv1", {}).get("dilation") for name in names]
+    stated = {"pools": pools, "dilations": [d[0] if d else None for d in dilations]}
+    model = dict(name="unet", blocks=blocks, filters=filters, out_channels=head)
+    for field, default in (("pools", [2] * blocks), ("dilations", [1] * (blocks + 1))):
+        said, asked = stated[field], getattr(options, field)
+        known = len(said) == len(default) and None not in said
+        if known and asked not in (None, said):
+            raise Usage(f"--{field}={asked}, but {path} says {said}; leave the option out")
+        model[field] = said if known else asked or default
+        if not known and not asked:
+            print(f"note: {path} does not say its {field}; {default} is assumed, see --{field}")
+    mean = implied_mean(tensors, names[0])
+    kind = options.input or ("standardised" if abs(mean) < 0.1 else "unit")
+    seen = f"the first BatchNorm met images of mean {mean:.3f}" if mean is not None else "told"
+    print(f"input: {kind}, {'told by --input' if options.input else seen}")
+    rule, interval = INPUTS[kind].values()
+    if interval:
+        model["input_interval"] = interval
+    return dict(
+        title=f"U-Net of {path.name}",
+        model=model,
+        task=options.task or ("segmentation" if head == 2 else None),
+        head="softmax over background and particle" if head == 2 else "linear",
+        range_rule=rule,
+        clip=interval is None,
+    ), "levels" if levels else "lists"
+
+
+def implied_mean(tensors, block):
+    """The mean of the images a network was trained on, from its first convolution and BatchNorm."""
+    kernel, bias = tensors[f"{block}.conv1.weight"], tensors[f"{block}.conv1.bias"]
+    total = kernel.sum((1, 2, 3))
+    seen = tensors[f"{block}.bn1.running_mean"] - bias
+    return float(np.sum(seen * total) / np.sum(total**2))  # least squares over the channels
+
+
+def hrnet_in(path, file, options):
+    """(config, naming) of the HRNet in `file`, by its names and shapes."""
+    tensors = file.tensors
+
+    def count(pattern):
+        found = (re.match(pattern, name) for name in tensors)
+        return 1 + max((int(f[1]) for f in found if f), default=-1)
+
+    def channels(name):
+        return tensors[f"{name}.weight"].shape[0] if f"{name}.weight" in tensors else 0
+
+    numbers = Variant(
+        width=channels("stage2.0.branches.0.0.conv1"),
+        stage1=count(r"layer1\.(\d+)\."),
+        planes=channels("layer1.0.conv1"),
+        modules=tuple(count(rf"stage{stage}\.(\d+)\.") for stage in (2, 3, 4)),
+        blocks=count(r"stage4\.0\.branches\.0\.(\d+)\."),
+    )
+    known = {variant: name for name, variant in VARIANTS.items()}
+    if numbers not in known:
+        raise BadInput(f"{path}: an HRNet with {numbers}; one of {', '.join(VARIANTS)} was due")
+    trained = "last_layer.3.weight" in tensors
+    upsampling = options.upsampling or ("bilinear" if trained else "nearest")
+    variant = known[numbers]
+    config = dict(
+        title=f"HRNet {variant} of {path.name}",
+        model=dict(
+            name="hrnet",
+            variant=variant,
+            upsampling=upsampling,
+            out_channels=channels("last_layer.3") or 1,
+        ),
+        task=options.task,
+        head="linear",
+        range_rule="fixed",
+    )
+    return config, "hrnet"
+
+
+def folded(tensors):
+    """The stem of a network trained on ImageNet, for a grey image in [-1, 1] in place of colours.
+
+    Red, green and blue of a grey image g are ((g + 1) / 2 - mean) / deviation: the scale goes into
+    the kernel, the constant, summed over the kernel, into the first BatchNorm's mean. Equal away
+    from the border, where padding with zeros means black in one and mid-grey in the other.
+    """
+    kernel = tensors["conv1.weight"].astype(np.float64)  # [out, 3, h, w]
+    mean, deviation = (np.reshape(v, (1, 3, 1, 1)) for v in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+    grey = (kernel / (2 * deviation)).sum(1, keepdims=True)
+    constant = (kernel * (0.5 - mean) / deviation).sum((1, 2, 3))
+    shifted = tensors["bn1.running_mean"] - constant
+    return {"conv1.weight": grey.astype("f4"), "bn1.running_mean": shifted.astype("f4")}
+
+
+def take_in(path, options):
+    """(params, stats, config, account) of the network in the PyTorch file `path`.
+
+    Raises: BadInput naming what is missing, unknown or of another shape.
+    """
+    file = unpickle.read(path)
+    tensors = without_prefix(file.tensors)
+    file = file._replace(tensors=tensors)
+    print(f"{path}: {file.kind}, {len(tensors)} arrays")
+    if "emjax" in file.metadata:
+        config = json.loads(file.metadata["emjax"])
+        naming = config["conversion"]["naming"]
+    elif "final_conv.weight" in tensors:
+        config, naming = unet_in(path, file, options)
+    elif any(name.startswith("stage4.0.branches.") for name in tensors):
+        config, naming = hrnet_in(path, file, options)
+    else:
+        raise BadInput(
+            f"{path}: no network that is known here; a residual U-Net (final_conv.weight) or an "
+            f"HRNet (stage4.0.branches...) was due, it has {', '.join(list(tensors)[:5])} ..."
+        )
+    model = config["model"]
+    account, left = {}, dict(tensors)
+    if left.get("conv1.weight", np.zeros((1, 1))).shape[1] == 3 and model["name"] == "hrnet":
+        left |= folded(left)
+        account["conv1.weight"] = "folded: three channels into one, with ImageNet's scale"
+        account["bn1.running_mean"] = "folded: with ImageNet's mean"
+
+    names, arrays, fresh = names_of(model, naming), {}, []
+    like = {
+        p: v for part in networks.arrays(networks.build_abstract(model)) for p, v in part.items()
+    }
+    for ours, theirs in names.items():
+        if theirs in left:
+            arrays[ours] = fitting(path, theirs, left.pop(theirs), like[ours].shape)
+            account[theirs] = f"{account.get(theirs, 'used')}, as {ours}"
+        elif ours.startswith(("merge/", "head/")) and model["name"] == "hrnet":
+            fresh.append(ours)
+        else:
+            raise BadInput(f"{path}: no {theirs}; a {model['name']} with {model} has it")
+    counts = {name: int(left.pop(name)) for name in list(left) if name.endswith(COUNTER)}
+    account |= dict.fromkeys(counts, "left out: a counter that no network reads")
+    for name in left:
+        head = [what for pattern, what in OTHER_HEADS.items() if re.fullmatch(pattern, name)]
+        if not head:
+            raise BadInput(f"{path}: {name} is not known in a {model['name']} with {model}")
+        account[name] = f"left out: of the {head[0]}, which is not of use here"
+    config["conversion"] = dict(naming=naming, counter=max(counts.values(), default=None))
+    if fresh:
+        config["only_to_start_from"] = "its last layers were not in the file"
+    elif model["out_channels"] > 2:
+        config["only_to_start_from"] = f"it tells {model['out_channels']} classes apart"
+    arrays |= initial(model, fresh)
+    account |= {names[ours]: f"not in the file: {ours} is at its initial values" for ours in fresh}
+    params, stats = networks.arrays(networks.build_abstract(model))
+    return ({p: arrays[p] for p in params}, {p: arrays[p] for p in stats}, config, account)
+
+
+def without_prefix(tensors):
+    """`tensors` without the `module.` or `model.` that wrappers put before every name."""
+    for prefix in ("module.", "model."):
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            return without_prefix({n.removeprefix(prefix): v for n, v in tensors.items()})
+    return tensors
+
+
+def fitting(path, name, array, shape):
+    """A PyTorch array as ours of `shape`: float32, kernels [h, w, in, out]."""
+    array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+    if array.shape != shape:
+        raise BadInput(f"{path}: {name} has shape {array.shape} (h, w, in, out), {shape} was due")
+    array = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(array).all():
+        raise BadInput(f"{path}: {name} has values that are NaN or infinite")
+    return array
+
+
+def initial(model, paths):
+    """The initial values of these parameters and no others."""
+
+    def drawn(key):
+        params, stats = networks.arrays(networks.build(model, key=key))
+        return {path: {**params, **stats}[path] for path in paths}
+
+    return jax.device_get(jax.jit(drawn)(jax.random.key(0))) if paths else {}
+
+
+def give_out(folder, path):
+    """Write the model in `folder` to `path` for PyTorch, under the original names."""
+    params, stats, config = weights.read(folder)
+    conversion = config.setdefault("conversion", dict(naming="lists", counter=None))
+    arrays = {**params, **stats}
+    names = names_of(config["model"], conversion["naming"])
+    tensors = {
+        theirs: np.ascontiguousarray(value.transpose(3, 2, 0, 1) if value.ndim == 4 else value)
+        for theirs, value in ((names[ours], value) for ours, value in arrays.items())
+    }
+    if conversion["counter"] is not None:
+        count = np.array(conversion["counter"])
+        norms = [name for name in tensors if name.endswith(".running_mean")]
+        tensors |= {name.replace(".running_mean", COUNTER): count for name in norms}
+    weights.replace(path, save(tensors, {"emjax": json.dumps(config)}))
+    print(f"{folder} -> {path}: {len(tensors)} arrays")
+
+
+def whole_numbers(text):
+    return [int(part) for part in text.split(",")]
+
+
+def main(arguments):
+    """Convert one way or the other, by whether --from is a folder; returns the exit code."""
+    parser = errors.Parser(prog="emjax.convert", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--from", required=True, type=Path, dest="source", metavar="FILE_OR_DIR")
+    add("--to", required=True, type=Path, metavar="DIR_OR_FILE")
+    add("--input", choices=INPUTS, help="what a U-Net was trained on; default: by its BatchNorm")
+    add("--pools", type=whole_numbers, help="of a U-Net whose file does not say, e.g. 2,2")
+    add("--dilations", type=whole_numbers, help="likewise, the bottleneck's last, e.g. 1,1,1")
+    add("--task", choices=TASKS, help="default: segmentation for two channels, or restoration")
+    add("--upsampling", choices=UPSAMPLING, help="of an HRNet; default: by its head")
+    options = parser.parse_args(arguments)
+    if options.source.is_dir():
+        if options.to.suffix != ".safetensors":
+            raise Usage(f"--to={options.to}: a name that ends in .safetensors was due")
+        give_out(options.source, options.to)
+        return 0
+    if options.to.exists() and not options.to.is_dir():
+        raise Usage(f"--to={options.to} is a file; a folder was due")
+    params, stats, config, account = take_in(options.source, options)
+    network = networks.Network(params, stats)
+    weights.write(options.to, network, config)
+    told = json.dumps(account, indent=2, sort_keys=True) + "\n"
+    weights.replace(options.to / "conversion.json", told.encode())
+    parameters = sum(value.size for value in params.values())
+    print(f"{options.to}: {config['title']}, {parameters} parameters")
+    for what in ("used", "folded", "left out", "not in the file"):
+        number = sum(told.startswith(what) for told in account.values())
+        print(f"  {what:16} {number}")
+    return 0
+
+
+if __name__ == "__main__":
+    errors.run(main, sys.argv[1:])

@@ -1,0 +1,258 @@
+"""PyTorch's files as arrays, without running what is in them and without PyTorch.
+
+A pickle is a program. Here it can build numbers, text, lists, dicts, sets and descriptions of
+tensors; every class and function it names otherwise becomes an inert Placeholder.
+"""
+
+import collections
+import io
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from emjax.errors import BadInput
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of files from before PyTorch 1.6
+STORAGES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+# Where a checkpoint that holds more than a network keeps the network.
+INSIDE = ("state_dict", "model_state_dict", "model", "net", "generator")
+MOST_ENTRIES = 100_000  # modules and tensors; the largest HRNet has 3,500
+
+
+class File(NamedTuple):
+    """What a file of weights holds."""
+
+    kind: str  # as people call it
+    tensors: dict[str, np.ndarray]  # under their dotted names
+    modules: dict[str, dict]  # plain attributes of each pickled module, and its "class"; often none
+    metadata: dict[str, str]  # of a safetensors file
+
+
+class Placeholder:
+    """Stands for an object of a class that is not looked up; keeps what it was to be made of."""
+
+    origin = ""  # the class's full name
+
+    def __new__(cls, *arguments, **named):
+        return super().__new__(cls)
+
+    def __init__(self, *arguments, **named):
+        self.state = {}
+
+    def __setstate__(self, state):
+        self.state = state if isinstance(state, dict) else {}
+
+
+class Storage:
+    """A run of numbers that tensors are cut from; its bytes may come later than its name."""
+
+    def __init__(self, dtype, count):
+        self.dtype, self.count, self.values = np.dtype(dtype), count, None
+
+
+class Tensor(NamedTuple):
+    """A tensor as pickled."""
+
+    storage: Storage
+    offset: int
+    shape: tuple
+    strides: tuple
+
+    def array(self):
+        """A read-only view of the storage, after checking that it lies inside."""
+        values, (shape, strides) = self.storage.values, (tuple(self.shape), tuple(self.strides))
+        if any(type(n) is not int or n < 0 for n in (self.offset, *shape, *strides)):
+            raise ValueError(f"a tensor of shape {shape}, strides {strides}")
+        if len(shape) != len(strides):
+            raise ValueError(f"a tensor with {len(shape)} sides and {len(strides)} strides")
+        size = int(np.prod(shape, dtype=object))
+        if size == 0:
+            return np.zeros(shape, values.dtype)
+        last = self.offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+        if last >= len(values) or size > len(values):
+            raise ValueError(f"a tensor of shape {shape} in a storage of {len(values)} values")
+        steps = [step * values.itemsize for step in strides]
+        return np.lib.stride_tricks.as_strided(values[self.offset :], shape, steps, writeable=False)
+
+
+def read(path):
+    """The File at `path`: safetensors, or a pickle of a state dict or module in either container.
+
+    Raises: BadInput for anything else, for damage, and for what no honest file has.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+            size = file.seek(0, io.SEEK_END)
+        if start[:4] == b"PK\3\4":
+            kind, top = "zip container", _zip(path, size)
+        elif start[:1] == b"\x80":
+            kind, top = "container from before PyTorch 1.6", _legacy(path.read_bytes())
+        elif start[8:9] == b"{":
+            return _safetensors(path)
+        else:
+            raise ValueError(f"it starts with {start!r}")
+        state, what = _network(top)
+        tensors, modules = {}, {}
+        _walk(state, "", tensors, modules, depth=0)
+        if not tensors:
+            raise ValueError(f"a {what} without a tensor")
+        arrays = {name: tensor.array() for name, tensor in tensors.items()}
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror or error}; a file of weights was due") from None
+    except Exception as error:  # a damaged pickle fails in any way it likes, out of memory too
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(
+            f"{path}: {reason}; a safetensors file, a PyTorch state dict or a pickled PyTorch "
+            "module was due"
+        ) from None
+    return File(f"{what} in a {kind}", arrays, modules, {})
+
+
+def _safetensors(path):
+    try:
+        with safe_open(path, "numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return File("safetensors", tensors, {}, file.metadata() or {})
+    except (SafetensorError, TypeError) as error:
+        raise BadInput(f"{path}: not a readable safetensors file: {error}") from None
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds nothing but containers, tensors and placeholders."""
+
+    def __init__(self, file, storage_of):
+        super().__init__(file, encoding="utf-8")
+        self.storage_of = storage_of
+
+    def find_class(self, module, name):
+        known = {
+            "collections.OrderedDict": collections.OrderedDict,
+            "builtins.set": set,
+            "__builtin__.set": set,
+            "torch._utils._rebuild_tensor": Tensor,
+            "torch._utils._rebuild_tensor_v2": _tensor,
+            "torch._utils._rebuild_parameter": lambda data, *rest: data,
+            "torch._utils._rebuild_parameter_with_state": lambda data, *rest: data,
+        }.get(f"{module}.{name}")
+        return known or type(name, (Placeholder,), {"origin": f"{module}.{name}"})
+
+    def persistent_load(self, identity):
+        if identity[0] == "module":  # the class of a module, its file and its source text
+            return identity[1]
+        kind, storage, key, _, count, *view = identity
+        dtype = STORAGES.get(storage.__name__)
+        if kind != "storage" or dtype is None or any(view) or type(count) is not int:
+            raise ValueError(f"a storage {getattr(storage, 'origin', kind)} that is not known")
+        return self.storage_of(str(key), dtype, count)
+
+
+def _tensor(storage, offset, shape, strides, *rest):
+    return Tensor(storage, offset, shape, strides)
+
+
+def _zip(path, size):
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("a compressed entry; PyTorch writes none")
+        if sum(entry.file_size for entry in entries) > size:
+            raise ValueError("entries that overlap")
+        names = [entry.filename for entry in entries]
+        roots = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
+        if len(roots) != 1:
+            raise ValueError(f"{len(roots)} entries data.pkl; one was due")
+        root, storages = roots[0], {}
+        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+            raise ValueError("written on a big-endian machine")
+
+        def storage_of(key, dtype, count):
+            if key not in storages:
+                storages[key] = Storage(dtype, count)
+                storages[key].values = np.frombuffer(archive.read(f"{root}data/{key}"), dtype)
+            return storages[key]
+
+        return _Unpickler(io.BytesIO(archive.read(f"{root}data.pkl")), storage_of).load()
+
+
+def _legacy(content):
+    storages, file = {}, io.BytesIO(content)
+
+    def storage_of(key, dtype, count):
+        return storages.setdefault(key, Storage(dtype, count))
+
+    def load():
+        return _Unpickler(file, storage_of).load()
+
+    if load() != LEGACY_MAGIC:
+        raise ValueError("a pickle, but not one of PyTorch's")
+    load()  # the protocol
+    if not load().get("little_endian"):
+        raise ValueError("written on a big-endian machine")
+    top, keys = load(), load()
+    for key in keys:
+        storage = storages[str(key)]
+        (count,) = struct.unpack("<q", file.read(8))
+        if count != storage.count:
+            raise ValueError(f"storage {key} has {count} values, {storage.count} were due")
+        values = file.read(count * storage.dtype.itemsize)
+        storage.values = np.frombuffer(values, storage.dtype, count)
+    if any(storage.values is None for storage in storages.values()):
+        raise ValueError("the file ends before its numbers")
+    return top
+
+
+def _network(top):
+    """(the module or dict of tensors in `top`, what it is)."""
+    if isinstance(top, Placeholder):
+        return top, f"pickled module {top.origin}"
+    if not isinstance(top, dict):
+        raise ValueError(f"it holds a {type(top).__name__}")
+    if any(isinstance(value, Tensor) for value in top.values()):
+        return top, "state dict"
+    for name in INSIDE:
+        if isinstance(top.get(name), dict | Placeholder):
+            state, what = _network(top[name])
+            return state, f"{what}, {name!r} of a checkpoint,"
+    raise ValueError(f"a dict with no network in it; it has {', '.join(map(str, [*top][:8]))}")
+
+
+def _walk(node, prefix, tensors, modules, depth):
+    """Enter what `node`, a module or a dict of tensors, holds below `prefix`."""
+    if len(tensors) + len(modules) > MOST_ENTRIES or depth > 50:
+        raise ValueError("modules nested without end")
+    if isinstance(node, Placeholder):
+        plain = {
+            key: value
+            for key, value in node.state.items()
+            if isinstance(value, bool | int | float | str | tuple)
+        }
+        modules[prefix] = {**plain, "class": node.origin}
+        for group in ("_parameters", "_buffers", "_modules"):
+            _walk(node.state.get(group) or {}, prefix, tensors, modules, depth + 1)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if isinstance(value, Tensor | Placeholder):
+                name = f"{prefix}.{key}" if prefix else str(key)
+                if isinstance(value, Tensor):
+                    tensors[name] = value
+                else:
+                    _walk(value, name, tensors, modules, depth + 1)

@@ -1,0 +1,195 @@
+"""Files of weights: every tensor arrives, nothing in a file runs, damage is one clear error."""
+
+import collections
+import csv
+import hashlib
+import io
+import os
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emjax import unpickle
+from emjax.errors import BadInput
+
+REAL = os.environ.get("EMJAX_REAL_DATA")
+needs_real_weights = pytest.mark.skipif(not REAL, reason="released weights: $EMJAX_REAL_DATA")
+
+
+@needs_real_weights
+def test_every_tensor_of_the_released_networks():
+    folder = Path(REAL) / "weights"
+    with open(folder / "tensors.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for name in {row["file"] for row in rows}:
+        read = unpickle.read(folder / name)
+        due = {row["name"]: row["sha256"] for row in rows if row["file"] == name}
+        assert {n: hashlib.sha256(a.tobytes()).hexdigest() for n, a in read.tensors.items()} == due
+        assert "pickled module __main__.UNet" in read.kind
+
+
+class Canary:
+    """An object whose unpickling would leave a file behind."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+def evil(trace, call):
+    """A pickle that calls `call` (module, name) on the path `trace`."""
+    module, name = call
+    path = str(trace).encode()
+    return b"\x80\x02c%s\n%s\nX%s%s\x85R." % (
+        module.encode(), name.encode(), struct.pack("<I", len(path)), path
+    )  # fmt: skip
+
+
+def in_zip(content, extra=()):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+        for name, value in extra:
+            archive.writestr(name, value)
+    return file.getvalue()
+
+
+def in_legacy(content):
+    start = [unpickle.LEGACY_MAGIC, 1001, {"little_endian": True}]
+    return b"".join(pickle.dumps(part, 2) for part in start) + content + pickle.dumps([], 2)
+
+
+CALLS = [("os", "mkdir"), ("posix", "mkdir"), ("builtins", "open"), ("pathlib", "Path.mkdir")]
+
+
+@pytest.mark.parametrize("wrap", [in_zip, in_legacy, bytes])
+@pytest.mark.parametrize("call", CALLS, ids=".".join)
+def test_nothing_in_a_pickle_runs(wrap, call, tmp_path):
+    trace = tmp_path / "ran"
+    file = tmp_path / "evil.pt"
+    file.write_bytes(wrap(evil(trace, call)))
+    with pytest.raises(BadInput, match="evil.pt: "):
+        unpickle.read(file)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("wrap", [in_zip, in_legacy])
+def test_a_canary_beside_true_tensors_does_not_run(wrap, tmp_path):
+    trace = tmp_path / "ran"
+    state = {"state_dict": {"canary": Canary(trace)}, "model": collections.OrderedDict()}
+    pickle.loads(pickle.dumps(state, 2))
+    assert trace.exists()  # it would
+    trace.rmdir()
+    file = tmp_path / "evil.pt"
+    file.write_bytes(wrap(pickle.dumps(state, 2)))
+    with pytest.raises(BadInput):
+        unpickle.read(file)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "offset, shape, strides",
+    [
+        (0, (7,), (1,)),
+        (3, (2, 2), (2, 1)),
+        (0, (1 << 40,), (0,)),
+        (-1, (2,), (1,)),
+        (0, (2, -1), (1, 1)),
+        (0, (2, 2), (1 << 62, 1)),
+        (0, (2,), (1, 1)),
+        (0, ("2",), (1,)),
+    ],
+)
+def test_a_tensor_outside_of_its_storage_is_refused(offset, shape, strides):
+    storage = unpickle.Storage(np.float32, 6)
+    storage.values = np.arange(6, dtype=np.float32)
+    good = unpickle.Tensor(storage, 1, (2, 2), (1, 2)).array()
+    np.testing.assert_array_equal(good, [[1, 3], [2, 4]])
+    with pytest.raises(ValueError, match="a tensor"):
+        unpickle.Tensor(storage, offset, shape, strides).array()
+
+
+def test_modules_nested_without_end_are_refused():
+    """Twenty modules, each twice inside the next, would be a million names."""
+    inner = unpickle.Placeholder()
+    for _ in range(20):
+        outer = unpickle.Placeholder()
+        outer.__setstate__({"_modules": {"a": inner, "b": inner}})
+        inner = outer
+    with pytest.raises(ValueError, match="without end"):
+        unpickle._walk(inner, "", {}, {}, 0)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"junk", b"PK\3\4", b"\x80\x02.", b"\x80\x02}.", b"12345678{"]
+)
+def test_no_file_of_weights(content, tmp_path):
+    file = tmp_path / "x.pt"
+    file.write_bytes(content)
+    with pytest.raises(BadInput, match=r"x\.pt: .*was due|x\.pt: not a readable safetensors"):
+        unpickle.read(file)
+    with pytest.raises(BadInput, match="No such file"):
+        unpickle.read(tmp_path / "absent.pt")
+
+
+def test_compressed_and_overlapping_entries_are_refused(tmp_path):
+    file = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}))
+        archive.writestr("archive/data/0", bytes(10_000_000))
+    with pytest.raises(BadInput, match="a compressed entry"):
+        unpickle.read(file)
+
+
+@pytest.fixture(params=["zip", "legacy", "safetensors"])
+def saved(request, tmp_path):
+    """(path, values) of a checkpoint that PyTorch itself wrote, in each container."""
+    torch = pytest.importorskip("torch", reason="needs PyTorch: make test TORCH=1")
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4))
+    state = net.state_dict()
+    state["0.weight"] = state["0.weight"].to(memory_format=torch.channels_last)
+    state["half"], state["brain"] = torch.arange(6.0).half(), torch.arange(6.0).bfloat16()
+    state["part"] = torch.arange(12).reshape(3, 4)[1:, ::2]
+    file = tmp_path / "net.pt"
+    if request.param == "safetensors":
+        from safetensors.torch import save_file
+
+        save_file({name: value.contiguous() for name, value in state.items()}, file)
+    else:
+        whole = {"epoch": 3, "optimizer": {"lr": 0.1}, "state_dict": state}
+        torch.save(whole, file, _use_new_zipfile_serialization=request.param == "zip")
+    return file, {name: value.float().numpy() for name, value in state.items()}
+
+
+def test_what_torch_saved_reads_back(saved):
+    file, values = saved
+    read = unpickle.read(file).tensors
+    assert read.keys() == values.keys()
+    for name, value in values.items():
+        np.testing.assert_array_equal(read[name].astype(np.float32), value)
+
+
+def test_damage_is_one_error(saved):
+    """Cut off anywhere it is BadInput; a flipped byte is that, or another number in its place."""
+    file, _ = saved
+    whole = file.read_bytes()
+    for length in range(0, len(whole), max(len(whole) // 150, 1)):
+        file.write_bytes(whole[:length])
+        with pytest.raises(BadInput):
+            unpickle.read(file)
+    rng = np.random.default_rng(0)
+    for place in rng.integers(0, len(whole), 300):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << rng.integers(8)
+        file.write_bytes(bytes(flipped))
+        try:
+            unpickle.read(file)
+        except BadInput:
+            continue
