@@ -68,7 +68,7 @@ def test_wrong_command_lines(arguments, words):
         (["data.batch_size=64"], Usage, "data.batch_size=64, but an epoch is 1 x 28 records"),
         (["data.batch_size=0"], Usage, "data.batch_size=0, but an epoch"),
         (["data.batch_size=9"], Usage, "cannot be spread over 8 devices; take 8 or 16"),
-        (["model.name=unett"], Usage, "no model 'unett'; there are: patchgan, unet"),
+        (["model.name=unett"], Usage, "no model 'unett'; there are: hrnet, patchgan, unet"),
         (["model.receptive_field=43"], Usage, "nearest are 44, "),
         (["augment.crop=30"], Usage, "divisible by 4; the nearest are 28 and 32"),
         (["augment.crop=16"], Usage, "at least 24 pixels.*larger augment.crop"),
