@@ -14,12 +14,13 @@ import sys
 
 from data_builders import common
 from data_builders.micrographs import Micrographs
-from data_builders.simulated import Nanoparticles, Unlabelled
+from data_builders.simulated import Atoms, Nanoparticles, Unlabelled
 from emjax.choose import choose
 from emjax.errors import Parser, Usage, run
 
 BUILDERS = {
     "micrographs": Micrographs,
+    "simulated/atoms": Atoms,
     "simulated/nanoparticles": Nanoparticles,
     "simulated/unlabelled": Unlabelled,
 }
