@@ -117,8 +117,9 @@ def grain(rng, seen, field):
     deform = rotation @ (np.eye(2) + rng.normal(0, 0.004, (2, 2)))
     lattice = seen.lattice @ deform
     middle, half = (field[0] + field[1]) / 2, (field[1] - field[0]) / np.sqrt(2)
-    # A lattice point within `half` of the middle has indices up to `half` over the plane spacing.
-    reach = np.ceil(half * np.linalg.norm(np.linalg.inv(lattice), axis=0)).astype(int) + 1
+    # A lattice point within `half` of the middle has indices up to `half` over the plane spacing;
+    # one more for the origin's shift, one for a column's place in its cell.
+    reach = np.ceil(half * np.linalg.norm(np.linalg.inv(lattice), axis=0)).astype(int) + 2
     h, k = (np.arange(-r, r + 1) for r in reach)
     points = (h[:, None, None] * lattice[0] + k[:, None] * lattice[1]).reshape(-1, 1, 2)
     origin = middle + rng.uniform(0, 1, 2) @ lattice
@@ -158,15 +159,15 @@ def specimen(rng, field):
     axes = rng.permutation(len(crystal.axes))
     parts = []
     border, angle = rng.uniform(field[0], field[1], 2), rng.uniform(0, 2 * np.pi)
-    for side in range(2 if rng.random() < 0.25 else 1):
+    grains = 2 if rng.random() < 0.25 else 1
+    for side in range(grains):
         seen = projection(name, crystal.axes[axes[side % len(axes)]])
         places, numbers = grain(rng, seen, field)
-        beyond = (places - border) @ np.array([np.sin(angle), np.cos(angle)]) > 0
-        parts.append((places, numbers, np.full(len(places), seen.per_nm), beyond ^ bool(side)))
-    kept = [[column[keep] for column in columns] for *columns, keep in parts]
-    if len(parts) == 1:
-        kept = [parts[0][:3]]
-    places, numbers, per_nm = (np.concatenate(columns) for columns in zip(*kept, strict=True))
+        if grains == 2:
+            beyond = (places - border) @ np.array([np.sin(angle), np.cos(angle)]) > 0
+            places, numbers = places[beyond == side], numbers[beyond == side]
+        parts.append((places, numbers, np.full(len(places), seen.per_nm)))
+    places, numbers, per_nm = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     if crystal.layers:
         atoms = np.ones(len(places))
     else:

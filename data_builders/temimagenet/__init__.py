@@ -209,7 +209,8 @@ def stems_md5(stems):
 
     Source of its value for the complete set: a benchmark by others, which found it in four folders.
     """
-    return hashlib.md5("|".join(sorted(stems)).encode()).hexdigest()
+    joined = "|".join(sorted(stems)).encode()
+    return hashlib.md5(joined, usedforsecurity=False).hexdigest()
 
 
 def grey(path):
