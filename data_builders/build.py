@@ -3,6 +3,7 @@
     python -m data_builders.build simulated/nanoparticles --data_dir=data
     python -m data_builders.build simulated/unlabelled --data_dir=data
     python -m data_builders.build micrographs --data_dir=data --source=FOLDER [--patch=224] ...
+    python -m data_builders.build temimagenet --data_dir=data --source=CLONE
     python -m data_builders.build NAME --help
 
 The records go to DATA_DIR/NAME/1.0.0, with a card.json that says what they were built from.
@@ -14,14 +15,18 @@ import sys
 
 from data_builders import common
 from data_builders.micrographs import Micrographs
-from data_builders.simulated import Nanoparticles, Unlabelled
+from data_builders.simulated import Atoms, Nanoparticles, Unlabelled
+from data_builders.temimagenet import Multislice, TEMImageNet
 from emjax.choose import choose
 from emjax.errors import Parser, Usage, run
 
 BUILDERS = {
     "micrographs": Micrographs,
+    "simulated/atoms": Atoms,
     "simulated/nanoparticles": Nanoparticles,
     "simulated/unlabelled": Unlabelled,
+    "temimagenet": TEMImageNet,
+    "temimagenet/multislice": Multislice,
 }
 
 

@@ -30,6 +30,15 @@ SPLITS = ("train", "val", "test")
 VERSION = "1.0.0"
 
 
+class About(NamedTuple):
+    """Where a dataset comes from, for its card."""
+
+    title: str
+    licence: str
+    citation: str
+    address: str  # where its files are, for people
+
+
 class Contents(NamedTuple):
     """What is known of a dataset's records before they are written."""
 

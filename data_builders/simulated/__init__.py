@@ -5,8 +5,8 @@ Record i is a function of (--seed, kind, i) alone, so a larger set contains the 
 
 import numpy as np
 
-from data_builders.common import SPLITS, Contents, split_by_source
-from data_builders.simulated import scenes
+from data_builders.common import SPLITS, About, Contents, split_by_source
+from data_builders.simulated import atoms, scenes
 from emjax import micrographs
 from emjax.errors import Usage
 
@@ -14,14 +14,15 @@ NM_PER_PIXEL = 0.06  # of the nanoparticles
 
 
 class Simulated:
-    """Options, splits and records of both simulated datasets; each micrograph is its own source."""
+    """Options, splits and records of all simulated datasets; each micrograph is its own source."""
 
     other_name = "--data_dir"
     files_sha256 = ""
+    side, range_rule = 128, "percentile"
 
-    @staticmethod
-    def add_options(parser):
-        parser.add_argument("--patch", type=int, default=128, help="side of an image in pixels")
+    @classmethod
+    def add_options(cls, parser):
+        parser.add_argument("--patch", type=int, default=cls.side, help="an image's side in pixels")
         parser.add_argument("--records", type=int, default=600, help="over all splits")
         parser.add_argument("--seed", type=int, default=0)
 
@@ -45,7 +46,7 @@ class Simulated:
             dtype=self.dtype,
             shape=(self.patch, self.patch),
             targets=self.targets,
-            range_rule="percentile",
+            range_rule=self.range_rule,
             left_out=[],
         )
 
@@ -54,13 +55,13 @@ class Simulated:
         for index, name in enumerate(self.names):
             if self.split_of[name] == split:
                 rng = np.random.default_rng([self.seed, list(KINDS).index(self.kind), index])
-                images = self.draw(rng, index)
+                images, nm_per_pixel = self.draw(rng, index)
                 yield {
                     **{key: image[..., None] for key, image in images.items()},
                     "intensity_range": np.float32(
-                        micrographs.intensity_range([images["image"]], "percentile")
+                        micrographs.intensity_range([images["image"]], self.range_rule)
                     ),
-                    "nm_per_pixel": np.full(2, self.nm_per_pixel, np.float32),
+                    "nm_per_pixel": np.full(2, nm_per_pixel, np.float32),
                     "name": name,
                     "source": name,
                     "index": index,
@@ -73,12 +74,13 @@ class Nanoparticles(Simulated):
     uint16 detector counts, 0.06 nm per pixel.
     """
 
-    kind, dtype, targets, nm_per_pixel = "nanoparticles", "uint16", ("mask",), NM_PER_PIXEL
+    kind, dtype, targets = "nanoparticles", "uint16", ("mask",)
 
     def draw(self, rng, index):
-        """{"image": uint16 [h, w] counts, "mask": uint8 [h, w] in {0, 1}}."""
+        """({"image": uint16 [h, w] counts, "mask": uint8 [h, w] in {0, 1}}, nm per pixel)."""
         expected, mask = scenes.nanoparticles(rng, self.patch, NM_PER_PIXEL)
-        return {"image": rng.poisson(expected).astype(np.uint16), "mask": mask.astype(np.uint8)}
+        counts = rng.poisson(expected).astype(np.uint16)
+        return {"image": counts, "mask": mask.astype(np.uint8)}, NM_PER_PIXEL
 
 
 class Unlabelled(Simulated):
@@ -87,16 +89,38 @@ class Unlabelled(Simulated):
     uint8, as collections of micrographs are mostly kept; the pixel size is not stated.
     """
 
-    kind, dtype, targets, nm_per_pixel = "unlabelled", "uint8", (), np.nan
+    kind, dtype, targets = "unlabelled", "uint8", ()
 
     def draw(self, rng, index):
-        """{"image": uint8 [h, w]}: counts, stretched to 8 bits with a little room at both ends."""
+        """({"image": uint8 [h, w]}, NaN): counts in 8 bits, with a little room at both ends."""
         expected = SCENES[index % len(SCENES)](rng, self.patch)
         counts = rng.poisson(expected).astype(np.float32)
         low, high = np.percentile(counts, [0.5, 99.5])
         black, white = rng.uniform(5, 60), rng.uniform(190, 250)
         stretched = black + (counts - low) * (white - black) / max(high - low, 1.0)
-        return {"image": np.clip(np.rint(stretched), 0, 255).astype(np.uint8)}
+        return {"image": np.clip(np.rint(stretched), 0, 255).astype(np.uint8)}, np.nan
+
+
+class Atoms(Simulated):
+    """Crystals along zone axes as ADF-STEM shows them, and the three restoration targets.
+
+    denoised keeps probe and background, background_removed the probe, superresolved is drawn with
+    a probe half as wide. uint8, all four in one scale (range 0 to 255), 0.01 to 0.03 nm per pixel.
+    """
+
+    kind, dtype = "atoms", "uint8"
+    targets = ("denoised", "background_removed", "superresolved")
+    side, range_rule = 256, "fixed"
+    about = About(
+        title="Simulated ADF-STEM images of crystals",
+        licence="Apache-2.0, as the project",
+        citation="none; it is drawn by data_builders.simulated.atoms",
+        address="nothing to download",
+    )
+
+    def draw(self, rng, index):
+        """({"image" and the targets: uint8 [h, w]}, nm per pixel)."""
+        return atoms.atoms(rng, self.patch)
 
 
 def _nanoparticles(rng, size):
@@ -104,4 +128,5 @@ def _nanoparticles(rng, size):
 
 
 SCENES = (scenes.cells, scenes.lattice, _nanoparticles, scenes.supported_particles)
-KINDS = {"nanoparticles": Nanoparticles, "unlabelled": Unlabelled}
+# The place of a kind is part of its seed: append only.
+KINDS = {"nanoparticles": Nanoparticles, "unlabelled": Unlabelled, "atoms": Atoms}

@@ -1,0 +1,226 @@
+"""Records from TEM-ImageNet v1.3 and its multislice sibling: PNG folders paired by file stem."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from data_builders.common import SPLITS, About, Contents, sha256_of, split_by_source
+from emjax import micrographs
+from emjax.errors import BadInput
+
+FOLDERS = {  # a record's feature and the folder it is read from
+    "image": "image",
+    "denoised": "noNoise",
+    "background_removed": "noBackgroundnoNoise",
+    "superresolved": "noNoiseNoBackgroundSuperresolution",
+}
+SIDE = 256
+COMPLETE = 14364  # images of the complete set v1.3, 00001 to 14364
+COMPLETE_MD5 = "34fc3dda6080f89bc90d49e36695cf24"  # of their stems, see stems_md5
+CITATION = (
+    "Lin, R., Zhang, R., Wang, C., Yang, X.-Q., Xin, H. L.: TEMImageNet training library and "
+    "AtomSegNet deep-learning models for high-precision atom segmentation, localization, "
+    "denoising, and deblurring of atomic-resolution images. Scientific Reports 11, 5386 (2021), "
+    "doi 10.1038/s41598-021-84499-w"
+)
+
+
+class TEMImageNet:
+    """Simulated ADF-STEM images and their three restoration targets, 256x256, 8 bits.
+
+    Download it first: git clone https://github.com/xinhuolin/TEM-ImageNet-v1.3 (about 2 GB), or
+    unzip .../archive/refs/heads/master.zip of that address. Read are the folders image, noNoise
+    (denoised), noBackgroundnoNoise (background_removed) and noNoiseNoBackgroundSuperresolution
+    (superresolved). Images go 70 % to train, 10 % to val and 20 % to test by the SHA-256 of the
+    stem; grey values 0 to 255 become -1 to 1.
+    """
+
+    folder = "temimagenet"
+    other_name = "--data_dir"
+    address, size = "https://github.com/xinhuolin/TEM-ImageNet-v1.3", "about 2 GB"
+    optional = ()
+    about = About(
+        title="TEM-ImageNet v1.3",
+        licence="none stated in the repository",
+        citation=CITATION,
+        address=address,
+    )
+
+    @staticmethod
+    def add_options(parser):
+        parser.add_argument("--source", required=True, help="the clone, or the unzipped snapshot")
+
+    def __init__(self, options):
+        self.root = self._root(Path(options.source))
+        there = {folder.name for folder in self.root.iterdir() if folder.is_dir()}
+        due = {t: f for t, f in FOLDERS.items() if f in there or t not in self.optional}
+        missing = [folder for folder in due.values() if folder not in there]
+        if missing:
+            raise BadInput(
+                f"{self.root} has no folder {', '.join(missing)}; it has "
+                f"{', '.join(sorted(there))}. {self._what_to_do()}"
+            )
+        self.paths = {target: pngs(self.root / folder) for target, folder in due.items()}
+        self.targets = tuple(target for target in due if target != "image")
+        self.stems = sorted(self.paths["image"])
+        if not self.stems:
+            raise BadInput(f"{self.root / 'image'} holds no PNG file. {self._what_to_do()}")
+        self.files_sha256 = sha256_of(
+            (f"{target}/{stem}", path)
+            for target, paths in self.paths.items()
+            for stem, path in paths.items()
+        )
+        self.options = {"targets": list(self.targets), **self._found()}
+
+    def _root(self, source):
+        """`source`, or the one folder in it that has any of the folders that are due."""
+        if not source.is_dir():
+            what = "is a file, not a folder" if source.exists() else "is no folder"
+            raise BadInput(f"--source={source} {what}. {self._what_to_do()}")
+        below = sorted(path for path in source.iterdir() if path.is_dir())
+        found = [
+            path
+            for path in (source, *below)
+            if any((path / folder).is_dir() for folder in FOLDERS.values())
+        ]
+        if not found:
+            has = ", ".join(path.name for path in below) or "none"
+            raise BadInput(
+                f"--source={source}: neither it nor a folder in it has the folder image; "
+                f"its folders: {has}. {self._what_to_do()}"
+            )
+        if len(found) > 1 and found[0] != source:
+            raise BadInput(
+                f"--source={source} holds several: {', '.join(path.name for path in found)}; "
+                "give the folder of one"
+            )
+        return found[0]
+
+    def _what_to_do(self):
+        return (
+            f"Run git clone {self.address} ({self.size}), or unzip "
+            f"{self.address}/archive/refs/heads/master.zip, and give its folder as --source"
+        )
+
+    def _found(self):
+        """For the card: how many images there are, and whether they are all there should be."""
+        complete = stems_md5(self.stems) == COMPLETE_MD5
+        if not complete:
+            print(
+                f"note: {self.root / 'image'}: {len(self.stems)} of {COMPLETE} images; "
+                "not the complete set",
+                file=sys.stderr,
+            )
+        return {"found": f"{len(self.stems)} of {COMPLETE}", "complete": complete}
+
+    def prepare(self):
+        """Decode every file once: which stems can be used, and which split each is in."""
+        self.left_out, self.usable = [], []
+        for stem in self.stems:
+            path, reason = self._fault(stem)
+            if reason:
+                self.left_out.append((str(path), reason))
+            else:
+                self.usable.append(stem)
+        for target in self.targets:
+            for stem in sorted(self.paths[target].keys() - self.paths["image"].keys()):
+                path = self.paths[target][stem]
+                self.left_out.append((str(path), f"a {target} without an image of this stem"))
+        if not self.usable:
+            first = ": ".join(self.left_out[0])
+            raise BadInput(
+                f"{self.root}: no image can be used; {len(self.left_out)} left out, {first}"
+            )
+        # Over all stems there are: leaving one out moves no other to another split.
+        self.split_of = split_by_source(self.stems)
+        splits = [self.split_of[stem] for stem in self.usable]
+        return Contents(
+            splits={split: splits.count(split) for split in SPLITS if split in splits},
+            dtype="uint8",
+            shape=(SIDE, SIDE),
+            targets=self.targets,
+            range_rule="fixed",
+            left_out=self.left_out,
+        )
+
+    def _fault(self, stem):
+        """(path, reason) why the image and targets of `stem` make no record, or (None, None)."""
+        missing = [target for target, paths in self.paths.items() if stem not in paths]
+        if missing:
+            folders = ", ".join(FOLDERS[target] for target in missing)
+            return self.paths["image"][stem], f"no file of this stem in {folders}"
+        for paths in self.paths.values():
+            try:
+                pixels = grey(paths[stem])
+            except BadInput as error:
+                return paths[stem], str(error).removeprefix(f"{paths[stem]}: ")
+            if pixels.min() == pixels.max():
+                return paths[stem], f"all pixels are {pixels.flat[0]}"
+        return None, None
+
+    def records(self, split):
+        """Yield the records of `split`; a record's index is its stem's place among all."""
+        places = {stem: place for place, stem in enumerate(self.stems)}
+        for stem in self.usable:
+            if self.split_of[stem] == split:
+                yield {
+                    **{
+                        target: grey(paths[stem])[..., None] for target, paths in self.paths.items()
+                    },
+                    "intensity_range": np.float32([0, 255]),
+                    "nm_per_pixel": np.full(2, np.nan, np.float32),
+                    "name": stem,
+                    "source": stem,
+                    "index": places[stem],
+                }
+
+
+class Multislice(TEMImageNet):
+    """The multislice sibling of temimagenet, in the same layout; its numbering has gaps.
+
+    Download it first: git clone https://github.com/xinhuolin/TEM-ImageNet-Multislice-v1.3 (about
+    1 GB), or unzip .../archive/refs/heads/master.zip of that address. Read are the folders image,
+    noNoise (denoised), noBackgroundnoNoise (background_removed) and, where there is one,
+    noNoiseNoBackgroundSuperresolution (superresolved). Split and range are those of temimagenet.
+    """
+
+    folder = "temimagenet/multislice"
+    address, size = "https://github.com/xinhuolin/TEM-ImageNet-Multislice-v1.3", "about 1 GB"
+    optional = ("superresolved",)
+    about = TEMImageNet.about._replace(title="TEM-ImageNet Multislice v1.3", address=address)
+
+    def _found(self):
+        return {"found": str(len(self.stems))}  # how many are due is not published
+
+
+def pngs(folder):
+    """{stem: path} of the PNG files in `folder`; hidden files are not looked at."""
+    return {
+        path.stem: path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() == ".png" and not path.name.startswith(".")
+    }
+
+
+def stems_md5(stems):
+    """Hex MD5 of the sorted stems, joined by "|".
+
+    Source of its value for the complete set: a benchmark by others, which found it in four folders.
+    """
+    joined = "|".join(sorted(stems)).encode()
+    return hashlib.md5(joined, usedforsecurity=False).hexdigest()
+
+
+def grey(path):
+    """uint8 [256, 256] from a PNG file, or BadInput for anything else."""
+    pixels = micrographs.read_pixels(path)
+    if pixels.ndim == 3:
+        raise BadInput(f"{path}: in colours, 8-bit grey was due")
+    if pixels.dtype != np.uint8:
+        raise BadInput(f"{path}: {pixels.dtype} values, 8-bit grey was due")
+    if pixels.shape != (SIDE, SIDE):
+        h, w = pixels.shape
+        raise BadInput(f"{path}: {h}x{w}, {SIDE}x{SIDE} was due")
+    return pixels
