@@ -5,7 +5,7 @@ Record i is a function of (--seed, kind, i) alone, so a larger set contains the 
 
 import numpy as np
 
-from data_builders.common import SPLITS, Contents, split_by_source
+from data_builders.common import SPLITS, About, Contents, split_by_source
 from data_builders.simulated import scenes
 from emjax import micrographs
 from emjax.errors import Usage
@@ -16,6 +16,12 @@ NM_PER_PIXEL = 0.06  # of the nanoparticles
 class Simulated:
     """Options, splits and records of both simulated datasets; each micrograph is its own source."""
 
+    about = About(
+        title="simulated by emjax",
+        licence="Apache-2.0",
+        citation="none: made by data_builders.simulated of emjax",
+        address="none: nothing is downloaded",
+    )
     other_name = "--data_dir"
     files_sha256 = ""
 
