@@ -2,6 +2,7 @@
 
     python -m data_builders.build simulated/nanoparticles --data_dir=data
     python -m data_builders.build simulated/unlabelled --data_dir=data
+    python -m data_builders.build au_nanoparticles/au5nm --data_dir=data --source=FOLDER [--fetch]
     python -m data_builders.build micrographs --data_dir=data --source=FOLDER [--patch=224] ...
     python -m data_builders.build NAME --help
 
@@ -13,12 +14,14 @@ import os
 import sys
 
 from data_builders import common
+from data_builders.au_nanoparticles import NAMES, AuNanoparticles
 from data_builders.micrographs import Micrographs
 from data_builders.simulated import Nanoparticles, Unlabelled
 from emjax.choose import choose
 from emjax.errors import Parser, Usage, run
 
 BUILDERS = {
+    **dict.fromkeys(NAMES, AuNanoparticles),
     "micrographs": Micrographs,
     "simulated/nanoparticles": Nanoparticles,
     "simulated/unlabelled": Unlabelled,

@@ -84,14 +84,19 @@ def split_by_source(sources):
     }
 
 
+def file_sha256(path):
+    """Hex SHA-256 of the content of the file at `path`."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sha256_of(files):
     """Hex SHA-256 over (label, content) of `files`, an iterable of (label, path)."""
     total = hashlib.sha256()
     for label, path in sorted(files):
         content = b"missing"
         if Path(path).is_file():
-            with open(path, "rb") as file:
-                content = hashlib.file_digest(file, "sha256").digest()
+            content = bytes.fromhex(file_sha256(path))
         total.update(label.encode() + b"\0" + content + b"\0")
     return total.hexdigest()
 
