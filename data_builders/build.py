@@ -2,6 +2,7 @@
 
     python -m data_builders.build simulated/nanoparticles --data_dir=data
     python -m data_builders.build simulated/unlabelled --data_dir=data
+    python -m data_builders.build cem500k --data_dir=data --source=FOLDER
     python -m data_builders.build au_nanoparticles/au5nm --data_dir=data --source=FOLDER [--fetch]
     python -m data_builders.build micrographs --data_dir=data --source=FOLDER [--patch=224] ...
     python -m data_builders.build NAME --help
@@ -13,15 +14,15 @@ import argparse
 import os
 import sys
 
-from data_builders import common
-from data_builders.au_nanoparticles import NAMES, AuNanoparticles
+from data_builders import au_nanoparticles, cem500k, common
 from data_builders.micrographs import Micrographs
 from data_builders.simulated import Nanoparticles, Unlabelled
 from emjax.choose import choose
 from emjax.errors import Parser, Usage, run
 
 BUILDERS = {
-    **dict.fromkeys(NAMES, AuNanoparticles),
+    **dict.fromkeys(au_nanoparticles.NAMES, au_nanoparticles.AuNanoparticles),
+    **dict.fromkeys(cem500k.DATASETS, cem500k.Cem500k),
     "micrographs": Micrographs,
     "simulated/nanoparticles": Nanoparticles,
     "simulated/unlabelled": Unlabelled,

@@ -130,15 +130,19 @@ class Writer(tfds.core.GeneratorBasedBuilder):
         with open(self.partial / f"{split}.names", "w", encoding="utf-8") as names:
             for record in self.dataset.records(split):
                 if isinstance(record, LeftOut):
-                    self.unusable.append(record)
-                    unusable = [*self.contents.unusable, *self.unusable]
-                    refuse_too_many(self.dataset, unusable, self.contents.files, self.share)
+                    self._leave_out(record)
                     continue
                 self._remember(split, record, names)
                 yield int(record["index"]), record
         if not self.fingerprints[split]:
             first = ": ".join(self.unusable[-1])
             raise BadInput(f"{self.dataset.folder}: nothing is left of the split {split}; {first}")
+
+    def _leave_out(self, record):
+        self.unusable.append(record)
+        before, files = self.contents.unusable, self.contents.files
+        if len(before) + len(self.unusable) > self.share * files:
+            refuse_too_many(self.dataset, [*before, *self.unusable], files, self.share)
 
     def _remember(self, split, record, names):
         self.fingerprints[split].append(duplicates.fingerprint(record["image"][..., 0]))
