@@ -49,7 +49,7 @@ def main(arguments):
         type=float,
         default=common.LEFT_OUT_SHARE,
         metavar="SHARE",
-        help="stop if more than this share of the files cannot be used; default: %(default)s",
+        help="stop if more than this share of the images cannot be used; default: %(default)s",
     )
     parser.set_defaults(dataset=arguments[0])
     builder.add_options(parser)

@@ -33,7 +33,7 @@ TARGETS = ("mask", "denoised", "background_removed", "superresolved")
 SPLITS = ("train", "val", "test")
 LIBRARIES = ("numpy", "tensorflow-datasets", "array_record", "tifffile", "imagecodecs", "h5py")
 
-# The share of files that may be unusable before a build stops: a few broken ones happen in any
+# The share of images that may be unusable before a build stops: a few broken ones happen in any
 # collection; at half of the smallest split (10 %) something is wrong with all of it, such as a
 # download that broke off or another folder.
 LEFT_OUT_SHARE = 0.05
@@ -58,7 +58,7 @@ class Contents(NamedTuple):
     range_rule: str
     left_out: list[tuple[str, str]]  # path, reason: by the rules of the dataset
     unusable: Sequence[tuple[str, str]] = ()  # path, reason: unreadable, constant, of a wrong size
-    files: int = 0  # that should be usable, `unusable` among them
+    images: int = 0  # that should be usable, `unusable` among them
     notes: Sequence[str] = ()  # for the card; a list may grow while the records are written
 
 
@@ -107,7 +107,7 @@ def build(dataset, data_dir, *, left_out=LEFT_OUT_SHARE):
     The records are written to a hidden folder and moved to their place when they are complete, so
     a folder that is there is finished. What a killed build left is removed by the next.
 
-    Raises: BadInput if more than the share `left_out` of the files cannot be used, or the records
+    Raises: BadInput if more than the share `left_out` of the images cannot be used, or the records
     cannot be written.
     """
     home = Path(data_dir) / dataset.folder
@@ -116,7 +116,7 @@ def build(dataset, data_dir, *, left_out=LEFT_OUT_SHARE):
         if final.exists():
             return _same_or_refused(dataset, home), True
     contents = dataset.prepare()
-    refuse_too_many(dataset, contents.unusable, contents.files, left_out)
+    refuse_too_many(dataset, contents.unusable, contents.images, left_out)
     made = [folder for folder in (home, *home.parents) if not folder.exists()]
     try:
         with _disk_errors(home):

@@ -48,15 +48,16 @@ def features(dtype, shape, targets):
     )
 
 
-def refuse_too_many(dataset, unusable, files, share):
-    """Raise BadInput if more than `share` of the `files` of a dataset are `unusable`."""
-    if len(unusable) <= share * files:
+def refuse_too_many(dataset, unusable, images, share):
+    """Raise BadInput if more than `share` of the `images` of a dataset are `unusable`."""
+    if len(unusable) <= share * images:
         return
     first = "; ".join(f"{path}: {reason}" for path, reason in unusable[:3])
     more = f"; and {len(unusable) - 3} more" if len(unusable) > 3 else ""
     raise BadInput(
-        f"{dataset.folder}: {len(unusable)} of {files} files cannot be used, over the {share:.1%} "
-        f"that may be left out: {first}{more}. Repair or remove them, or raise --left_out"
+        f"{dataset.folder}: {len(unusable)} of {images} images cannot be used, over the "
+        f"{share:.1%} that may be left out: {first}{more}. "
+        "Repair or remove them, or raise --left_out"
     )
 
 
@@ -135,14 +136,14 @@ class Writer(tfds.core.GeneratorBasedBuilder):
                 self._remember(split, record, names)
                 yield int(record["index"]), record
         if not self.fingerprints[split]:
-            first = ": ".join(self.unusable[-1])
-            raise BadInput(f"{self.dataset.folder}: nothing is left of the split {split}; {first}")
+            last = "".join(f"; {path}: {reason}" for path, reason in self.unusable[-1:])
+            raise BadInput(f"{self.dataset.folder}: nothing is left of the split {split}{last}")
 
     def _leave_out(self, record):
         self.unusable.append(record)
-        before, files = self.contents.unusable, self.contents.files
-        if len(before) + len(self.unusable) > self.share * files:
-            refuse_too_many(self.dataset, [*before, *self.unusable], files, self.share)
+        before, images = self.contents.unusable, self.contents.images
+        if len(before) + len(self.unusable) > self.share * images:
+            refuse_too_many(self.dataset, [*before, *self.unusable], images, self.share)
 
     def _remember(self, split, record, names):
         self.fingerprints[split].append(duplicates.fingerprint(record["image"][..., 0]))
@@ -150,7 +151,8 @@ class Writer(tfds.core.GeneratorBasedBuilder):
         sizes = [float(size) for size in record["nm_per_pixel"] if np.isfinite(size)]
         self.without_size += not sizes
         if sizes:
-            self.sizes = [min(*self.sizes, *sizes), max(*self.sizes, *sizes)]
+            sizes += self.sizes
+            self.sizes = [min(sizes), max(sizes)]
 
     def pixel_sizes(self):
         """The smallest and the largest nm per pixel, and how many records do not know theirs."""

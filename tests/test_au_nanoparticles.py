@@ -322,7 +322,7 @@ def test_damaged_images_are_named_and_left_out(tmp_path, tiny):
     write_raw(tmp_path / "h5", "au20nm", images, masks)
     line = refused(tmp_path, "au20nm")
     path = tmp_path / "h5" / "Au_20nm_87kx_16e_Images.h5"
-    assert "4 of 25 files cannot be used, over the 5.0%" in line
+    assert "4 of 25 images cannot be used, over the 5.0%" in line
     assert f"{path}[3]: 1 of 10240 values are NaN or infinite; {path}[4]: 2 of 10240" in line
     card, records, _ = built(tmp_path, "au20nm", "--left_out=0.2")
     assert card["unusable"] == 4 and [f"{path}[5]", "all pixels are 12"] in card["left_out"]

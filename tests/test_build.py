@@ -217,6 +217,8 @@ def test_a_table_gives_source_split_and_pixel_size(tmp_path, built):
     assert records["a"]["source"] == b"s1" and records["c"]["source"] == b"c.tif"
     np.testing.assert_allclose(records["a"]["nm_per_pixel"], [0.5, 0.5])
     np.testing.assert_allclose(records["b"]["nm_per_pixel"], [0.2, 0.4])
+    np.testing.assert_allclose(card["nm_per_pixel"]["range"], [0.2, 0.5])
+    assert card["nm_per_pixel"]["unknown"] == 1
     reasons = {Path(path).name: reason for path, reason in card["left_out"]}
     assert reasons["d.tif"] == "no mask in the table" and "No such file" in reasons["gone.tif"]
 
@@ -573,7 +575,9 @@ def test_a_build_stops_when_too_many_files_cannot_be_used(tmp_path, built, refus
     write_all(source, {"19.tif": np.full((40, 48), 9, np.uint8)})
     shutil.rmtree(tmp_path / "data")
     line = refused(3, f"--source={source}")
-    assert line.startswith("error: micrographs/x: 2 of 21 files cannot be used, over the 5.0% that")
+    assert line.startswith(
+        "error: micrographs/x: 2 of 21 images cannot be used, over the 5.0% that"
+    )
     assert "19.tif: all pixels are 9; " in line and line.endswith("or raise --left_out")
     assert "--left_out=2.0; a share from 0 to 1" in refused(2, f"--source={source}", "--left_out=2")
 
@@ -588,11 +592,11 @@ def test_a_file_that_breaks_while_it_is_written_counts_too(tmp_path, monkeypatch
     prepare = build.Nanoparticles.prepare
     monkeypatch.setattr(build.Nanoparticles, "records", some)
     monkeypatch.setattr(
-        build.Nanoparticles, "prepare", lambda self: prepare(self)._replace(files=40)
+        build.Nanoparticles, "prepare", lambda self: prepare(self)._replace(images=40)
     )
     flags = (*SIMULATED, f"--data_dir={tmp_path}")
     code, _, err = call(capsys, *flags)
-    assert code == 3 and "3 of 40 files cannot be used, over the 5.0%" in err
+    assert code == 3 and "3 of 40 images cannot be used, over the 5.0%" in err
     assert not list(tmp_path.iterdir())
     code, out, _ = call(capsys, *flags, "--left_out=0.2")
     card = common.read_card(tmp_path / "simulated" / "nanoparticles")

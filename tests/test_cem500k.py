@@ -168,6 +168,12 @@ def test_small_patches_are_dropped_and_both_fractions_are_told(tmp_path, capsys)
     assert all(note in capsys.readouterr().out for note in card["notes"][:1])
 
 
+def test_a_split_of_which_nothing_is_left_is_refused(tmp_path):
+    write_tree(tmp_path / "in", {"big": 12})
+    write(tmp_path / "in", {"small/a.tif": patch(90, 90)})
+    assert "cem500k: nothing is left of the split val" in refused(tmp_path)
+
+
 def test_files_that_cannot_be_used_are_named_and_too_many_stop_the_build(tmp_path):
     root = tmp_path / "in"
     write_tree(root, {f"v{i}": 5 for i in range(10)})
@@ -182,7 +188,7 @@ def test_files_that_cannot_be_used_are_named_and_too_many_stop_the_build(tmp_pat
     (root / "v8" / "text.tiff").write_text("hello")
     (root / "v9" / "empty.tiff").write_bytes(b"")
     line = refused(tmp_path)
-    assert line.startswith("cem500k: 3 of 59 files cannot be used, over the 5.0% that may be")
+    assert line.startswith("cem500k: 3 of 59 images cannot be used, over the 5.0% that may be")
     card, records, _ = built(tmp_path, "--left_out=0.2")
     reasons = {path.removeprefix(f"{root}/"): reason for path, reason in card["left_out"]}
     assert reasons["v1/deep.tif"] == "uint16; one channel of 8 bits was due"

@@ -90,7 +90,7 @@ class Cem500k:
             targets=(),
             range_rule="fixed",
             left_out=[],
-            files=len(self.listing.paths),
+            images=len(self.listing.paths),
             notes=self.notes,
         )
 

@@ -131,7 +131,7 @@ class Micrographs:
             range_rule=self.rule,
             left_out=self.left_out,
             unusable=self.unusable,
-            files=len(self.items),
+            images=len(self.items),
         )
 
     def _usable(self, items, usable):
