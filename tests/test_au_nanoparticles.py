@@ -103,8 +103,9 @@ def slow_without_xrays(image, threshold):
     h, w = len(rows), len(rows[0])
     for _ in range(2):
         limit = statistics.median(value for row in rows for value in row) + threshold
-        hits = [(-rows[y][x], y, x) for y in range(h) for x in range(w) if rows[y][x] > limit]
+        hits = [(-rows[y][x], -y, -x) for y in range(h) for x in range(w) if rows[y][x] > limit]
         for _, y, x in sorted(hits):
+            y, x = -y, -x
             around = [rows[b][a] for b in (y - 1, y, y + 1) for a in (x - 1, x, x + 1)
                       if 0 <= b < h and 0 <= a < w and (b, a) != (y, x)]  # fmt: skip
             if len(around) == 8:

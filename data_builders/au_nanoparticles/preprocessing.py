@@ -17,13 +17,14 @@ def without_xrays(image, threshold):
     they are used. What is still above goes the same way once more.
 
     Differs: in float32 whatever the file holds; the original rounds the means down when the file
-    holds whole numbers. Pixels of one value are taken in the order of rows.
+    holds whole numbers. Pixels of one value go from the last to the first, as in the original
+    where its sort happens to be stable.
     """
     image = np.maximum(image, 0).astype(np.float32)
     h, w = image.shape
     for _ in range(2):
         ys, xs = np.nonzero(image > np.median(image) + threshold)
-        for place in np.argsort(-image[ys, xs], kind="stable"):
+        for place in np.argsort(image[ys, xs], kind="stable")[::-1]:
             y, x = ys[place], xs[place]
             if 0 < y < h - 1 and 0 < x < w - 1:
                 image[y, x] = 0
