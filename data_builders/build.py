@@ -2,6 +2,8 @@
 
     python -m data_builders.build simulated/nanoparticles --data_dir=data
     python -m data_builders.build simulated/unlabelled --data_dir=data
+    python -m data_builders.build cem500k --data_dir=data --source=FOLDER
+    python -m data_builders.build au_nanoparticles/au5nm --data_dir=data --source=FOLDER [--fetch]
     python -m data_builders.build micrographs --data_dir=data --source=FOLDER [--patch=224] ...
     python -m data_builders.build temimagenet --data_dir=data --source=CLONE
     python -m data_builders.build NAME --help
@@ -13,7 +15,7 @@ import argparse
 import os
 import sys
 
-from data_builders import common
+from data_builders import au_nanoparticles, cem500k, common
 from data_builders.micrographs import Micrographs
 from data_builders.simulated import Atoms, Nanoparticles, Unlabelled
 from data_builders.temimagenet import Multislice, TEMImageNet
@@ -21,6 +23,8 @@ from emjax.choose import choose
 from emjax.errors import Parser, Usage, run
 
 BUILDERS = {
+    **dict.fromkeys(au_nanoparticles.NAMES, au_nanoparticles.AuNanoparticles),
+    **dict.fromkeys(cem500k.DATASETS, cem500k.Cem500k),
     "micrographs": Micrographs,
     "simulated/atoms": Atoms,
     "simulated/nanoparticles": Nanoparticles,
@@ -45,10 +49,20 @@ def main(arguments):
         allow_abbrev=False,
     )
     parser.add_argument("--data_dir", required=True, help="the folder of all datasets")
+    parser.add_argument(
+        "--left_out",
+        type=float,
+        default=common.LEFT_OUT_SHARE,
+        metavar="SHARE",
+        help="stop if more than this share of the images cannot be used; default: %(default)s",
+    )
+    parser.set_defaults(dataset=arguments[0])
     builder.add_options(parser)
     options = parser.parse_args(arguments[1:])
+    if not 0 <= options.left_out <= 1:
+        raise Usage(f"--left_out={options.left_out}; a share from 0 to 1 was due")
     dataset = builder(options)
-    card, already = common.build(dataset, options.data_dir)
+    card, already = common.build(dataset, options.data_dir, left_out=options.left_out)
     print(told(card, os.path.join(options.data_dir, dataset.folder), already))
 
 
@@ -58,18 +72,48 @@ def told(card, folder, already):
     empty = [split for split in common.SPLITS if split not in card["splits"]]
     size = "x".join(str(side) for side in card["shape"]) if card["shape"] else "of various sizes"
     targets = ", ".join(card["targets"]) or "none"
+    about, sizes = card["about"], card["nm_per_pixel"]
+    nm = [f"{' to '.join(f'{size:g}' for size in sorted(set(sizes['range'])))} nm"] * bool(
+        sizes["range"]
+    )
+    unknown = [f"not stated for {sizes['unknown']} records"] * bool(sizes["unknown"])
+    options = ", ".join(f"{key}={value}" for key, value in card["options"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
     lines = [
         f"{card['name']}: {'already built, nothing to do' if already else 'built'}",
+        f"  what      {about['title']}",
+        f"  licence   {about['licence']}",
+        f"  cite      {about['citation']}",
+        f"  from      {about['address']}",
         f"  records   {splits}",
         *[f"  empty     {split}: no source is in it" for split in empty],
         f"  images    {card['dtype']} {size}, range by {card['range_rule']}",
+        f"  pixels    {', '.join(nm + unknown)}",
         f"  targets   {targets}",
+        f"  options   {options}",
+        *[f"  note      {note}" for note in card["notes"]],
         f"  left out  {len(card['left_out'])}",
         *[f"    {path}: {reason}" for path, reason in card["left_out"][:20]],
         *[f"    and {n} more, see card.json" for n in [len(card["left_out"]) - 20] if n > 0],
+        *_alike(card["near_duplicates"]),
+        f"  with      {versions}",
         f"  where     {os.path.join(folder, common.VERSION)}",
     ]
     return "\n".join(lines)
+
+
+def _alike(near_duplicates):
+    """Lines on records that look the same in two splits."""
+    if not any(found["records"] for found in near_duplicates):
+        yield "  alike     no records of different splits"
+    for found in near_duplicates:
+        if found["records"]:
+            first, second = found["splits"]
+            pairs = ", ".join(f"{b} ~ {a}" for a, b in found["first"])
+            yield (
+                f"  alike     {found['records']} of {found['of']} in {second} look like one in "
+                f"{first}: {pairs}"
+            )
 
 
 if __name__ == "__main__":

@@ -1,33 +1,42 @@
-"""What all datasets share: the record's features, splits by source, and building in one piece.
+"""What all datasets share: how they are described, splits by source, building in one piece.
 
 A dataset is a class with
+    about                  where it comes from
     add_options(parser)    its own flags (static)
-    __init__(options)      refuses what cannot be, lists and hashes its files; quick
+    __init__(options)      refuses what cannot be, lists and hashes its files; quick.
+                           options.dataset is the name it was asked for by
     folder                 where it lies below --data_dir
     options, files_sha256  what it is built from; the same two, the same records
-    prepare() -> Contents  reads every file once
-    records(split)         yields records as features() describes them, one in memory at a time
+    prepare() -> Contents  finds out what the records will be
+    records(split)         yields records as writer.features() describes them, one in memory at a
+                           time, or a writer.LeftOut in place of a record that cannot be
 """
 
 import contextlib
 import fcntl
 import hashlib
-import io
+import importlib.metadata
 import json
 import os
+import platform
+import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import tensorflow_datasets as tfds
-
 import emjax
+from data_builders.writer import VERSION, Writer, refuse_too_many
 from emjax.errors import BadInput
 
 TARGETS = ("mask", "denoised", "background_removed", "superresolved")
 SPLITS = ("train", "val", "test")
-VERSION = "1.0.0"
+LIBRARIES = ("numpy", "tensorflow-datasets", "array_record", "tifffile", "imagecodecs", "h5py")
+
+# The share of images that may be unusable before a build stops: a few broken ones happen in any
+# collection; at half of the smallest split (10 %) something is wrong with all of it, such as a
+# download that broke off or another folder.
+LEFT_OUT_SHARE = 0.05
 
 
 class About(NamedTuple):
@@ -42,42 +51,31 @@ class About(NamedTuple):
 class Contents(NamedTuple):
     """What is known of a dataset's records before they are written."""
 
-    splits: dict[str, int]  # records in each split that has any
+    splits: dict[str, int]  # records due in each split that has any
     dtype: str  # of the image and its restoration targets: uint8, uint16 or float32
     shape: tuple[int, int] | None  # h, w; None where they vary
     targets: tuple[str, ...]
     range_rule: str
-    left_out: list[tuple[str, str]]  # path, reason
+    left_out: list[tuple[str, str]]  # path, reason: by the rules of the dataset
+    unusable: Sequence[tuple[str, str]] = ()  # path, reason: unreadable, constant, of a wrong size
+    images: int = 0  # that should be usable, `unusable` among them
+    notes: Sequence[str] = ()  # for the card; a list may grow while the records are written
 
 
-def features(dtype, shape, targets):
-    """The features of a record; raw bytes, as PNG saves nothing on noise and reads slowly."""
+def by_hash(names):
+    """The different `names`, ordered by their SHA-256.
 
-    def image(dtype):
-        return tfds.features.Tensor(
-            shape=(*(shape or (None, None)), 1), dtype=np.dtype(dtype).type, encoding="bytes"
-        )
-
-    return tfds.features.FeaturesDict(
-        {
-            "image": image(dtype),
-            **{target: image("uint8" if target == "mask" else dtype) for target in targets},
-            "intensity_range": tfds.features.Tensor(shape=(2,), dtype=np.float32),
-            "nm_per_pixel": tfds.features.Tensor(shape=(2,), dtype=np.float32),
-            "name": tfds.features.Text(),
-            "source": tfds.features.Text(),
-            "index": np.int32,
-        }
-    )
+    The order knows nothing of the names' meaning and stays the same on every machine.
+    """
+    return sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
 def split_by_source(sources):
-    """{source: split}: 70 % train, 10 % val, the rest test, by the SHA-256 of the source's name.
+    """{source: split}: in the order by_hash, 70 % train, 10 % val, the rest test.
 
-    Its order knows nothing of the names' meaning and stays the same on every machine. A single
-    source goes to train.
+    A single source goes to train.
     """
-    ordered = sorted(set(sources), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    ordered = by_hash(sources)
     train = max(1, 7 * len(ordered) // 10)
     val = train + len(ordered) // 10
     return {
@@ -86,61 +84,110 @@ def split_by_source(sources):
     }
 
 
+def file_sha256(path):
+    """Hex SHA-256 of the content of the file at `path`."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sha256_of(files):
     """Hex SHA-256 over (label, content) of `files`, an iterable of (label, path)."""
     total = hashlib.sha256()
     for label, path in sorted(files):
         content = b"missing"
         if Path(path).is_file():
-            with open(path, "rb") as file:
-                content = hashlib.file_digest(file, "sha256").digest()
+            content = bytes.fromhex(file_sha256(path))
         total.update(label.encode() + b"\0" + content + b"\0")
     return total.hexdigest()
 
 
-def build(dataset, data_dir):
+def build(dataset, data_dir, *, left_out=LEFT_OUT_SHARE):
     """(card, whether it was there already) of the records of `dataset` below `data_dir`.
 
     The records are written to a hidden folder and moved to their place when they are complete, so
     a folder that is there is finished. What a killed build left is removed by the next.
+
+    Raises: BadInput if more than the share `left_out` of the images cannot be used, or the records
+    cannot be written.
     """
     home = Path(data_dir) / dataset.folder
     final = home / VERSION
-    if final.exists():
-        return _same_or_refused(dataset, home), True
+    with _disk_errors(home):
+        if final.exists():
+            return _same_or_refused(dataset, home), True
     contents = dataset.prepare()
+    refuse_too_many(dataset, contents.unusable, contents.images, left_out)
     made = [folder for folder in (home, *home.parents) if not folder.exists()]
     try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"{home}: {error.strerror}; a folder to write to was due") from None
-    try:
-        with _alone_in(home):
-            if final.exists():  # another build finished while this one was reading
-                return _same_or_refused(dataset, home), True
-            for leftover in home.glob(".building-*"):
-                shutil.rmtree(leftover)
-            partial = home / f".building-{os.getpid()}"
-            try:
-                _Writer(dataset, contents, data_dir=partial).write()
-                card = {
-                    "name": dataset.folder,
-                    "options": dataset.options,
-                    "files_sha256": dataset.files_sha256,
-                    **contents._asdict(),
-                    "emjax": emjax.__version__,
-                }
-                written = partial / _Writer.name / VERSION
-                (written / "card.json").write_text(json.dumps(card, indent=2) + "\n")
-                written.rename(final)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+        with _disk_errors(home):
+            home.mkdir(parents=True, exist_ok=True)
+            with _alone_in(home):
+                if final.exists():  # another build finished while this one was reading
+                    return _same_or_refused(dataset, home), True
+                _write(dataset, contents, home, left_out)
     except BaseException:
         for folder in made:
             with contextlib.suppress(OSError):  # not empty: somebody else's
                 folder.rmdir()
         raise
     return read_card(home), False
+
+
+def _write(dataset, contents, home, left_out):
+    """Write the records and the card to a hidden folder of `home`, and move them to their place."""
+    for leftover in home.glob(".building-*"):
+        shutil.rmtree(leftover)
+    partial = home / f".building-{os.getpid()}"
+    try:
+        partial.mkdir()
+        writer = Writer(dataset, contents, data_dir=partial, share=left_out)
+        writer.write()
+        written = partial / Writer.name / VERSION
+        card = json.dumps(_card(dataset, contents, writer), indent=2)
+        (written / "card.json").write_text(card + "\n")
+        written.rename(home / VERSION)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _disk_errors(home):
+    """Tell in one line that the disk did not take what was written to `home`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # array_record says it by a RuntimeError.
+        said = re.search(r"\b\w+\(\) failed: ([^;]+)", str(error))
+        if not isinstance(error, OSError) and not said:
+            raise
+        reason = said[1] if said else error.strerror or error
+        raise BadInput(
+            f"{home}: {reason}; a folder to write to, with room for the records, was due"
+        ) from None
+
+
+def _card(dataset, contents, writer):
+    """What card.json says of the records that `writer` has written."""
+    known = contents._asdict()
+    unusable = [*known.pop("unusable"), *writer.unusable]
+    return {
+        "name": dataset.folder,
+        "about": dataset.about._asdict(),
+        "options": dataset.options,
+        "files_sha256": dataset.files_sha256,
+        **known,
+        "splits": {split: info.num_examples for split, info in writer.info.splits.items()},
+        "left_out": sorted([*known["left_out"], *unusable]),
+        "unusable": len(unusable),
+        "notes": list(contents.notes),
+        "nm_per_pixel": writer.pixel_sizes(),
+        "near_duplicates": writer.near_duplicates(),
+        "versions": {
+            "emjax": emjax.__version__,
+            "python": platform.python_version(),
+            **{library: importlib.metadata.version(library) for library in LIBRARIES},
+        },
+    }
 
 
 def read_card(home):
@@ -179,31 +226,3 @@ def _alone_in(folder):
         raise BadInput(f"{folder} is being built by another call; wait for it") from None
     finally:
         os.close(handle)
-
-
-class _Writer(tfds.core.GeneratorBasedBuilder):
-    """Writes ArrayRecord shards with TFDS; TensorFlow is not needed."""
-
-    name = "records"
-    VERSION = tfds.core.Version(VERSION)
-
-    def __init__(self, dataset, contents, *, data_dir):
-        self.dataset, self.contents = dataset, contents
-        super().__init__(data_dir=data_dir, file_format="array_record")
-
-    def write(self):
-        tfds.disable_progress_bar()
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells of a download and of our folder
-            self.download_and_prepare(download_dir=Path(self._data_dir_root) / "downloads")
-
-    def _info(self):
-        dtype, shape, targets = self.contents.dtype, self.contents.shape, self.contents.targets
-        return tfds.core.DatasetInfo(builder=self, features=features(dtype, shape, targets))
-
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(split) for split in self.contents.splits}
-
-    def _generate_examples(self, split):
-        # TFDS orders the records of a split by a hash of this key: train[:n] is a random subset.
-        for record in self.dataset.records(split):
-            yield int(record["index"]), record

@@ -1,17 +1,23 @@
 """Anybody's files become records with the common features, or one line says why not."""
 
+import contextlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 import tifffile
+from scipy import ndimage
 
-from data_builders import build, common, export
+from data_builders import build, common, export, writer
 from emjax import errors, micrographs
 
 RNG = np.random.default_rng(1)
@@ -102,7 +108,7 @@ def test_equal_stems_in_two_folders_keep_their_folders_name(tmp_path, built):
 def test_patches_cover_the_image_the_last_moved_inwards(tmp_path, built):
     image = grey(50, 70)
     source = write_all(tmp_path / "in", {"a.tif": image, "small.tif": grey(31, 90)})
-    card, records, out = built(f"--source={source}", "--patch=32")
+    card, records, out = built(f"--source={source}", "--patch=32", "--left_out=0.5")
     assert card["shape"] == [32, 32] and card["splits"] == {"train": 6}
     assert sorted(records) == [f"a_y{y:04d}x{x:04d}" for y in (0, 18) for x in (0, 32, 38)]
     for name, record in records.items():
@@ -120,7 +126,10 @@ def test_targets_are_paired_by_stem_and_the_rest_is_named(tmp_path, built):
     write_all(source / "masks", {**masks, "k.tif": masks["a.tif"], "text.tif": masks["a.tif"]})
     clean = write_all(tmp_path / "clean", {n: i // 2 for n, i in images.items() if n != "d.tif"})
     card, records, out = built(
-        f"--source={source}", f"--target=denoised={clean}", f"--target=mask={source / 'masks'}"
+        f"--source={source}",
+        f"--target=denoised={clean}",
+        f"--target=mask={source / 'masks'}",
+        "--left_out=0.4",
     )
     assert card["targets"] == ["mask", "denoised"] and sorted(records) == ["a", "b", "c"]
     for name, record in records.items():
@@ -139,8 +148,8 @@ def test_targets_are_paired_by_stem_and_the_rest_is_named(tmp_path, built):
 def test_an_unreadable_file_is_named_and_left_out(tmp_path, built):
     source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
     (source / "text.tif").write_text("hello")
-    card, records, _ = built(f"--source={source}")
-    assert sorted(records) == ["a", "b"]
+    card, records, _ = built(f"--source={source}", "--left_out=0.4")
+    assert sorted(records) == ["a", "b"] and card["unusable"] == 1
     [[path, reason]] = card["left_out"]
     assert path == str(source / "text.tif") and "no TIFF, PNG or JPEG" in reason
 
@@ -202,12 +211,14 @@ def test_a_table_gives_source_split_and_pixel_size(tmp_path, built):
         "d.tif,,d.tif,,test,1\n"
         "gone.tif,m/ma.tif,,s9,test,1\n"
     )
-    flags = (f"--source={source}", f"--table={table}")
+    flags = (f"--source={source}", f"--table={table}", "--left_out=0.3")
     card, records, _ = built(*flags, "--target=mask", name="masks")
     assert card["targets"] == ["mask"] and card["splits"] == {"train": 2, "val": 1}
     assert records["a"]["source"] == b"s1" and records["c"]["source"] == b"c.tif"
     np.testing.assert_allclose(records["a"]["nm_per_pixel"], [0.5, 0.5])
     np.testing.assert_allclose(records["b"]["nm_per_pixel"], [0.2, 0.4])
+    np.testing.assert_allclose(card["nm_per_pixel"]["range"], [0.2, 0.5])
+    assert card["nm_per_pixel"]["unknown"] == 1
     reasons = {Path(path).name: reason for path, reason in card["left_out"]}
     assert reasons["d.tif"] == "no mask in the table" and "No such file" in reasons["gone.tif"]
 
@@ -460,3 +471,170 @@ def test_real_tables(real, built, table, foreground, splits, fraction):
 def test_a_real_table_of_many_sizes_needs_a_patch(real, refused):
     line = refused(3, f"--source={real}", f"--table={real / 'tables' / 'emps.csv'}")
     assert "train has images of 56 sizes" in line and "the shortest side is 512" in line
+
+
+def files_of(folder):
+    """{path below `folder`: content} of all files."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def limited_build(limit, *argv):
+    """The finished process of a build that may write no file larger than `limit` bytes."""
+    code = (
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "from data_builders import build; from emjax import errors\n"
+        "errors.run(build.main, sys.argv[1:])"
+    )
+    line = [sys.executable, "-c", code, *argv]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120)
+
+
+SIMULATED = ("simulated/nanoparticles", "--patch=32", "--records=40")
+
+
+def test_rebuilding_gives_the_same_bytes_in_memory_or_not(tmp_path, monkeypatch):
+    build.main([*SIMULATED, f"--data_dir={tmp_path / 'one'}"])
+    monkeypatch.setattr(writer.shuffle, "MAX_MEM_BUFFER_SIZE", 1 << 13)  # a fraction of a split
+    build.main([*SIMULATED, f"--data_dir={tmp_path / 'two'}"])
+    done = limited_build(1 << 30, *SIMULATED, f"--data_dir={tmp_path / 'three'}")  # other process
+    assert done.returncode == 0, done.stderr
+    first = files_of(tmp_path / "one")
+    assert sum("array_record" in name for name in first) == 3
+    assert first == files_of(tmp_path / "two") == files_of(tmp_path / "three")
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path):
+    data = tmp_path / "data"
+    done = limited_build(20_000, *SIMULATED, f"--data_dir={data}")
+    assert done.returncode == 3 and done.stderr == (
+        f"error: {data / 'simulated' / 'nanoparticles'}: File too large; a folder to write to, "
+        "with room for the records, was due\n"
+    )
+    assert not data.exists()
+
+
+def test_a_killed_build_leaves_nothing_that_looks_finished(tmp_path):
+    home = tmp_path / "simulated" / "nanoparticles"
+    line = [sys.executable, "-m", "data_builders.build", *SIMULATED[:2], f"--data_dir={tmp_path}"]
+    running = subprocess.Popen([*line, "--records=100000"], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(home.glob(".building-*/*.names")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    assert list(home.glob(".building-*")) and not (home / "1.0.0").exists()
+    build.main([*SIMULATED, f"--data_dir={tmp_path}"])
+    assert [path.name for path in home.iterdir()] == ["1.0.0"]
+
+
+@pytest.mark.parametrize("there", [".", "simulated/nanoparticles"])
+def test_a_read_only_target_is_one_error(capsys, there):
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder)
+        (data / there).mkdir(parents=True, exist_ok=True)
+        data.chmod(0o555)
+        (data / there).chmod(0o555)
+        with as_nobody():
+            code, _, err = call(capsys, *SIMULATED, f"--data_dir={data}")
+        assert code == 3 and err == (
+            f"error: {data / 'simulated' / 'nanoparticles'}: Permission denied; "
+            "a folder to write to, with room for the records, was due\n"
+        )
+        assert not files_of(data)
+        data.chmod(0o755)
+
+
+@contextlib.contextmanager
+def as_nobody():
+    """Root may write to read-only folders too, so become somebody else."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_names_may_have_spaces_and_letters_of_any_language(tmp_path, built):
+    names = ["Größe 5 nm", "試料 7", "a\tb"]
+    source = write_all(tmp_path / "été 2026", {f"{name}.tif": grey() for name in names})
+    card, records, out = built(f"--source={source}")
+    assert sorted(records) == sorted(names)
+    assert {r["source"].decode() for r in records.values()} == {f"{name}.tif" for name in names}
+    assert card["left_out"] == []
+
+
+def test_a_build_stops_when_too_many_files_cannot_be_used(tmp_path, built, refused):
+    source = write_all(tmp_path / "in", {f"{i:02d}.tif": grey() for i in range(19)})
+    (source / "bad.tif").write_bytes((source / "00.tif").read_bytes()[:100])  # truncated
+    card, *_ = built(f"--source={source}")  # 1 of 20
+    assert card["unusable"] == 1 and card["left_out"][0][0] == str(source / "bad.tif")
+    write_all(source, {"19.tif": np.full((40, 48), 9, np.uint8)})
+    shutil.rmtree(tmp_path / "data")
+    line = refused(3, f"--source={source}")
+    assert line.startswith(
+        "error: micrographs/x: 2 of 21 images cannot be used, over the 5.0% that"
+    )
+    assert "19.tif: all pixels are 9; " in line and line.endswith("or raise --left_out")
+    assert "--left_out=2.0; a share from 0 to 1" in refused(2, f"--source={source}", "--left_out=2")
+
+
+def test_a_file_that_breaks_while_it_is_written_counts_too(tmp_path, monkeypatch, capsys):
+    records = build.Nanoparticles.records
+
+    def some(self, split):
+        for record in records(self, split):
+            yield writer.LeftOut(record["name"], "gone") if record["index"] % 8 == 3 else record
+
+    prepare = build.Nanoparticles.prepare
+    monkeypatch.setattr(build.Nanoparticles, "records", some)
+    monkeypatch.setattr(
+        build.Nanoparticles, "prepare", lambda self: prepare(self)._replace(images=40)
+    )
+    flags = (*SIMULATED, f"--data_dir={tmp_path}")
+    code, _, err = call(capsys, *flags)
+    assert code == 3 and "3 of 40 images cannot be used, over the 5.0%" in err
+    assert not list(tmp_path.iterdir())
+    code, out, _ = call(capsys, *flags, "--left_out=0.2")
+    card = common.read_card(tmp_path / "simulated" / "nanoparticles")
+    assert code == 0 and sum(card["splits"].values()) == 35 and card["unusable"] == 5
+    assert "nanoparticles_00003: gone" in out
+    monkeypatch.setattr(
+        build.Nanoparticles,
+        "records",
+        lambda self, split: (writer.LeftOut(r["name"], "gone") for r in records(self, split)),
+    )
+    code, _, err = call(capsys, *SIMULATED, f"--data_dir={tmp_path / 'b'}", "--left_out=1")
+    assert code == 3 and "nothing is left of the split train; nanoparticles_" in err
+
+
+def test_views_that_come_in_two_splits_are_reported(tmp_path, built):
+    images = {f"{i:02d}": ndimage.gaussian_filter(RNG.normal(size=(80, 90)), 5) for i in range(30)}
+    split_of = common.split_by_source(f"{name}.tif" for name in images)
+    train, val, test = ([n for n in images if split_of[f"{n}.tif"] == s] for s in common.SPLITS)
+    images[val[1]] = 2 * images[train[3]] + 1
+    images[test[2]] = images[train[4]] + RNG.normal(0, 1e-4, (80, 90))
+    files = {f"{name}.tif": image.astype(np.float32) for name, image in images.items()}
+    card, _, out = built(f"--source={write_all(tmp_path / 'in', files)}")
+    found = {tuple(entry.pop("splits")): entry for entry in card["near_duplicates"]}
+    assert found == {
+        ("train", "val"): {"records": 1, "of": 3, "first": [[train[3], val[1]]]},
+        ("train", "test"): {"records": 1, "of": 6, "first": [[train[4], test[2]]]},
+        ("val", "test"): {"records": 0, "of": 6, "first": []},
+    }
+    assert f"1 of 3 in val look like one in train: {val[1]} ~ {train[3]}" in out
+
+
+def test_a_card_says_where_the_records_come_from_and_what_made_them(tmp_path, capsys):
+    for name, builder in build.BUILDERS.items():
+        assert all(builder.about), name
+    code, out, _ = call(capsys, *SIMULATED, f"--data_dir={tmp_path}")
+    card = common.read_card(tmp_path / "simulated" / "nanoparticles")
+    assert code == 0 and card["about"] == build.Nanoparticles.about._asdict()
+    assert card["nm_per_pixel"] == {"range": [float(np.float32(0.06))] * 2, "unknown": 0}
+    assert card["versions"]["numpy"] == np.__version__ and card["unusable"] == 0
+    for part in ("simulated by emjax", "Apache-2.0", "0.06 nm", "records=40", "no records of diff"):
+        assert part in out

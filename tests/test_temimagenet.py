@@ -42,8 +42,8 @@ def clone(tmp_path):
 def command(tmp_path, capsys):
     """(exit code, stdout, stderr, card or None) of building a dataset from a source."""
 
-    def run(source, name="temimagenet"):
-        argv = [name, f"--data_dir={tmp_path / 'data'}", f"--source={source}"]
+    def run(source, name="temimagenet", *options):
+        argv = [name, f"--data_dir={tmp_path / 'data'}", f"--source={source}", *options]
         with pytest.raises(SystemExit) as stopped:
             errors.run(build.main, argv)
         out, err = capsys.readouterr()
@@ -182,7 +182,9 @@ def test_a_file_that_cannot_be_used_is_named_and_left_out(tmp_path, clone, comma
     for number, fault in enumerate(FAULTS, start=2):
         path = clone / folder / f"{number:05d}.png"
         due[str(path)] = fault(path)
-    code, out, err, card = command(clone)
+    code, _, err, card = command(clone)
+    assert code == 3 and card is None and "7 of 10 images cannot be used" in err
+    code, out, err, card = command(clone, "temimagenet", "--left_out=0.7")
     assert code == 0, err
     assert {path for path, _ in card["left_out"]} == due.keys()
     for path, reason in card["left_out"]:
@@ -199,7 +201,7 @@ def test_a_missing_stem_is_named_and_left_out(clone, command):
     (clone / FOLDERS["superresolved"] / "00005.png").unlink()
     (clone / "image" / "00007.png").unlink()
     (clone / "image" / "._00001.png").write_text("what another system keeps beside a file")
-    code, _, err, card = command(clone)
+    code, _, err, card = command(clone, "temimagenet", "--left_out=0.7")
     assert code == 0 and sum(card["splits"].values()) == 7
     left_out = dict(card["left_out"])
     assert left_out.pop(str(clone / "image" / "00004.png")) == "no file of this stem in noNoise"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_builders.common import SPLITS, TARGETS, Contents, sha256_of, split_by_source
+from data_builders.common import SPLITS, TARGETS, About, Contents, sha256_of, split_by_source
 from data_builders.micrographs.listing import Item, from_folders, from_table
 from emjax import micrographs
 from emjax.choose import choose
@@ -31,6 +31,12 @@ class Micrographs:
     go 70 % to train, 10 % to val and 20 % to test.
     """
 
+    about = About(
+        title="your own micrographs",
+        licence="that of your own files",
+        citation="none: your own files",
+        address="the folder given as --source",
+    )
     other_name = "--name"
 
     @staticmethod
@@ -83,7 +89,7 @@ class Micrographs:
 
     def prepare(self):
         """Read every file once: what can be used, its range, its size, and which split it is in."""
-        self.reads, self.dtypes, self.foreground_seen = [], set(), False
+        self.reads, self.unusable, self.dtypes, self.foreground_seen = [], [], set(), False
         groups = {}
         for item in self.items:
             key = item.source if self.rule == "percentile" else item.name
@@ -97,11 +103,11 @@ class Micrographs:
                     self._leave_out(item.image, str(error))
             else:
                 self.reads += [Read(item, shape, values) for item, shape in usable]
-        self.left_out.sort()
         if not self.reads:
-            first = ": ".join(self.left_out[0])
+            left_out = sorted([*self.left_out, *self.unusable])
+            first = ": ".join(left_out[0])
             raise BadInput(
-                f"{self.source}: no image can be used; {len(self.left_out)} left out, {first}"
+                f"{self.source}: no image can be used; {len(left_out)} left out, {first}"
             )
         if "mask" in self.targets and not self.foreground_seen:
             raise BadInput(
@@ -124,6 +130,8 @@ class Micrographs:
             targets=self.targets,
             range_rule=self.rule,
             left_out=self.left_out,
+            unusable=self.unusable,
+            images=len(self.items),
         )
 
     def _usable(self, items, usable):
@@ -204,7 +212,7 @@ class Micrographs:
             }
 
     def _leave_out(self, path, reason):
-        self.left_out.append((str(path), reason))
+        self.unusable.append((str(path), reason))
 
 
 def _corners(shape, patch):

@@ -16,6 +16,12 @@ NM_PER_PIXEL = 0.06  # of the nanoparticles
 class Simulated:
     """Options, splits and records of all simulated datasets; each micrograph is its own source."""
 
+    about = About(
+        title="simulated by emjax",
+        licence="Apache-2.0",
+        citation="none: made by data_builders.simulated of emjax",
+        address="none: nothing is downloaded",
+    )
     other_name = "--data_dir"
     files_sha256 = ""
     side, range_rule = 128, "percentile"
@@ -111,12 +117,6 @@ class Atoms(Simulated):
     kind, dtype = "atoms", "uint8"
     targets = ("denoised", "background_removed", "superresolved")
     side, range_rule = 256, "fixed"
-    about = About(
-        title="Simulated ADF-STEM images of crystals",
-        licence="Apache-2.0, as the project",
-        citation="none; it is drawn by data_builders.simulated.atoms",
-        address="nothing to download",
-    )
 
     def draw(self, rng, index):
         """({"image" and the targets: uint8 [h, w]}, nm per pixel)."""

@@ -117,22 +117,20 @@ class TEMImageNet:
 
     def prepare(self):
         """Decode every file once: which stems can be used, and which split each is in."""
-        self.left_out, self.usable = [], []
+        unusable, left_out, self.usable = [], [], []
         for stem in self.stems:
             path, reason = self._fault(stem)
             if reason:
-                self.left_out.append((str(path), reason))
+                unusable.append((str(path), reason))
             else:
                 self.usable.append(stem)
         for target in self.targets:
             for stem in sorted(self.paths[target].keys() - self.paths["image"].keys()):
                 path = self.paths[target][stem]
-                self.left_out.append((str(path), f"a {target} without an image of this stem"))
+                left_out.append((str(path), f"a {target} without an image of this stem"))
         if not self.usable:
-            first = ": ".join(self.left_out[0])
-            raise BadInput(
-                f"{self.root}: no image can be used; {len(self.left_out)} left out, {first}"
-            )
+            first = ": ".join(unusable[0])
+            raise BadInput(f"{self.root}: no image can be used; {len(unusable)} left out, {first}")
         # Over all stems there are: leaving one out moves no other to another split.
         self.split_of = split_by_source(self.stems)
         splits = [self.split_of[stem] for stem in self.usable]
@@ -142,7 +140,9 @@ class TEMImageNet:
             shape=(SIDE, SIDE),
             targets=self.targets,
             range_rule="fixed",
-            left_out=self.left_out,
+            left_out=left_out,
+            unusable=unusable,
+            images=len(self.stems),
         )
 
     def _fault(self, stem):

@@ -1,0 +1,64 @@
+"""From a raw micrograph to standardised patches, as Sytwu et al. 2022 prepare theirs.
+
+Source: ScottLabUCB/HRTEM-Receptive-Field @36e4e73, dataset_preprocessing/.
+"""
+
+import numpy as np
+
+from emjax.errors import BadInput
+
+
+def without_xrays(image, threshold):
+    """float32 [h, w], counts: `image` without negative values and without X-ray hits.
+
+    Negative counts become 0. A pixel more than `threshold` counts above the median of the image
+    becomes the mean of its eight neighbours, or of the whole image in the outermost rows and
+    columns; the brightest first, so that the neighbours of a large hit are already lower when
+    they are used. What is still above goes the same way once more.
+
+    Differs: in float32 whatever the file holds; the original rounds the means down when the file
+    holds whole numbers. Pixels of one value go from the last to the first, as in the original
+    where its sort happens to be stable.
+    """
+    image = np.maximum(image, 0).astype(np.float32)
+    h, w = image.shape
+    for _ in range(2):
+        ys, xs = np.nonzero(image > np.median(image) + threshold)
+        for place in np.argsort(image[ys, xs], kind="stable")[::-1]:
+            y, x = ys[place], xs[place]
+            if 0 < y < h - 1 and 0 < x < w - 1:
+                image[y, x] = 0
+                image[y, x] = image[y - 1 : y + 2, x - 1 : x + 2].sum(dtype=np.float64) / 8
+            else:
+                image[y, x] = image.mean(dtype=np.float64)
+    return image
+
+
+def standardised(image):
+    """float32 [h, w], standard deviations from the mean of the whole `image`.
+
+    Raises: BadInput if all pixels are the same.
+    """
+    mean, sd = image.mean(dtype=np.float64), image.std(dtype=np.float64)
+    if sd == 0:
+        raise BadInput(f"all pixels are {image.flat[0]:g}; an image to standardise was due")
+    return ((image - mean) / sd).astype(np.float32)
+
+
+def corners_with_particles(mask, *, side, more_than):
+    """[(y, x)] of the squares of `side` pixels that hold `more_than` so many particle pixels.
+
+    The squares of `mask` [h, w] in {0, 1} do not overlap and are counted row by row; what is left
+    over at the bottom and right belongs to none.
+    """
+    h, w = mask.shape
+    rows, columns = h // side, w // side
+    squares = mask[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    kept = np.argwhere(squares.sum(axis=(1, 3), dtype=np.int64) > more_than)
+    return [(int(row) * side, int(column) * side) for row, column in kept]
+
+
+def sequential_split(patches):
+    """{split: how many}: the first 70 % of so many `patches`, the next 10 %, the rest."""
+    train, val = 70 * patches // 100, 10 * patches // 100
+    return {"train": train, "val": val, "test": patches - train - val}

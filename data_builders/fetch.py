@@ -1,0 +1,72 @@
+"""Files of a Zenodo record, checked against the checksums that Zenodo publishes."""
+
+import hashlib
+import http.client
+import json
+import shutil
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from emjax.errors import BadInput
+
+ZENODO = "https://zenodo.org/api/records"
+TIMEOUT = 60  # seconds without an answer
+
+
+def from_zenodo(record, names, folder, *, base=ZENODO):
+    """Download those files `names` of a Zenodo `record` into `folder` that it lacks.
+
+    A file gets its name when it is whole and has the MD5 that Zenodo publishes. Until then it is
+    NAME.partial, where the next call goes on.
+
+    Raises: BadInput, saying what to download by hand, if there is no network, the record lacks a
+    file, or what came is not what was published.
+    """
+    folder = Path(folder)
+    missing = [name for name in names if not (folder / name).exists()]
+    if not missing:
+        return
+    address = f"{base}/{record}"
+    try:
+        with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
+            published = {file["key"]: file for file in json.load(answer)["files"]}
+        absent = [name for name in missing if name not in published]
+        if absent:
+            raise ValueError(f"it has no {', '.join(absent)}, only {', '.join(sorted(published))}")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in missing:
+            address = published[name]["links"]["self"]
+            _fetch(address, published[name], folder / name)
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        reason = " ".join(str(getattr(error, "reason", error)).split())
+        raise BadInput(
+            f"{address}: {reason or type(error).__name__}. Try again, or download "
+            f"{', '.join(missing)} from https://doi.org/10.5281/zenodo.{record} into {folder}"
+        ) from None
+
+
+def _fetch(address, file, path):
+    """Download `address` to `path`; `file` is what Zenodo's record says of it."""
+    partial, size = path.with_name(f"{path.name}.partial"), int(file["size"])
+    kind, due = file["checksum"].split(":")
+    have = partial.stat().st_size if partial.exists() else 0
+    print(f"{path.name}: fetching {(size - have) / 1e6:.1f} MB", flush=True)
+    if have < size:
+        request = urllib.request.Request(address)
+        if have:
+            request.add_header("Range", f"bytes={have}-")
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            with open(partial, "ab" if answer.status == 206 else "wb") as out:
+                shutil.copyfileobj(answer, out, 1 << 20)
+    came = partial.stat().st_size
+    if came < size:
+        raise ValueError(f"it broke off after {came} of {size} bytes; the next call goes on there")
+    with open(partial, "rb") as content:
+        digest = hashlib.file_digest(content, kind).hexdigest()
+    if digest != due:
+        partial.unlink()
+        raise ValueError(f"{path.name} came with the {kind.upper()} {digest}, {due} was published")
+    partial.rename(path)
