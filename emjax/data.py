@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,16 +12,60 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from emjax import sharding
-from emjax.errors import BadInput
+from emjax.errors import BadInput, Usage
 
 ON_HOST = ("name", "source")  # text; never sent to a device
+
+
+BAD_SHARE = 0.001  # of a split's records may be damaged; more, and the run stops
 
 
 class Records(NamedTuple):
     """A split of a dataset as it was built, and the dataset's card."""
 
-    source: object  # source[i]: {field: array}
+    source: "Readable"  # source[i]: {field: array}
     card: dict
+    weight: float = 1.0  # of its examples in a mixture, against those of the other parts
+
+
+class Readable:
+    """The records of a split, by place. The next good one stands in for one that is damaged.
+
+    So each place has an example, the same one on every machine. A damaged record is named on
+    stderr, once.
+
+    Raises: BadInput once more than BAD_SHARE of the records are known to be damaged.
+    """
+
+    def __init__(self, source, name):
+        self.source, self.name, self.damaged = source, name, {}
+
+    def __len__(self):
+        return len(self.source)
+
+    def __repr__(self):
+        return f"Readable({self.name}, {len(self)} records)"
+
+    def __getitem__(self, place):
+        at = int(place)
+        while True:
+            if at not in self.damaged:
+                try:
+                    return self.source[at]
+                except Exception as error:  # whatever a decoder makes of damaged bytes
+                    self.note(at, error)
+            at = (at + 1) % len(self)
+
+    def note(self, at, error):
+        if self.damaged.setdefault(at, error) is not error:
+            return  # another thread was first
+        told = f"{self.name}: record {at} cannot be decoded: {first_line(error)}"
+        if len(self.damaged) > BAD_SHARE * len(self):
+            raise BadInput(
+                f"{told}; {len(self.damaged)} of {len(self)} so far, over the {BAD_SHARE:.1%} that "
+                "may be. Build the dataset again"
+            )
+        print(f"note: {told}; the next one stands in for it", file=sys.stderr)
 
 
 def open_records(data_dir, name, split):
@@ -49,11 +94,39 @@ def open_records(data_dir, name, split):
         raise BadInput(
             f"{folder}: no split {split!r} of it: {first_line(error)}. It has: {has}"
         ) from error
-    return Records(builder.as_data_source(split), json.loads(cards[-1].read_text()))
+    source = Readable(builder.as_data_source(split), f"{name}:{split}")
+    return Records(source, json.loads(cards[-1].read_text()))
+
+
+def open_mixture(data_dir, parts):
+    """The Records to train on, of a config's `data.train`.
+
+    Args:
+        parts: (name, split), or several (name, split, weight): of the examples, shares in
+            proportion to the weights come from each, whatever their sizes.
+
+    Raises: BadInput as open_records, or if the images of two parts differ in size or number
+        format; Usage for a weight that is not positive.
+    """
+    if isinstance(parts[0], str):
+        return [open_records(data_dir, *parts)]
+    mixture = []
+    for name, split, weight in parts:
+        if not weight > 0:
+            raise Usage(f"data.train: weight {weight} of {name}; a positive number was due")
+        mixture.append(open_records(data_dir, name, split)._replace(weight=float(weight)))
+    first, *others = ((r.source.name, r.source[0]["image"]) for r in mixture)
+    for name, image in others:
+        if (image.shape, image.dtype) != (first[1].shape, first[1].dtype):
+            raise BadInput(
+                f"{name} has images {image.dtype} {image.shape}, {first[0]} has "
+                f"{first[1].dtype} {first[1].shape}; one mixture needs one kind: build them alike"
+            )
+    return mixture
 
 
 def first_line(error):
-    return str(error).strip("'\"").splitlines()[0].rstrip(".")
+    return (str(error).strip("'\"").splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def without_text(record):
@@ -68,16 +141,26 @@ class TrainBatches:
 
     Row i of it is the same record on any number of processes; each process reads a contiguous
     block of rows. Every pass over the records has an order of its own.
+
+    Args:
+        mixture: the Records to draw from, by their weights; arrays that not all of them have are
+            left out.
     """
 
-    def __init__(self, records, *, batch_size, seed, mesh):
+    def __init__(self, mixture, *, batch_size, seed, mesh):
         rows = sharding.local_rows(batch_size, mesh)
-        shuffled = grain.MapDataset.source(records.source).seed(seed).shuffle().repeat(None)
+        sources = [grain.MapDataset.source(r.source).seed(seed).shuffle() for r in mixture]
+        shuffled = sources[0].repeat(None)
+        if len(mixture) > 1:
+            weights = [records.weight for records in mixture]
+            shuffled = grain.MapDataset.mix([s.repeat(None) for s in sources], weights)
+        fields = set.intersection(*(set(without_text(r.source[0])) for r in mixture))
         share = rows.stop - rows.start
 
         def example(position):
             batch, row = divmod(position, share)
-            return without_text(shuffled[batch * batch_size + rows.start + row])
+            record = without_text(shuffled[batch * batch_size + rows.start + row])
+            return {name: value for name, value in record.items() if name in fields}
 
         self.example, self.share, self.mesh = example, share, mesh
         self.shapes = {

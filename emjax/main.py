@@ -20,7 +20,7 @@ from emjax.augment import Augmentation
 from emjax.checkpoints import Checkpoints, any_saved, load_generator
 from emjax.choose import choose
 from emjax.corruptions import Corruption
-from emjax.data import EvalBatches, TrainBatches, open_records
+from emjax.data import EvalBatches, TrainBatches, open_mixture, open_records
 from emjax.errors import BadInput, Usage
 from emjax.journal import Journal
 from emjax.objectives import OBJECTIVES
@@ -81,19 +81,20 @@ def train(config, workdir):
     """
     mesh = sharding.data_mesh()
     batch_size = config.data.batch_size
-    records = open_records(config.data.dir, *config.data.train)
+    mixture = open_mixture(config.data.dir, config.data.train)
     held_out = {
         split: open_records(config.data.dir, *where) for split, where in config.data.evals.items()
     }
     module = networks.build_abstract(config.model.to_dict())
     divisor = module.divisor
-    objective = assemble(config, records, divisor)
-    passes, count = config.get("passes_per_epoch", 1), len(records.source)
+    objective = assemble(config, mixture, divisor)
+    passes = config.get("passes_per_epoch", 1)
+    count = sum(len(records.source) for records in mixture)
     if not 1 <= batch_size <= passes * count:
         raise Usage(f"data.batch_size={batch_size}, but an epoch is {passes} x {count} records")
     steps_per_epoch = passes * count // batch_size
     total_steps = config.epochs * steps_per_epoch
-    batches = TrainBatches(records, batch_size=batch_size, seed=config.seed, mesh=mesh)
+    batches = TrainBatches(mixture, batch_size=batch_size, seed=config.seed, mesh=mesh)
     evals = {
         split: EvalBatches(held, batch_size=batch_size, divisor=divisor, mesh=mesh)
         for split, held in held_out.items()
@@ -134,8 +135,8 @@ def train(config, workdir):
                 title=f"{config.model.name} of {workdir}",
                 model=config.model.to_dict(),
                 task=config.get("task"),
-                range_rule=records.card["range_rule"],
-                trained_on=":".join(config.data.train),
+                range_rule=mixture[0].card["range_rule"],
+                trained_on=", ".join(records.source.name for records in mixture),
                 step=step,
                 scores=scores,
             )
@@ -158,8 +159,8 @@ def train(config, workdir):
     print(f"{workdir}: done, {max(total_steps, done)} steps", flush=True)
 
 
-def assemble(config, records, divisor):
-    """The objective of `config`, to be trained on `records`, with a network of this `divisor`."""
+def assemble(config, mixture, divisor):
+    """The objective of `config`, to be trained on `mixture`, with a network of this `divisor`."""
     arguments = config.objective.to_dict()
     constructor = choose("objective", arguments.pop("name"), OBJECTIVES)
     if "corruption" in arguments:
@@ -168,15 +169,17 @@ def assemble(config, records, divisor):
         arguments["discriminator"] = config.discriminator.to_dict()
     if "task" in config:
         task = choose("task", config.task, TASKS)
-        if task.target not in records.card["targets"]:
-            has = ", ".join(records.card["targets"]) or "none"
-            raise BadInput(
-                f"{config.data.train[0]}: task {config.task!r} needs the target {task.target!r}; "
-                f"the dataset's targets: {has}"
-            )
+        for records in mixture:
+            if task.target not in records.card["targets"]:
+                has = ", ".join(records.card["targets"]) or "none"
+                raise BadInput(
+                    f"{records.card['name']}: task {config.task!r} needs the target "
+                    f"{task.target!r}; the dataset's targets: {has}"
+                )
         arguments["task"] = task
     augment = config.augment.to_dict()
-    augment["crop"] = fitting_crop(augment["crop"], records.source[0]["image"].shape[:2], divisor)
+    shape = mixture[0].source[0]["image"].shape[:2]
+    augment["crop"] = fitting_crop(augment["crop"], shape, divisor)
     return constructor(
         generator=config.model.to_dict(),
         optimizer=optimizers.build(config.optimizer.to_dict()),

@@ -1,11 +1,21 @@
 """Batches: order, resuming, processes, padding, refusals."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
 
 from emjax import sharding
-from emjax.data import EvalBatches, Records, TrainBatches, open_records, padded
+from emjax.data import (
+    EvalBatches,
+    Readable,
+    Records,
+    TrainBatches,
+    open_mixture,
+    open_records,
+    padded,
+)
 from emjax.errors import BadInput, Usage
 
 
@@ -21,17 +31,21 @@ def take(batches, count, start=0):
 
 def test_batches_are_a_function_of_seed_and_step(train):
     mesh = sharding.data_mesh()
-    batches = TrainBatches(train, batch_size=8, seed=3, mesh=mesh)
+    batches = TrainBatches([train], batch_size=8, seed=3, mesh=mesh)
     first = take(batches, 8)
-    assert (np.array(first) == take(TrainBatches(train, batch_size=8, seed=3, mesh=mesh), 8)).all()
+    assert (
+        np.array(first) == take(TrainBatches([train], batch_size=8, seed=3, mesh=mesh), 8)
+    ).all()
     assert (np.array(first[5:]) == take(batches, 3, start=5)).all()
-    assert (np.array(first) != take(TrainBatches(train, batch_size=8, seed=4, mesh=mesh), 8)).any()
+    assert (
+        np.array(first) != take(TrainBatches([train], batch_size=8, seed=4, mesh=mesh), 8)
+    ).any()
 
 
 def test_every_pass_holds_every_record_once_in_a_new_order(train):
     records = len(train.source)
     assert records == 28
-    order = np.concatenate(take(TrainBatches(train, batch_size=4, seed=0, mesh=one_device()), 14))
+    order = np.concatenate(take(TrainBatches([train], batch_size=4, seed=0, mesh=one_device()), 14))
     assert sorted(order[:records]) == sorted(order[records:])
     assert len(set(order[:records])) == records
     assert (order[:records] != order[records:]).any()
@@ -44,19 +58,19 @@ def one_device():
 @pytest.mark.parametrize("processes", [2, 4, 8])
 def test_processes_read_contiguous_rows_of_the_same_batches(train, processes, monkeypatch):
     mesh = sharding.data_mesh()
-    whole = take(TrainBatches(train, batch_size=8, seed=1, mesh=mesh), 3)
+    whole = take(TrainBatches([train], batch_size=8, seed=1, mesh=mesh), 3)
     monkeypatch.setattr(sharding.jax, "process_count", lambda: processes)
     monkeypatch.setattr(sharding, "to_devices", lambda batch, mesh: batch)
     parts = []
     for process in range(processes):
         monkeypatch.setattr(sharding.jax, "process_index", lambda: process)  # noqa: B023
-        parts.append(take(TrainBatches(train, batch_size=8, seed=1, mesh=mesh), 3))
+        parts.append(take(TrainBatches([train], batch_size=8, seed=1, mesh=mesh), 3))
     assert (np.concatenate(parts, axis=1) == whole).all()
 
 
 def test_batches_travel_as_stored(train):
     batch = next(
-        TrainBatches(train, batch_size=8, seed=0, mesh=sharding.data_mesh()).starting_at(0)
+        TrainBatches([train], batch_size=8, seed=0, mesh=sharding.data_mesh()).starting_at(0)
     )
     assert {name: (str(a.dtype), a.shape) for name, a in batch.items()} == {
         "image": ("uint16", (8, 64, 64, 1)),
@@ -72,7 +86,7 @@ def test_batch_size_must_fit_the_devices(train):
     with pytest.raises(
         Usage, match="data.batch_size=12 cannot be spread over 8 devices; take 8 or"
     ):
-        TrainBatches(train, batch_size=12, seed=0, mesh=sharding.data_mesh())
+        TrainBatches([train], batch_size=12, seed=0, mesh=sharding.data_mesh())
 
 
 def record(index, h, w):
@@ -145,3 +159,85 @@ def test_slices_are_nested(tiny_records):
         for count in (5, 20)
     )
     assert [few[i]["index"] for i in range(5)] == [many[i]["index"] for i in range(5)]
+
+
+class Numbered:
+    """Records whose image is their number; those in `damaged` cannot be decoded."""
+
+    def __init__(self, count, damaged=(), side=2):
+        self.count, self.damaged, self.side = count, damaged, side
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, place):
+        if place in self.damaged:
+            raise RuntimeError("hash mismatch\nin a chunk")
+        image = np.full((self.side, self.side, 1), place, np.float32)
+        return {"image": image, "index": place, "name": "n", "source": "s"}
+
+
+def numbered(count, damaged=(), *, name="a:train", weight=1.0, **options):
+    return Records(Readable(Numbered(count, damaged, **options), name), {}, weight)
+
+
+def test_the_next_good_record_stands_in_for_a_damaged_one(capsys):
+    """The other rows, the batches' shape and the order are those of the whole set."""
+    options = dict(batch_size=100, seed=0, mesh=one_device())
+    whole = np.concatenate(take(TrainBatches([numbered(2000)], **options), 20))
+    damaged = numbered(2000, damaged=(7, 8))
+    batches = np.concatenate(take(TrainBatches([damaged], **options), 20))
+    assert {7, 8} <= set(whole) and not {7, 8} & set(batches)
+    assert (batches == np.where((whole == 7) | (whole == 8), 9, whole)).all()
+    told = capsys.readouterr().err
+    assert told.count("\n") == 2
+    assert "note: a:train: record 7 cannot be decoded: hash mismatch; the next one" in told
+
+
+def test_the_last_record_is_replaced_by_the_first():
+    assert numbered(1000, damaged=(999,)).source[999]["index"] == 0
+
+
+def test_too_many_damaged_records_stop_the_run():
+    records = numbered(2000, damaged=range(100, 200))
+    with pytest.raises(BadInput, match="3 of 2000 so far, over the 0.1% that may be"):
+        records.source[100]
+    with pytest.raises(BadInput, match="cannot be decoded: hash mismatch; 3 of 2000"):
+        batches = TrainBatches(
+            [numbered(2000, damaged=range(100, 200))], batch_size=100, seed=0, mesh=one_device()
+        )
+        take(batches, 20)
+
+
+def test_a_flipped_bit_in_a_shard_is_found(tiny_records, tmp_path):
+    home = tmp_path / "simulated" / "nanoparticles"
+    shutil.copytree(tiny_records / "simulated" / "nanoparticles", home)
+    (shard,) = home.glob("*/*train*array_record*")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 1
+    shard.write_bytes(bytes(content))
+    records = open_records(tmp_path, "simulated/nanoparticles", "train")
+    with pytest.raises(BadInput, match="nanoparticles:train: record .* cannot be decoded: Corrupt"):
+        for place in range(len(records.source)):
+            records.source[place]
+
+
+def test_a_mixture_draws_by_weight_and_is_a_function_of_seed_and_step():
+    parts = [numbered(50, name="a", weight=3.0), numbered(2000, name="b")]
+    options = dict(batch_size=40, seed=0, mesh=one_device())
+    batches = TrainBatches(parts, **options)
+    drawn = take(batches, 20)
+    # Of the second part, with 2000 numbers, nearly all drawn are 50 and above.
+    assert abs(np.mean(np.concatenate(drawn) >= 50) - 0.25) < 0.02
+    assert (np.array(drawn[5:]) == take(TrainBatches(parts, **options), 15, start=5)).all()
+
+
+def test_mixtures_are_opened_by_name(tiny_records):
+    parts = (("simulated/nanoparticles", "train", 2), ("simulated/nanoparticles", "val", 1))
+    first, second = open_mixture(tiny_records, parts)
+    assert (first.weight, second.weight) == (2.0, 1.0)
+    assert (len(first.source), len(second.source)) == (28, 4)
+    with pytest.raises(BadInput, match="unlabelled:train has images uint8 .64, 64, 1., simulated/"):
+        open_mixture(tiny_records, (*parts, ("simulated/unlabelled", "train", 1)))
+    with pytest.raises(Usage, match="weight 0 of simulated/nanoparticles; a positive"):
+        open_mixture(tiny_records, (("simulated/nanoparticles", "train", 0), *parts))

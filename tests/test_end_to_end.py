@@ -13,7 +13,7 @@ import tifffile
 
 from emjax import journal, sharding
 from emjax.checkpoints import Checkpoints
-from emjax.data import open_records
+from emjax.data import open_mixture
 from emjax.main import assemble, parse
 from tests.conftest import command
 
@@ -103,7 +103,7 @@ def untimed(rows):
 def final_arrays(workdir, data_dir):
     """The bytes of every array of the last checkpoint, the step among them."""
     config, _ = parse(["--config=configs/pretrain.py:smoke", f"--config.data.dir={data_dir}"])
-    objective = assemble(config, open_records(data_dir, *config.data.train), divisor=4)
+    objective = assemble(config, open_mixture(data_dir, config.data.train), divisor=4)
     state = jax.device_put(objective.init(0), sharding.replicated(sharding.data_mesh()))
     checkpoints = Checkpoints(workdir / "checkpoints", score="val/l1", higher_is_better=False)
     state = checkpoints.restore(state)
