@@ -71,7 +71,7 @@ def restorations(run):
     where = run.config["data"]
     records = data.open_records(where["dir"], *where["evals"]["val"])
     divisor = networks.build_abstract(run.config["model"]).divisor
-    objective = assemble(ConfigDict(tuples(run.config)), records, divisor)
+    objective = assemble(ConfigDict(tuples(run.config)), [records], divisor)
     generator, restore = trained(run), jax.jit(objective.restore)
     for name, batch in examples(run, "val"):
         micrograph, corrupted, restored = restore(generator, batch)

@@ -69,7 +69,7 @@ def pretraining_row(run):
     return {
         "run": run.name,
         "model": runs.model_of(run),
-        "corpus": ":".join(run.config["data"]["train"]),
+        "corpus": runs.data_of(run.config),
         "steps": str(run.done),
         "status": run.status,
         f"best {run.score}": spread([best.get(run.score, math.nan)]),

@@ -122,7 +122,7 @@ def arms(runs, root):
         alike.setdefault(key, []).append(run)
     for same in sorted(alike.values(), key=lambda same: bool(same[0].pretraining)):
         config = same[0].config
-        group = f"{':'.join(config['data']['train'])}, {config['task']}, {model_of(same[0])}"
+        group = f"{data_of(config)}, {config['task']}, {model_of(same[0])}"
         groups.setdefault(group, []).append(same)
     for group, members in groups.items():
         settings = [dict(flat(same[0].config)) for same in members]
@@ -146,10 +146,22 @@ def initialisation(run, root):
     except BadInput:
         return f"pretrained ({run.pretraining})", "not readable here"
     name = run.pretraining if source.name.startswith("..") else source.name
-    corpus, objective = ":".join(source.config["data"]["train"]), source.config["objective"]["name"]
+    corpus, objective = data_of(source.config), source.config["objective"]["name"]
     return f"pretrained ({name})", f"{objective}, {corpus}, {source.done} steps"
 
 
 def model_of(run):
-    """Its short name, `unet 2 44`."""
-    return " ".join(map(str, run.config["model"].values()))
+    """Its short name, `unet 2 44`: the values that are set, but for the usual ones."""
+    values = (run.config["model"][name] for name in sorted(run.config["model"], key=order))
+    return " ".join(str(value) for value in values if value not in (None, "batch", "bilinear"))
+
+
+def order(field):
+    return field != "name", field
+
+
+def data_of(config):
+    """What a run is trained on, `cem500k:train`, or several such."""
+    train = config["data"]["train"]
+    parts = [train] if isinstance(train[0], str) else train
+    return " + ".join(":".join(map(str, part)) for part in parts)

@@ -115,7 +115,7 @@ def test_pretraining_and_settings(reported):
                    "steps": "30", "status": "finished", "best val/l1": "0.0200",
                    "val/corrupted_l1": "0.0800"}  # fmt: skip
     settings = {row["run"]: row for row in reported[1]["What was run"]}["deep/pre"]
-    assert settings["discriminator"] == "patchgan, width 8, depth 3"
+    assert settings["discriminator"] == "patchgan, width 8, depth 3, norm batch"
     assert settings["crop, pixels"] == "32" and settings["batch"] == "8"
     assert settings["corruption"].startswith("blur [0.1, 2.0], blur_probability 0.5, noise")
     assert reported[1]["Versions"] == [{"runs": "7", "versions": "emjax 0.1.0, jax 0.10.2"}]
@@ -146,7 +146,7 @@ def test_pictures_show_what_the_evaluation_scored(tmp_path, tiny_records):
     def scores(run):
         split, where = list(run.config["data"]["evals"].items())[-1]
         records = data.open_records(tiny_records, *where)
-        objective = main.assemble(ConfigDict(gallery.tuples(run.config)), records, 4)
+        objective = main.assemble(ConfigDict(gallery.tuples(run.config)), [records], 4)
         state = SimpleNamespace(generator=gallery.trained(run))
         evaluate = jax.jit(lambda batch: objective.eval_step(state, batch))
         for name, batch in gallery.examples(run, split):
