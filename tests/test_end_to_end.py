@@ -88,7 +88,7 @@ def test_exit_codes_and_single_lines(tmp_path):
     done = train("pretrain.py:nothing", tmp_path / "run", tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     done = command("emjax", "nonsense")
-    assert done.returncode == 2 and "usage: emjax {train,predict,report}" in done.stderr
+    assert done.returncode == 2 and "usage: emjax {train,predict,report,convert}" in done.stderr
     done = command("emjax.main", "--help")
     assert done.returncode == 0 and "configs/pretrain.py" in done.stdout
 
