@@ -70,8 +70,8 @@ def unet_names(paths, levels):
     return {path: name(path) for path in paths}
 
 
-def numbered(stem, number, *, first="conv", second="bn"):
-    return f"{stem}{first}{number}", f"{stem}{second}{number}"
+def numbered(stem, number):
+    return f"{stem}conv{number}", f"{stem}bn{number}"
 
 
 def in_sequence(stem):
@@ -148,10 +148,7 @@ def unet_in(path, file, options):
         model[field] = said if known else asked or default
         if not known and not asked:
             print(f"note: {path} does not say its {field}; {default} is assumed, see --{field}")
-    mean = implied_mean(tensors, names[0])
-    kind = options.input or ("standardised" if abs(mean) < 0.1 else "unit")
-    seen = f"the first BatchNorm met images of mean {mean:.3f}" if mean is not None else "told"
-    print(f"input: {kind}, {'told by --input' if options.input else seen}")
+    kind = options.input or implied_input(path, tensors, names[0])
     rule, interval = INPUTS[kind].values()
     if interval:
         model["input_interval"] = interval
@@ -165,12 +162,20 @@ def unet_in(path, file, options):
     ), "levels" if levels else "lists"
 
 
-def implied_mean(tensors, block):
-    """The mean of the images a network was trained on, from its first convolution and BatchNorm."""
-    kernel, bias = tensors[f"{block}.conv1.weight"], tensors[f"{block}.conv1.bias"]
-    total = kernel.sum((1, 2, 3))
-    seen = tensors[f"{block}.bn1.running_mean"] - bias
-    return float(np.sum(seen * total) / np.sum(total**2))  # least squares over the channels
+def implied_input(path, tensors, block):
+    """The key of INPUTS that fits what the first BatchNorm met in training.
+
+    The convolution before it gives images of mean m a mean of m * (sum of its kernel) + bias in
+    each channel, and that is the running mean; m by least squares over the channels.
+    """
+    if f"{block}.bn1.running_mean" not in tensors:
+        raise BadInput(f"{path}: no {block}.bn1.running_mean; a U-Net with BatchNorm was due")
+    totals = tensors[f"{block}.conv1.weight"].sum((1, 2, 3), dtype=np.float64)
+    seen = tensors[f"{block}.bn1.running_mean"] - tensors[f"{block}.conv1.bias"]
+    mean = np.sum(seen * totals) / np.sum(totals**2)
+    kind = "standardised" if abs(mean) < 0.1 else "unit"
+    print(f"input: {kind}, as its first BatchNorm met images of mean {mean:.3f}; else use --input")
+    return kind
 
 
 def hrnet_in(path, file, options):
@@ -227,62 +232,75 @@ def folded(tensors):
     return {"conv1.weight": grey.astype("f4"), "bn1.running_mean": shifted.astype("f4")}
 
 
+def recognised(path, file, options):
+    """(config, naming) of the network in `file`.
+
+    Raises: BadInput if it is none that is known here.
+    """
+    tensors = file.tensors
+    if "emjax" in file.metadata:
+        try:
+            config = json.loads(file.metadata["emjax"])
+            return config, config["conversion"]["naming"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{path}: the note of emjax in it is damaged: {error!r}") from None
+    if "final_conv.weight" in tensors:
+        return unet_in(path, file, options)
+    if any(name.startswith("stage4.0.branches.") for name in tensors):
+        return hrnet_in(path, file, options)
+    hint = ", ".join(list(tensors)[:5])
+    if all(name.startswith(weights.PREFIXES) for name in tensors):
+        hint = "arrays of emjax: it need not be converted, its folder is the model"
+    raise BadInput(
+        f"{path}: no network that is known here; a residual U-Net (final_conv.weight) or an HRNet "
+        f"(stage4.0.branches...) was due, it has {hint}"
+    )
+
+
 def take_in(path, options):
     """(params, stats, config, account) of the network in the PyTorch file `path`.
+
+    `account` says of every array of the file, and of every one that it lacks, what became of it.
 
     Raises: BadInput naming what is missing, unknown or of another shape.
     """
     file = unpickle.read(path)
-    tensors = without_prefix(file.tensors)
-    file = file._replace(tensors=tensors)
-    print(f"{path}: {file.kind}, {len(tensors)} arrays")
-    if "emjax" in file.metadata:
-        config = json.loads(file.metadata["emjax"])
-        naming = config["conversion"]["naming"]
-    elif "final_conv.weight" in tensors:
-        config, naming = unet_in(path, file, options)
-    elif any(name.startswith("stage4.0.branches.") for name in tensors):
-        config, naming = hrnet_in(path, file, options)
-    else:
-        raise BadInput(
-            f"{path}: no network that is known here; a residual U-Net (final_conv.weight) or an "
-            f"HRNet (stage4.0.branches...) was due, it has {', '.join(list(tensors)[:5])} ..."
-        )
-    model = config["model"]
-    account, left = {}, dict(tensors)
-    if left.get("conv1.weight", np.zeros((1, 1))).shape[1] == 3 and model["name"] == "hrnet":
+    file = file._replace(tensors=without_prefix(file.tensors))
+    print(f"{path}: {file.kind}, {len(file.tensors)} arrays")
+    config, naming = recognised(path, file, options)
+    model, account, left = config["model"], {}, dict(file.tensors)
+    if model["name"] == "hrnet" and left.get("conv1.weight", np.zeros((1, 1))).shape[1] == 3:
         left |= folded(left)
         account["conv1.weight"] = "folded: three channels into one, with ImageNet's scale"
         account["bn1.running_mean"] = "folded: with ImageNet's mean"
 
-    names, arrays, fresh = names_of(model, naming), {}, []
-    like = {
-        p: v for part in networks.arrays(networks.build_abstract(model)) for p, v in part.items()
-    }
+    params, stats = networks.arrays(networks.build_abstract(model))
+    like, names, arrays, fresh = {**params, **stats}, names_of(model, naming), {}, []
     for ours, theirs in names.items():
         if theirs in left:
             arrays[ours] = fitting(path, theirs, left.pop(theirs), like[ours].shape)
             account[theirs] = f"{account.get(theirs, 'used')}, as {ours}"
-        elif ours.startswith(("merge/", "head/")) and model["name"] == "hrnet":
+        elif model["name"] == "hrnet" and ours.startswith(("merge/", "head/")):
             fresh.append(ours)
+            account[theirs] = f"not in the file: {ours} is at its initial values"
         else:
             raise BadInput(f"{path}: no {theirs}; a {model['name']} with {model} has it")
+    arrays |= initial(model, fresh)
+
     counts = {name: int(left.pop(name)) for name in list(left) if name.endswith(COUNTER)}
     account |= dict.fromkeys(counts, "left out: a counter that no network reads")
     for name in left:
-        head = [what for pattern, what in OTHER_HEADS.items() if re.fullmatch(pattern, name)]
-        if not head:
+        heads = [head for pattern, head in OTHER_HEADS.items() if re.fullmatch(pattern, name)]
+        if not heads:
             raise BadInput(f"{path}: {name} is not known in a {model['name']} with {model}")
-        account[name] = f"left out: of the {head[0]}, which is not of use here"
+        account[name] = f"left out: of the {heads[0]}, which is not of use here"
+
     config["conversion"] = dict(naming=naming, counter=max(counts.values(), default=None))
     if fresh:
         config["only_to_start_from"] = "its last layers were not in the file"
-    elif model["out_channels"] > 2:
+    elif model.get("out_channels", 1) > 2:
         config["only_to_start_from"] = f"it tells {model['out_channels']} classes apart"
-    arrays |= initial(model, fresh)
-    account |= {names[ours]: f"not in the file: {ours} is at its initial values" for ours in fresh}
-    params, stats = networks.arrays(networks.build_abstract(model))
-    return ({p: arrays[p] for p in params}, {p: arrays[p] for p in stats}, config, account)
+    return {p: arrays[p] for p in params}, {p: arrays[p] for p in stats}, config, account
 
 
 def without_prefix(tensors):
