@@ -48,13 +48,19 @@ class Augmentation:
         turns: one of the eight flips and quarter turns (four where the image is not square).
         resize: largest magnification, 0 for none; drawn uniformly, from its inverse or crop / side
             up, whichever is larger, so that the crop always fits.
+        mirror: magnifications go down to the inverse all the same; what the crop then shows beyond
+            the border is mirrored.
         noise_probability: share of the images that get Gaussian, Poisson or speckle noise.
+        gaussian: largest sigma, as a fraction of the full range, of Gaussian noise on every image;
+            drawn uniformly from 0 up.
     """
 
     crop: int = 0
     turns: bool = True
     resize: float = 0.0
+    mirror: bool = False
     noise_probability: float = 0.0
+    gaussian: float = 0.0
 
     def __call__(
         self, keys: Key[Array, " b"], example: dict[str, Float[Array, "b _ _ 1"]]
@@ -63,15 +69,24 @@ class Augmentation:
         return jax.vmap(self.augment)(keys, example)
 
     def augment(self, key, example):
-        noise, turns, crop = jax.random.split(key, 3)
+        noise, turns, crop, gaussian = jax.random.split(key, 4)
         if self.turns:
             example = jax.tree.map(lambda x: turn(turns, x), example)
         if self.noise_probability:
             image = one_noise(noise, example["image"], probability=self.noise_probability)
             example = {**example, "image": image}
+        if self.gaussian:
+            amount, draw = jax.random.split(gaussian)
+            sigma = uniform(amount, (0.0, self.gaussian))
+            image = gaussian_noise(draw, example["image"], sigma=sigma)
+            example = {**example, "image": image}
         if self.resize:
             side = self.crop or min(example["image"].shape[:2])
-            example = resized_crop(crop, example, side=side, largest=self.resize)
+            smallest = 1 / self.resize
+            if not self.mirror:
+                smallest = max(smallest, side / min(example["image"].shape[:2]))
+            bounds = smallest, self.resize
+            example = resized_crop(crop, example, side=side, magnification=bounds)
         elif self.crop:
             example = jax.tree.map(lambda x: random_crop(crop, x, side=self.crop), example)
         return example
@@ -108,21 +123,21 @@ def random_crop(key, image, *, side):
     return jax.lax.dynamic_slice(image, (y, x, 0), (side, side, image.shape[2]))
 
 
-def resized_crop(key, example, *, side, largest):
-    """A side x side crop of each image, magnified up to `largest` times, never past a border.
+def resized_crop(key, example, *, side, magnification):
+    """A side x side crop of each image, magnified by a number between two, mirrored at borders.
 
-    Images and restoration targets by linear interpolation, masks by the nearest pixel.
+    Images and restoration targets by linear interpolation, masks by the nearest pixel. A crop that
+    shows less than the whole image lies inside it, one that shows more has all of it inside.
     """
     scale_key, place_key = jax.random.split(key)
     shape = jnp.array(example["image"].shape[:2])
-    smallest = max(side / min(example["image"].shape[:2]), 1 / largest)
-    scale = uniform(scale_key, (smallest, largest))
+    scale = uniform(scale_key, magnification)
     origin = jax.random.uniform(place_key, (2,)) * (shape - side / scale)
     place = (jnp.arange(side) + 0.5) / scale - 0.5
     grid = jnp.meshgrid(origin[0] + place, origin[1] + place, indexing="ij")
 
     def sample(name, image):
         order = 0 if name == "mask" else 1
-        return map_coordinates(image[..., 0], grid, order=order, mode="nearest")[..., None]
+        return map_coordinates(image[..., 0], grid, order=order, mode="mirror")[..., None]
 
     return {name: sample(name, image) for name, image in example.items()}

@@ -21,6 +21,12 @@ def l1(*, prediction: Images, target: Images) -> Scalar:
     return jnp.mean(jnp.abs(prediction - target))
 
 
+def l1_and_l2(*, prediction: Images, target: Images) -> Scalar:
+    """Mean absolute plus mean squared error, 1:1, in the units of the images."""
+    error = prediction - target
+    return jnp.mean(jnp.abs(error)) + jnp.mean(error**2)
+
+
 def binary_cross_entropy(*, logits: Images, target: Images) -> Scalar:
     """Mean binary cross-entropy of `logits` against `target` in {0, 1}."""
     return optax.sigmoid_binary_cross_entropy(logits, target).mean()

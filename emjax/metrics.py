@@ -7,6 +7,7 @@ split and divided once. Arrays are [b, h, w, 1].
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 Images = Float[Array, "b h w 1"]
@@ -18,6 +19,50 @@ AXES = (1, 2, 3)
 def l1(*, prediction: Images, target: Images, valid: Valid) -> PerImage:
     """Mean absolute error in [0, 1] units: half of what it is in the networks' [-1, 1]."""
     return mean_over(jnp.abs(prediction - target), valid) / 2
+
+
+def l2(*, prediction: Images, target: Images, valid: Valid) -> PerImage:
+    """Mean squared error in [0, 1] units: a quarter of what it is in the networks' [-1, 1]."""
+    return mean_over((prediction - target) ** 2, valid) / 4
+
+
+def psnr(*, prediction: Images, target: Images, valid: Valid) -> PerImage:
+    """Peak signal-to-noise ratio in dB, the full range being the peak; 100 for equal images."""
+    squared = l2(prediction=prediction, target=target, valid=valid)
+    return -10 * jnp.log10(jnp.maximum(squared, 1e-10))
+
+
+def bias(*, prediction: Images, target: Images, valid: Valid) -> PerImage:
+    """Mean of prediction minus target in [0, 1] units: what is added to all grey values."""
+    return mean_over(prediction - target, valid) / 2
+
+
+def ssim(*, prediction: Images, target: Images, valid: Valid) -> PerImage:
+    """Structural similarity over 11 x 11 windows of Gaussian weight, sigma 1.5.
+
+    Averaged over the pixels whose window is real throughout; 0 for an image that has none.
+    Source: Wang et al. 2004 (doi 10.1109/TIP.2003.819861), K1 = 0.01, K2 = 0.03.
+    """
+    if min(target.shape[1:3]) < 11:
+        return jnp.zeros(len(target))
+    a, b = (prediction + 1) / 2, (target + 1) / 2
+    gaussian = jnp.exp(-(jnp.arange(-5, 6) ** 2) / (2 * 1.5**2))
+
+    def windowed(x, window=None):
+        weights = gaussian / gaussian.sum() if window is None else window
+        for axis in (1, 2):
+            reach = x.shape[axis] - 10
+            x = sum(w * lax.slice_in_dim(x, i, reach + i, axis=axis) for i, w in enumerate(weights))
+        return x
+
+    mean_a, mean_b = windowed(a), windowed(b)
+    var_a, var_b = windowed(a * a) - mean_a**2, windowed(b * b) - mean_b**2
+    covariance = windowed(a * b) - mean_a * mean_b
+    similarity = ((2 * mean_a * mean_b + 1e-4) * (2 * covariance + 9e-4)) / (
+        (mean_a**2 + mean_b**2 + 1e-4) * (var_a + var_b + 9e-4)
+    )
+    whole = windowed(valid.astype(jnp.float32), jnp.ones(11)) > 120.5
+    return mean_over(similarity, whole)
 
 
 def binary_cross_entropy(*, logits: Images, target: Images, valid: Valid) -> PerImage:
@@ -39,9 +84,35 @@ def soft_dice(*, logits: Images, target: Images, valid: Valid) -> PerImage:
 
 
 def dice(mask, target, valid):
-    overlap = (mask * target * valid).sum(AXES)
-    areas = (mask * valid).sum(AXES) + (target * valid).sum(AXES)
-    return (2 * overlap + 1) / (areas + 1)
+    overlap, predicted, true = areas(mask, target, valid)
+    return (2 * overlap + 1) / (predicted + true + 1)
+
+
+def iou(*, logits: Images, target: Images, valid: Valid) -> PerImage:
+    """Overlap over union of the masks; 1 if both are empty."""
+    overlap, predicted, true = areas(logits > 0, target, valid)
+    return share(overlap, predicted + true - overlap)
+
+
+def precision(*, logits: Images, target: Images, valid: Valid) -> PerImage:
+    """The part of the predicted mask that is true; 1 if nothing is predicted."""
+    overlap, predicted, _ = areas(logits > 0, target, valid)
+    return share(overlap, predicted)
+
+
+def recall(*, logits: Images, target: Images, valid: Valid) -> PerImage:
+    """The part of the true mask that is predicted; 1 if there is none."""
+    overlap, _, true = areas(logits > 0, target, valid)
+    return share(overlap, true)
+
+
+def areas(mask, target, valid):
+    """Of the overlap, of the mask and of the target, in real pixels, each [b]."""
+    return ((x * valid).sum(AXES) for x in (mask * target, mask, target))
+
+
+def share(part, whole):
+    return jnp.where(whole == 0, 1, part / jnp.maximum(whole, 1))
 
 
 def mean_over(error, valid):

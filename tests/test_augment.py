@@ -59,7 +59,10 @@ def test_resized_crop_is_a_magnified_window(key):
     y, x = jnp.meshgrid(jnp.arange(64.0), jnp.arange(64.0), indexing="ij")
     for k in jax.random.split(key, 4):
         crop = resized_crop(
-            k, dict(image=x[..., None], mask=(x > 31)[..., None] * 1.0), side=56, largest=1.25
+            k,
+            dict(image=x[..., None], mask=(x > 31)[..., None] * 1.0),
+            side=56,
+            magnification=(56 / 64, 1.25),
         )
         image = np.array(crop["image"][..., 0])
         step = np.diff(image[0, 2:-2]).mean()  # 1 / scale
@@ -90,6 +93,27 @@ def test_noise_changes_the_stated_share_of_images_and_no_target(key):
     out = Augmentation(noise_probability=0.5)(row_keys(key, 300), example)
     assert 120 < int((out["image"].std((1, 2, 3)) > 0).sum()) < 180
     assert (out["mask"] == 1).all()
+
+
+def test_a_crop_larger_than_the_image_mirrors_it(key):
+    """At 0.8 all of the image is inside, and what lies beyond its border is its mirror image."""
+    ramp = jnp.broadcast_to(jnp.arange(64.0)[:, None], (64, 64))[..., None]
+    (crop,) = resized_crop(key, dict(image=ramp), side=64, magnification=(0.8, 0.8)).values()
+    column = np.array(crop[:, 20, 0])
+    assert column.min() < 1 and column.max() > 62
+    top, bottom = column.argmin(), column.argmax()
+    assert top < bottom and np.allclose(np.diff(column[top + 1 : bottom]), 1.25, atol=1e-3)
+    assert (np.diff(column[: max(top, 1)]) <= 0).all() and (np.diff(column[bottom + 1 :]) < 0).all()
+    augment = Augmentation(crop=64, turns=False, resize=1.25, mirror=True)
+    assert augment(row_keys(key, 2), dict(image=jnp.stack([ramp] * 2)))["image"].shape[1] == 64
+
+
+def test_gaussian_noise_up_to_a_largest_sigma_on_the_image_alone(key):
+    example = dict(image=jnp.zeros((400, 16, 16, 1)), denoised=jnp.zeros((400, 16, 16, 1)))
+    out = Augmentation(turns=False, gaussian=0.05)(row_keys(key, 400), example)
+    sigmas = np.array(out["image"].std((1, 2, 3))) / 2  # of the full range
+    assert sigmas.max() < 0.06 and abs(sigmas.mean() - 0.025) < 0.003 and sigmas.min() < 0.005
+    assert (out["denoised"] == 0).all()
 
 
 def test_wrong_shapes_are_refused(key):

@@ -27,6 +27,9 @@ def scores(output, target, valid):
     return {
         "dice": metrics.hard_dice(**arrays),
         "soft_dice": metrics.soft_dice(**arrays),
+        "iou": metrics.iou(**arrays),
+        "precision": metrics.precision(**arrays),
+        "recall": metrics.recall(**arrays),
         "bce": metrics.binary_cross_entropy(**arrays),
     }
 

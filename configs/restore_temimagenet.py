@@ -1,0 +1,57 @@
+"""Finetune a restoration of atomic-resolution STEM (Kazimi et al., arXiv 2402.18286, section 4.3).
+
+    python -m emjax.main --config=configs/restore_temimagenet.py:denoise \\
+        --config.initialise.workdir=runs/pretrain/hrnet_w48,200k
+    python -m emjax.main --config=configs/restore_temimagenet.py:background,hrnet_w18_small_v1
+    python -m emjax.main --config=configs/restore_temimagenet.py:superresolution
+    python -m emjax.main --config=configs/restore_temimagenet.py:smoke     simulated data, seconds
+
+The variant `simulated` puts simulated/atoms in place of TEM-ImageNet: the same targets, nothing to
+download. The head of the pretraining is kept: it says images already.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import varied
+from configs.pretrain import GENERATORS, NETWORKS, hrnet
+from configs.segment_au import splits
+
+TASKS = {task: {"task": task} for task in ("denoise", "background", "superresolution")}
+SIMULATED = splits("simulated/atoms")
+SMOKE = {
+    **SIMULATED,
+    "model": GENERATORS["unet_2_44"],
+    "epochs": 1,
+    "log_every": 5,
+    "data.batch_size": 8,
+    "augment.crop": 32,
+}
+VARIANTS = {**NETWORKS, **TASKS, "simulated": SIMULATED, "smoke": SMOKE}
+
+
+def get_config(variants=""):
+    """The paper's run, changed by `variants`, names from VARIANTS joined by commas."""
+    config = ConfigDict()
+    config.seed = 0
+    config.epochs = 60
+    config.log_every = 50
+    config.eval_every = 0  # 0: once an epoch
+    config.save_every = 0  # 0: with the evaluations only
+    config.data = dict(
+        dir="data",
+        train=("temimagenet", "train"),
+        evals=dict(val=("temimagenet", "val"), test=("temimagenet", "test")),
+        batch_size=64,  # over all devices
+    )
+    config.objective = dict(name="supervised")
+    config.task = "denoise"
+    config.initialise = dict(
+        workdir="",  # a pretraining run or a converted model; empty: random weights
+        step="best",
+        fresh=(),
+    )
+    config.augment = dict(crop=256, turns=True, resize=1.25, mirror=True, gaussian=0.05)
+    config.model = hrnet("w48")
+    config.precision = "float32"  # what the networks compute in; or bfloat16
+    config.optimizer = dict(name="adam", lr=2e-4, b1=0.9, b2=0.999)
+    return varied(config, variants, VARIANTS)

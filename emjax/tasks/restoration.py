@@ -1,0 +1,39 @@
+"""From a micrograph as recorded to what it would be: three tasks that differ in the target.
+
+L1 + L2 as loss, scored by L1. Source: Kazimi et al. (arXiv 2402.18286), section 4.3.
+"""
+
+from emjax import losses, metrics
+from emjax.tasks.task import Task
+
+
+def loss(output, target):
+    return losses.l1_and_l2(prediction=output, target=target)
+
+
+def scores(output, target, valid):
+    arrays = dict(prediction=output, target=target, valid=valid)
+    return {
+        "l1": metrics.l1(**arrays),
+        "l2": metrics.l2(**arrays),
+        "psnr": metrics.psnr(**arrays),
+        "ssim": metrics.ssim(**arrays),
+        "bias": metrics.bias(**arrays),
+    }
+
+
+def restoration(target):
+    """The Task whose truth is the record's field `target`."""
+    return Task(
+        target=target,
+        loss=loss,
+        metrics=scores,
+        best="l1",
+        higher_is_better=False,
+        prediction=lambda output: output,
+    )
+
+
+DENOISE = restoration("denoised")
+BACKGROUND = restoration("background_removed")
+SUPERRESOLUTION = restoration("superresolved")
