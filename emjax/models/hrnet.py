@@ -78,6 +78,13 @@ class HRNet(nnx.Module):
         self.head = layers.conv(sum(widths), out_channels, 1)
 
     def __call__(self, x, *, train):
+        finest, *coarser = self.trunk(x, train=train)
+        joined = [self.upsample(x, 2**level) for level, x in enumerate(coarser, start=1)]
+        x = self.merge(jnp.concatenate([finest, *joined], -1), train=train)
+        return self.upsample(self.head(x), 4)
+
+    def trunk(self, x, *, train):
+        """The four branches, finest first: branch i is [b, h / 2**(i + 2), w / 2**(i + 2), c]."""
         check_divisible(x, self.divisor)
         x = in_turn(self.stem, x, train=train)
         x = in_turn(self.stage1, x, train=train)
@@ -90,10 +97,7 @@ class HRNet(nnx.Module):
                     for branch, x in zip(module.branches, branches, strict=True)
                 ]
                 branches = module.fuse(branches, train=train)
-        finest, *coarser = branches
-        joined = [self.upsample(x, 2**level) for level, x in enumerate(coarser, start=1)]
-        x = self.merge(jnp.concatenate([finest, *joined], -1), train=train)
-        return self.upsample(self.head(x), 4)
+        return branches
 
 
 class Transition(nnx.Module):
