@@ -328,14 +328,18 @@ def pixels(tensor):
 
 def load(network, params, stats):
     """Copy emjax's flat dicts into `network`, whose precision follows; every name must match."""
-    state = {}
-    for path, array in {**params, **stats}.items():
-        array = torch.from_numpy(np.array(array))
-        state[torch_name(path)] = array.permute(3, 2, 0, 1) if array.ndim == 4 else array
+    arrays = torch_state({**params, **stats})
+    state = {torch_name(path): array for path, array in arrays.items()}
     own = {name for name in network.state_dict() if not name.endswith("num_batches_tracked")}
     assert own == set(state), own ^ set(state)
-    network.to(array.dtype).load_state_dict(state, strict=False)
+    network.to(next(iter(state.values())).dtype).load_state_dict(state, strict=False)
     return network
+
+
+def torch_state(arrays):
+    """Tensors in torch's layout, under the names of `arrays`."""
+    tensors = {path: torch.from_numpy(np.array(array)) for path, array in arrays.items()}
+    return {path: a.permute(3, 2, 0, 1) if a.ndim == 4 else a for path, a in tensors.items()}
 
 
 def torch_name(path):

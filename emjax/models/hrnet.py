@@ -34,8 +34,9 @@ class HRNet(nnx.Module):
 
     Branch i works at 1 / 2**(i + 2) of the input's size with width * 2**i channels. The head joins
     all branches at the finest one's size, and its output is magnified to the input's. Input and
-    output [b, h, w, channels], h and w divisible by 32. Convolutions start at N(0, 0.001); those
-    before a norm have no bias.
+    output [b, h, w, channels], h and w divisible by 32. Convolutions before a norm have no bias.
+    Kernels start at N(0, 0.001); without norms, which make up for such small values, at PyTorch's
+    default.
     Source: Wang et al. 2019 (arXiv 1908.07919), the segmentation network of its authors.
     Differs: one input channel and one linear output channel.
 
@@ -204,7 +205,7 @@ class Layers(NamedTuple):
     rngs: nnx.Rngs
 
     def conv(self, before, after, size, **options):
-        init = initializers.normal(0.001)
+        init = None if self.norm == "none" else initializers.normal(0.001)
         return conv(before, after, size, kernel_init=init, rngs=self.rngs, **options)
 
     def conv_norm(self, before, after, size, *, stride=1, relu=True, use_bias=False):
