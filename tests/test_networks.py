@@ -73,8 +73,9 @@ PATCHGAN = dict(name="patchgan", width=16)
 def test_bfloat16_is_near_float32_and_learns(model, off):
     """Arrays stay float32, and so does the output.
 
-    Eight bits of a number, rounded in every layer: the difference of the outputs is a few percent
-    of their deviation, more the deeper the network. Statistics are summed in float32.
+    Eight bits of a number, rounded in every layer: the outputs differ by a few percent of their
+    deviation, the more the deeper the network, and the running statistics by as much of their
+    largest.
     """
     half = networks.create(model, optax.adam(1e-3), key=jax.random.key(0), precision="bfloat16")
     full = half.replace(precision="float32")
@@ -97,7 +98,7 @@ def test_bfloat16_is_near_float32_and_learns(model, off):
     assert output.dtype == jnp.float32
     assert 1e-3 < (output - due).std() / due.std() < off  # and not float32 after all
     for path, value in exact.stats.items():
-        np.testing.assert_allclose(after.stats[path], value, atol=0.01 * np.abs(value).max())
+        np.testing.assert_allclose(after.stats[path], value, atol=off * np.abs(value).max())
 
     for _ in range(4):
         after, _, later = update(after)
