@@ -39,10 +39,11 @@ $(VENV)/installed: requirements.txt pyproject.toml
 	$(PY) -m pip install -q --no-deps -e .
 	touch $@
 
-# TORCH=1 adds PyTorch, the oracle of the parity tests.
+# TORCH=1 adds PyTorch, the oracle of the parity tests, and timm, which is a second one.
 ifdef TORCH
 lint: $(VENV)/torch
 $(VENV)/torch: $(VENV)/installed
 	$(PY) -m pip install -q -e '.[torch]'
+	$(PY) -m pip install -q --no-deps timm==1.0.31
 	touch $@
 endif

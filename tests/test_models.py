@@ -1,15 +1,29 @@
 """Networks: parameter counts, receptive fields, shapes, refusals."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
+from configs.pretrain import GENERATORS
 from emjax import networks
 from emjax.errors import Usage
-from emjax.models.blocks import BatchNorm, max_pool, upsample_nearest
+from emjax.models import __main__ as table
+from emjax.models.blocks import (
+    BatchNorm,
+    GroupNorm,
+    max_pool,
+    normalisation,
+    upsample_bilinear,
+    upsample_nearest,
+)
+from emjax.models.hrnet import VARIANTS
 from emjax.models.receptive_field import (
+    hrnet_receptive_field,
     patchgan_receptive_field,
     unet_dilations,
     unet_receptive_field,
@@ -29,9 +43,27 @@ PAPER_UNETS = [
     (4, 424, [1, 1, 2, 2, 3], 130_677),
 ]
 
+# Parameters 1 -> 1, 1 -> 2 and 3 -> 19 channels; the last are those of the authors' Cityscapes
+# networks, of which they print 1.5 M, 3.9 M and 65.8 M.
+HRNETS = {
+    "w18_small_v1": (1_535_329, 1_535_570, 1_540_819),
+    "w18_small_v2": (3_933_549, 3_933_820, 3_939_579),
+    "w18": (9_635_089, 9_635_360, 9_641_119),
+    "w32": (29_536_705, 29_537_186, 29_546_515),
+    "w44": (55_411_729, 55_412_390, 55_424_779),
+    "w48": (65_845_249, 65_845_970, 65_859_379),
+}
+
+# Compiled for a single run: fast rather than well.
+QUICK = {"xla_backend_optimization_level": 0}
+
 
 def count(params):
     return sum(leaf.size for leaf in params.values())
+
+
+def hrnet(variant="w18_small_v1", **arguments):
+    return dict(name="hrnet", variant=variant, **arguments)
 
 
 @pytest.mark.parametrize(("blocks", "field", "dilations", "parameters"), PAPER_UNETS)
@@ -78,6 +110,205 @@ def test_receptive_field_is_what_an_output_depends_on(blocks, field):
     assert seen.sum(axis=0)[phases].mean() == field
 
 
+# An oracle of receptive fields: for each of PERIOD samples [first, last] of the pixels it sees.
+# Samples go on periodically on either side. PERIOD is a multiple of every divisor below.
+PERIOD = 192
+
+
+def seen_at(x, places):
+    return x[places % len(x)] + PERIOD * (places // len(x))[:, None]
+
+
+def union(*spans):
+    spans = np.stack(spans)
+    return np.stack([spans[..., 0].min(0), spans[..., 1].max(0)], -1)
+
+
+def convolved(x, reach=1, *, stride=1):
+    places = np.arange(0, len(x), stride)
+    return union(*(seen_at(x, places + shift) for shift in (-reach, 0, reach)))
+
+
+def pooled(x, size):
+    return union(*(seen_at(x, np.arange(0, len(x), size) + shift) for shift in range(size)))
+
+
+def repeated(x, size):
+    return np.repeat(x, size, 0)
+
+
+def interpolated(x, size):
+    left = np.floor((np.arange(len(x) * size) + 0.5) / size - 0.5).astype(int)
+    return union(seen_at(x, left), seen_at(x, left + 1))
+
+
+def mean_width(x):
+    return (x[:, 1] - x[:, 0] + 1).mean()
+
+
+PIXELS = np.stack([np.arange(PERIOD)] * 2, -1)
+
+
+def unet_oracle(dilations, pools):
+    def block(x, dilation):
+        return convolved(convolved(x, dilation), dilation)
+
+    x, skips = PIXELS, []
+    for dilation, pool in zip(dilations, pools, strict=False):
+        skips.append(block(x, dilation))
+        x = pooled(skips[-1], pool)
+    x = block(x, dilations[-1])
+    for level in reversed(range(len(pools))):
+        x = block(union(skips[level], repeated(x, pools[level])), dilations[level])
+    return mean_width(x)
+
+
+def hrnet_oracle(variant, grown):
+    _, stage1, _, modules, blocks = VARIANTS[variant]
+    x = convolved(convolved(PIXELS, stride=2), stride=2)
+    for _ in range(stage1):
+        x = convolved(x)
+    branches = [x]
+    for number, exchanges in enumerate(modules):
+        new = convolved(branches[-1], stride=2)
+        branches = [convolved(x) if number == 0 else x for x in branches] + [new]
+        for _ in range(exchanges):
+            for _ in range(2 * blocks):
+                branches = [convolved(x) for x in branches]
+            before, branches = branches, []
+            for i in range(len(before)):
+                terms = [grown(x, 2**j) if j else x for j, x in enumerate(before[i:])]
+                for j, x in enumerate(before[:i]):
+                    for _ in range(i - j):
+                        x = convolved(x, stride=2)
+                    terms.append(x)
+                branches.append(union(*terms))
+    joined = union(*(grown(x, 2**i) if i else x for i, x in enumerate(branches)))
+    return mean_width(grown(joined, 4))
+
+
+@pytest.mark.parametrize(
+    ("dilations", "pools"),
+    [(dilations, [2] * blocks) for blocks, _, dilations, _ in PAPER_UNETS]
+    + [([1, 1, 4, 2, 2], [2] * 4), ([1, 1, 1], [4, 4]), ([1, 2, 1], [2, 4]), ([3, 1, 2], [8, 2])],
+)
+def test_receptive_field_of_any_unet(dilations, pools):
+    assert unet_receptive_field(dilations, pools) == unet_oracle(dilations, pools)
+
+
+@pytest.mark.parametrize("pools, field", [([4, 4], 120), ([2, 4], 64), ([8, 8], 392)])
+def test_receptive_fields_that_sytwu_prints_for_pools(pools, field):
+    module = networks.build_abstract(dict(name="unet", blocks=2, pools=pools))
+    assert module.receptive_field == field
+    assert module.divisor == math.prod(pools)
+
+
+@pytest.mark.parametrize("variant", ["w18_small_v1", "w18_small_v2", "w18"])
+@pytest.mark.parametrize("mixes", [True, False])
+def test_receptive_field_of_an_hrnet(variant, mixes):
+    _, stage1, _, modules, blocks = VARIANTS[variant]
+    field = hrnet_receptive_field(stage1, modules, blocks, upsampling_mixes=mixes)
+    assert field == hrnet_oracle(variant, interpolated if mixes else repeated)
+
+
+@pytest.mark.parametrize("upsampling", ["bilinear", "bilinear_corners", "nearest"])
+def test_receptive_field_of_an_hrnet_is_where_its_gradient_is_not_zero(upsampling):
+    """All weights and pixels positive: no ReLU stops a gradient, none cancels another."""
+    module = networks.build_abstract(hrnet(upsampling=upsampling))
+    definition = nnx.graphdef(module)
+
+    def value(path, like):
+        if path.endswith("kernel"):
+            return jnp.full(like.shape, 1 / math.prod(like.shape[:-1]))
+        return jnp.full(like.shape, float(path.endswith(("scale", "var"))))
+
+    params, stats = (
+        {path: value(path, like) for path, like in flat.items()} for flat in networks.arrays(module)
+    )
+    network = networks.Network(params, stats, definition=definition)
+
+    def pixel(image, column):
+        return network.apply(params, stats, image, train=False)[0][0, 0, column, 0]
+
+    gradients = jax.jit(jax.vmap(jax.grad(pixel), (None, 0)), compiler_options=QUICK)
+    columns = 352 + jnp.arange(module.divisor)
+    seen = (gradients(jnp.ones((1, 32, 704, 1)), columns) != 0).any((1, 2, 4))
+    assert not seen[:, [0, -1]].any()
+    assert seen.sum(1).mean() == module.receptive_field
+
+
+@pytest.mark.parametrize("variant", HRNETS)
+def test_hrnet_parameters(variant):
+    for (before, after), due in zip([(1, 1), (1, 2), (3, 19)], HRNETS[variant], strict=True):
+        model = hrnet(variant, in_channels=before, out_channels=after)
+        assert count(networks.arrays(networks.build_abstract(model))[0]) == due
+
+
+# Millions at 224, 256, 448 and 512 pixels, worked out by hand from the layers.
+@pytest.mark.parametrize(
+    "model, millions",
+    [
+        (dict(name="unet", blocks=2), (95, 123, 378, 494)),
+        (dict(name="unet", blocks=3), (137, 179, 548, 716)),
+        (dict(name="unet", blocks=4), (180, 235, 719, 938)),
+        (dict(name="patchgan"), (2380, 3130)),
+    ],
+)
+def test_multiply_adds(model, millions):
+    module = networks.build_abstract(model)
+    counted = [table.multiply_adds(module, side) / 1e6 for side in table.SIDES[: len(millions)]]
+    np.testing.assert_allclose(counted, millions, rtol=0.01)
+
+
+def test_table_of_all_networks(capsys):
+    assert table.main([]) == 0
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert set(GENERATORS) | {"patchgan"} <= set(lines)
+    assert lines["unet_4_424"] == "unet_4_424 130,677 424 16 180 235 719 938".split()
+    assert lines["hrnet_w48"][1:4] == ["65,845,249", "2,835", "32"]
+    assert lines["patchgan"][1:4] == ["2,764,609", "70", "-"]
+    cost = table.multiply_adds(networks.build_abstract(hrnet()), 256)  # not scaled from another
+    assert lines["hrnet_w18_small_v1"][5] == f"{cost / 1e6:,.0f}"
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", "group", "none"])
+@pytest.mark.parametrize("name", ["unet", "patchgan", "hrnet"])
+def test_every_norm(name, norm):
+    """Starts at scale 1 and bias 0 (a discriminator's scales near 1) and keeps the size."""
+    arguments = dict(
+        unet=dict(blocks=2), patchgan=dict(width=4), hrnet=dict(variant="w18_small_v1")
+    )
+    model = dict(name=name, norm=norm, **arguments[name])
+    network = networks.create(model, optax.sgd(1.0), key=jax.random.key(0))
+    images = [jax.random.normal(jax.random.key(1), (2, 64, 64, 1))] * (1 + (name == "patchgan"))
+
+    scales = {path: value for path, value in network.params.items() if path.endswith("scale")}
+    assert bool(scales) == (norm != "none")
+    for path, value in scales.items():
+        np.testing.assert_allclose(value, 1, atol=0.1 if name == "patchgan" else 0)
+        assert (network.params[path.replace("scale", "bias")] == 0).all()
+    assert bool(network.stats) == (norm == "batch")
+
+    def run(params):
+        return network.apply(params, network.stats, *images, train=True)[0]
+
+    output = jax.jit(run, compiler_options=QUICK)(network.params)
+    assert output.shape == ((2, 6, 6, 1) if name == "patchgan" else images[0].shape)
+    assert np.isfinite(output).all() and output.std() > 1e-6
+
+
+def test_an_hrnet_without_norms_learns_in_every_layer():
+    network = networks.create(hrnet(norm="none"), optax.sgd(1.0), key=jax.random.key(0))
+    image = jax.random.normal(jax.random.key(1), (2, 64, 64, 1))
+
+    def loss(params):
+        return ((network.apply(params, {}, image, train=True)[0] - image) ** 2).mean()
+
+    gradients = jax.jit(jax.grad(loss), compiler_options=QUICK)(network.params)
+    largest = {path: np.abs(g).max() for path, g in gradients.items() if path.endswith("kernel")}
+    assert min(largest.values()) > 1e-6, largest
+
+
 def test_patchgan():
     params, _ = networks.arrays(networks.build_abstract(dict(name="patchgan")))
     assert count(params) == 2_764_609
@@ -99,6 +330,75 @@ def test_patchgan_refuses_images_without_a_single_score():
 def test_impossible_receptive_field_names_the_nearest():
     with pytest.raises(Usage, match="receptive_field=45; the nearest are 44, "):
         networks.build_abstract(dict(name="unet", blocks=2, receptive_field=45))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(blocks=0), "blocks=0; at least 1 was due"),
+        (dict(blocks=2, filters=[4, 8]), r"filters=\(4, 8\); 3 positive whole numbers were due"),
+        (dict(blocks=2, pools=[2, 0]), r"pools=\(2, 0\); 2 positive whole numbers were due"),
+        (dict(blocks=2, pools=[2, 1.5]), r"pools=\(2, 1.5\); 2 positive whole numbers were due"),
+        (dict(blocks=2, dilations=[1]), r"dilations=\(1,\); 3 positive whole numbers were due"),
+        (dict(blocks=2, pools=2), "model 'unet' with .*'pools': 2"),
+        (
+            dict(blocks=2, pools=[4, 4], receptive_field=121),
+            "no U-Net with 2 levels has receptive_field=121; the nearest are 120, ",
+        ),
+        (
+            dict(blocks=2, dilations=[1, 1, 2], receptive_field=44),
+            "dilations=.* with pools=.* see 60 pixels; leave one of the two out",
+        ),
+    ],
+)
+def test_impossible_unets(arguments, message):
+    with pytest.raises(Usage, match=message):
+        networks.build_abstract(dict(name="unet", **arguments))
+
+
+def test_dilations_beside_the_receptive_field_that_they_give():
+    arguments = dict(blocks=4, dilations=[1, 1, 4, 2, 2], receptive_field=424)
+    module = networks.build_abstract(dict(name="unet", filters=(8,) * 5, **arguments))
+    assert module.receptive_field == 424
+    assert module.bottleneck.conv1.out_features == 8
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        (hrnet("w19"), "no variant 'w19'; there are: w18, w18_small_v1, w18_small_v2, w32, "),
+        (
+            hrnet(upsampling="cubic"),
+            "no upsampling 'cubic'; there are: bilinear, bilinear_corners, nearest",
+        ),
+        (hrnet(norm="layer"), "no norm 'layer'; there are: batch, group, instance, none"),
+        (dict(name="unet", blocks=2, norm="layer"), "no norm 'layer'"),
+        (dict(name="patchgan", norm="layer"), "no norm 'layer'"),
+    ],
+)
+def test_unknown_names(model, message):
+    with pytest.raises(Usage, match=message):
+        networks.build_abstract(model)
+
+
+@pytest.mark.parametrize(
+    "model, height, width, message",
+    [
+        (hrnet(), 64, 450, "64 x 450: .* divisible by 32: 450 -> 448 or 480"),
+        (hrnet(), 50, 70, "50 x 70: .*: 50 -> 32 or 64, 70 -> 64 or 96"),
+        (hrnet(), 20, 20, "20 x 20: .*: 20 -> 32(?! or)"),
+        (dict(name="unet", blocks=2, pools=[3, 2]), 12, 14, "divisible by 6: 14 -> 12 or 18"),
+    ],
+)
+def test_sizes_that_do_not_divide(model, height, width, message):
+    module = networks.build_abstract(model)
+    definition, state = nnx.split(module)
+
+    def run(state, x):
+        return nnx.merge(definition, state)(x, train=False)
+
+    with pytest.raises(Usage, match=message):
+        jax.eval_shape(run, state, jax.ShapeDtypeStruct((1, height, width, 1), jnp.float32))
 
 
 def test_unknown_model_and_argument():
@@ -131,3 +431,30 @@ def test_pool_gradient_goes_to_the_first_maximum():
     x = jnp.array([[1.0, 3, 0, 0], [3, 2, 0, 0]]).reshape(1, 2, 4, 1)
     gradient = jax.grad(lambda x: (max_pool(x, 2) * jnp.array([5.0, 7]).reshape(1, 1, 2, 1)).sum())
     assert gradient(x)[0, :, :, 0].tolist() == [[0, 5, 7, 0], [0, 0, 0, 0]]
+
+
+def test_groupnorm_normalises_groups_of_each_image():
+    norm = GroupNorm(4, groups=2, rngs=nnx.Rngs(0))
+    x = np.random.default_rng(0).normal(1000, 2, (2, 8, 8, 4)).astype(np.float32)
+    for train in (True, False):
+        y = norm(jnp.array(x), train=train).reshape(2, 8, 8, 2, 2)
+        np.testing.assert_allclose(y.mean((1, 2, 4)), 0, atol=1e-4)
+        np.testing.assert_allclose(y.var((1, 2, 4)), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "channels, groups", [(1, 1), (2, 1), (4, 2), (18, 9), (36, 18), (64, 32), (720, 30)]
+)
+def test_groups_of_two_channels_or_more(channels, groups):
+    assert normalisation("group", channels, rngs=nnx.Rngs(0)).groups == groups
+    assert normalisation("instance", channels, rngs=nnx.Rngs(0)).groups == channels
+
+
+def test_bilinear_upsampling():
+    x = jnp.arange(12.0).reshape(1, 3, 4, 1)
+    for size in (2, 4):
+        due = jax.image.resize(x, (1, 3 * size, 4 * size, 1), "bilinear")
+        np.testing.assert_allclose(upsample_bilinear(x, size), due, rtol=1e-6)
+    corners = upsample_bilinear(x, 2, corners=True)[0, :, :, 0]
+    np.testing.assert_allclose(corners[0], np.linspace(0, 3, 8), rtol=1e-6)
+    np.testing.assert_allclose(corners[:, 0], np.linspace(0, 8, 6), rtol=1e-6)

@@ -11,18 +11,30 @@ from torch import nn
 from torch.nn import functional
 
 
+def normalisation(norm, channels):
+    """The layer that emjax calls `norm`; groups: the most, up to 32, of at least two channels."""
+    if norm == "group":
+        groups = 32
+        while groups > 1 and (channels % groups or channels < 2 * groups):
+            groups -= 1
+        return nn.GroupNorm(groups, channels)
+    if norm == "instance":
+        return nn.InstanceNorm2d(channels, affine=True)
+    return {"batch": nn.BatchNorm2d, "none": nn.Identity}[norm](channels)
+
+
 class ResidualBlock(nn.Module):
     """conv, norm, ReLU, conv, norm, plus a 1x1 projection of the input, ReLU.
 
     Source: Sytwu et al. 2022 (arXiv 2204.04250); its code has the projection without a norm.
     """
 
-    def __init__(self, before, after, dilation):
+    def __init__(self, before, after, dilation, norm):
         super().__init__()
         self.conv1 = nn.Conv2d(before, after, 3, padding=dilation, dilation=dilation)
-        self.norm1 = nn.BatchNorm2d(after)
+        self.norm1 = normalisation(norm, after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=dilation, dilation=dilation)
-        self.norm2 = nn.BatchNorm2d(after)
+        self.norm2 = normalisation(norm, after)
         self.project = nn.Conv2d(before, after, 1)
         for conv in (self.conv1, self.conv2, self.project):
             nn.init.kaiming_normal_(conv.weight)
@@ -33,31 +45,31 @@ class ResidualBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """4, 8, 16 ... channels; one dilation a level, the bottleneck's last; pools of two."""
+    """4, 8, 16 ... channels (or `filters`); one dilation a level, the bottleneck's last."""
 
-    def __init__(self, dilations):
+    def __init__(self, dilations, *, pools=None, filters=None, norm="batch"):
         super().__init__()
         *levels, deepest = dilations
-        widths = [4 * 2**level for level in range(len(dilations))]
+        widths = filters or [4 * 2**level for level in range(len(dilations))]
+        self.pools = pools or [2] * len(levels)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         before = 1
         for level, dilation in enumerate(levels):
-            self.down.append(ResidualBlock(before, widths[level], dilation))
+            self.down.append(ResidualBlock(before, widths[level], dilation, norm))
             before = widths[level]
-            self.up.append(ResidualBlock(before + widths[level + 1], before, dilation))
-        self.bottleneck = ResidualBlock(before, widths[-1], deepest)
+            self.up.append(ResidualBlock(before + widths[level + 1], before, dilation, norm))
+        self.bottleneck = ResidualBlock(before, widths[-1], deepest, norm)
         self.head = nn.Conv2d(widths[0], 1, 1)
-        self.grow = nn.Upsample(scale_factor=2, mode="nearest")
-        self.pool = nn.MaxPool2d(2)
 
     def forward(self, x):
         skips = []
-        for block in self.down:
+        for block, pool in zip(self.down, self.pools, strict=True):
             skips.append(block(x))
-            x = self.pool(skips[-1])
+            x = functional.max_pool2d(skips[-1], pool)
         x = self.bottleneck(x)
-        for block in reversed(self.up):
-            x = block(torch.cat([skips.pop(), self.grow(x)], 1))
+        for block, pool in zip(reversed(self.up), reversed(self.pools), strict=True):
+            x = functional.interpolate(x, scale_factor=pool, mode="nearest")
+            x = block(torch.cat([skips.pop(), x], 1))
         return self.head(x)
 
 
@@ -131,7 +143,7 @@ class PatchGAN(nn.Module):
     Source: Isola et al. 2017 (arXiv 1611.07004), section 6.1.2.
     """
 
-    def __init__(self, width, depth=3):
+    def __init__(self, width, depth=3, *, norm="batch"):
         super().__init__()
         self.convs = nn.ModuleList([nn.Conv2d(2, width, 4, 2, 1)])
         self.norms = nn.ModuleList()
@@ -139,16 +151,17 @@ class PatchGAN(nn.Module):
         for level in range(1, depth + 1):
             after = width * min(2**level, 8)
             stride = 2 if level < depth else 1
-            self.convs.append(nn.Conv2d(before, after, 4, stride, 1, bias=False))
-            self.norms.append(nn.BatchNorm2d(after))
+            self.convs.append(nn.Conv2d(before, after, 4, stride, 1, bias=norm == "none"))
+            self.norms.append(normalisation(norm, after))
             before = after
         self.head = nn.Conv2d(before, 1, 4, 1, 1)
         for conv in [*self.convs, self.head]:
             nn.init.normal_(conv.weight, 0, 0.02)
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
-        for norm in self.norms:
-            nn.init.normal_(norm.weight, 1, 0.02)
+        for layer in self.norms:
+            if norm != "none":
+                nn.init.normal_(layer.weight, 1, 0.02)
 
     def forward(self, corrupted, image):
         x = torch.cat([corrupted, image], 1)
@@ -156,6 +169,166 @@ class PatchGAN(nn.Module):
         for conv, norm in zip(self.convs[1:], self.norms, strict=True):
             x = functional.leaky_relu(norm(conv(x)), 0.2)
         return self.head(x)
+
+
+# Bottleneck blocks, their inner channels, modules of stages 2 to 4, blocks a branch, first width.
+HRNETS = {
+    "w18_small_v1": (1, 32, (1, 1, 1), 2, 16),
+    "w18_small_v2": (2, 64, (1, 3, 2), 2, 18),
+    "w18": (4, 64, (1, 4, 3), 4, 18),
+    "w32": (4, 64, (1, 4, 3), 4, 32),
+    "w44": (4, 64, (1, 4, 3), 4, 44),
+    "w48": (4, 64, (1, 4, 3), 4, 48),
+}
+INTERPOLATION = {
+    "bilinear": dict(mode="bilinear", align_corners=False),
+    "bilinear_corners": dict(mode="bilinear", align_corners=True),
+    "nearest": dict(mode="nearest"),
+}
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without a bias (but before no norm), norm, and perhaps a ReLU."""
+
+    def __init__(self, before, after, kernel, stride, norm, *, relu=True, bias=False):
+        super().__init__()
+        bias = bias or norm == "none"
+        self.conv = nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=bias)
+        self.norm = normalisation(norm, after)
+        if relu:
+            self.act = nn.ReLU()
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, before, planes, norm):
+        super().__init__()
+        self.reduce = ConvNorm(before, planes, 1, 1, norm)
+        self.conv = ConvNorm(planes, planes, 3, 1, norm)
+        self.expand = ConvNorm(planes, 4 * planes, 1, 1, norm, relu=False)
+        self.project = nn.Sequential()
+        if before != 4 * planes:
+            self.project.append(ConvNorm(before, 4 * planes, 1, 1, norm, relu=False))
+
+    def forward(self, x):
+        return functional.relu(self.expand(self.conv(self.reduce(x))) + self.project(x))
+
+
+class BasicBlock(nn.Module):
+    def __init__(self, width, norm):
+        super().__init__()
+        last = ConvNorm(width, width, 3, 1, norm, relu=False)
+        self.convs = nn.Sequential(ConvNorm(width, width, 3, 1, norm), last)
+
+    def forward(self, x):
+        return functional.relu(self.convs(x) + x)
+
+
+class Transition(nn.Module):
+    """3x3 to the new width where it differs; the new branch by stride 2 from the last one."""
+
+    def __init__(self, old, new, norm):
+        super().__init__()
+        self.keep = nn.ModuleList(nn.Sequential() for _ in old)
+        for chain, before, after in zip(self.keep, old, new, strict=False):
+            if before != after:
+                chain.append(ConvNorm(before, after, 3, 1, norm))
+        self.new = nn.Sequential(ConvNorm(old[-1], new[-1], 3, 2, norm))
+
+    def forward(self, xs):
+        return [chain(x) for chain, x in zip(self.keep, xs, strict=True)] + [self.new(xs[-1])]
+
+
+class Exchange(nn.Module):
+    """One module of a stage: blocks on every branch, then every branch summed into every other."""
+
+    def __init__(self, widths, blocks, interpolation, norm):
+        super().__init__()
+        self.interpolation = interpolation
+        self.branches = nn.ModuleList()
+        for width in widths:
+            branch = nn.Module()
+            branch.blocks = nn.Sequential(*(BasicBlock(width, norm) for _ in range(blocks)))
+            self.branches.append(branch)
+        self.fuse = nn.Module()
+        self.fuse.paths = nn.ModuleList(nn.ModuleList() for _ in widths)
+        for i, row in enumerate(self.fuse.paths):
+            for j, width in enumerate(widths):
+                path = nn.Sequential()
+                if j > i:
+                    path.append(ConvNorm(width, widths[i], 1, 1, norm, relu=False))
+                for step in range(j, i):
+                    last = step == i - 1
+                    after = widths[i] if last else width
+                    path.append(ConvNorm(width, after, 3, 2, norm, relu=not last))
+                row.append(path)
+
+    def forward(self, xs):
+        xs = [branch.blocks(x) for branch, x in zip(self.branches, xs, strict=True)]
+        fused = []
+        for row, own in zip(self.fuse.paths, xs, strict=True):
+            terms = [path(x) for path, x in zip(row, xs, strict=True)]
+            grown = [enlarge(term, own.shape[-2:], self.interpolation) for term in terms]
+            fused.append(functional.relu(sum(grown)))
+        return fused
+
+
+class HRNet(nn.Module):
+    """The segmentation network: trunk, joined branches, 1x1 convolution, head, enlarged to x.
+
+    Source: Wang et al. 2019 (arXiv 1908.07919) and the layer tables of the authors' networks.
+    """
+
+    def __init__(self, variant, *, upsampling="bilinear", norm="batch", channels=(1, 1)):
+        super().__init__()
+        bottlenecks, planes, modules, blocks, width = HRNETS[variant]
+        self.interpolation = INTERPOLATION[upsampling]
+        self.stem = nn.Sequential(
+            ConvNorm(channels[0], 64, 3, 2, norm), ConvNorm(64, 64, 3, 2, norm)
+        )
+        self.stage1 = nn.Sequential(Bottleneck(64, planes, norm))
+        for _ in range(1, bottlenecks):
+            self.stage1.append(Bottleneck(4 * planes, planes, norm))
+        self.transitions, self.stages = nn.ModuleList(), nn.ModuleList()
+        widths = [4 * planes]
+        for branches, count in enumerate(modules, start=2):
+            old, widths = widths, [width, 2 * width, 4 * width, 8 * width][:branches]
+            self.transitions.append(Transition(old, widths, norm))
+            stage = (Exchange(widths, blocks, self.interpolation, norm) for _ in range(count))
+            self.stages.append(nn.Sequential(*stage))
+        self.merge = ConvNorm(sum(widths), sum(widths), 1, 1, norm, bias=True)
+        self.head = nn.Conv2d(sum(widths), channels[1], 1)
+        for parameter in self.parameters():
+            if parameter.ndim == 4:
+                nn.init.normal_(parameter, 0, 0.001)
+
+    def forward(self, x):
+        branches = [self.stage1(self.stem(x))]
+        for transition, stage in zip(self.transitions, self.stages, strict=True):
+            branches = stage(transition(branches))
+        size = branches[0].shape[-2:]
+        joined = torch.cat([enlarge(branch, size, self.interpolation) for branch in branches], 1)
+        return enlarge(self.head(self.merge(joined)), x.shape[-2:], self.interpolation)
+
+
+def enlarge(x, size, interpolation):
+    return x if x.shape[-2:] == size else functional.interpolate(x, size=size, **interpolation)
+
+
+def multiply_adds(network, *inputs):
+    """Of the convolutions, counted by what passes through them; padding included."""
+    total = 0
+
+    def count(conv, inputs, output):
+        nonlocal total
+        total += output.numel() * conv.weight[0].numel()
+
+    convs = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [conv.register_forward_hook(count) for conv in convs]
+    with torch.no_grad():
+        network(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return total
 
 
 def adam(network, *, b1):
@@ -219,14 +392,18 @@ def pixels(tensor):
 
 def load(network, params, stats):
     """Copy emjax's flat dicts into `network`, whose precision follows; every name must match."""
-    state = {}
-    for path, array in {**params, **stats}.items():
-        array = torch.from_numpy(np.array(array))
-        state[torch_name(path)] = array.permute(3, 2, 0, 1) if array.ndim == 4 else array
+    arrays = torch_state({**params, **stats})
+    state = {torch_name(path): array for path, array in arrays.items()}
     own = {name for name in network.state_dict() if not name.endswith("num_batches_tracked")}
     assert own == set(state), own ^ set(state)
-    network.to(array.dtype).load_state_dict(state, strict=False)
+    network.to(next(iter(state.values())).dtype).load_state_dict(state, strict=False)
     return network
+
+
+def torch_state(arrays):
+    """Tensors in torch's layout, under the names of `arrays`."""
+    tensors = {path: torch.from_numpy(np.array(array)) for path, array in arrays.items()}
+    return {path: a.permute(3, 2, 0, 1) if a.ndim == 4 else a for path, a in tensors.items()}
 
 
 def torch_name(path):

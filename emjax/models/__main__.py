@@ -28,9 +28,14 @@ def main(arguments):
     for name, model in models.items():
         module = networks.build_abstract(model)
         parameters = sum(leaf.size for leaf in networks.arrays(module)[0].values())
-        costs = [f"{multiply_adds(module, side) / 1e6:,.0f}" for side in SIDES]
-        divisor = getattr(module, "divisor", "-")
-        print(line(name, f"{parameters:,}", f"{module.receptive_field:,}", divisor, *costs))
+        divisor = getattr(module, "divisor", None)
+        if divisor:  # each layer's output is a whole fraction of the image, so cost goes by area
+            cost = multiply_adds(module, divisor)
+            costs = [cost * (side // divisor) ** 2 for side in SIDES]
+        else:
+            costs = [multiply_adds(module, side) for side in SIDES]
+        cells = f"{parameters:,}", f"{module.receptive_field:,}", divisor or "-"
+        print(line(name, *cells, *(f"{cost / 1e6:,.0f}" for cost in costs)))
     return 0
 
 

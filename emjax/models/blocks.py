@@ -195,11 +195,11 @@ def upsample_bilinear(x, size, *, corners=False):
 
 
 def interpolation(n, size, corners):
-    """The matrix float32 [n * size, n] that interpolates n values linearly."""
+    """The matrix [n * size, n] that interpolates n values linearly."""
     place = np.arange(n * size)
     at = place * (n - 1) / (n * size - 1) if corners else (place + 0.5) / size - 0.5
     distance = np.abs(np.clip(at, 0, n - 1)[:, None] - np.arange(n))
-    return np.maximum(1 - distance, 0).astype(np.float32)
+    return np.maximum(1 - distance, 0)
 
 
 UPSAMPLING = {
@@ -214,10 +214,16 @@ def check_divisible(x, divisor):
     h, w = x.shape[1:3]
     if h % divisor or w % divisor:
         near = ", ".join(
-            f"{side} -> {max(side // divisor, 1) * divisor} or {(side // divisor + 1) * divisor}"
+            f"{side} -> {' or '.join(map(str, multiples(side, divisor)))}"
             for side in dict.fromkeys((h, w))
             if side % divisor
         )
         raise Usage(
             f"an image of {h} x {w}: this network takes sides divisible by {divisor}: {near}"
         )
+
+
+def multiples(side, divisor):
+    """The two multiples of `divisor` around `side`, or the one above it if the other is zero."""
+    below = side // divisor * divisor
+    return [below, below + divisor] if below else [divisor]

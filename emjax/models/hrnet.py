@@ -34,8 +34,9 @@ class HRNet(nnx.Module):
 
     Branch i works at 1 / 2**(i + 2) of the input's size with width * 2**i channels. The head joins
     all branches at the finest one's size, and its output is magnified to the input's. Input and
-    output [b, h, w, channels], h and w divisible by 32. Convolutions start at N(0, 0.001); those
-    before a norm have no bias.
+    output [b, h, w, channels], h and w divisible by 32. Convolutions before a norm have no bias.
+    Kernels start at N(0, 0.001); without norms, which make up for such small values, at PyTorch's
+    default.
     Source: Wang et al. 2019 (arXiv 1908.07919), the segmentation network of its authors.
     Differs: one input channel and one linear output channel.
 
@@ -79,6 +80,13 @@ class HRNet(nnx.Module):
         self.head = layers.conv(sum(widths), out_channels, 1)
 
     def __call__(self, x, *, train):
+        finest, *coarser = self.trunk(x, train=train)
+        joined = [self.upsample(x, 2**level) for level, x in enumerate(coarser, start=1)]
+        x = self.merge(jnp.concatenate([finest, *joined], -1), train=train)
+        return self.upsample(self.head(x), 4)
+
+    def trunk(self, x, *, train):
+        """The four branches, finest first: branch i is [b, h / 2**(i + 2), w / 2**(i + 2), c]."""
         check_divisible(x, self.divisor)
         x = in_turn(self.stem, x, train=train)
         x = in_turn(self.stage1, x, train=train)
@@ -91,10 +99,7 @@ class HRNet(nnx.Module):
                     for branch, x in zip(module.branches, branches, strict=True)
                 ]
                 branches = module.fuse(branches, train=train)
-        finest, *coarser = branches
-        joined = [self.upsample(x, 2**level) for level, x in enumerate(coarser, start=1)]
-        x = self.merge(jnp.concatenate([finest, *joined], -1), train=train)
-        return self.upsample(self.head(x), 4)
+        return branches
 
 
 class Transition(nnx.Module):
@@ -201,7 +206,7 @@ class Layers(NamedTuple):
     rngs: nnx.Rngs
 
     def conv(self, before, after, size, **options):
-        init = initializers.normal(0.001)
+        init = None if self.norm == "none" else initializers.normal(0.001)
         return conv(before, after, size, kernel_init=init, rngs=self.rngs, **options)
 
     def conv_norm(self, before, after, size, *, stride=1, relu=True, use_bias=False):
