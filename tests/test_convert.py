@@ -1,5 +1,6 @@
 """PyTorch's weights in and out: the same numbers, the same predictions, every array explained."""
 
+import importlib.util
 import json
 import os
 import re
@@ -200,6 +201,39 @@ def test_old_weights_of_another_wiring_are_refused(tmp_path, tiny_records):
                     "--config.model.receptive_field=60",
                     "--config.model.input_interval=(0.0,1.0)"])  # fmt: skip
     assert not (tmp_path / "run").exists()
+
+
+def test_parity_of_a_converted_trunk_of_timm(tmp_path):
+    """A network of timm's on a grey image in ImageNet's colours, and ours after conversion.
+
+    Compared where the first two stages see no border, which folding treats differently.
+    """
+    torch = pytest.importorskip("torch", reason="parity needs PyTorch: make test TORCH=1")
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("parity with timm: make test TORCH=1")
+    from tests import timm_trunk, torch_twin
+
+    torch.manual_seed(0)
+    theirs = timm_trunk.build("w18_small_v1")
+    for name, value in theirs.state_dict().items():
+        if value.ndim == 1:  # all that norms have
+            value.uniform_(*((0.5, 1.5) if name.endswith(("weight", "var")) else (-0.5, 0.5)))
+    torch.save(theirs.state_dict(), tmp_path / "hrnet_w18_small.pth")
+    converted(tmp_path / "hrnet_w18_small.pth", tmp_path / "in")
+    ours, _ = weights.load(tmp_path / "in")
+
+    grey = np.random.default_rng(2).uniform(0, 1, (1, 96, 96, 1)).astype(np.float32)
+    rgb = (grey - np.float32(convert.IMAGENET_MEAN)) / np.float32(convert.IMAGENET_DEVIATION)
+    x = 2 * grey - 1
+    for layer in (*ours.stem, *ours.stage1):
+        x = layer(x, train=False)
+    with torch.no_grad():
+        theirs.eval()
+        y = theirs.act1(theirs.bn1(theirs.conv1(torch_twin.images(rgb))))
+        y = torch_twin.pixels(theirs.layer1(theirs.act2(theirs.bn2(theirs.conv2(y)))))
+    difference = np.abs(x - y)[:, 4:-4, 4:-4].max() / np.abs(y).max()
+    print(f"\ntimm hrnet_w18_small, stem and stage 1: largest difference {difference:.1e}")
+    assert difference < 1e-5
 
 
 def real_micrograph():
