@@ -122,7 +122,7 @@ IN_SINGLE = {
     "unet_2_44": (UNET_2_44, 48),
     "unet_4_424": (UNET_4_424, 48),
     "unet_pools": (unet(pools=[4, 4]), 48),
-    "unet_filters": (unet(filters=[3, 7, 10]), 48),
+    "unet_filters": (unet(filters=[5, 6, 12]), 48),
     **{f"unet_{norm}": (unet(norm=norm), 48) for norm in NORMS},
     "patchgan_8": (patchgan(width=8), 48),
     "patchgan_64": (patchgan(width=64), 32),
