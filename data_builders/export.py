@@ -26,7 +26,7 @@ def main(arguments):
     parser.add_argument("--first", type=int, help="write only the first so many, by index")
     options = parser.parse_args(arguments)
 
-    source, card = open_records(options.data_dir, options.name, options.split)
+    source, card, _ = open_records(options.data_dir, options.name, options.split)
     order = range(len(source))
     if options.first is not None:
         order = sorted(order, key=lambda place: int(source[place]["index"]))[: options.first]

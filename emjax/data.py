@@ -48,6 +48,8 @@ class Readable:
 
     def __getitem__(self, place):
         at = int(place)
+        if not 0 <= at < len(self):
+            raise IndexError(f"{self.name} has {len(self)} records, no record {at}")
         while True:
             if at not in self.damaged:
                 try:

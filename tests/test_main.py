@@ -89,7 +89,7 @@ def test_wrong_runs_are_refused_and_leave_nothing(tiny_records, tmp_path, change
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        (["task=segmantation"], Usage, "no task 'segmantation'; there are: segmentation"),
+        (["task=segmantation"], Usage, "no task 'segmantation'; there are: background, denoise, segm"),
         (
             ["data.train=('simulated/unlabelled','train')"],
             BadInput,
