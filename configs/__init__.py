@@ -1,4 +1,7 @@
-"""Recipes. A variant is a flat dict of changed fields; one that is a dict replaces the field."""
+"""Recipes. A variant is a flat dict of changed fields.
+
+A value that is a dict replaces the field, None removes it.
+"""
 
 import copy
 
@@ -12,9 +15,15 @@ def varied(config, names, variants):
 
     Raises: Usage for an unknown name, listing the known ones.
     """
+    removed = set()
     for name in filter(None, names.split(",")):
         for field, value in choose("variant", name, variants).items():
-            if isinstance(value, dict):
+            if field.split(".")[0] in removed:
+                continue
+            if value is None:
+                del config[field]
+                removed.add(field)
+            elif isinstance(value, dict):
                 config[field] = ConfigDict(copy.deepcopy(value))  # no placeholder is shared
             else:
                 config.update_from_flattened_dict({field: value})

@@ -3,12 +3,16 @@
     python -m emjax.main --config=configs/pretrain.py                   U-Net 4 424, all of it
     python -m emjax.main --config=configs/pretrain.py:unet_2_44,100k    nine U-Nets, 50k to 200k
     python -m emjax.main --config=configs/pretrain.py:hrnet_w48,200k    the paper's largest network
+    python -m emjax.main --config=configs/pretrain.py:reconstruction    without the discriminator
+    python -m emjax.main --config=configs/pretrain.py:masked            masked-image modelling
     python -m emjax.main --config=configs/pretrain.py:smoke             simulated data, seconds
     python -m emjax.main --config=configs/pretrain.py:demo              simulated data, minutes
 
 Steps: 23,400 (50k), 46,860 (100k), 93,720 (200k) at batch 128. The paper gives the kinds of
 corruption and no amplitudes; those below are this project's choice.
 """
+
+import copy
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -46,6 +50,24 @@ SUBSETS = {
     f"{thousands}k": {"data.train": ("cem500k", f"train[:{thousands}000]")}
     for thousands in (50, 100, 200)
 }
+# Amplitudes are this project's; the paper gives the kinds.
+CORRUPTION = dict(  # blur first, then noise
+    blur=(0.1, 2.0),  # sigma in pixels
+    blur_probability=0.5,
+    noise=(0.02, 0.15),  # sigma as a fraction of the full range
+    dose=placeholder(tuple),  # electrons per pixel at full range; unset: not counted
+)
+# What Pix2Pix is compared with: no discriminator, and another task of the same network.
+OBJECTIVES = {
+    "reconstruction": {
+        "objective": dict(name="reconstruction", corruption=CORRUPTION),
+        "discriminator": None,
+    },
+    "masked": {
+        "objective": dict(name="masked", masking=dict(side=16, share=0.6)),
+        "discriminator": None,
+    },
+}
 SMOKE = {
     "model": GENERATORS["unet_2_44"],
     "epochs": 1,
@@ -66,7 +88,7 @@ DEMO = {
     "discriminator.width": 16,
     "optimizer.lr": 1e-3,
 }
-VARIANTS = {**NETWORKS, **SUBSETS, "smoke": SMOKE, "demo": DEMO}
+VARIANTS = {**NETWORKS, **SUBSETS, **OBJECTIVES, "smoke": SMOKE, "demo": DEMO}
 
 
 def get_config(variants=""):
@@ -86,12 +108,7 @@ def get_config(variants=""):
     config.objective = dict(
         name="pix2pix",
         l1_weight=100.0,
-        corruption=dict(  # blur first, then noise
-            blur=(0.1, 2.0),  # sigma in pixels
-            blur_probability=0.5,
-            noise=(0.02, 0.15),  # sigma as a fraction of the full range
-            dose=placeholder(tuple),  # electrons per pixel at full range; unset: not counted
-        ),
+        corruption=copy.deepcopy(CORRUPTION),
     )
     config.augment = dict(crop=0, turns=True)  # 0: the whole patch
     config.model = unet(blocks=4, receptive_field=424)

@@ -49,6 +49,33 @@ class Corruption:
         return image
 
 
+@dataclasses.dataclass(frozen=True)
+class Masking:
+    """Square blocks of an image replaced by mid-grey.
+
+    Args:
+        side: of a block in pixels.
+        share: the part of the blocks that is hidden, the same in every image.
+    """
+
+    side: int = 16
+    share: float = 0.6
+
+    def __call__(
+        self, keys: Key[Array, " b"], images: Float[Array, "b h w 1"]
+    ) -> Float[Array, "b h w 1"]:
+        """Each image masked with its own key."""
+        return jax.vmap(self.mask)(keys, images)
+
+    def mask(self, key, image):
+        h, w, _ = image.shape
+        blocks = -(-h // self.side), -(-w // self.side)
+        order = jax.random.permutation(key, math.prod(blocks)).reshape(blocks)
+        hidden = order < round(self.share * math.prod(blocks))
+        hidden = jnp.repeat(jnp.repeat(hidden, self.side, 0), self.side, 1)[:h, :w, None]
+        return jnp.where(hidden, 0.0, image)
+
+
 def uniform(key, bounds):
     return jax.random.uniform(key, (), minval=bounds[0], maxval=bounds[1])
 

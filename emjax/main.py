@@ -19,7 +19,7 @@ from emjax import errors, networks, optimizers, sharding, transfer, weights
 from emjax.augment import Augmentation
 from emjax.checkpoints import Checkpoints, any_saved, load_generator
 from emjax.choose import choose
-from emjax.corruptions import Corruption
+from emjax.corruptions import Corruption, Masking
 from emjax.data import EvalBatches, TrainBatches, open_mixture, open_records
 from emjax.errors import BadInput, Usage
 from emjax.journal import Journal
@@ -165,6 +165,8 @@ def assemble(config, mixture, divisor):
     constructor = choose("objective", arguments.pop("name"), OBJECTIVES)
     if "corruption" in arguments:
         arguments["corrupt"] = Corruption(**arguments.pop("corruption"))
+    if "masking" in arguments:
+        arguments["corrupt"] = Masking(**arguments.pop("masking"))
     if "discriminator" in config:
         arguments["discriminator"] = config.discriminator.to_dict()
     if "task" in config:

@@ -34,6 +34,13 @@ def test_every_variant_loads(variant):
         assert config.data.train == ("cem500k", "train[:100000]")
 
 
+@pytest.mark.parametrize("names", ["smoke,masked", "masked,smoke"])
+def test_a_variant_may_remove_a_field(names):
+    config, _ = parse([f"{PRETRAIN}:{names}"])
+    assert config.objective.name == "masked" and "discriminator" not in config
+    assert config.augment.crop == 32
+
+
 def test_variants_join_and_fields_override():
     config, _ = parse([f"{PRETRAIN}:unet_2_44,50k", "--config.optimizer.lr=1e-3", "--workdir=x",
                        "--config.objective.corruption.dose=(20.0,200.0)"])  # fmt: skip
@@ -72,7 +79,7 @@ def test_wrong_command_lines(arguments, words):
         (["model.receptive_field=43"], Usage, "nearest are 44, "),
         (["augment.crop=30"], Usage, "divisible by 4; the nearest are 28 and 32"),
         (["augment.crop=16"], Usage, "at least 24 pixels.*larger augment.crop"),
-        (["objective.name=gan"], Usage, "no objective 'gan'; there are: pix2pix, supervised"),
+        (["objective.name=gan"], Usage, "no objective 'gan'; there are: masked, pix2pix"),
         (["optimizer.name=sgd"], Usage, "no optimizer 'sgd'; there are: adam"),
     ],
 )
@@ -89,7 +96,11 @@ def test_wrong_runs_are_refused_and_leave_nothing(tiny_records, tmp_path, change
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        (["task=segmantation"], Usage, "no task 'segmantation'; there are: background, denoise, segm"),
+        (
+            ["task=segmantation"],
+            Usage,
+            "no task 'segmantation'; there are: back",
+        ),
         (
             ["data.train=('simulated/unlabelled','train')"],
             BadInput,

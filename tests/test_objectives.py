@@ -8,9 +8,9 @@ import pytest
 
 from emjax import networks, sharding
 from emjax.augment import Augmentation
-from emjax.corruptions import Corruption
+from emjax.corruptions import Corruption, Masking
 from emjax.metrics import hard_dice
-from emjax.objectives import Pix2Pix, Supervised
+from emjax.objectives import Masked, Pix2Pix, Reconstruction, Supervised
 from emjax.tasks import TASKS
 
 UNET = dict(name="unet", blocks=2, receptive_field=84)
@@ -19,6 +19,8 @@ OBJECTIVES = {
     "pix2pix": Pix2Pix(
         UNET, dict(name="patchgan", width=4), ADAM, Augmentation(crop=32), Corruption()
     ),
+    "reconstruction": Reconstruction(UNET, ADAM, Augmentation(crop=32), Corruption()),
+    "masked": Masked(UNET, ADAM, Augmentation(crop=32), Masking(side=8)),
     "supervised": Supervised(
         UNET,
         ADAM,
@@ -126,6 +128,24 @@ def test_pix2pix_learns_to_restore():
         state, terms = step(state, batch)
         losses.append(float(terms["g_l1"]))
     assert np.mean(losses[-5:]) < 0.7 * losses[0]
+
+
+def test_masked_is_judged_by_what_is_hidden():
+    """Wrong where it is visible costs nothing, in training and in evaluation."""
+    objective = OBJECTIVES["masked"]
+    rng = np.random.default_rng(5)
+    micrograph = jnp.array(rng.uniform(0.1, 1, (4, 40, 40, 1)), jnp.float32)
+    corrupted = objective.corrupt(jax.random.split(jax.random.key(0), 4), micrograph)
+    hidden = np.array(corrupted != micrograph)
+    assert (np.array(corrupted)[hidden] == 0).all()
+    assert (hidden.mean((1, 2, 3)) == 15 / 25).all()  # of 25 blocks
+    visible_wrong = jnp.where(hidden, micrograph, 9.0)
+    assert float(objective.loss(visible_wrong, micrograph, corrupted)) == 0
+    off = jnp.where(hidden, micrograph + 0.5, 9.0)
+    assert float(objective.loss(off, micrograph, corrupted)) == pytest.approx(0.5)
+    valid = jnp.ones(hidden.shape, bool).at[:, 20:].set(False)
+    scored = objective.scored(micrograph, corrupted, valid)
+    assert (np.array(scored) == (hidden & np.array(valid))).all()
 
 
 def test_discriminator_statistics_take_three_updates_a_step():

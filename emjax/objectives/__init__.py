@@ -9,7 +9,14 @@ An objective without a task also names `best`, the metric that chooses the best 
 the network that is kept.
 """
 
+from emjax.objectives.masked import Masked
 from emjax.objectives.pix2pix import Pix2Pix
+from emjax.objectives.reconstruction import Reconstruction
 from emjax.objectives.supervised import Supervised
 
-OBJECTIVES = {"pix2pix": Pix2Pix, "supervised": Supervised}
+OBJECTIVES = {
+    "pix2pix": Pix2Pix,
+    "reconstruction": Reconstruction,
+    "masked": Masked,
+    "supervised": Supervised,
+}

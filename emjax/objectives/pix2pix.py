@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from emjax import losses, metrics, networks
+from emjax import losses, networks
 from emjax.augment import Augmentation, row_keys, to_network
 from emjax.corruptions import Corruption
 from emjax.networks import Network
-
-VALIDATION_KEY = 0  # never the run's seed: every run and model is scored on the same corruption
+from emjax.objectives.restoring import Restoring
 
 
 class State(struct.PyTreeNode):
@@ -25,7 +24,7 @@ class State(struct.PyTreeNode):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pix2Pix:
+class Pix2Pix(Restoring):
     """LSGAN + `l1_weight` * L1 on (corrupted, micrograph) pairs.
 
     Source: Isola et al. 2017 (arXiv 1611.07004), as used by Kazimi et al. (arXiv 2402.18286).
@@ -39,9 +38,6 @@ class Pix2Pix:
     corrupt: Corruption
     l1_weight: float = 100.0
     precision: str = "float32"  # what the networks compute in; or bfloat16
-
-    best = "l1"
-    higher_is_better = False
 
     def init(self, seed):
         generator_seed, discriminator_seed, key = jax.random.split(jax.random.key(seed), 3)
@@ -103,24 +99,3 @@ class Pix2Pix:
             discriminator=d.replace(stats=d_stats),
         )
         return state, {**g_terms, **d_terms}
-
-    def eval_step(self, state, batch):
-        """L1 of the restored and, for scale, of the corrupted image to the original, in [0, 1].
-
-        The corruption of a record depends on its `index` alone: the same in every epoch and run.
-        """
-        micrograph, corrupted, restored = self.restore(state.generator, batch)
-        against = dict(target=micrograph, valid=batch["valid"])
-        scores = {
-            "l1": metrics.l1(prediction=restored, **against),
-            "corrupted_l1": metrics.l1(prediction=corrupted, **against),
-        }
-        return metrics.summed(scores, batch["valid"])
-
-    def restore(self, generator, batch):
-        """The batch's micrographs, their corrupted views and what `generator` makes of them."""
-        micrograph = to_network(batch)["image"]
-        fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-        corrupted = self.corrupt(fold(jax.random.key(VALIDATION_KEY), batch["index"]), micrograph)
-        restored, _ = generator.apply(generator.params, generator.stats, corrupted, train=False)
-        return micrograph, corrupted, restored

@@ -1,0 +1,50 @@
+"""Pretraining without a discriminator: restore a corrupted micrograph, judged by L1 alone."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from emjax import losses, networks
+from emjax.augment import Augmentation, row_keys, to_network
+from emjax.corruptions import Corruption
+from emjax.objectives.restoring import Restoring
+from emjax.objectives.supervised import State
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruction(Restoring):
+    """What pix2pix is without its GAN: the same generator, corruption and score, half the cost."""
+
+    generator: dict  # model field of a config
+    optimizer: optax.GradientTransformation
+    augment: Augmentation
+    corrupt: Corruption
+    precision: str = "float32"  # what the network computes in; or bfloat16
+
+    def init(self, seed):
+        generator_seed, key = jax.random.split(jax.random.key(seed))
+        generator = networks.create(
+            self.generator, self.optimizer, key=generator_seed, precision=self.precision
+        )
+        return State(step=jnp.zeros((), jnp.int32), key=key, generator=generator)
+
+    def train_step(self, state, batch):
+        """One update; batch["image"] is uint8, uint16 or float32 [b, h, w, 1]."""
+        g = state.generator
+        augment_key, corrupt_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        rows = len(batch["image"])
+        micrograph = self.augment(row_keys(augment_key, rows), to_network(batch))["image"]
+        corrupted = self.corrupt(row_keys(corrupt_key, rows), micrograph)
+
+        def loss(params):
+            restored, stats = g.apply(params, g.stats, corrupted, train=True)
+            return self.loss(restored, micrograph, corrupted), stats
+
+        (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(g.params)
+        state = state.replace(step=state.step + 1, generator=g.updated(grads, stats))
+        return state, {"g_l1": value}
+
+    def loss(self, restored, micrograph, corrupted):
+        return losses.l1(prediction=restored, target=micrograph)
