@@ -1,4 +1,4 @@
-"""Files of a Zenodo record, checked against the checksums that Zenodo publishes."""
+"""Files of a Zenodo record, checked against its checksums, and snapshots of GitHub repositories."""
 
 import hashlib
 import http.client
@@ -6,11 +6,13 @@ import json
 import shutil
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 
 from emjax.errors import BadInput
 
 ZENODO = "https://zenodo.org/api/records"
+GITHUB = "https://github.com"
 TIMEOUT = 60  # seconds without an answer
 
 
@@ -46,6 +48,52 @@ def from_zenodo(record, names, folder, *, base=ZENODO):
             f"{address}: {reason or type(error).__name__}. Try again, or download "
             f"{', '.join(missing)} from https://doi.org/10.5281/zenodo.{record} into {folder}"
         ) from None
+
+
+def from_github(repository, folder, *, base=GITHUB):
+    """Unpack the latest snapshot of `repository` ("owner/name") into `folder`, once.
+
+    GitHub publishes no checksum of it, so the SHA-256 of what came is printed and kept beside it,
+    in name.sha256.
+
+    Raises: BadInput, saying what to do by hand, if there is no network or what came is no whole
+    archive.
+    """
+    folder, name = Path(folder), repository.split("/")[1]
+    record = folder / f"{name}.sha256"
+    if record.exists():
+        return
+    address = f"{base}/{repository}/archive/refs/heads/master.zip"
+    partial, unpacked = folder / f"{name}.zip.partial", folder / f".{name}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        print(f"fetching {address}", flush=True)
+        with urllib.request.urlopen(address, timeout=TIMEOUT) as answer, open(partial, "wb") as out:
+            shutil.copyfileobj(answer, out, 1 << 20)
+            due = int(answer.headers.get("Content-Length") or out.tell())
+        if partial.stat().st_size != due:
+            raise ValueError(f"it broke off after {partial.stat().st_size} of {due} bytes")
+        with open(partial, "rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        with zipfile.ZipFile(partial) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > 10 * due:
+                raise ValueError("it unpacks to more than ten times its size")
+            archive.extractall(unpacked)  # leaves out whatever would lie elsewhere
+        for path in unpacked.iterdir():
+            path.rename(folder / path.name)
+        record.write_text(f"{digest}  {address}\n")
+        print(f"{name}: SHA-256 {digest}, {due / 1e6:.1f} MB")
+    except (OSError, ValueError, http.client.HTTPException, zipfile.BadZipFile) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        reason = " ".join(str(getattr(error, "reason", error)).split())
+        raise BadInput(
+            f"{address}: {reason or type(error).__name__}. Try again, or run "
+            f"git clone {GITHUB}/{repository} in {folder}"
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
+        shutil.rmtree(unpacked, ignore_errors=True)
 
 
 def _fetch(address, file, path):

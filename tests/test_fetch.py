@@ -2,8 +2,10 @@
 
 import hashlib
 import http.server
+import io
 import json
 import threading
+import zipfile
 
 import numpy as np
 import pytest
@@ -128,3 +130,45 @@ def test_no_network_says_what_to_do(zenodo, tmp_path):
     assert "Not Found" in refused(zenodo, tmp_path, ("labels.h5",))
     zenodo.listed = None
     assert "/records/1: " in refused(zenodo, tmp_path)
+
+
+@pytest.fixture
+def snapshot(zenodo):
+    """The bytes of an archive as GitHub makes them, at /files/owner/atoms/archive/...zip."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("image/00001.png", "noNoise/00001.png", "../outside.txt"):
+            archive.writestr(f"atoms-master/{name}", name * 100)
+    zenodo.content["owner/atoms/archive/refs/heads/master.zip"] = file.getvalue()
+    return file.getvalue()
+
+
+def test_a_snapshot_is_unpacked_once_and_its_digest_kept(zenodo, snapshot, tmp_path, capsys):
+    base = zenodo.base.replace("records", "files")
+    for _ in range(2):
+        fetch.from_github("owner/atoms", tmp_path / "raw", base=base)
+    assert len(zenodo.asked) == 1
+    digest = hashlib.sha256(snapshot).hexdigest()
+    assert digest in capsys.readouterr().out
+    assert (tmp_path / "raw" / "atoms.sha256").read_text().startswith(digest)
+    assert (tmp_path / "raw" / "atoms-master" / "noNoise" / "00001.png").exists()
+    assert not list(tmp_path.rglob("*partial*")) and not (tmp_path / "outside.txt").exists()
+
+
+@pytest.mark.parametrize("fault", ["breaks off", "no zip", "not there", "a bomb"])
+def test_a_snapshot_that_does_not_come_whole_leaves_nothing(zenodo, snapshot, tmp_path, fault):
+    base, name = zenodo.base.replace("records", "files"), "owner/atoms"
+    if fault == "breaks off":
+        zenodo.breaks_at = 100
+    elif fault == "no zip":
+        zenodo.content["owner/atoms/archive/refs/heads/master.zip"] = b"<html>"
+    elif fault == "a bomb":
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("atoms-master/image/1.png", bytes(10_000_000))
+        zenodo.content["owner/atoms/archive/refs/heads/master.zip"] = file.getvalue()
+    else:
+        name = "owner/nothing"
+    with pytest.raises(BadInput, match=f"git clone https://github.com/{name} in ") as error:
+        fetch.from_github(name, tmp_path, base=base)
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())

@@ -266,3 +266,10 @@ def test_genuine_images_are_read(clone, tmp_path, command):
     for stem, pixels in due.items():
         assert pixels.shape == (256, 256) and 20 < pixels.mean() < 70
         np.testing.assert_array_equal(records[stem]["image"][..., 0], pixels)
+
+
+def test_the_card_keeps_the_digest_of_a_fetched_snapshot(clone, command):
+    (clone.parent / "TEM-ImageNet-v1.3.sha256").write_text("abc123  an address\n")
+    code, out, err, card = command(clone)
+    assert code == 0, err
+    assert card["notes"] == ["snapshot: SHA-256 abc123  an address"] and "abc123" in out

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_builders import fetch
 from data_builders.common import SPLITS, About, Contents, sha256_of, split_by_source
 from emjax import micrographs
 from emjax.errors import BadInput
@@ -51,8 +52,13 @@ class TEMImageNet:
     @staticmethod
     def add_options(parser):
         parser.add_argument("--source", required=True, help="the clone, or the unzipped snapshot")
+        parser.add_argument(
+            "--fetch", action="store_true", help="download the snapshot into --source first"
+        )
 
     def __init__(self, options):
+        if options.fetch:
+            fetch.from_github(self.address.removeprefix(f"{fetch.GITHUB}/"), options.source)
         self.root = self._root(Path(options.source))
         there = {folder.name for folder in self.root.iterdir() if folder.is_dir()}
         due = {t: f for t, f in FOLDERS.items() if f in there or t not in self.optional}
@@ -101,8 +107,13 @@ class TEMImageNet:
     def _what_to_do(self):
         return (
             f"Run git clone {self.address} ({self.size}), or unzip "
-            f"{self.address}/archive/refs/heads/master.zip, and give its folder as --source"
+            f"{self.address}/archive/refs/heads/master.zip, and give its folder as --source; "
+            "--fetch does it for you"
         )
+
+    def _records(self):
+        """What --fetch has noted of the snapshot, if it was it that fetched it."""
+        return sorted(self.root.parent.glob(f"{self.address.rpartition('/')[2]}.sha256"))
 
     def _found(self):
         """For the card: how many images there are, and whether they are all there should be."""
@@ -143,6 +154,7 @@ class TEMImageNet:
             left_out=left_out,
             unusable=unusable,
             images=len(self.stems),
+            notes=[f"snapshot: SHA-256 {record.read_text().strip()}" for record in self._records()],
         )
 
     def _fault(self, stem):
