@@ -151,7 +151,7 @@ def test_an_unreadable_file_is_named_and_left_out(tmp_path, built):
     card, records, _ = built(f"--source={source}", "--left_out=0.4")
     assert sorted(records) == ["a", "b"] and card["unusable"] == 1
     [[path, reason]] = card["left_out"]
-    assert path == str(source / "text.tif") and "no TIFF, PNG or JPEG" in reason
+    assert path == str(source / "text.tif") and "no format that emjax reads" in reason
 
 
 def test_foreground_says_what_a_mask_means(tmp_path, built, refused):
@@ -286,7 +286,7 @@ def make_constant(folder):
 
 def make_text(folder):
     (folder / "t.tif").write_text("hello")
-    return "no TIFF, PNG or JPEG"
+    return "no format that emjax reads"
 
 
 def make_nowhere(folder):

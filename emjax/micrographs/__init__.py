@@ -7,7 +7,6 @@ images of a stack one by one. docs/formats.md says what is read, and where pixel
 import contextlib
 import logging
 import os
-import sys
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ import numpy as np
 from emjax.errors import BadInput
 from emjax.micrographs import arrays, dm, hdf5, mrc, pictures, rsciio, ser, tiff
 from emjax.micrographs.ranges import RULES, NoRange, from_range, intensity_range, to_range
-from emjax.micrographs.signal import LIMIT, UNKNOWN, Signal
+from emjax.micrographs.signal import LIMIT, UNKNOWN, Signal, note
 from emjax.micrographs.writers import WRITERS, write
 
 __all__ = [
@@ -133,20 +132,24 @@ def _choose(path, signals, index):
     return real[index or 0]
 
 
-def planes(path, index=None, limit=LIMIT):
+def planes(path, index=None, limit=LIMIT, *, colours=False):
     """Yield every plane of the image or stack in a file as a Micrograph; colours as luminance.
 
     8- and 16-bit unsigned values stay as they are, all other numbers become float32.
 
     Args:
         index: which of the images or stacks, if the file holds several.
+        limit: bytes that what is decoded at once may take.
+        colours: leave an image in colours as [h, w, 3] red, green, blue.
 
     Raises: BadInput for anything but readable 2-D images of finite values.
     """
     with open_all(path, limit) as signals:
         signal = _choose(path, signals, index)
         for place in range(signal.planes):
-            pixels = _luminance(path, _pixels(path, signal, place), quiet=place > 0)
+            pixels = _pixels(path, signal, place)
+            if not colours:
+                pixels = _luminance(path, pixels, quiet=place > 0)
             yield Micrograph(np.ascontiguousarray(pixels), signal.nm_per_pixel, signal.origin)
 
 
@@ -181,7 +184,7 @@ def _luminance(path, pixels, quiet=False):
     if np.array_equal(red, green) and np.array_equal(red, blue):
         return red
     if not quiet:
-        print(f"note: {path}: in colour; its luminance is used", file=sys.stderr)
+        note(path, "in colour; its luminance is used")
     luminance = pixels @ np.array(LUMINANCE)
     if pixels.dtype != np.float32:
         luminance = np.rint(luminance)
@@ -229,7 +232,7 @@ def _library_messages(path):
             yield
         lines += [str(warning.message) for warning in caught]
         for line in dict.fromkeys(lines[:20]):
-            print(f"note: {path}: {' '.join(line.split())[:200]}", file=sys.stderr)
+            note(path, " ".join(line.split())[:200])
     finally:
         for logger, propagate in zip(loggers, kept, strict=True):
             logger.removeHandler(handler)
@@ -252,7 +255,7 @@ def find(folder):
             if path.name.startswith(".") or not _is_named_like_one(path):
                 continue
             if not path.resolve().is_relative_to(inside):
-                print(f"note: {path} leads out of {folder} and is left out", file=sys.stderr)
+                note(path, f"leads out of {folder} and is left out")
             elif path.name in stores or path.is_file():
                 paths.append(path)
     if not paths:

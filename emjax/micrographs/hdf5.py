@@ -1,9 +1,12 @@
 """HDF5, and EMD of Velox and of Berkeley inside it. Nothing outside the file is followed."""
 
 import contextlib
+import functools
 import json
 import math
+import mmap
 import os
+import struct
 
 import numpy as np
 
@@ -21,7 +24,7 @@ def signals(path, limit):
     import h5py
 
     with h5py.File(path, "r") as file:
-        if file.attrs.get("file_format") in ("HyperSpy", b"HyperSpy"):
+        if "file_format" in file.attrs and "Experiments" in file:
             raise BadInput("a HyperSpy file; rename it .hspy and install emjax[rsciio]")
         size = os.path.getsize(path)
         groups, arrays = inside(file)
@@ -30,7 +33,7 @@ def signals(path, limit):
             held = {n.rpartition("/")[2]: d for n, d in arrays.items() if d.parent == group}
             if name.startswith("/Data/Image/") and "Data" in held:
                 found.append(_velox(held, size, limit, name))
-            elif group.attrs.get("emd_group_type") == 1:
+            elif attribute(group, "emd_group_type", 0) == 1:
                 found.append(_berkeley(held, size, limit, name))
         if not found:
             found = [_plain(arrays[name], size, limit, name) for name in arrays]
@@ -71,6 +74,39 @@ def inside(file):
     return groups, arrays
 
 
+def attribute(item, name, missing):
+    """The attribute `name` of a group or dataset, or `missing`."""
+    import h5py
+
+    if name not in item.attrs:
+        return missing
+    if isinstance(item.attrs.get_id(name).get_type(), (h5py.h5t.TypeStringID, h5py.h5t.TypeVlenID)):
+        refuse_endless_heaps(item.file.filename)
+    return item.attrs[name]
+
+
+def refuse_endless_heaps(path):
+    """Refuse a file that HDF5 would read for ever: texts lie in heaps, lists of (size, content)
+    whose free space has the number 0, and where that has the size 0 too it gets no further."""
+    state = os.stat(path)
+    _refuse_endless_heaps(os.fspath(path), state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _refuse_endless_heaps(path, size, _):
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = content.find(b"GCOL\1\0\0\0")
+        while start >= 0:
+            end = min(start + int.from_bytes(content[start + 8 : start + 16], "little"), size)
+            at = start + 16
+            while at + 16 <= end:
+                number, _, _, length = struct.unpack_from("<HHIQ", content, at)
+                if number == 0 and length == 0:
+                    raise BadInput(f"a heap of texts at byte {start} that never ends")
+                at += length if number == 0 else 16 + (length + 7) // 8 * 8
+            start = content.find(b"GCOL\1\0\0\0", start + 1)
+
+
 def _check(array, plane, size, limit, name):
     """Refuse `array` if a plane or a chunk of it cannot be, or is too large."""
     start = array.id.get_offset()
@@ -95,7 +131,7 @@ def _plain(array, size, limit, name):
     def raw(i):
         return array[i] if len(sides) == 3 else array[()]
 
-    sizes = np.ravel(array.attrs.get("element_size_um", ()))  # as ImageJ and ilastik write it
+    sizes = np.ravel(attribute(array, "element_size_um", ()))  # as ImageJ and ilastik write it
     nm_per_pixel = UNKNOWN
     if len(sizes) == len(sides) or len(sizes) == 3:
         nm_per_pixel = nm(sizes[-2], "um"), nm(sizes[-1], "um")
@@ -190,5 +226,5 @@ def _axis(array, size):
         return "", math.nan, ""
     _check(array, array.shape, size, METADATA, "an axis")
     first, second = (float(value) for value in array[:2])
-    name, unit = array.attrs.get("name", ""), array.attrs.get("units", "")
+    name, unit = attribute(array, "name", ""), attribute(array, "units", "")
     return unit_name(name), nm(second - first, unit), unit_name(unit)

@@ -36,6 +36,7 @@ def signals(path, limit):
     if suffix in IN_HDF5:
         import h5py
 
+        hdf5.refuse_endless_heaps(path)
         with h5py.File(path, "r") as file:
             hdf5.inside(file)
     found = reader.file_reader(str(path), lazy=True)

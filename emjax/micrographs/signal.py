@@ -1,6 +1,8 @@
 """What every reader says of a file before pixels are read: its images, their sizes and units."""
 
+import functools
 import math
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -51,6 +53,12 @@ class Signal(NamedTuple):
     def __str__(self):
         sides = "x".join(map(str, self.shape))
         return " ".join(part for part in (self.name, sides, self.dtype.name) if part)
+
+
+@functools.lru_cache(maxsize=10_000)
+def note(path, text):
+    """Say something about a file that is read all the same, once however often it is read."""
+    print(f"note: {path}: {text}", file=sys.stderr)
 
 
 def unit_name(unit):

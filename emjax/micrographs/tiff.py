@@ -4,14 +4,13 @@ import contextlib
 import math
 import os
 import struct
-import sys
 from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
 
 from emjax.errors import BadInput
-from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_length
+from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_length, note
 
 SIS, FEI, ZEISS = 33560, (34680, 34682), 34118
 GATAN_UNIT, GATAN_SCALE = (65004, 65003), (65010, 65009)  # y, x
@@ -201,11 +200,8 @@ def _pixel_size(path, file, place, series):
     origin, sizes = known[0]
     for other, others in known[1:]:
         if not np.allclose(others, sizes, rtol=0.01):
-            print(
-                f"note: {path}: nm per pixel (y, x) {_told(sizes)} by {origin}, "
-                f"{_told(others)} by {other}; the first is used",
-                file=sys.stderr,
-            )
+            by = f"nm per pixel (y, x) {_told(sizes)} by {origin}, {_told(others)} by {other}"
+            note(path, f"{by}; the first is used")
     return sizes, origin, strange
 
 
