@@ -60,6 +60,7 @@ def broken(content, rng):
     return bytes(content)
 
 
+HUNGRY = "refused by the lack of memory"
 FREQUENCIES = (0.25, 0.2, 0.3, 0.05, 0.1, 0.1)
 
 
@@ -86,7 +87,7 @@ def outcome(path):
         return "read"
     except BadInput as error:
         if str(error).endswith("more memory was asked for than there is"):
-            return "refused by the lack of memory"
+            return HUNGRY
         assert str(error).startswith(str(path)) and "\n" not in str(error), error
         return "refused"
 
@@ -128,7 +129,7 @@ def worker(first, count, step, log):
 
 
 def run(inputs, processes=2, first=0):
-    """(Counter of outcomes, failures as (number, name, text), names of samples)."""
+    """{number: (name of the sample, outcome)}."""
     with tempfile.TemporaryDirectory() as folder:
         waiting, running, logs = [], [], []
         for place in range(processes):
@@ -164,11 +165,7 @@ def run(inputs, processes=2, first=0):
             for line in log.read_text().splitlines():
                 number, name, result = json.loads(line)
                 results[number] = (name, result)
-    counts = collections.Counter(
-        "failed" if result.startswith("failed") else result for _, result in results.values()
-    )
-    failures = [(n, *r) for n, r in sorted(results.items()) if r[1].startswith("failed")]
-    return counts, failures, {name for name, _ in results.values()}
+    return results
 
 
 def main():
@@ -183,13 +180,16 @@ def main():
         worker(int(first), int(count), int(step), log)
         return 0
     began = time.monotonic()
-    counts, failures, names = run(options.inputs, options.processes, options.first)
-    for number, name, text in failures[:30]:
-        print(f"--first={number} --inputs=1, {name}: {text}")
+    results = run(options.inputs, options.processes, options.first)
+    counts = collections.Counter(result.partition(":")[0] for _, result in results.values())
+    for number, (name, result) in sorted(results.items()):
+        if result not in ("read", "refused"):
+            print(f"--first={number} --inputs=1, {name}: {result}")
     told = ", ".join(f"{count} {what}" for what, count in counts.most_common())
     seconds = time.monotonic() - began
-    print(f"{counts.total()} inputs of {len(names)} samples: {told}; {seconds:.0f} s")
-    return 1 if failures else 0
+    samples = len({name for name, _ in results.values()})
+    print(f"{counts.total()} inputs of {samples} samples: {told}; {seconds:.0f} s")
+    return 1 if counts["failed"] else 0
 
 
 if __name__ == "__main__":

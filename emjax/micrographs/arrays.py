@@ -10,7 +10,7 @@ import numpy as np
 
 from emjax.errors import BadInput
 from emjax.micrographs.hdf5 import colours
-from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_micrograph
+from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_micrograph, pixels_of
 
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
 CODECS = {
@@ -27,7 +27,7 @@ def npy_signals(path, limit):
     sides, samples = colours(array.shape, array.dtype)
     refused = no_micrograph(array.dtype, sides)
     if not refused:
-        plane = (*sides[-2:], samples)
+        plane = pixels_of(sides[-2:], samples)
         declared("its image", plane, array.dtype, stored=array.nbytes, limit=limit)
 
     def raw(i):
@@ -127,7 +127,7 @@ def _array(array, name, nm_per_pixel, size, limit):
     refused = no_micrograph(array.dtype, sides)
     if not refused:
         check = dict(stored=size, limit=limit, compressed=True)
-        declared("its image", (*sides[-2:], samples), array.dtype, **check)
+        declared("its image", pixels_of(sides[-2:], samples), array.dtype, **check)
         declared("a chunk", array.shards or array.chunks, array.dtype, **check)
         declared("it", sides, array.dtype, **{**check, "limit": math.inf})
 

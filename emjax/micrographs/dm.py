@@ -8,7 +8,7 @@ import struct
 import numpy as np
 
 from emjax.errors import BadInput
-from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_micrograph
+from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_micrograph, pixels_of
 
 # What tag values are called: a struct format, or 15 struct, 18 string, 20 array.
 SIMPLE = dict(zip(range(2, 13), "hiHIfdbbbqQ", strict=True))
@@ -144,13 +144,13 @@ def _signal(image, tags, limit, place):
     units = [tags.text(axis.get("Units")) for axis in axes]
     refused = no_micrograph(dtype, sides, units)
     if not refused:
-        declared("it", (*sides, samples), dtype, stored=stored, limit=math.inf)
-        declared("its image", (*sides[-2:], samples), dtype, stored=stored, limit=limit)
+        declared("it", pixels_of(sides, samples), dtype, stored=stored, limit=math.inf)
+        declared("its image", pixels_of(sides[-2:], samples), dtype, stored=stored, limit=limit)
     nm_per_pixel = UNKNOWN
     if len(axes) == len(sides) >= 2:
         y, x = [nm(axis.get("Scale"), unit) for axis, unit in zip(axes, units, strict=True)][-2:]
         nm_per_pixel = y, x
-    step = math.prod((*sides[-2:], samples))
+    step = math.prod(sides[-2:]) * samples
 
     def raw(i):
         size = step * dtype.itemsize

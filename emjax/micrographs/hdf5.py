@@ -11,7 +11,15 @@ import struct
 import numpy as np
 
 from emjax.errors import BadInput
-from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_micrograph, unit_name
+from emjax.micrographs.signal import (
+    UNKNOWN,
+    Signal,
+    declared,
+    nm,
+    no_micrograph,
+    pixels_of,
+    unit_name,
+)
 
 OBJECTS, DEPTH = 100_000, 50
 METADATA = 1 << 20  # bytes of text that Velox keeps for an image; 60 000 in its files
@@ -126,14 +134,14 @@ def _plain(array, size, limit, name):
     sides, samples = colours(array.shape, array.dtype)
     refused = no_micrograph(array.dtype, sides)
     if not refused:
-        _check(array, (*sides[-2:], samples), size, limit, name)
+        _check(array, pixels_of(sides[-2:], samples), size, limit, name)
 
     def raw(i):
         return array[i] if len(sides) == 3 else array[()]
 
     sizes = np.ravel(attribute(array, "element_size_um", ()))  # as ImageJ and ilastik write it
     nm_per_pixel = UNKNOWN
-    if len(sizes) == len(sides) or len(sizes) == 3:
+    if len(sizes) in (2, 3):
         nm_per_pixel = nm(sizes[-2], "um"), nm(sizes[-1], "um")
     origin = "element_size_um" if np.isfinite(nm_per_pixel).all() else "none"
     return Signal(name, sides, array.dtype, raw, nm_per_pixel, origin, samples, refused)

@@ -103,6 +103,11 @@ def no_micrograph(dtype, sides, units=()):
     return no_length(*units)
 
 
+def pixels_of(sides, samples):
+    """`sides`, and the samples of a pixel where there are several."""
+    return tuple(sides) if samples == 1 else (*sides, samples)
+
+
 def declared(what, shape, dtype, *, stored, limit, compressed=False):
     """Refuse an array before it is decoded, if its declared size cannot be or is over the limit.
 

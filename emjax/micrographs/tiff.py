@@ -10,13 +10,14 @@ import numpy as np
 import tifffile
 
 from emjax.errors import BadInput
-from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_length, note
+from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_length, note, pixels_of
 
 SIS, FEI, ZEISS = 33560, (34680, 34682), 34118
 GATAN_UNIT, GATAN_SCALE = (65004, 65003), (65010, 65009)  # y, x
 COARSEST = 2000.0  # nm: a resolution tag above it (12 700 dpi) is meant for printers
 PAGES = 100_000
 JPEG = (6, 7, 33007, 34892)
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the JPEG markers that a size follows
 
 
 @contextlib.contextmanager
@@ -60,7 +61,6 @@ def _signal(path, file, place, series, size, limit):
     sides = tuple(side for side, axis in zip(shape, axes, strict=True) if axis != "S")
     while len(sides) > 2 and sides[0] == 1:
         sides = sides[1:]
-    h_w = sides[-2:]
     refused = ""
     if len(sides) not in (2, 3):
         refused = f"{len(sides)}-D data {shape}"
@@ -69,15 +69,14 @@ def _signal(path, file, place, series, size, limit):
     dtype = series.dtype
     if dtype is None:
         raise BadInput(f"{page.bitspersample} bits as {page.sampleformat}: no number format")
-    colours = () if samples == 1 else (samples,)
-    one = (*h_w, *colours)
+    one = pixels_of(sides[-2:], samples)
     compressed = page.compression != tifffile.COMPRESSION.NONE
     if compressed or page.bitspersample != 8 * dtype.itemsize:  # less than a byte: unpacked
         declared("its image", one, dtype, stored=size, limit=limit, compressed=True)
         chunk = [max(1, side) for side in page.chunks]
         declared("a tile", chunk, dtype, stored=size, limit=limit, compressed=True)
     else:
-        declared("it", (*sides, *colours), dtype, stored=size, limit=math.inf)
+        declared("it", pixels_of(sides, samples), dtype, stored=size, limit=math.inf)
         declared("its image", one, dtype, stored=size, limit=limit)
     read = _reader(path, file, series, sides, axes, limit, size)
     nm_per_pixel, origin, strange = _pixel_size(path, file, place, series)
@@ -120,7 +119,7 @@ def _reader(path, file, series, sides, axes, limit, size):
             part = series.pages[i]
             if part is None:
                 raise BadInput(f"page {i} of {planes} is missing")
-            _check_jpeg(file, part)
+            _check_tiles(file, part)
             pixels = series.asarray() if planes == 1 else part.asarray()
             return move(pixels.reshape(_one(series, sides, axes)))
 
@@ -130,6 +129,8 @@ def _reader(path, file, series, sides, axes, limit, size):
 
     def cut(i):
         if not whole:
+            for part in series.pages:
+                _check_tiles(file, part)
             whole.append(series.asarray())
         return move(whole[0].reshape(planes, *_one(series, sides, axes))[i])
 
@@ -145,19 +146,19 @@ def _one(series, sides, axes):
     return (samples, *sides[-2:]) if first else (*sides[-2:], samples)
 
 
-def _check_jpeg(file, page):
-    """Refuse JPEG tiles that declare more than their tile: the decoder would believe them."""
-    if page.compression not in JPEG:
-        return
-    largest = 4 * math.prod(page.chunks[:2]) if len(page.chunks) > 1 else page.chunks[0]
+def _check_tiles(file, page):
+    """Refuse tiles beyond the end, and JPEGs larger than their tile: decoders believe both."""
+    size, largest = file.filehandle.size, 4 * math.prod(page.chunks)
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+        if offset + count > size:
+            raise BadInput(f"pixels up to byte {offset + count}, but it is cut off at byte {size}")
+        if page.compression not in JPEG:
+            continue
         file.filehandle.seek(offset)
-        data = file.filehandle.read(count)
-        at = 2
+        data, at = file.filehandle.read(count), 2
         while data[at : at + 1] == b"\xff" and at + 9 <= len(data):
-            marker = data[at + 1]
-            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-                h, w = (int.from_bytes(data[at + k : at + k + 2], "big") for k in (5, 7))
+            if data[at + 1] in FRAMES:
+                h, w = struct.unpack_from(">HH", data, at + 5)
                 if h * w > largest:
                     raise BadInput(f"a JPEG of {h}x{w} in a tile of {page.chunks}")
                 break
