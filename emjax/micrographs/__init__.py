@@ -15,14 +15,15 @@ import numpy as np
 
 from emjax.errors import BadInput
 from emjax.micrographs import arrays, dm, hdf5, mrc, pictures, rsciio, ser, tiff
+from emjax.micrographs.arrays import is_zarr
 from emjax.micrographs.ranges import RULES, NoRange, from_range, intensity_range, to_range
 from emjax.micrographs.signal import LIMIT, UNKNOWN, Signal, note
 from emjax.micrographs.writers import WRITERS, write
 
 __all__ = [
     "LIMIT", "RULES", "UNKNOWN", "WRITERS", "Micrograph", "NoRange", "Signal", "find",
-    "from_range", "intensity_range", "open_all", "planes", "read", "read_pixels", "to_range",
-    "write",
+    "from_range", "intensity_range", "is_zarr", "open_all", "planes", "read", "read_pixels",
+    "to_range", "write",
 ]  # fmt: skip
 
 BY_MAGIC = {
@@ -80,7 +81,7 @@ def open_all(path, limit=LIMIT):
 def _reader(path):
     """The function that reads `path`: by its first bytes, and where they say nothing its suffix."""
     if Path(path).is_dir():
-        if arrays.is_zarr(path):
+        if is_zarr(path):
             return arrays.zarr_signals
         raise BadInput(f"{path} is a folder and no Zarr; a micrograph was due")
     with open(path, "rb") as file:
@@ -249,7 +250,7 @@ def find(folder):
         raise BadInput(f"{folder} is no folder; a folder of micrographs was due")
     paths, inside = [], folder.resolve()
     for parent, folders, files in os.walk(folder):
-        stores = [name for name in folders if arrays.is_zarr(Path(parent, name))]
+        stores = [name for name in folders if is_zarr(Path(parent, name))]
         folders[:] = [n for n in folders if n not in stores and not n.startswith(".")]
         for path in (Path(parent, name) for name in (*stores, *files)):
             if path.name.startswith(".") or not _is_named_like_one(path):
