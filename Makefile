@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO := runs/demo
 
-.PHONY: demo test lint smoke venv
+.PHONY: demo test lint smoke soak venv
 
 demo: venv
 	$(PY) -m data_builders.build simulated/unlabelled --data_dir=$(DEMO)/data --records=1200
@@ -46,3 +46,7 @@ $(VENV)/torch: $(VENV)/installed
 	$(PY) -m pip install -q -e '.[torch]'
 	touch $@
 endif
+
+# Broken files of every format, 200 000 of them: about ten minutes. docs/reliability.md.
+soak: venv
+	$(PY) -m tests.soak_formats --inputs=200000

@@ -287,6 +287,18 @@ def bomb_tiff(path):
     path.write_bytes(path.read_bytes() + bytes(58_600))
 
 
+def bomb_jpeg(path):
+    tifffile.imwrite(path, GREY, compression="jpeg")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\xff\xc0")
+    content[at + 5 : at + 9] = struct.pack(">HH", 65_000, 65_000)
+    path.write_bytes(content)
+
+
+def unknown_codec(path):
+    tifffile.imwrite(path, GREY, compression="jpeg2000")
+
+
 def lying_mrc(path):
     micrographs.write(path.with_suffix(".mrc"), DEEP)
     content = bytearray(path.with_suffix(".mrc").read_bytes())
@@ -367,6 +379,8 @@ def group_in_itself(path):
 
 BAD = {
     bomb_tiff: r"declares 60000x60000 uint8, 3.6 GB, 6\d{4} times the file's 5\d.\d kB",
+    bomb_jpeg: "a JPEG of 65000x65000 in a tile of",
+    unknown_codec: "compressed by JPEG2000",
     lying_mrc: "declares 50x50000x50000 uint16, 250 GB, where the file has 960 bytes",
     lying_npy: "whole micrograph was due",
     lying_dm: "declares 100000x100000 uint16, 20 GB, where the file has 960 bytes",

@@ -16,7 +16,11 @@ SIS, FEI, ZEISS = 33560, (34680, 34682), 34118
 GATAN_UNIT, GATAN_SCALE = (65004, 65003), (65010, 65009)  # y, x
 COARSEST = 2000.0  # nm: a resolution tag above it (12 700 dpi) is meant for printers
 PAGES = 100_000
+SLACK = 1 << 16  # bytes that a tile may have beyond any need
 JPEG = (6, 7, 33007, 34892)
+# None, fax, LZW, deflate, packbits, LZMA, Zstandard: what they give is bounded by what they get.
+# JPEG says its own size, which is looked at; others that do (JPEG 2000, WebP, ...) are refused.
+COMPRESSIONS = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 34926, 50000, *JPEG)
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the JPEG markers that a size follows
 
 
@@ -66,6 +70,8 @@ def _signal(path, file, place, series, size, limit):
         refused = f"{len(sides)}-D data {shape}"
     elif page.photometric in (tifffile.PHOTOMETRIC.SEPARATED, tifffile.PHOTOMETRIC.CIELAB):
         refused = f"{page.photometric.name} colours, where grey or RGB was due"
+    elif page.compression not in COMPRESSIONS:
+        refused = f"compressed by {getattr(page.compression, 'name', page.compression)}"
     dtype = series.dtype
     if dtype is None:
         raise BadInput(f"{page.bitspersample} bits as {page.sampleformat}: no number format")
@@ -148,10 +154,13 @@ def _one(series, sides, axes):
 
 def _check_tiles(file, page):
     """Refuse tiles beyond the end, and JPEGs larger than their tile: decoders believe both."""
-    size, largest = file.filehandle.size, 4 * math.prod(page.chunks)
+    size, tile = file.filehandle.size, math.prod(page.chunks)
+    most = 2 * tile * page.keyframe.bitspersample // 8 + SLACK
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
         if offset + count > size:
             raise BadInput(f"pixels up to byte {offset + count}, but it is cut off at byte {size}")
+        if count > most:
+            raise BadInput(f"{count} bytes for a tile of {page.chunks}")
         if page.compression not in JPEG:
             continue
         file.filehandle.seek(offset)
@@ -159,7 +168,7 @@ def _check_tiles(file, page):
         while data[at : at + 1] == b"\xff" and at + 9 <= len(data):
             if data[at + 1] in FRAMES:
                 h, w = struct.unpack_from(">HH", data, at + 5)
-                if h * w > largest:
+                if h * w > 4 * tile:
                     raise BadInput(f"a JPEG of {h}x{w} in a tile of {page.chunks}")
                 break
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
