@@ -4,6 +4,7 @@ python -m tests.formats_table FOLDER prints the table of docs/formats.md. FOLDER
 the columns file, shape, dtype, min, max, mean, axes_or_error, a row for each signal of each file.
 """
 
+import collections
 import csv
 import math
 import sys
@@ -101,6 +102,8 @@ def main(folder):
     print("| file | emjax | the other reader says |\n|---|---|---|")
     for file, rows in manifest(folder).items():
         told, found = examine(Path(folder) / file, rows)
+        times = collections.Counter(told).items()
+        told = [f"{count} times {text}" if count > 1 else text for text, count in times]
         cells = [file.rpartition("/")[2], "; ".join(told), "; ".join(dict.fromkeys(found))]
         print("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
 

@@ -6,6 +6,7 @@ One of the others evaluates what a file says.
 import contextlib
 import importlib
 import os
+import struct
 
 import numpy as np
 
@@ -39,8 +40,17 @@ def signals(path, limit):
         hdf5.refuse_endless_heaps(path)
         with h5py.File(path, "r") as file:
             hdf5.inside(file)
+    if suffix == ".blo":
+        _check_blockfile(path, size)
     found = reader.file_reader(str(path), lazy=True)
     yield [_signal(part, place, size, limit) for place, part in enumerate(found)]
+
+
+def _check_blockfile(path, size):
+    """Refuse a blockfile that declares more patterns than it has; planning them takes for ever."""
+    with open(path, "rb") as file:
+        pattern, _, columns, rows = struct.unpack("<18x4H", file.read(26))
+    declared("it", (rows, columns, pattern, pattern), "u1", stored=size, limit=float("inf"))
 
 
 def _signal(part, place, size, limit):

@@ -10,6 +10,7 @@ import numpy as np
 import tifffile
 
 from emjax.errors import BadInput
+from emjax.micrographs import lzw
 from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_length, note, pixels_of
 
 SIS, FEI, ZEISS = 33560, (34680, 34682), 34118
@@ -17,6 +18,7 @@ GATAN_UNIT, GATAN_SCALE = (65004, 65003), (65010, 65009)  # y, x
 COARSEST = 2000.0  # nm: a resolution tag above it (12 700 dpi) is meant for printers
 PAGES = 100_000
 SLACK = 1 << 16  # bytes that a tile may have beyond any need
+LZW = 5
 JPEG = (6, 7, 33007, 34892)
 # None, fax, LZW, deflate, packbits, LZMA, Zstandard: what they give is bounded by what they get.
 # JPEG says its own size, which is looked at; others that do (JPEG 2000, WebP, ...) are refused.
@@ -161,10 +163,13 @@ def _check_tiles(file, page):
             raise BadInput(f"pixels up to byte {offset + count}, but it is cut off at byte {size}")
         if count > most:
             raise BadInput(f"{count} bytes for a tile of {page.chunks}")
-        if page.compression not in JPEG:
+        if page.compression not in (LZW, *JPEG):
             continue
         file.filehandle.seek(offset)
         data, at = file.filehandle.read(count), 2
+        if page.compression == LZW:
+            lzw.check(data)
+            continue
         while data[at : at + 1] == b"\xff" and at + 9 <= len(data):
             if data[at + 1] in FRAMES:
                 h, w = struct.unpack_from(">HH", data, at + 5)
