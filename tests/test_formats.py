@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import h5py
+import imagecodecs
 import mrcfile
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import tifffile
 
 from emjax import micrographs
 from emjax.errors import BadInput, Usage
+from emjax.micrographs import lzw
 from tests import format_samples, formats_table, soak_formats
 from tests.format_samples import DEEP, GREY, NM, STACK
 
@@ -500,3 +502,17 @@ def test_no_reader_of_rosettasciio_but_those_listed_is_reached():
     assert set(micrographs.rsciio.READERS.values()) == allowed
     texts = [path.read_text() for path in Path("emjax").rglob("*.py")]
     assert sum("rsciio" in text and "import_module" in text for text in texts) == 1
+
+
+def test_lzw_data_are_whole_or_refused():
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 700, 9000, 300_000):
+        for levels in (2, 256):
+            lzw.check(imagecodecs.lzw_encode(rng.integers(0, levels, size).astype(np.uint8)))
+    whole = imagecodecs.lzw_encode(rng.integers(0, 256, 9000).astype(np.uint8))
+    later = bytearray(whole)
+    later[3:6] = b"\xff\xff\xff"  # a code beyond the table
+    with pytest.raises(BadInput, match="a code that stands for nothing"):
+        lzw.check(bytes(later))
+    with pytest.raises(BadInput, match="with 17 clear codes"):
+        lzw.check(np.packbits(np.tile([1, 0, 0, 0, 0, 0, 0, 0, 0], 100)).tobytes())

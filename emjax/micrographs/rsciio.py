@@ -49,7 +49,7 @@ def signals(path, limit):
 def _check_blockfile(path, size):
     """Refuse a blockfile that declares more patterns than it has; planning them takes for ever."""
     with open(path, "rb") as file:
-        pattern, _, columns, rows = struct.unpack("<18x4H", file.read(26))
+        pattern, _, columns, rows = struct.unpack("<20x4H", file.read(28))
     declared("it", (rows, columns, pattern, pattern), "u1", stored=size, limit=float("inf"))
 
 
