@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO := runs/demo
 
-.PHONY: demo test lint smoke venv
+.PHONY: demo test lint smoke soak venv
 
 demo: venv
 	$(PY) -m data_builders.build simulated/unlabelled --data_dir=$(DEMO)/data --records=1200
@@ -47,3 +47,7 @@ $(VENV)/torch: $(VENV)/installed
 	$(PY) -m pip install -q --no-deps timm==1.0.31
 	touch $@
 endif
+
+# Broken files of every format, 200 000 of them: about ten minutes. docs/reliability.md.
+soak: venv
+	$(PY) -m tests.soak_formats --inputs=200000

@@ -31,7 +31,10 @@ from emjax.errors import BadInput
 
 TARGETS = ("mask", "denoised", "background_removed", "superresolved")
 SPLITS = ("train", "val", "test")
-LIBRARIES = ("numpy", "tensorflow-datasets", "array_record", "tifffile", "imagecodecs", "h5py")
+LIBRARIES = (
+    *("numpy", "tensorflow-datasets", "array_record"),
+    *("tifffile", "imagecodecs", "h5py", "mrcfile", "zarr"),
+)
 
 # The share of images that may be unusable before a build stops: a few broken ones happen in any
 # collection; at half of the smallest split (10 %) something is wrong with all of it, such as a

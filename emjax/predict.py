@@ -1,7 +1,8 @@
 """Apply a trained model: python -m emjax.predict --model=DIR --out=DIR FILE_OR_FOLDER...
 
 DIR/<name>.tif is a mask (uint8, 0 and 255) with DIR/<name>.overlay.png beside it, or the restored
-micrograph in the values and number format of the input. Size and pixel size are the input's.
+micrograph in the values and number format of the input. Size and pixel size are the input's. A
+stack is predicted plane by plane, in one intensity range, and written as a stack.
 """
 
 import io
@@ -37,12 +38,16 @@ class Predictor:
         self.task = TASKS[self.config["task"]] if self.config["task"] else None
         self.apply = jax.jit(lambda images: module(images, train=False))
 
-    def __call__(self, image):
+    def intensity_range(self, images):
+        """The (low, high) of all `images`, by the rule the model was trained with."""
+        return micrographs.intensity_range(images, self.config["range_rule"])
+
+    def __call__(self, image, intensity_range=None):
         """float32 [h, w] for `image` [h, w]: a probability, or grey values of the input.
 
-        The intensity range is taken from this image by the rule the model was trained with.
+        The intensity range is taken from this image where none is given.
         """
-        intensity_range = micrographs.intensity_range([image], self.config["range_rule"])
+        intensity_range = intensity_range or self.intensity_range([image])
         h, w = image.shape
         more = ((0, -h % self.divisor), (0, -w % self.divisor))
         clip = self.config.get("clip", True)  # converted networks saw values beyond the range
@@ -93,7 +98,8 @@ def inputs(names, out):
     """
     files, stems = [], {}
     for name in map(Path, names):
-        files += micrographs.find(name) if name.is_dir() else [name]
+        folder = name.is_dir() and not micrographs.is_zarr(name)
+        files += micrographs.find(name) if folder else [name]
     for file in files:
         other = stems.setdefault(file.stem, file)
         if other is not file:
@@ -103,36 +109,70 @@ def inputs(names, out):
     return files
 
 
+def predicted(predictor, file, index, limit):
+    """(uint8, uint16 or float32 [h, w] or [planes, h, w]: the result for `file`; its first plane).
+
+    A stack has one intensity range, so it is read twice and never held as a whole.
+    """
+    values = predictor.intensity_range(
+        plane.image for plane in micrographs.planes(file, index, limit)
+    )
+    results, first = [], None
+    for plane in micrographs.planes(file, index, limit):
+        first = first or plane
+        output = predictor(plane.image, values)
+        results.append(mask_of(output) if predictor.task else in_format_of(plane.image, output))
+    return results[0] if len(results) == 1 else np.stack(results), first
+
+
+def pixel_size(text):
+    """(y, x) in nm of one positive number, or of two: y,x."""
+    try:
+        sizes = [float(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if len(sizes) not in (1, 2) or not all(0 < size < np.inf for size in sizes):
+        raise Usage(f"--pixel_size={text}; nm per pixel, one positive number or y,x, were due")
+    return sizes[0], sizes[-1]
+
+
 def main(arguments):
     """Predict every input; returns 0, or 3 if some could not be read (they are named)."""
     parser = errors.Parser(prog="emjax.predict", description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="a run's workdir or its model/ folder")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
+    parser.add_argument("--index", type=int, help="which image, of files that hold several")
+    parser.add_argument("--pixel_size", help="nm per pixel (or y,x), instead of what files say")
+    parser.add_argument("--memory_limit", type=float, default=4, help="GiB an image may take")
     parser.add_argument("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
+    stated = pixel_size(options.pixel_size) if options.pixel_size else None
+    if not options.memory_limit > 0:
+        raise Usage(f"--memory_limit={options.memory_limit}; more than 0 GiB were due")
+    limit = int(options.memory_limit * 2**30)
     files = inputs(options.inputs, options.out)
     predictor = Predictor(options.model)
     unread = 0
     for file in files:
         try:
-            micrograph = micrographs.read(file)
-            prediction = predictor(micrograph.image)
+            result, first = predicted(predictor, file, options.index, limit)
         except BadInput as error:
             print(f"error: {file}: {error}".replace(f"{file}: {file}", str(file)), file=sys.stderr)
             unread += 1
             continue
         written = options.out / f"{file.stem}.tif"
+        sizes, origin = (stated, "--pixel_size") if stated else first[1:]
+        micrographs.write(written, result, sizes)
+        note = f"{result.dtype}"
         if predictor.task:
-            mask = mask_of(prediction)
-            micrographs.write(written, mask, micrograph.nm_per_pixel)
-            picture = png(overlay(micrograph.image, mask))
-            weights.replace(options.out / f"{file.stem}.overlay.png", picture)
-            note = f"{100 * np.mean(mask > 0):.1f} % foreground"
-        else:
-            result = in_format_of(micrograph.image, prediction)
-            micrographs.write(written, result, micrograph.nm_per_pixel)
-            note = f"{result.dtype}"
-        print(f"{file} -> {written}  {' x '.join(map(str, prediction.shape))}, {note}")
+            mask = result if result.ndim == 2 else result[0]
+            weights.replace(
+                options.out / f"{file.stem}.overlay.png", png(overlay(first.image, mask))
+            )
+            note = f"{100 * np.mean(result > 0):.1f} % foreground"
+        if np.isfinite(sizes).all():
+            note += f", {' x '.join(f'{size:.6g}' for size in sizes)} nm per pixel ({origin})"
+        print(f"{file} -> {written}  {' x '.join(map(str, result.shape))}, {note}")
     if unread:
         print(f"error: {unread} of {len(files)} inputs were not predicted", file=sys.stderr)
     return BadInput.code if unread else 0

@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -19,6 +20,7 @@ from scipy import ndimage
 
 from data_builders import build, common, export, writer
 from emjax import errors, micrographs
+from tests import format_samples
 
 RNG = np.random.default_rng(1)
 
@@ -145,13 +147,74 @@ def test_targets_are_paired_by_stem_and_the_rest_is_named(tmp_path, built):
     assert all(name in out for name in reasons)
 
 
+def test_a_mixed_folder_of_formats_keeps_planes_and_pixel_sizes(tmp_path, built, capsys):
+    source, masks = tmp_path / "in", tmp_path / "masks"
+    stack = np.stack([grey(), grey(), grey()]).astype(np.uint16)
+    source.mkdir()
+    micrographs.write(source / "mrc.mrc", stack, (0.25, 0.5))
+    micrographs.write(source / "zarr.zarr", stack[0], (2.0, 2.0))
+    format_samples.dm(source / "dm.dm4", stack[1], version=4, scales=(0.1, 0.1), unit="µm")
+    write_all(source, {"plain.tif": stack[2]})
+    for path in source.iterdir():
+        image = stack if path.stem == "mrc" else stack[0]
+        micrographs.write(masks / f"{path.stem}.tif", (image > 100).astype(np.uint8))
+    card, records, _ = built(f"--source={source}", f"--target=mask={masks}", "--patch=20")
+    counts = {name: len([key for key in records if key.startswith(name)]) for name in
+              ("mrc_z0000", "mrc_z0002", "zarr", "dm", "plain")}  # fmt: skip
+    assert set(counts.values()) == {6} and len(records) == 36 == sum(card["splits"].values())
+    assert sorted(record["index"] for record in records.values()) == list(range(36))
+    of_mrc = {record["source"] for name, record in records.items() if name.startswith("mrc")}
+    assert of_mrc == {b"mrc.mrc"}
+    one = records["mrc_z0001_y0020x0020"]
+    np.testing.assert_array_equal(one["image"][..., 0], stack[1, 20:40, 20:40])
+    np.testing.assert_array_equal(one["mask"][..., 0], stack[1, 20:40, 20:40] > 100)
+    for name, due in (("mrc_z0000", (0.25, 0.5)), ("zarr", (2, 2)), ("dm", (100, 100))):
+        np.testing.assert_allclose(records[f"{name}_y0000x0000"]["nm_per_pixel"], due, rtol=1e-6)
+    assert np.isnan(records["plain_y0000x0000"]["nm_per_pixel"]).all()
+    assert card["notes"] == [
+        "pixel sizes of 4 images: 1 from DM, 1 from MRC header, 1 from nowhere, 1 from OME-Zarr"
+    ]
+
+    table = tmp_path / "table.csv"
+    table.write_text("image,nm_per_pixel\nmrc.mrc,7\nzarr.zarr,\n")
+    card, records, _ = built(f"--source={source}", f"--table={table}", name="y")
+    sizes = {name: record["nm_per_pixel"][0] for name, record in records.items()}
+    assert sizes == {"mrc_z0000": 7, "mrc_z0001": 7, "mrc_z0002": 7, "zarr": 2}
+    assert card["notes"] == ["pixel sizes of 2 images: 1 from the table, 1 from OME-Zarr"]
+
+
+def test_a_zarr_that_changed_is_another_source(tmp_path, built, capsys):
+    source = tmp_path / "in"
+    micrographs.write(source / "a.zarr", grey())
+    first = built(f"--source={source}")[0]["files_sha256"]
+    micrographs.write(source / "a.zarr", grey())
+    assert built(f"--source={source}", name="y")[0]["files_sha256"] != first
+
+
+def test_stacks_and_files_of_several_images_are_refused_where_one_is_due(tmp_path, built, refused):
+    source = tmp_path / "in"
+    micrographs.write(source / "a.mrc", np.stack([grey(), grey()]))
+    micrographs.write(tmp_path / "masks" / "a.tif", np.stack([grey()] * 3))
+    line = refused(3, f"--source={source}", f"--target=mask={tmp_path / 'masks'}")
+    assert "not the same number of planes" in line
+    with h5py.File(source / "b.h5", "w") as file:
+        file["one"], file["two"] = grey(), grey()
+    line = refused(3, f"--source={source}", "--left_out=0")
+    assert "over the 0.0% that may be left out" in line and "choose one by --index" in line
+    line = refused(3, f"--source={source}", "--memory_limit=0.000001", "--left_out=1")
+    assert "more by --memory_limit" in line
+    assert "more than 0 GiB" in refused(2, f"--source={source}", "--memory_limit=0")
+    (source / "a.mrc").unlink()
+    assert sorted(built(f"--source={source}", "--index=1")[1]) == ["b"]
+
+
 def test_an_unreadable_file_is_named_and_left_out(tmp_path, built):
     source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
     (source / "text.tif").write_text("hello")
     card, records, _ = built(f"--source={source}", "--left_out=0.4")
     assert sorted(records) == ["a", "b"] and card["unusable"] == 1
     [[path, reason]] = card["left_out"]
-    assert path == str(source / "text.tif") and "no TIFF, PNG or JPEG" in reason
+    assert path == str(source / "text.tif") and "no format that emjax reads" in reason
 
 
 def test_foreground_says_what_a_mask_means(tmp_path, built, refused):
@@ -286,7 +349,7 @@ def make_constant(folder):
 
 def make_text(folder):
     (folder / "t.tif").write_text("hello")
-    return "no TIFF, PNG or JPEG"
+    return "no format that emjax reads"
 
 
 def make_nowhere(folder):

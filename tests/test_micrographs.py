@@ -33,10 +33,10 @@ GREY16 = RNG.integers(0, 65536, (13, 17), np.uint16)
 def test_tiff_values_stay_or_become_float32(tmp_path, stored, due):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, stored, photometric="minisblack")
-    image, nm_per_pixel = micrographs.read(path)
+    image, nm_per_pixel, origin = micrographs.read(path)
     assert image.dtype == due.dtype and image.dtype.isnative
     np.testing.assert_array_equal(image, due)
-    assert np.isnan(nm_per_pixel).all()
+    assert np.isnan(nm_per_pixel).all() and origin == "none"
 
 
 def test_white_is_high_whatever_the_tiff_calls_zero(tmp_path):
@@ -154,11 +154,11 @@ def bad_missing(path):
 
 
 BAD = {
-    bad_text: "no TIFF, PNG or JPEG",
-    bad_empty: "no TIFF, PNG or JPEG",
-    bad_truncated: "emjax reads",
-    bad_truncated_png: "emjax reads",
-    bad_garbage: "emjax reads",
+    bad_text: "no format that emjax reads: it starts with b'not an image",
+    bad_empty: "no format that emjax reads: it starts with b''",
+    bad_truncated: "cut off at byte",
+    bad_truncated_png: "truncated; a whole micrograph was due",
+    bad_garbage: "a TIFF without an image",
     bad_stack: r"3-D data \(5, 13, 17\), one 2-D image was due",
     bad_pages: "2 different images",
     bad_nan: "1 of 221 values are NaN or infinite",

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import h5py
 import jax
 import numpy as np
 import optax
@@ -10,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from emjax import networks, predict, weights
+from emjax import micrographs, networks, predict, weights
 from emjax.errors import BadInput, Usage
 
 UNET = dict(name="unet", blocks=2, receptive_field=44)
@@ -69,6 +70,35 @@ def test_restored_image_keeps_values_and_format(model, tmp_path):
     a, b = (tifffile.imread(out / f"{name}.tif").astype(float) for name in "ab")
     inside = (b >= 0) & (b <= 255)
     np.testing.assert_allclose(a[inside], b[inside], atol=1)
+
+
+def test_stacks_stay_stacks_and_pixel_sizes_are_kept(model, tmp_path, capsys):
+    stack = np.stack([picture(20, 21, np.uint16), 3 * picture(20, 21, np.uint16)])
+    micrographs.write(tmp_path / "a.mrc", stack, (0.25, 0.5))
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["one"], file["two"] = stack[0], stack[1]
+    folder, out = model(None), tmp_path / "out"
+    assert predict.main([f"--model={folder}", f"--out={out}", str(tmp_path / "a.mrc")]) == 0
+    assert "2 x 20 x 21, uint16, 0.25 x 0.5 nm per pixel (MRC header)" in capsys.readouterr().out
+    planes = list(micrographs.planes(out / "a.tif"))
+    assert planes[0].nm_per_pixel == pytest.approx((0.25, 0.5)) and len(planes) == 2
+    # One intensity range for both planes.
+    predictor = predict.Predictor(folder)
+    values = micrographs.intensity_range(stack, "percentile")
+    for plane, image in zip(planes, stack, strict=True):
+        due = predict.in_format_of(image, predictor(image, values))
+        np.testing.assert_array_equal(plane.image, due)
+
+    line = [f"--model={folder}", f"--out={out}", str(tmp_path / "b.h5")]
+    assert predict.main(line) == 3
+    assert "2 different images" in capsys.readouterr().err
+    assert predict.main([*line, "--index=1", "--pixel_size=3,4"]) == 0
+    assert micrographs.read(out / "b.tif").nm_per_pixel == pytest.approx((3, 4))
+    for text in ("0", "a", "1,2,3", "inf"):
+        with pytest.raises(Usage, match="nm per pixel, one positive number or y,x"):
+            predict.main([*line, f"--pixel_size={text}"])
+    assert predict.main([*line, "--index=1", "--memory_limit=0.0000001"]) == 3
+    assert "more by --memory_limit" in capsys.readouterr().err
 
 
 def test_a_bad_file_is_named_and_the_others_are_done(model, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Records from any folder of anybody's micrographs, with targets where there are some."""
 
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -14,21 +15,28 @@ from emjax.choose import choose
 from emjax.errors import BadInput, Usage
 
 
+class _Mismatch(BadInput):
+    """An image and its target differ in size: the pairing is wrong, and not one file."""
+
+
 class Read(NamedTuple):
     """What reading an item once has shown."""
 
     item: Item
-    shape: tuple[int, int]
-    range: tuple[float, float]
+    shape: tuple[int, int]  # of each plane
+    planes: int
+    nm_per_pixel: tuple[float, float]  # y, x: of the table, else of the file; NaN where unknown
+    origin: str  # of nm_per_pixel
+    range: tuple[float, float] = (0.0, 0.0)
 
 
 class Micrographs:
-    """Records from a folder of micrographs (TIFF, PNG, JPEG), whole or cut into patches.
+    """Records from a folder of micrographs, whole or cut into patches; stacks plane by plane.
 
     Targets are paired by file stem (--target mask=FOLDER) or by a table with the columns image,
     any of mask, denoised, background_removed, superresolved, and optionally source, split,
-    nm_per_pixel (one number, or y and x). Without a split column whole sources (default: files)
-    go 70 % to train, 10 % to val and 20 % to test.
+    nm_per_pixel (one number, or y and x; where it is empty, what the file says). Without a split
+    column whole sources (default: files) go 70 % to train, 10 % to val and 20 % to test.
     """
 
     about = About(
@@ -54,6 +62,8 @@ class Micrographs:
         add("--table", help="a CSV file that lists the images")
         add("--foreground", default="nonzero", help="in masks: nonzero, a value, or R,G,B")
         add("--range", default="percentile", choices=micrographs.RULES)
+        add("--index", type=int, help="which image, of files that hold several")
+        add("--memory_limit", type=float, default=4, help="GiB that one image may take")
         add("--name", help="builds micrographs/NAME, so that several stand side by side")
 
     def __init__(self, options):
@@ -61,6 +71,9 @@ class Micrographs:
             raise Usage(f"--patch={options.patch}; a side of at least one pixel was due")
         if options.name is not None and not re.fullmatch(r"\w[\w-]*", options.name):
             raise Usage(f"--name={options.name!r}; letters, digits, _ and - were due")
+        if not options.memory_limit > 0:
+            raise Usage(f"--memory_limit={options.memory_limit}; more than 0 GiB were due")
+        self.index, self.limit = options.index, int(options.memory_limit * 2**30)
         self.folder = f"micrographs/{options.name}" if options.name else "micrographs"
         self.source, self.patch, self.rule = Path(options.source), options.patch, options.range
         self.foreground = _foreground(options.foreground)
@@ -85,6 +98,7 @@ class Micrographs:
             "targets": list(self.targets),
             "foreground": options.foreground,
             "range": options.range,
+            **({} if options.index is None else {"index": options.index}),
         }
 
     def prepare(self):
@@ -99,10 +113,10 @@ class Micrographs:
             try:
                 values = micrographs.intensity_range(self._usable(items, usable), self.rule)
             except micrographs.NoRange as error:
-                for item, _ in usable:
-                    self._leave_out(item.image, str(error))
+                for read in usable:
+                    self._leave_out(read.item.image, str(error))
             else:
-                self.reads += [Read(item, shape, values) for item, shape in usable]
+                self.reads += [read._replace(range=values) for read in usable]
         if not self.reads:
             left_out = sorted([*self.left_out, *self.unusable])
             first = ": ".join(left_out[0])
@@ -122,7 +136,8 @@ class Micrographs:
         shapes = {(self.patch, self.patch) if self.patch else read.shape for read in self.reads}
         counts = Counter()
         for read in self.reads:
-            counts[self.split_of[read.item.name]] += len(_corners(read.shape, self.patch))
+            patches = read.planes * len(_corners(read.shape, self.patch))
+            counts[self.split_of[read.item.name]] += patches
         return Contents(
             splits={split: counts[split] for split in SPLITS if counts[split]},
             dtype=self.dtype,
@@ -132,38 +147,67 @@ class Micrographs:
             left_out=self.left_out,
             unusable=self.unusable,
             images=len(self.items),
+            notes=[_origins(self.reads)],
         )
 
     def _usable(self, items, usable):
-        """Yield the image of each usable item, after noting (item, shape) in `usable`."""
+        """Yield the planes of each usable item, after noting a Read of it in `usable`."""
         for item in items:
             try:
-                image = micrographs.read(item.image).image
-                targets = {t: self._target(t, path) for t, path in item.targets.items()}
+                read, image = self._examine(item)
+            except _Mismatch:
+                raise
             except BadInput as error:
                 self._leave_out(item.image, str(error).removeprefix(f"{item.image}: "))
                 continue
+            usable.append(read)
+            if read.planes == 1:
+                yield image
+            else:
+                yield from (micrograph.image for micrograph, _ in self._planes(item))
+
+    def _examine(self, item):
+        """(a Read of `item`, its last plane), from all its planes; BadInput if it is of no use."""
+        extremes, dtypes, foreground = [], set(), False
+        for micrograph, targets in self._planes(item):
+            image = micrograph.image
             for target, pixels in targets.items():
                 if pixels.shape != image.shape:
-                    raise BadInput(
+                    raise _Mismatch(
                         f"{item.targets[target]} is {_size(pixels.shape)}, but its image "
                         f"{item.image} is {_size(image.shape)}; one size was due"
                     )
-            if image.min() == image.max():
-                self._leave_out(item.image, f"all pixels are {image.flat[0]:g}")
-            elif self.patch and min(image.shape) < self.patch:
-                self._leave_out(item.image, f"{_size(image.shape)}, smaller than a patch")
-            else:
-                self.foreground_seen |= bool(np.any(targets.pop("mask", 0)))
-                self.dtypes |= {str(pixels.dtype) for pixels in (image, *targets.values())}
-                usable.append((item, image.shape))
-                yield image
+            extremes.append((image.min(), image.max()))
+            foreground |= bool(np.any(targets.pop("mask", 0)))
+            dtypes |= {str(pixels.dtype) for pixels in (image, *targets.values())}
+        lowest, highest = np.min(extremes), np.max(extremes)
+        if lowest == highest:
+            raise BadInput(f"all pixels are {lowest:g}")
+        if self.patch and min(image.shape) < self.patch:
+            raise BadInput(f"{_size(image.shape)}, smaller than a patch")
+        self.foreground_seen |= foreground
+        self.dtypes |= dtypes
+        told = (item.nm_per_pixel, "the table")
+        if not np.isfinite(item.nm_per_pixel).all():
+            told = (micrograph.nm_per_pixel, micrograph.origin)
+        return Read(item, image.shape, len(extremes), *told), image
+
+    def _planes(self, item):
+        """Yield (Micrograph, {target: [h, w]}) for each plane of `item`, one at a time."""
+        files = [micrographs.planes(item.image, self.index, self.limit)]
+        files += [self._target(target, path) for target, path in item.targets.items()]
+        for found in itertools.zip_longest(*files):
+            if any(plane is None for plane in found):
+                raise BadInput("it and its targets have not the same number of planes")
+            yield found[0], dict(zip(item.targets, found[1:], strict=True))
 
     def _target(self, target, path):
-        """uint8 [h, w] in {0, 1} for a mask, otherwise the micrograph that is due."""
-        if target != "mask":
-            return micrographs.read(path).image
-        pixels = micrographs.read_pixels(path)
+        """Yield uint8 [h, w] in {0, 1} for a mask, otherwise the micrographs that are due."""
+        mask = target == "mask"
+        for plane in micrographs.planes(path, limit=self.limit, colours=mask):
+            yield self._is_foreground(path, plane.image) if mask else plane.image
+
+    def _is_foreground(self, path, pixels):
         if self.foreground is None:
             return (pixels if pixels.ndim == 2 else pixels.any(axis=-1)).astype(bool).astype("u1")
         if pixels.ndim == 2:
@@ -192,27 +236,36 @@ class Micrographs:
             corners = _corners(read.shape, self.patch)
             if self.split_of[read.item.name] == split:
                 yield from self._cut(read, corners, index)
-            index += len(corners)
+            index += len(corners) * read.planes
 
     def _cut(self, read, corners, index):
         item = read.item
-        images = {"image": micrographs.read(item.image).image.astype(self.dtype)}
-        for target, path in item.targets.items():
-            dtype = "uint8" if target == "mask" else self.dtype
-            images[target] = self._target(target, path).astype(dtype)
         h, w = (self.patch, self.patch) if self.patch else read.shape
-        for place, (y, x) in enumerate(corners):
-            yield {
-                **{key: image[y : y + h, x : x + w, None] for key, image in images.items()},
-                "intensity_range": np.float32(read.range),
-                "nm_per_pixel": np.float32(item.nm_per_pixel),
-                "name": f"{item.name}_y{y:04d}x{x:04d}" if self.patch else item.name,
-                "source": item.source,
-                "index": index + place,
-            }
+        for plane, (micrograph, targets) in enumerate(self._planes(item)):
+            images = {"image": micrograph.image.astype(self.dtype)}
+            for target, pixels in targets.items():
+                images[target] = pixels.astype("uint8" if target == "mask" else self.dtype)
+            name = f"{item.name}_z{plane:04d}" if read.planes > 1 else item.name
+            for y, x in corners:
+                yield {
+                    **{key: image[y : y + h, x : x + w, None] for key, image in images.items()},
+                    "intensity_range": np.float32(read.range),
+                    "nm_per_pixel": np.float32(read.nm_per_pixel),
+                    "name": f"{name}_y{y:04d}x{x:04d}" if self.patch else name,
+                    "source": item.source,
+                    "index": index,
+                }
+                index += 1
 
     def _leave_out(self, path, reason):
         self.unusable.append((str(path), reason))
+
+
+def _origins(reads):
+    """Where the pixel sizes of the images are from, for the card."""
+    counts = Counter(read.origin.replace("none", "nowhere") for read in reads)
+    told = ", ".join(f"{count} from {origin}" for origin, count in counts.most_common())
+    return f"pixel sizes of {len(reads)} images: {told}"
 
 
 def _corners(shape, patch):

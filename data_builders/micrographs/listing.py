@@ -58,8 +58,9 @@ def from_folders(source, folders):
         targets = {t: partners[t][path.stem] for t in due}
         relative = path.relative_to(source).as_posix()
         items.append(Item(name, path, targets, relative, None, (np.nan, np.nan)))
-        files += [(f"image/{relative}", path)]
-        files += [(f"{t}/{p.relative_to(roots[t]).as_posix()}", p) for t, p in targets.items()]
+        files += _content(f"image/{relative}", path)
+        for t, partner in targets.items():
+            files += _content(f"{t}/{partner.relative_to(roots[t]).as_posix()}", partner)
     for target, paths in partners.items():
         for stem in sorted(paths.keys() - stems.keys()):
             left_out.append((paths[stem], f"a {target} without an image of this stem"))
@@ -114,9 +115,18 @@ def from_table(source, table, picked):
         targets = {target: source / cell(row, target) for target in due}
         path = source / image
         items.append(Item(name, path, targets, origin, split, nm_per_pixel))
-        files += [(f"image/{image}", path)]
-        files += [(f"{t}/{cell(row, t)}", path) for t, path in targets.items()]
+        files += _content(f"image/{image}", path)
+        for t, partner in targets.items():
+            files += _content(f"{t}/{cell(row, t)}", partner)
     return Listing(due, items, files, left_out)
+
+
+def _content(label, path):
+    """[(label, file)] of a file, or of all files of a Zarr store."""
+    if not path.is_dir():
+        return [(label, path)]
+    files = (file for file in path.rglob("*") if file.is_file())
+    return [(f"{label}/{file.relative_to(path).as_posix()}", file) for file in sorted(files)]
 
 
 def _by_stem(paths):

@@ -1,0 +1,53 @@
+"""Whether LZW data are whole: the decoder of imagecodecs writes out of bounds if they are not.
+
+Source: TIFF 6.0, section 13; old files have the bits of a code the other way round.
+"""
+
+import numpy as np
+
+from emjax.errors import BadInput
+
+CLEAR, END = 256, 257
+LONGEST = 3840  # codes until the table of 4096 is full, and a clear code is due
+PLACES = np.arange(LONGEST)
+
+
+def _widths(switch):
+    """Bits of each code after a clear code, 10 from place `switch` on, and the bits before it."""
+    widths = 9 + sum((switch + add <= PLACES).astype(int) for add in (0, 512, 1536))
+    return widths, np.cumsum(widths) - widths
+
+
+NEW, OLD = _widths(254), _widths(255)
+
+
+def check(data):
+    """Refuse LZW `data` with a code that is not in the table yet, or without clear codes."""
+    old = len(data) > 1 and data[0] == 0 and data[1] & 1
+    widths, before = OLD if old else NEW
+    content = np.frombuffer(bytes(data) + bytes(3), np.uint8).astype(np.uint32)
+    at, clears = 0, 0
+    while True:
+        starts = at + before
+        starts = starts[starts + widths <= 8 * len(data)]
+        if not starts.size:
+            return
+        width, byte, bit = widths[: starts.size], starts >> 3, starts & 7
+        first, second, third = content[byte], content[byte + 1], content[byte + 2]
+        if old:
+            codes = (first | second << 8 | third << 16) >> bit
+        else:
+            codes = (first << 16 | second << 8 | third) >> (24 - bit - width)
+        codes &= (1 << width) - 1
+        stops = np.flatnonzero((codes == CLEAR) | (codes == END))
+        stop = stops[0] if stops.size else starts.size
+        known = np.maximum(CLEAR + 1 + PLACES[:stop], 255) - 2 * (PLACES[:stop] == 0)
+        if np.any(codes[:stop] > known) or (at == 0 and stop):
+            raise BadInput("LZW data with a code that stands for nothing")
+        if not stops.size and starts.size == LONGEST and not old:  # some old files have none
+            raise BadInput("LZW data without the clear code that is due")
+        if not stops.size or codes[stop] == END:
+            return
+        at, clears = starts[stop] + width[stop], clears + 1
+        if clears > len(data) // 256 + 16:
+            raise BadInput(f"LZW data with {clears} clear codes")

@@ -1,0 +1,75 @@
+"""Formats that RosettaSciIO reads, if it is installed: by these of its readers and no other.
+
+One of the others evaluates what a file says.
+"""
+
+import contextlib
+import importlib
+import os
+import struct
+
+import numpy as np
+
+from emjax.errors import BadInput
+from emjax.micrographs import hdf5
+from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_micrograph
+
+READERS = {
+    ".blo": "blockfile",
+    ".hspy": "hspy",
+    ".nxs": "nexus",
+    ".prz": "pantarhei",
+    ".tvips": "tvips",
+    ".unf": "semper",
+}
+IN_HDF5 = (".hspy", ".nxs")
+
+
+@contextlib.contextmanager
+def signals(path, limit):
+    """The Signals of a file with one of the suffixes of READERS; pixels are read when due."""
+    suffix = os.path.splitext(path)[1].lower()
+    try:
+        reader = importlib.import_module(f"rsciio.{READERS[suffix]}")
+    except ImportError:
+        raise BadInput(f"{suffix} is read by RosettaSciIO; install emjax[rsciio]") from None
+    size = os.path.getsize(path)
+    if suffix in IN_HDF5:
+        import h5py
+
+        hdf5.refuse_endless_heaps(path)
+        with h5py.File(path, "r") as file:
+            hdf5.inside(file)
+    if suffix == ".blo":
+        _check_blockfile(path, size)
+    found = reader.file_reader(str(path), lazy=True)
+    yield [_signal(part, place, size, limit) for place, part in enumerate(found)]
+
+
+def _check_blockfile(path, size):
+    """Refuse a blockfile that declares more patterns than it has; planning them takes for ever."""
+    with open(path, "rb") as file:
+        pattern, _, columns, rows = struct.unpack("<20x4H", file.read(28))
+    declared("it", (rows, columns, pattern, pattern), "u1", stored=size, limit=float("inf"))
+
+
+def _signal(part, place, size, limit):
+    array, axes = part["data"], part["axes"]
+    sides = tuple(array.shape)
+    units = [str(axis.get("units") or "") for axis in axes]
+    refused = no_micrograph(array.dtype, sides, units if len(units) == len(sides) else ())
+    if not refused:
+        check = dict(stored=size, compressed=True)
+        declared("its image", sides[-2:], array.dtype, **check, limit=limit)
+        declared("it", sides, array.dtype, **check, limit=float("inf"))
+    nm_per_pixel = UNKNOWN
+    if not refused and len(axes) == len(sides):
+        known = tuple(nm(axis.get("scale"), axis.get("units") or "") for axis in axes[-2:])
+        nm_per_pixel = known if np.isfinite(known).all() else UNKNOWN
+
+    def raw(i):
+        return np.asarray(array[i] if len(sides) == 3 else array)
+
+    name = part.get("metadata", {}).get("General", {}).get("title") or f"signal {place}"
+    origin = "RosettaSciIO" if nm_per_pixel is not UNKNOWN else "none"
+    return Signal(name, sides, array.dtype, raw, nm_per_pixel, origin, refused=refused)

@@ -1,0 +1,143 @@
+"""Small files of every format, made without the program that the format is of."""
+
+import bz2
+import gzip
+import json
+import struct
+
+import h5py
+import imagecodecs
+import numpy as np
+import tifffile
+from PIL import Image
+
+from emjax import micrographs
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (24, 20), np.uint8)
+DEEP = RNG.integers(0, 65536, (24, 20), np.uint16)
+STACK = RNG.integers(0, 65536, (3, 24, 20), np.uint16)
+NM = (0.25, 0.5)  # y, x
+METRES = tuple(size * 1e-9 for size in NM)
+
+
+def dm(path, pixels, *, version=3, kind=10, scales=NM, unit="nm", lie=None):
+    """Write `pixels` as DM3 or DM4; `lie` are other sides (x first) than they have."""
+    size = ">I" if version == 3 else ">Q"
+
+    def tag(kind, name, content):
+        length = struct.pack(size, len(content)) if version == 4 else b""
+        return struct.pack(">BH", kind, len(name)) + name.encode() + length + content
+
+    def group(name, *members):
+        return tag(20, name, b"\1\0" + struct.pack(size, len(members)) + b"".join(members))
+
+    def value(name, info, content):
+        head = b"%%%%" + struct.pack(size, len(info)) + b"".join(struct.pack(size, i) for i in info)
+        return tag(21, name, head + content)
+
+    def ulong(name, number):
+        return value(name, [5], struct.pack("<I", number))
+
+    def axis(scale):
+        text = unit.encode("utf-16-le")
+        known = value("Scale", [6], struct.pack("<f", scale))
+        return group("", known, value("Units", [20, 4, len(unit)], text))
+
+    sides = lie or pixels.shape[::-1]
+    sizes = [*scales[::-1], 1.0][: pixels.ndim]
+    data = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+    image = group(
+        "ImageData",
+        group("Calibrations", group("Dimension", *(axis(scale) for scale in sizes))),
+        value("Data", [20, 4, len(data) // 2], data),
+        ulong("DataType", kind),
+        group("Dimensions", *(ulong("", side) for side in sides)),
+    )
+    body = b"\1\0" + struct.pack(size, 1) + group("ImageList", group("", image))
+    head = struct.pack(">I", version) + struct.pack(size, len(body)) + struct.pack(">I", 1)
+    path.write_bytes(head + body + bytes(8))
+
+
+def ser(path, pixels, *, metres=METRES, valid=None):
+    """Write uint16 [planes, h, w] as SER; `valid` is a count that may lie."""
+    planes, h, w = pixels.shape
+    valid = planes if valid is None else valid
+    head = struct.pack("<HHHiiii", 0x4949, 0x0197, 0x0220, 0x4122, 0x4152, valid, valid)
+    dimension = struct.pack("<iddiii", planes, 0.0, 1.0, 0, 0, 0)
+    table = len(head) + 12 + len(dimension)
+    first = table + 16 * planes
+    one = struct.pack("<ddiddihii", 0, metres[1], 0, 0, metres[0], 0, 2, w, h)
+    step = len(one) + 2 * h * w
+    offsets = [first + i * step for i in range(planes)]
+    content = head + struct.pack("<qi", table, 1) + dimension
+    content += struct.pack(f"<{2 * planes}q", *offsets, *[0] * planes)
+    path.write_bytes(content + b"".join(one + plane[::-1].tobytes() for plane in pixels))
+
+
+def velox(path, pixels, *, metres=METRES, unit="m"):
+    """Write [planes, h, w] as Velox does."""
+    size = {"width": str(metres[1]), "height": str(metres[0])}
+    result = {"Detector": "BF", "PixelSize": size, "PixelUnitX": unit, "PixelUnitY": unit}
+    text = np.zeros((4000, len(pixels)), np.uint8)
+    words = json.dumps({"BinaryResult": result}).encode()
+    text[: len(words)] = np.frombuffer(words, np.uint8)[:, None]
+    with h5py.File(path, "w") as file:
+        group = file.create_group("Data/Image/0123456789abcdef")
+        group.create_dataset("Data", data=pixels.transpose(1, 2, 0), chunks=(*pixels.shape[1:], 1))
+        group.create_dataset("Metadata", data=text)
+
+
+def berkeley(path, pixels, *, sizes=NM, unit="[n_m]"):
+    """Write [h, w] as an EMD of Berkeley."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group("data/image")
+        group.attrs["emd_group_type"] = 1
+        group.create_dataset("data", data=pixels)
+        for place, (side, size) in enumerate(zip(pixels.shape, sizes, strict=True)):
+            dim = group.create_dataset(f"dim{place + 1}", data=np.arange(side) * size)
+            dim.attrs["units"] = unit
+
+
+def write_all(folder):
+    """{name: path} of a sample of every format in `folder`; DEEP, GREY or STACK are in it."""
+
+    def at(name):
+        paths[name] = folder / name
+        return paths[name]
+
+    paths = {}
+    for name in ("imagej.tif", "ome.ome.tif", "mrc.mrc", "zarr.zarr"):
+        micrographs.write(at(name), DEEP, NM)
+    for name in ("imagej_stack.tif", "stack.mrc", "stack.zarr"):
+        micrographs.write(at(name), STACK, NM)
+    for name, options in {
+        "big.tif": dict(bigtiff=True, byteorder=">"),
+        "lzw.tif": dict(compression="lzw", predictor=True),
+        "tiled.tif": dict(compression="zlib", tile=(16, 16)),
+        "zstd.tif": dict(compression="zstd"),
+        "packbits.tif": dict(compression="packbits"),
+    }.items():
+        tifffile.imwrite(at(name), DEEP, **options)
+    tifffile.imwrite(at("jpeg.tif"), GREY, compression="jpeg")
+    levels = np.stack([np.arange(256, dtype=np.uint16) * 257] * 3)
+    tifffile.imwrite(at("palette.tif"), GREY, photometric="palette", colormap=levels)
+    tifffile.imwrite(at("colour.tif"), np.stack([GREY] * 3, -1), photometric="rgb")
+    tifffile.imwrite(at("pages.tif"), STACK, photometric="minisblack", compression="zlib")
+    at("grey.png").write_bytes(imagecodecs.png_encode(GREY))
+    at("colour.png").write_bytes(imagecodecs.png_encode(np.stack([DEEP] * 3, -1)))
+    Image.fromarray(GREY).convert("P").save(at("palette.png"))
+    Image.fromarray(GREY).save(at("grey.jpg"))
+    at("mrc.mrc.gz").write_bytes(gzip.compress(paths["stack.mrc"].read_bytes()))
+    at("mrc.mrc.bz2").write_bytes(bz2.compress(paths["stack.mrc"].read_bytes()))
+    np.save(at("array.npy"), STACK)
+    with h5py.File(at("plain.h5"), "w") as file:
+        file.create_dataset("a/image", data=DEEP)
+    with h5py.File(at("packed.h5"), "w") as file:
+        file.create_dataset("image", data=STACK, chunks=(1, 8, 8), compression="gzip")
+    velox(at("velox.emd"), STACK)
+    berkeley(at("berkeley.emd"), DEEP)
+    dm(at("image.dm3"), DEEP)
+    dm(at("stack.dm4"), STACK, version=4)
+    ser(at("stack_1.ser"), STACK)
+    return paths

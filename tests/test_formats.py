@@ -1,0 +1,518 @@
+"""Every format against what another reader said, and every bad input refused in one line."""
+
+import csv
+import gzip
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import imagecodecs
+import mrcfile
+import numpy as np
+import pytest
+import tifffile
+
+from emjax import micrographs
+from emjax.errors import BadInput, Usage
+from emjax.micrographs import lzw
+from tests import format_samples, formats_table, soak_formats
+from tests.format_samples import DEEP, GREY, NM, STACK
+
+REAL = Path(os.environ.get("EMJAX_REAL_DATA", "/nowhere")) / "formats"
+needs_files = pytest.mark.skipif(not REAL.is_dir(), reason="needs $EMJAX_REAL_DATA/formats")
+
+# Files whose pixels or pixel size deliberately are not what the manifest says.
+DIFFERENT = {
+    "EMD-3197.map.bz2": ["not read"],  # the other reader did not try compressed files
+    "emd_3197.map.gz": ["not read"],
+    "plain.h5": ["not read"],  # nor HDF5 that is no EMD
+    # It rounds to five digits; the file says 2.392791775876109e-11 m.
+    "olympus_SIS.tif": ["nm per pixel (0.023928, 0.023928)"],
+}
+# What is refused, and why. "" is read.
+ODD = {
+    "all_nan.tif": "4096 of 4096 values are NaN",
+    "array_float32.npy": "",
+    "bool_bilevel.tif": "",
+    "constant.tif": "",
+    "empty.tif": "no format that emjax reads",
+    "float32_nan_inf.tif": "302 of 65536 values are NaN",
+    "float32_negative.tif": "",
+    "float64.tif": "",
+    "gray16.png": "",
+    "gray_progressive.jpg": "",
+    "imagej_stack_zcyx.tif": "",
+    "int32.tif": "",
+    "mode1_int16_stack.mrc": "",
+    "mode2_float32.mrc": "",
+    "mode6_uint16.mrc": "",
+    "multipage_different_shapes.tif": "2 different images .* choose one by --index",
+    "narrow_1x256.tif": "",
+    "odd_shape_223x301.tif": "",
+    "palette.png": "",
+    "plain.h5": "2 different images .*/data 256x256.*/nested/stack 8x250x250.* --index",
+    "png_named_as.tif": "",
+    "rgb_em_figure_0289bd97e6.jpg": "",
+    "rgb_em_figure_0289bd97e6.png": "",
+    "rgba.png": "",
+    "small_31x17.tif": "",
+    "stack8_uint8.tif": "",
+    "text_named.tif": "no format that emjax reads",
+    "truncated.dm3": "cut off: an array at byte",
+    "truncated.emd": "truncated file",
+    "truncated.mrc": "cut off, or a wrong header",
+    "truncated.png": "truncated",
+    "truncated.ser": "cut off, or a wrong header",
+    "truncated.tif": "cut off, or a wrong header",
+    "uint16_bigendian.tif": "",
+    "uint8_deflate_predictor_tiled.tif": "",
+    "uint8_lzw.tif": "",
+    "12bit.cropped.tiff": "",
+    "BigTIFF.tif": "",
+    "BigTIFFMotorola.tif": "",
+    "cmyk-4c-8b.tiff": "SEPARATED colours, where grey or RGB was due",
+    "cramps-tile.tif": "",
+    "flower-minisblack-16.tif": "",
+    "gradient-1c-32b-float.tiff": "",
+    "gradient-1c-64b-float.tiff": "",
+    "int16.tif": "",
+    "int16_zstd.tif": "",
+    "int8.tif": "",
+    "issue_69_lzw.tiff": "",
+    "issue_69_packbits.tiff": "",
+    "minisblack-1c-16b.tiff": "",
+    "minisblack-1c-8b.tiff": "",
+    "miniswhite-1c-1b.tiff": "",
+    "palette-1c-8b.tiff": "",
+    "planar-rgb-u8.tif": "",
+    "quad-jpeg.tif": "",
+    "quad-lzw-compat.tiff": "",
+    "rgb-3c-16b.tiff": "",
+    "rgb-3c-8b.tiff": "",
+    "sample-get-lzw-stuck.tiff": "cut off at byte 7048|corrupted tile",
+    "tiled-jpeg-rgb-u8.tif": "",
+    "white-fp16-pred3.tiff": "",
+}
+
+
+def rows():
+    if not REAL.is_dir():
+        return []
+    with open(REAL / "MANIFEST.csv", newline="", encoding="utf-8") as file:
+        return sorted({row["file"] for row in csv.DictReader(file)})
+
+
+@needs_files
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Semper's reader
+@pytest.mark.parametrize("file", rows())
+def test_pixels_and_pixel_sizes_are_what_another_reader_found(file):
+    if file.startswith(("blockfile", "hspy", "nexus", "prz", "semper", "tvips")):
+        pytest.importorskip("rsciio")
+    due = formats_table.manifest(REAL)[file]
+    told, found = formats_table.examine(REAL / file, due)
+    assert sorted(set(found)) == DIFFERENT.get(file.rpartition("/")[2], []), told
+
+
+@needs_files
+@pytest.mark.parametrize(
+    "file, size",
+    [
+        ("tiff_microscope/test_loading_image_saved_with_imageJ.tif", 1e6 / 5928571 * 1e3),
+        ("tiff_microscope/test_loading_image_saved_with_imageJ_stack.tif", 1e6 / 5928571 * 1e3),
+    ],
+)
+def test_imagej_units_are_its_own(file, size):
+    with tifffile.TiffFile(REAL / file) as opened:
+        assert opened.imagej_metadata["unit"] == "micron"
+    for image in micrographs.planes(REAL / file):
+        assert image.nm_per_pixel == pytest.approx((size, size)) and image.origin == "ImageJ"
+
+
+@needs_files
+def test_every_odd_file_is_read_or_refused_for_its_reason(capsys):
+    found = {
+        p.name: p for name in ("derived_odd", "tiff_odd_nonEM") for p in REAL.glob(f"{name}/*")
+    }
+    assert found.keys() == ODD.keys()
+    for name, reason in ODD.items():
+        if reason:
+            with pytest.raises(BadInput, match=reason) as caught:
+                list(micrographs.planes(found[name]))
+            assert str(caught.value).startswith(f"{found[name]}: ")
+            assert "\n" not in str(caught.value)
+        else:
+            assert list(micrographs.planes(found[name]))
+
+
+@needs_files
+def test_a_ser_and_its_emi_are_one_micrograph():
+    found = [path.name for path in micrographs.find(REAL / "ser_emi")]
+    assert len(found) == len(set(found)) == 8 and not [n for n in found if n.endswith(".emi")]
+    with micrographs.open_all(REAL / "ser_emi" / "16x16_STEM_BF_DF_acquire.emi") as signals:
+        assert [signal.shape for signal in signals] == [(16, 16), (16, 16)]
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    return format_samples.write_all(tmp_path_factory.mktemp("samples"))
+
+
+def test_every_format_gives_its_pixels_back(samples):
+    for name, path in samples.items():
+        found = np.stack([plane.image for plane in micrographs.planes(path)])
+        if name in ("jpeg.tif", "grey.jpg"):
+            assert found.shape == (1, *GREY.shape) and found.dtype == np.uint8
+        else:
+            found = found[0] if len(found) == 1 else found
+            assert any(np.array_equal(found, due) for due in (GREY, DEEP, STACK)), name
+            assert found.dtype in (GREY.dtype, DEEP.dtype), name
+
+
+ORIGINS = {
+    "imagej.tif": "ImageJ",
+    "imagej_stack.tif": "ImageJ",
+    "ome.ome.tif": "OME-XML",
+    "mrc.mrc": "MRC header",
+    "stack.mrc": "MRC header",
+    "mrc.mrc.gz": "MRC header",
+    "zarr.zarr": "OME-Zarr",
+    "stack.zarr": "OME-Zarr",
+    "velox.emd": "Velox",
+    "berkeley.emd": "Berkeley EMD",
+    "image.dm3": "DM",
+    "stack.dm4": "DM",
+    "stack_1.ser": "SER",
+}
+
+
+@pytest.mark.parametrize("writer", ["a.tif", "a.ome.tif", "a.mrc", "a.zarr"])
+@pytest.mark.parametrize("reader", ORIGINS)
+def test_pixel_sizes_survive_every_reader_and_writer(samples, tmp_path, reader, writer):
+    first = list(micrographs.planes(samples[reader]))
+    assert first[0].nm_per_pixel == pytest.approx(NM, rel=1e-6)
+    assert first[0].origin == ORIGINS[reader]
+    images = np.stack([plane.image for plane in first])
+    images = images[0] if len(images) == 1 else images
+    for scale in (1.0, 1e-3, 12345.678):  # 0.25 pm to 6 um
+        sizes = tuple(scale * size for size in first[0].nm_per_pixel)
+        micrographs.write(tmp_path / writer, images, sizes)
+        again = list(micrographs.planes(tmp_path / writer))
+        assert again[0].nm_per_pixel == pytest.approx(sizes, rel=1e-6)
+        np.testing.assert_array_equal(np.stack([p.image for p in again]).squeeze(), images)
+    assert [path.name for path in tmp_path.iterdir()] == [writer]
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.tif", "a.mrc", "a.zarr"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_what_is_written_without_a_pixel_size_has_none(tmp_path, name, dtype):
+    micrographs.write(tmp_path / name, STACK.astype(dtype))
+    for plane, due in zip(micrographs.planes(tmp_path / name), STACK.astype(dtype), strict=True):
+        assert np.isnan(plane.nm_per_pixel).all() and plane.origin == "none"
+        np.testing.assert_array_equal(plane.image, due)
+        assert plane.image.dtype == (np.uint16 if name == "a.mrc" and dtype == np.uint8 else dtype)
+    with pytest.raises(Usage, match=r"cannot write '.gif'; one of .ome.tif"):
+        micrographs.write(tmp_path / "a.gif", DEEP)
+
+
+@pytest.mark.parametrize("unit, nm", [("pm", 1e-3), ("A", 0.1), ("nm", 1), ("µm", 1e3), ("m", 1e9)])
+def test_units_of_dm_and_imagej(tmp_path, unit, nm):
+    format_samples.dm(tmp_path / "a.dm3", DEEP, scales=(2.0, 4.0), unit=unit)
+    assert micrographs.read(tmp_path / "a.dm3").nm_per_pixel == pytest.approx((2 * nm, 4 * nm))
+    options = dict(imagej=True, resolution=(0.5, 0.5))
+    tifffile.imwrite(tmp_path / "a.tif", DEEP, **options, metadata={"unit": unit.replace("µ", "u")})
+    assert micrographs.read(tmp_path / "a.tif").nm_per_pixel == pytest.approx((2 * nm, 2 * nm))
+
+
+def test_where_a_tiff_states_two_pixel_sizes_the_first_is_used_and_said(tmp_path, capsys):
+    path = tmp_path / "a.ome.tif"
+    known = {"axes": "YX", "PhysicalSizeX": 2.0, "PhysicalSizeY": 2.0}
+    tifffile.imwrite(path, DEEP, metadata=known, resolution=(1e6, 1e6), resolutionunit="CENTIMETER")
+    found = micrographs.read(path)
+    assert found.nm_per_pixel == pytest.approx((2000, 2000)) and found.origin == "OME-XML"
+    assert "2000, 2000 by OME-XML, 10, 10 by resolution tag; the first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dpi, due", [(72, None), (96, None), (300, None), (1e6, 25.4)])
+def test_a_resolution_for_printers_is_no_pixel_size(tmp_path, dpi, due):
+    tifffile.imwrite(tmp_path / "a.tif", DEEP, resolution=(dpi, dpi), resolutionunit="INCH")
+    size = micrographs.read(tmp_path / "a.tif").nm_per_pixel[0]
+    assert size == pytest.approx(due) if due else np.isnan(size)
+
+
+def test_several_images_are_chosen_from_by_index(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["one"], file["two"], file["text"], file["line"] = DEEP, STACK, "words", np.arange(5)
+        file["complex"] = DEEP.astype(np.complex64)
+    with pytest.raises(BadInput, match=r"2 different images \(0: /one 24x20 uint16, 1: /two"):
+        micrographs.read(tmp_path / "a.h5")
+    np.testing.assert_array_equal(micrographs.read(tmp_path / "a.h5", 0).image, DEEP)
+    assert len(list(micrographs.planes(tmp_path / "a.h5", 1))) == 3
+    with pytest.raises(BadInput, match="no image 2; it holds 0: /one"):
+        micrographs.read(tmp_path / "a.h5", 2)
+
+
+def test_what_is_no_micrograph_is_refused_with_its_reason(tmp_path, monkeypatch):
+    def refused(path, reason):
+        with pytest.raises(BadInput, match=reason):
+            list(micrographs.planes(path))
+
+    format_samples.dm(tmp_path / "a.dm3", DEEP, unit="1/nm")
+    refused(tmp_path / "a.dm3", "reciprocal space; a 2-D image or a stack of them was due")
+    format_samples.dm(tmp_path / "b.dm3", DEEP, unit="eV")
+    refused(tmp_path / "b.dm3", "an energy axis")
+    format_samples.dm(tmp_path / "c.dm3", DEEP.astype(np.complex64), kind=3)
+    refused(tmp_path / "c.dm3", "complex numbers")
+    format_samples.velox(tmp_path / "a.emd", STACK, unit="1/m")
+    refused(tmp_path / "a.emd", "reciprocal space")
+    format_samples.ser(tmp_path / "a_1.ser", STACK, metres=(2e8, 2e8))
+    refused(tmp_path / "a_1.ser", "reciprocal space")
+    np.save(tmp_path / "a.npy", np.zeros((2, 3, 4, 5)))
+    refused(tmp_path / "a.npy", r"4-D data \(2, 3, 4, 5\)")
+    (tmp_path / "a.emi").write_bytes(b"JL")
+    assert micrographs.find(tmp_path)[0].name == "a.dm3"
+    (tmp_path / "b.emi").write_bytes(b"JL")
+    refused(tmp_path / "b.emi", "b_1.ser, are not beside it")
+    monkeypatch.setitem(sys.modules, "rsciio.blockfile", None)
+    (tmp_path / "a.blo").write_bytes(b"x")
+    refused(tmp_path / "a.blo", r".blo is read by RosettaSciIO; install emjax\[rsciio\]")
+
+
+def bomb_tiff(path):
+    tifffile.imwrite(path, np.zeros((4, 4), np.uint8), compression="zlib", metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for tag in (256, 257, 278):  # width, height, rows of a strip
+            file.pages[0].tags[tag].overwrite(60_000)
+    path.write_bytes(path.read_bytes() + bytes(58_600))
+
+
+def bomb_jpeg(path):
+    tifffile.imwrite(path, GREY, compression="jpeg")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\xff\xc0")
+    content[at + 5 : at + 9] = struct.pack(">HH", 65_000, 65_000)
+    path.write_bytes(content)
+
+
+def unknown_codec(path):
+    tifffile.imwrite(path, GREY, compression="jpeg2000")
+
+
+def lying_mrc(path):
+    micrographs.write(path.with_suffix(".mrc"), DEEP)
+    content = bytearray(path.with_suffix(".mrc").read_bytes())
+    content[:12] = struct.pack("<iii", 50_000, 50_000, 50)
+    path.write_bytes(content)
+
+
+def lying_npy(path):
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000), }"
+    path.write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + bytes(100))
+
+
+def lying_dm(path):
+    format_samples.dm(path, DEEP, lie=(100_000, 100_000))
+
+
+def lying_ser(path):
+    format_samples.ser(path, STACK, valid=2**31 - 1)
+
+
+def bomb_gz(path):
+    micrographs.write(path.with_suffix(".mrc"), np.zeros((64, 64), np.float32))
+    content = bytearray(path.with_suffix(".mrc").read_bytes())
+    content[:8] = struct.pack("<ii", 20_000, 20_000)
+    path.write_bytes(gzip.compress(bytes(content) + bytes(1 << 20)))
+
+
+def circular_tiff(path):
+    tifffile.imwrite(path, np.stack([GREY] * 3), photometric="minisblack", metadata=None)
+    content = bytearray(path.read_bytes())
+    (first,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, first)
+    struct.pack_into("<I", content, first + 2 + 12 * count, first)
+    path.write_bytes(content)
+
+
+def pickled_npy(path):
+    class Canary:
+        def __reduce__(self):
+            return os.system, (f"touch '{path.parent / 'canary'}'",)
+
+    np.save(path.with_suffix(".npy"), np.array([[Canary()]], dtype=object), allow_pickle=True)
+    path.with_suffix(".npy").rename(path)
+
+
+def external_link(path):
+    format_samples.berkeley(path.with_name("other.h5"), DEEP)
+    with h5py.File(path, "w") as file:
+        file["link"] = h5py.ExternalLink("other.h5", "/data/image/data")
+
+
+def external_values(path):
+    path.with_name("other.raw").write_bytes(DEEP.tobytes())
+    with h5py.File(path, "w") as file:
+        where = [(str(path.with_name("other.raw")), 0, DEEP.nbytes)]
+        file.create_dataset("image", DEEP.shape, DEEP.dtype, external=where)
+
+
+def virtual_values(path):
+    with h5py.File(path.with_name("other.h5"), "w") as file:
+        file["image"] = DEEP
+    layout = h5py.VirtualLayout(DEEP.shape, DEEP.dtype)
+    layout[:] = h5py.VirtualSource(path.with_name("other.h5"), "image", DEEP.shape)
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("image", layout)
+
+
+def huge_chunks(path):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("image", (60_000, 60_000), "f8", chunks=(1000, 1000))
+
+
+def group_in_itself(path):
+    with h5py.File(path, "w") as file:
+        file.create_group("a/b")
+        file["a/b/c"] = file["a"]
+
+
+BAD = {
+    bomb_tiff: r"declares 60000x60000 uint8, 3.6 GB, 6\d{4} times the file's 5\d.\d kB",
+    bomb_jpeg: "a JPEG of 65000x65000 in a tile of",
+    unknown_codec: "compressed by JPEG2000",
+    lying_mrc: "declares 50x50000x50000 uint16, 250 GB, where the file has 960 bytes",
+    lying_npy: "whole micrograph was due",
+    lying_dm: "declares 100000x100000 uint16, 20 GB, where the file has 960 bytes",
+    lying_ser: "its table declares 2147483647 int64, 17.2 GB, where the file has",
+    bomb_gz: "declares 20000x20000 float32, 1.6 GB, .* times the file's",
+    circular_tiff: "a circle, or over 100000, of pages",
+    pickled_npy: "whole micrograph was due",
+    external_link: "no 2-D or 3-D array of numbers",
+    external_values: "values in other files, which are not followed",
+    virtual_values: "values in other files, which are not followed",
+    huge_chunks: "declares 60000x60000 float64, 28.8 GB, .* times the file's",
+    group_in_itself: "no array at all",
+}
+
+
+@pytest.mark.parametrize("make", BAD)
+def test_files_that_lie_or_reach_out_are_refused(tmp_path, make):
+    path = tmp_path / "scan.bin"
+    make(path)
+    with pytest.raises(BadInput, match=BAD[make]) as caught:
+        micrographs.read(path)
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+    assert not (tmp_path / "canary").exists()
+
+
+def zarr_metadata(path, **changes):
+    micrographs.write(path, DEEP, NM)
+    file = path / "0" / "zarr.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_zarr_stores_that_lie_or_reach_out_are_refused(tmp_path):
+    path = tmp_path / "a.zarr"
+    zarr_metadata(path, shape=[1_000_000, 1_000_000])
+    with pytest.raises(BadInput, match="declares 1000000x1000000 uint16, 2 TB, .* times the file"):
+        micrographs.read(path)
+    grid = {"name": "regular", "configuration": {"chunk_shape": [1_000_000, 1_000_000]}}
+    zarr_metadata(path, chunk_grid=grid)
+    with pytest.raises(BadInput, match="a chunk declares 1000000x1000000"):
+        micrographs.read(path)
+    zarr_metadata(path, codecs=[{"name": "numcodecs.pickle", "configuration": {}}])
+    with pytest.raises(BadInput, match="asks for the codec 'numcodecs.pickle'; not allowed"):
+        micrographs.read(path)
+    zarr_metadata(path)
+    chunk = next(file for file in (path / "0" / "c").rglob("*") if file.is_file())
+    chunk.rename(tmp_path / "elsewhere")
+    chunk.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadInput, match="is a link, which is not followed"):
+        micrographs.read(path)
+    (tmp_path / "b.zarr").mkdir()
+    with pytest.raises(BadInput, match="is a folder and no Zarr"):
+        micrographs.read(tmp_path / "b.zarr")
+
+
+def test_find_follows_nothing_out_of_the_folder(tmp_path, capsys):
+    inside = tmp_path / "in"
+    inside.mkdir()
+    micrographs.write(tmp_path / "secret.tif", DEEP)
+    micrographs.write(inside / "a.tif", DEEP)
+    micrographs.write(inside / "b.zarr", DEEP)
+    (inside / "linked.tif").symlink_to(tmp_path / "secret.tif")
+    (inside / "same.tif").symlink_to(inside / "a.tif")
+    (inside / "folder").symlink_to(tmp_path)
+    found = [path.name for path in micrographs.find(inside)]
+    assert found == ["a.tif", "b.zarr", "same.tif"]
+    assert "linked.tif: leads out of" in capsys.readouterr().err
+
+
+def test_an_ome_tiff_that_names_another_file_reads_only_itself(tmp_path):
+    micrographs.write(tmp_path / "secret.ome.tif", DEEP)
+    uuid = "urn:uuid:00000000-0000-0000-0000-000000000001"
+    xml = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image><Pixels '
+        'DimensionOrder="XYCZT" Type="uint8" SizeX="20" SizeY="24" SizeC="1" SizeZ="2" SizeT="1">'
+        f'<TiffData IFD="0" FirstZ="1"><UUID FileName="secret.ome.tif">{uuid}</UUID></TiffData>'
+        '<TiffData IFD="0" FirstZ="0"/></Pixels></Image></OME>'
+    )
+    tifffile.imwrite(tmp_path / "a.tif", GREY, description=xml, metadata=None)
+    np.testing.assert_array_equal(micrographs.read(tmp_path / "a.tif").image, GREY)
+
+
+def test_the_limit_is_said_and_can_be_raised(tmp_path):
+    micrographs.write(tmp_path / "a.tif", np.zeros((300, 400), np.uint8))
+    with pytest.raises(BadInput, match="100 kB may be read at once, more by --memory_limit"):
+        micrographs.read(tmp_path / "a.tif", limit=100_000)
+    assert micrographs.read(tmp_path / "a.tif", limit=120_000).image.shape == (300, 400)
+
+
+def test_planes_are_read_one_by_one(tmp_path):
+    """A stack of 256 MB is gone through in a tenth of that."""
+    path = tmp_path / "a.mrc"
+    with mrcfile.new_mmap(path, (64, 1024, 1024), mrc_mode=2) as file:
+        file.set_image_stack()
+    code = (
+        "import resource, sys\nfrom emjax import micrographs\n"
+        "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "list(micrographs.planes(sys.argv[2])); before = used()\n"
+        "n = sum(1 for _ in micrographs.planes(sys.argv[1])); print(n, used() - before)"
+    )
+    with mrcfile.new_mmap(tmp_path / "small.mrc", (2, 8, 8), mrc_mode=2) as file:
+        file.set_image_stack()
+    line = [sys.executable, "-c", code, path, tmp_path / "small.mrc"]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    planes, megabytes = map(int, done.stdout.split())
+    assert planes == 64 and megabytes < 40
+
+
+def test_broken_files_end_in_a_micrograph_or_one_line():
+    """The soak in small; docs/reliability.md has the large one."""
+    results = soak_formats.run(3000, first=7_000_000)
+    assert len(results) == 3000
+    assert [r for r in results.items() if r[1][1] not in ("read", "refused")] == []
+
+
+def test_no_reader_of_rosettasciio_but_those_listed_is_reached():
+    allowed = {"blockfile", "hspy", "nexus", "pantarhei", "semper", "tvips"}
+    assert set(micrographs.rsciio.READERS.values()) == allowed
+    texts = [path.read_text() for path in Path("emjax").rglob("*.py")]
+    assert sum("rsciio" in text and "import_module" in text for text in texts) == 1
+
+
+def test_lzw_data_are_whole_or_refused():
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 700, 9000, 300_000):
+        for levels in (2, 256):
+            lzw.check(imagecodecs.lzw_encode(rng.integers(0, levels, size).astype(np.uint8)))
+    whole = imagecodecs.lzw_encode(rng.integers(0, 256, 9000).astype(np.uint8))
+    later = bytearray(whole)
+    later[3:6] = b"\xff\xff\xff"  # a code beyond the table
+    with pytest.raises(BadInput, match="a code that stands for nothing"):
+        lzw.check(bytes(later))
+    with pytest.raises(BadInput, match="with 17 clear codes"):
+        lzw.check(np.packbits(np.tile([1, 0, 0, 0, 0, 0, 0, 0, 0], 100)).tobytes())
