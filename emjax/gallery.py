@@ -39,13 +39,12 @@ def predictions(arms):
     """A gallery row a test record: input, truth, and what each arm's first seed makes of it."""
     runs = [arm.seeds[min(arm.seeds)] if arm.seeds else arm.runs[0] for arm in arms]
     task, evals = TASKS[runs[0].config["task"]], runs[0].config["data"]["evals"]
-    is_mask = task.target == "mask"
     generators = [trained(run) if (run.folder / "model").is_dir() else None for run in runs]
     apply = jax.jit(lambda g, image: g.apply(g.params, g.stats, image, train=False)[0])
     for name, batch in examples(runs[0], "test" if "test" in evals else "val"):
         example, valid = to_network(batch), batch["valid"]
         image, target = example["image"], example[task.target]
-        row = [inline(image, valid, f"input: {name}"), inline(target, valid, "truth", is_mask)]
+        row = [inline(image, valid, f"input: {name}"), inline(target, valid, "truth", task.is_mask)]
         for arm, run, generator in zip(arms, runs, generators, strict=True):
             if generator is None:
                 row.append(f"<figure>{html.escape(run.name)} has no model</figure>")
@@ -54,8 +53,8 @@ def predictions(arms):
             score = task.metrics(output, target, valid)[task.best][0]
             caption = f"{arm.name}, seed {run.config['seed']}: {task.best} {score:.4f}"
             prediction = task.prediction(output)
-            shown = prediction > 0.5 if is_mask else prediction
-            row.append(inline(shown, valid, caption, is_mask))
+            shown = prediction > 0.5 if task.is_mask else prediction
+            row.append(inline(shown, valid, caption, task.is_mask))
         yield row
 
 

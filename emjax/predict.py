@@ -36,6 +36,7 @@ class Predictor:
             )
         self.divisor = module.divisor
         self.task = TASKS[self.config["task"]] if self.config["task"] else None
+        self.is_mask = self.task is not None and self.task.is_mask
         self.apply = jax.jit(lambda images: module(images, train=False))
 
     def intensity_range(self, images):
@@ -57,7 +58,7 @@ class Predictor:
         if self.task:
             output = self.task.prediction(output)
         output = np.asarray(output)[0, :h, :w, 0]
-        return output if self.task else micrographs.to_range(output, intensity_range)
+        return output if self.is_mask else micrographs.to_range(output, intensity_range)
 
 
 def mask_of(probability):
@@ -121,7 +122,7 @@ def predicted(predictor, file, index, limit):
     for plane in micrographs.planes(file, index, limit):
         first = first or plane
         output = predictor(plane.image, values)
-        results.append(mask_of(output) if predictor.task else in_format_of(plane.image, output))
+        results.append(mask_of(output) if predictor.is_mask else in_format_of(plane.image, output))
     return results[0] if len(results) == 1 else np.stack(results), first
 
 
@@ -164,7 +165,7 @@ def main(arguments):
         sizes, origin = (stated, "--pixel_size") if stated else first[1:]
         micrographs.write(written, result, sizes)
         note = f"{result.dtype}"
-        if predictor.task:
+        if predictor.is_mask:
             mask = result if result.ndim == 2 else result[0]
             weights.replace(
                 options.out / f"{file.stem}.overlay.png", png(overlay(first.image, mask))

@@ -58,8 +58,9 @@ def test_mask_is_the_networks_answer_inside_the_padding(model):
     np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logits)), atol=1e-5)
 
 
-def test_restored_image_keeps_values_and_format(model, tmp_path):
-    folder = model(None)
+@pytest.mark.parametrize("task", [None, "denoise"])
+def test_restored_image_keeps_values_and_format(model, tmp_path, task):
+    folder = model(task)
     for name, dtype in (("a", np.uint8), ("b", np.uint16), ("c", np.float32)):
         tifffile.imwrite(tmp_path / f"{name}.tif", picture(40, 41, dtype))
     out = tmp_path / "out"

@@ -22,3 +22,8 @@ class Task(NamedTuple):
     best: str
     higher_is_better: bool
     prediction: Callable
+
+    @property
+    def is_mask(self):
+        """Whether the truth is a mask; else it is an image in the range of the input."""
+        return self.target == "mask"
