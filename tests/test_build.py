@@ -183,6 +183,15 @@ def test_a_mixed_folder_of_formats_keeps_planes_and_pixel_sizes(tmp_path, built,
     assert card["notes"] == ["pixel sizes of 2 images: 1 from the table, 1 from OME-Zarr"]
 
 
+def test_a_micrograph_and_its_export_are_one_source(tmp_path, built):
+    source, image = tmp_path / "in", grey()
+    for name in ("a.mrc", "a.tif", "b.tif"):
+        micrographs.write(source / name, image)
+    _, records, _ = built(f"--source={source}")
+    found = {name: record["source"] for name, record in records.items()}
+    assert found == {"a.mrc": b"a", "a.tif": b"a", "b.tif": b"b.tif"}
+
+
 def test_a_zarr_that_changed_is_another_source(tmp_path, built, capsys):
     source = tmp_path / "in"
     micrographs.write(source / "a.zarr", grey())
@@ -366,12 +375,11 @@ def test_folders_without_anything_to_use_are_refused(tmp_path, refused, make):
     assert due in line and str(folder) in line
 
 
-def test_two_files_of_one_stem_are_refused(tmp_path, refused):
+def test_two_files_of_one_stem_are_refused_where_masks_are_paired_by_it(tmp_path, refused):
     source = write_all(tmp_path / "in", {"a.tif": grey(), "a.tiff": grey()})
     masks = write_all(tmp_path / "m", {"a.tif": grey()})
-    for flags in ([], [f"--target=mask={masks}"]):
-        line = refused(3, f"--source={source}", *flags)
-        assert "a.tif and" in line and "a.tiff" in line
+    line = refused(3, f"--source={source}", f"--target=mask={masks}")
+    assert "a.tif and" in line and "a.tiff" in line
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +50,7 @@ def from_folders(source, folders):
     partners = {t: _by_stem(micrographs.find(root)) for t, root in roots.items()}
     stems = _by_stem(images) if partners else {}
     names = _names([path.relative_to(source) for path in images])
+    exports = Counter(path.relative_to(source).with_suffix("").as_posix() for path in images)
     items, files, left_out = [], [], []
     for path, name in zip(images, names, strict=True):
         missing = [t for t in due if path.stem not in partners[t]]
@@ -57,7 +59,10 @@ def from_folders(source, folders):
             continue
         targets = {t: partners[t][path.stem] for t in due}
         relative = path.relative_to(source).as_posix()
-        items.append(Item(name, path, targets, relative, None, (np.nan, np.nan)))
+        # A micrograph and its export in another format stand side by side, and in one split.
+        bare = path.relative_to(source).with_suffix("").as_posix()
+        origin = bare if exports[bare] > 1 else relative
+        items.append(Item(name, path, targets, origin, None, (np.nan, np.nan)))
         files += _content(f"image/{relative}", path)
         for t, partner in targets.items():
             files += _content(f"{t}/{partner.relative_to(roots[t]).as_posix()}", partner)
@@ -139,15 +144,15 @@ def _by_stem(paths):
 
 
 def _names(paths):
-    """One name per path: the stem, or the path without suffix if stems repeat."""
-    names = [path.stem for path in paths]
-    if len(set(names)) < len(names):
-        names = [path.with_suffix("").as_posix() for path in paths]
-    places = {}
-    for name, path in zip(names, paths, strict=True):
-        other = places.setdefault(name, path)
-        if other != path:
-            raise BadInput(f"{other} and {path} have one name, {name}; rename one of them")
+    """One name per path: the stem, without suffix if stems repeat, else with it."""
+    for name in (
+        lambda path: path.stem,
+        lambda path: path.with_suffix("").as_posix(),
+        lambda path: path.as_posix(),
+    ):
+        names = [name(path) for path in paths]
+        if len(set(names)) == len(names):
+            break
     return names
 
 
