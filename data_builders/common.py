@@ -13,7 +13,6 @@ A dataset is a class with
 """
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -28,6 +27,7 @@ from typing import NamedTuple
 import emjax
 from data_builders.writer import VERSION, Writer, refuse_too_many
 from emjax.errors import BadInput
+from emjax.locks import alone_in
 
 TARGETS = ("mask", "denoised", "background_removed", "superresolved")
 SPLITS = ("train", "val", "test")
@@ -124,7 +124,7 @@ def build(dataset, data_dir, *, left_out=LEFT_OUT_SHARE):
     try:
         with _disk_errors(home):
             home.mkdir(parents=True, exist_ok=True)
-            with _alone_in(home):
+            with alone_in(home, "it is being built; wait for that"):
                 if final.exists():  # another build finished while this one was reading
                     return _same_or_refused(dataset, home), True
                 _write(dataset, contents, home, left_out)
@@ -216,16 +216,3 @@ def _same_or_refused(dataset, home):
             f"Choose another {dataset.other_name} or delete it."
         )
     return card
-
-
-@contextlib.contextmanager
-def _alone_in(folder):
-    """Hold the lock of `folder`; it falls with this process, so a killed build blocks nobody."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise BadInput(f"{folder} is being built by another call; wait for it") from None
-    finally:
-        os.close(handle)

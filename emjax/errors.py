@@ -28,6 +28,12 @@ class NonFinite(EmjaxError):
     code = 4
 
 
+class Stopped(EmjaxError):
+    """Asked to stop, with everything saved: the same command goes on from there."""
+
+    code = 75  # EX_TEMPFAIL: what schedulers take as "start me again"
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose complaints are one line."""
 

@@ -8,7 +8,10 @@ import importlib.metadata
 import json
 import os
 import platform
+import signal
 import sys
+import threading
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import jax
@@ -23,6 +26,7 @@ from emjax.corruptions import Corruption, Masking
 from emjax.data import EvalBatches, TrainBatches, open_mixture, open_records
 from emjax.errors import BadInput, Usage
 from emjax.journal import Journal
+from emjax.locks import alone_in
 from emjax.objectives import OBJECTIVES
 from emjax.tasks import TASKS
 from emjax.train import fit
@@ -115,48 +119,64 @@ def train(config, workdir):
     jax.eval_shape(objective.train_step, state, batches.shapes)  # refuses what does not fit
     state = jax.device_put(state, sharding.replicated(mesh))
 
-    describe(workdir, config)
-    checkpoints = Checkpoints(saved, score=score, higher_is_better=higher_is_better)
-    state = checkpoints.restore(state)
-    done = int(state.step)
-    print(
-        f"{workdir}: {sharding.devices_in_use()}, "
-        f"{count} records, {steps_per_epoch} steps an epoch, {total_steps} in all"
-        + (f"; continues from step {done}" if done else ""),
-        flush=True,
-    )
-    journal = Journal(
-        workdir / "metrics.jsonl", done=done, total=total_steps, images=batch_size
-    )  # fmt: skip
+    workdir.mkdir(parents=True, exist_ok=True)
+    busy = "wait for it, or choose another --workdir"
+    first = jax.process_index() == 0
+    with alone_in(workdir, busy) if first else nullcontext(), asked_by_sigterm() as stop:
+        describe(workdir, config)
+        checkpoints = Checkpoints(saved, score=score, higher_is_better=higher_is_better)
+        state = checkpoints.restore(state)
+        done = int(state.step)
+        print(
+            f"{workdir}: {sharding.devices_in_use()}, "
+            f"{count} records, {steps_per_epoch} steps an epoch, {total_steps} in all"
+            + (f"; continues from step {done}" if done else ""),
+            flush=True,
+        )
+        journal = Journal(
+            workdir / "metrics.jsonl", done=done, total=total_steps, images=batch_size
+        )  # fmt: skip
 
-    def publish(generator, step, scores):
-        if jax.process_index() == 0:
-            facts = dict(
-                title=f"{config.model.name} of {workdir}",
-                model=config.model.to_dict(),
-                task=config.get("task"),
-                range_rule=mixture[0].card["range_rule"],
-                trained_on=", ".join(records.source.name for records in mixture),
-                step=step,
-                scores=scores,
-            )
-            weights.write(workdir / "model", generator, facts)
+        def publish(generator, step, scores):
+            if jax.process_index() == 0:
+                facts = dict(
+                    title=f"{config.model.name} of {workdir}",
+                    model=config.model.to_dict(),
+                    task=config.get("task"),
+                    range_rule=mixture[0].card["range_rule"],
+                    trained_on=", ".join(records.source.name for records in mixture),
+                    step=step,
+                    scores=scores,
+                )
+                weights.write(workdir / "model", generator, facts)
 
-    fit(
-        objective,
-        state,
-        batches,
-        evals,
-        total_steps=total_steps,
-        log_every=config.log_every,
-        eval_every=config.eval_every or steps_per_epoch,
-        save_every=config.save_every,
-        checkpoints=checkpoints,
-        journal=journal,
-        publish=publish,
-    )
-    checkpoints.close()
-    print(f"{workdir}: done, {max(total_steps, done)} steps", flush=True)
+        fit(
+            objective,
+            state,
+            batches,
+            evals,
+            total_steps=total_steps,
+            log_every=config.log_every,
+            eval_every=config.eval_every or steps_per_epoch,
+            save_every=config.save_every,
+            checkpoints=checkpoints,
+            journal=journal,
+            publish=publish,
+            stop=stop,
+        )
+        checkpoints.close()
+        print(f"{workdir}: done, {max(total_steps, done)} steps", flush=True)
+
+
+@contextmanager
+def asked_by_sigterm():
+    """A function that tells whether SIGTERM has come, which then ends nothing by itself."""
+    came = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def assemble(config, mixture, divisor):
@@ -277,7 +297,6 @@ def describe(workdir, config):
     """Write config.json, and versions.json: what ran it, where and when it was last started."""
     if jax.process_index():
         return
-    workdir.mkdir(parents=True, exist_ok=True)
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     versions |= {
         "python": platform.python_version(),

@@ -4,11 +4,11 @@ import math
 
 import jax
 
-from emjax.errors import NonFinite
+from emjax.errors import NonFinite, Stopped
 
 
 def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, save_every,
-        checkpoints, journal, publish):  # fmt: skip
+        checkpoints, journal, publish, stop=lambda: False):  # fmt: skip
     """Train from `state` to `total_steps` updates; returns the last state.
 
     Args:
@@ -17,6 +17,9 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
         evals: split name to finite batches.
         log_every, eval_every, save_every: in steps; each is also due at the last.
         publish: called with (generator, step, scores) at every new best.
+        stop: whether to save and stop after this step.
+
+    Raises: Stopped when `stop` said so before the last step; NonFinite.
     """
     everywhere = state.step.sharding
     train_step = jax.jit(objective.train_step, donate_argnums=0, out_shardings=everywhere)
@@ -31,6 +34,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
         batch = next(reader)
         with jax.transfer_guard("disallow"):
             state, terms = train_step(state, batch)
+        stopping = stop() and step < total_steps
 
         if due(step, log_every):
             terms = jax.device_get(terms)  # the loop's one wait
@@ -48,8 +52,11 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
                 publish(state.generator, step, scores)
             checkpoints.save(step, state, scores)
             journal.resume(step)
-        elif due(step, save_every):
+        elif due(step, save_every) or stopping:
             checkpoints.save(step, state)
+        if stopping:
+            checkpoints.wait()
+            raise Stopped(f"stopped at step {step} of {total_steps}, all saved; run it again")
     checkpoints.wait()
     return state
 

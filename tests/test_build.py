@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from data_builders import build, common, export, writer
 from emjax import errors, micrographs
+from emjax.locks import alone_in
 from tests import format_samples
 
 RNG = np.random.default_rng(1)
@@ -465,9 +466,9 @@ def test_two_builds_of_one_name_at_once(tmp_path, capsys):
     source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
     home = tmp_path / "micrographs"
     home.mkdir()
-    with common._alone_in(home):
+    with alone_in(home, ""):
         code, _, err = call(capsys, "micrographs", f"--data_dir={tmp_path}", f"--source={source}")
-    assert code == 3 and "is being built by another call" in err
+    assert code == 3 and "is in use by another process; it is being built; wait" in err
 
 
 def test_splits_go_by_the_hash_of_the_source():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -119,18 +120,23 @@ def committed(workdir):
 
 
 def test_a_killed_run_ends_as_if_it_had_not_been(tiny_records, tmp_path):
-    """SIGKILL twice, once in the middle of an epoch; then to the byte-identical end."""
+    """SIGKILL in the middle of an epoch, SIGTERM later; then to the byte-identical end.
+
+    While the run is there, a second one in its workdir is refused.
+    """
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = train("pretrain.py:smoke", whole, tiny_records, *LONG)
     assert done.returncode == 0, done.stderr
     line = [sys.executable, "-m", "emjax.main", "--config=configs/pretrain.py:smoke",
             f"--workdir={killed}", f"--config.data.dir={tiny_records}", *LONG]  # fmt: skip
-    conditions = [
-        lambda step: step >= 2 and step % 3,  # in the middle of an epoch
-        lambda step: step >= 9,
+    interruptions = [
+        (signal.SIGKILL, lambda step: step >= 2 and step % 3),  # in the middle of an epoch
+        (signal.SIGTERM, lambda step: step >= 9),
     ]
-    for condition in conditions:
-        process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    for how, condition in interruptions:
+        process = subprocess.Popen(
+            line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         deadline = time.monotonic() + 240
         while True:
             assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
@@ -141,11 +147,16 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tiny_records, tmp_path):
                 if condition(committed(killed)):
                     break
                 process.send_signal(signal.SIGCONT)
-        process.kill()
-        process.wait()
-        process.stderr.close()
+        if how == signal.SIGKILL:
+            second = train("pretrain.py:smoke", killed, tiny_records, *LONG)
+            assert second.returncode == 3 and "is in use by another process" in second.stderr
+        process.send_signal(how)
+        process.send_signal(signal.SIGCONT)
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == (75 if how == signal.SIGTERM else -how), said
+    told = re.fullmatch(r"error: stopped at step (\d+) of 24, all saved; run it again\n", said)
     last = committed(killed)
-    assert last < 24
+    assert last == int(told[1]) < 24
     done = train("pretrain.py:smoke", killed, tiny_records, *LONG)
     assert done.returncode == 0, done.stderr
     assert f"continues from step {last}" in done.stdout
