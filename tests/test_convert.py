@@ -252,6 +252,19 @@ def released(name):
 
 @needs_real_weights
 @pytest.mark.parametrize("name", RELEASED)
+def test_the_released_networks_go_back_as_they_came(name, tmp_path):
+    file = Path(REAL) / "weights" / name
+    converted(file, tmp_path / "in")
+    assert main([f"--from={tmp_path / 'in'}", f"--to={tmp_path / 'out.safetensors'}"]) == 0
+    came, went = unpickle.read(file).tensors, load_file(tmp_path / "out.safetensors")
+    assert came.keys() == went.keys()
+    for tensor, value in came.items():
+        assert went[tensor].dtype == value.dtype and went[tensor].shape == value.shape
+        np.testing.assert_array_equal(went[tensor], value)
+
+
+@needs_real_weights
+@pytest.mark.parametrize("name", RELEASED)
 def test_parity_of_the_released_networks_predictions(name, tmp_path):
     """The same probabilities as PyTorch fed its own way: mean 0 and deviation 1, or 0...1."""
     file, theirs = released(name)
