@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from configs import restore_temimagenet
 from configs.pretrain import VARIANTS
 from emjax.errors import BadInput, NonFinite, Usage
 from emjax.main import main, parse, plain, ranking, refuse_other
@@ -32,6 +33,15 @@ def test_every_variant_loads(variant):
         assert (config.model.blocks, config.model.receptive_field) == (3, 176)
     if variant == "100k":
         assert config.data.train == ("cem500k", "train[:100000]")
+
+
+@pytest.mark.parametrize("variant", restore_temimagenet.VARIANTS)
+def test_every_restoration_variant_loads(variant):
+    config, _ = parse([f"--config=configs/restore_temimagenet.py:{variant}"])
+    assert config.task in ("denoise", "background", "superresolution")
+    if variant == "simulated":
+        assert config.data.evals.test == ("simulated/atoms", "test")
+        assert config.model.variant == "w48" and config.data.batch_size == 64
 
 
 @pytest.mark.parametrize("names", ["smoke,masked", "masked,smoke"])
