@@ -208,6 +208,49 @@ def test_stacks_and_files_of_several_images_are_refused_where_one_is_due(tmp_pat
     assert sorted(built(f"--source={source}", "--index=1")[1]) == ["b"]
 
 
+def test_known_pixel_sizes_become_one(tmp_path, built):
+    source = tmp_path / "in"
+    fine, coarse = grey(80, 96), grey(40, 48, np.uint16)
+    micrographs.write(source / "fine.tif", fine, (0.1, 0.2))
+    micrographs.write(source / "coarse.mrc", coarse, (0.5, 0.5))
+    micrographs.write(source / "far.tif", grey(), (0.9, 0.9))
+    micrographs.write(source / "tiny.tif", grey(60, 60), (0.02, 0.02))
+    write_all(source, {"unknown.tif": grey()})
+    mask = np.zeros((80, 96), np.uint8)
+    mask[:, 48:] = 1
+    (tmp_path / "masks").mkdir()
+    for name, shape in (("coarse", (40, 48)), ("far", (40, 48)), ("tiny", (60, 60))):
+        tifffile.imwrite(tmp_path / "masks" / f"{name}.tif", np.ones(shape, np.uint8))
+    tifffile.imwrite(tmp_path / "masks" / "unknown.tif", np.ones((40, 48), np.uint8))
+    tifffile.imwrite(tmp_path / "masks" / "fine.tif", mask)
+    flags = (f"--source={source}", f"--target=mask={tmp_path / 'masks'}", "--nm_per_pixel=0.2")
+    card, records, _ = built(*flags, "--patch=40")
+    assert card["options"]["nm_per_pixel"] == 0.2 and card["unusable"] == 0
+    assert card["nm_per_pixel"]["unknown"] == 0
+    np.testing.assert_allclose(card["nm_per_pixel"]["range"], [0.2, 0.2], rtol=1e-6)
+    left = {Path(path).stem: reason for path, reason in card["left_out"]}
+    assert left == {
+        "far": "0.9 nm per pixel, to be magnified 4.5 times; 4 at most were due",
+        "tiny": "resampled to 6x6, smaller than a patch",
+        "unknown": "its nm per pixel are not known; the table can state them",
+    }
+    assert len(records) == 3 + 3 * 3  # 40 x 96 and 100 x 120
+    first = records["fine_y0000x0000"]
+    due = fine.reshape(40, 2, 96).mean(1)[:, :40]
+    assert np.abs(first["image"][..., 0] - due).max() <= 0.5
+    assert records["fine_y0000x0040"]["mask"][..., 0].tolist() == [[0] * 8 + [1] * 32] * 40
+
+
+def test_a_pixel_size_of_the_table_is_resampled_from(tmp_path, built):
+    source = write_all(tmp_path / "in", {"a.tif": grey(80, 96), "b.tif": grey()})
+    (tmp_path / "t.csv").write_text("image,nm_per_pixel\na.tif,0.5 1\nb.tif,\n")
+    flags = (f"--source={source}", f"--table={tmp_path / 't.csv'}")
+    card, records, _ = built(*flags, "--nm_per_pixel=1")
+    assert records["a"]["image"].shape == (40, 96, 1) and sorted(records) == ["a"]
+    assert records["a"]["nm_per_pixel"].tolist() == [1, 1]
+    assert "1 from the table" in card["notes"][0]
+
+
 def test_an_unreadable_file_is_named_and_left_out(tmp_path, built):
     source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
     (source / "text.tif").write_text("hello")
@@ -379,6 +422,7 @@ def test_two_files_of_one_stem_are_refused(tmp_path, refused):
     [
         (["--patch=0"], "--patch=0"),
         (["--patch=big"], "invalid int value: 'big'"),
+        (["--nm_per_pixel=-1"], "--nm_per_pixel=-1.0; more than 0 nm"),
         (["--range=minmax"], "invalid choice: 'minmax'"),
         (["--target=masks=."], "no target 'masks'; there are: background_removed"),
         (["--target=mask"], "--target=mask picks a column"),

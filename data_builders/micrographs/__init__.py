@@ -10,6 +10,7 @@ import numpy as np
 
 from data_builders.common import SPLITS, TARGETS, About, Contents, sha256_of, split_by_source
 from data_builders.micrographs.listing import Item, from_folders, from_table
+from data_builders.micrographs.resample import LARGEST, resample, resampled_shape
 from emjax import micrographs
 from emjax.choose import choose
 from emjax.errors import BadInput, Usage
@@ -19,14 +20,18 @@ class _Mismatch(BadInput):
     """An image and its target differ in size: the pairing is wrong, and not one file."""
 
 
+class _ByRule(BadInput):
+    """A good image that an option leaves out."""
+
+
 class Read(NamedTuple):
     """What reading an item once has shown."""
 
     item: Item
-    shape: tuple[int, int]  # of each plane
+    shape: tuple[int, int]  # of each plane of the records
     planes: int
-    nm_per_pixel: tuple[float, float]  # y, x: of the table, else of the file; NaN where unknown
-    origin: str  # of nm_per_pixel
+    nm_per_pixel: tuple[float, float]  # y, x, of the records; NaN where unknown
+    origin: str  # of nm_per_pixel: the table, or what in the file told it
     range: tuple[float, float] = (0.0, 0.0)
 
 
@@ -60,6 +65,7 @@ class Micrographs:
             help="a folder of targets with the images' stems, or a column of the table; repeatable",
         )
         add("--table", help="a CSV file that lists the images")
+        add("--nm_per_pixel", type=float, help="resample to this; images of unknown size stay out")
         add("--foreground", default="nonzero", help="in masks: nonzero, a value, or R,G,B")
         add("--range", default="percentile", choices=micrographs.RULES)
         add("--index", type=int, help="which image, of files that hold several")
@@ -71,11 +77,14 @@ class Micrographs:
             raise Usage(f"--patch={options.patch}; a side of at least one pixel was due")
         if options.name is not None and not re.fullmatch(r"\w[\w-]*", options.name):
             raise Usage(f"--name={options.name!r}; letters, digits, _ and - were due")
+        if options.nm_per_pixel is not None and not 0 < options.nm_per_pixel < np.inf:
+            raise Usage(f"--nm_per_pixel={options.nm_per_pixel}; more than 0 nm were due")
         if not options.memory_limit > 0:
             raise Usage(f"--memory_limit={options.memory_limit}; more than 0 GiB were due")
         self.index, self.limit = options.index, int(options.memory_limit * 2**30)
         self.folder = f"micrographs/{options.name}" if options.name else "micrographs"
         self.source, self.patch, self.rule = Path(options.source), options.patch, options.range
+        self.nm_per_pixel = options.nm_per_pixel
         self.foreground = _foreground(options.foreground)
         picked = dict(target.partition("=")[::2] for target in options.target)
         for target in picked:
@@ -98,12 +107,17 @@ class Micrographs:
             "targets": list(self.targets),
             "foreground": options.foreground,
             "range": options.range,
-            **({} if options.index is None else {"index": options.index}),
+            **{
+                key: value
+                for key in ("index", "nm_per_pixel")
+                if (value := getattr(options, key)) is not None
+            },
         }
 
     def prepare(self):
         """Read every file once: what can be used, its range, its size, and which split it is in."""
         self.reads, self.unusable, self.dtypes, self.foreground_seen = [], [], set(), False
+        self.by_rule = []
         groups = {}
         for item in self.items:
             key = item.source if self.rule == "percentile" else item.name
@@ -118,7 +132,7 @@ class Micrographs:
             else:
                 self.reads += [read._replace(range=values) for read in usable]
         if not self.reads:
-            left_out = sorted([*self.left_out, *self.unusable])
+            left_out = sorted([*self.left_out, *self.by_rule, *self.unusable])
             first = ": ".join(left_out[0])
             raise BadInput(
                 f"{self.source}: no image can be used; {len(left_out)} left out, {first}"
@@ -144,9 +158,9 @@ class Micrographs:
             shape=shapes.pop() if len(shapes) == 1 else None,
             targets=self.targets,
             range_rule=self.rule,
-            left_out=self.left_out,
+            left_out=[*self.left_out, *self.by_rule],
             unusable=self.unusable,
-            images=len(self.items),
+            images=len(self.items) - len(self.by_rule),
             notes=[_origins(self.reads)],
         )
 
@@ -157,6 +171,9 @@ class Micrographs:
                 read, image = self._examine(item)
             except _Mismatch:
                 raise
+            except _ByRule as error:
+                self.by_rule.append((str(item.image), str(error)))
+                continue
             except BadInput as error:
                 self._leave_out(item.image, str(error).removeprefix(f"{item.image}: "))
                 continue
@@ -171,12 +188,6 @@ class Micrographs:
         extremes, dtypes, foreground = [], set(), False
         for micrograph, targets in self._planes(item):
             image = micrograph.image
-            for target, pixels in targets.items():
-                if pixels.shape != image.shape:
-                    raise _Mismatch(
-                        f"{item.targets[target]} is {_size(pixels.shape)}, but its image "
-                        f"{item.image} is {_size(image.shape)}; one size was due"
-                    )
             extremes.append((image.min(), image.max()))
             foreground |= bool(np.any(targets.pop("mask", 0)))
             dtypes |= {str(pixels.dtype) for pixels in (image, *targets.values())}
@@ -184,22 +195,54 @@ class Micrographs:
         if lowest == highest:
             raise BadInput(f"all pixels are {lowest:g}")
         if self.patch and min(image.shape) < self.patch:
+            if self.nm_per_pixel:
+                raise _ByRule(f"resampled to {_size(image.shape)}, smaller than a patch")
             raise BadInput(f"{_size(image.shape)}, smaller than a patch")
         self.foreground_seen |= foreground
         self.dtypes |= dtypes
-        told = (item.nm_per_pixel, "the table")
-        if not np.isfinite(item.nm_per_pixel).all():
-            told = (micrograph.nm_per_pixel, micrograph.origin)
-        return Read(item, image.shape, len(extremes), *told), image
+        nm, origin = micrograph.nm_per_pixel, micrograph.origin
+        return Read(item, image.shape, len(extremes), nm, origin), image
 
     def _planes(self, item):
-        """Yield (Micrograph, {target: [h, w]}) for each plane of `item`, one at a time."""
+        """Yield (Micrograph, {target: [h, w]}) for each plane of `item`, one at a time.
+
+        They are as the records are to be: with the table's pixel size, or resampled.
+        """
         files = [micrographs.planes(item.image, self.index, self.limit)]
         files += [self._target(target, path) for target, path in item.targets.items()]
         for found in itertools.zip_longest(*files):
             if any(plane is None for plane in found):
                 raise BadInput("it and its targets have not the same number of planes")
-            yield found[0], dict(zip(item.targets, found[1:], strict=True))
+            micrograph, targets = found[0], dict(zip(item.targets, found[1:], strict=True))
+            for target, pixels in targets.items():
+                if pixels.shape != micrograph.image.shape:
+                    raise _Mismatch(
+                        f"{item.targets[target]} is {_size(pixels.shape)}, but its image "
+                        f"{item.image} is {_size(micrograph.image.shape)}; one size was due"
+                    )
+            if np.isfinite(item.nm_per_pixel).all():
+                micrograph = micrograph._replace(nm_per_pixel=item.nm_per_pixel, origin="the table")
+            if self.nm_per_pixel:
+                micrograph, targets = self._resampled(micrograph, targets)
+            yield micrograph, targets
+
+    def _resampled(self, micrograph, targets):
+        """`micrograph` and its `targets` at the pixel size of --nm_per_pixel."""
+        if not np.isfinite(micrograph.nm_per_pixel).all():
+            raise _ByRule("its nm per pixel are not known; the table can state them")
+        factors = [nm / self.nm_per_pixel for nm in micrograph.nm_per_pixel]
+        if max(factors) > LARGEST:
+            raise _ByRule(
+                f"{max(micrograph.nm_per_pixel):g} nm per pixel, "
+                f"to be magnified {max(factors):.3g} times; {LARGEST:g} at most were due"
+            )
+        shape = resampled_shape(micrograph.image.shape, factors)
+        if 8 * shape[0] * shape[1] > self.limit:
+            raise _ByRule(f"resampled to {_size(shape)}, too large; more by --memory_limit")
+        nm = (self.nm_per_pixel, self.nm_per_pixel)
+        image = resample(micrograph.image, factors)
+        targets = {target: resample(pixels, factors) for target, pixels in targets.items()}
+        return micrograph._replace(image=image, nm_per_pixel=nm), targets
 
     def _target(self, target, path):
         """Yield uint8 [h, w] in {0, 1} for a mask, otherwise the micrographs that are due."""
