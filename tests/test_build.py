@@ -251,6 +251,36 @@ def test_a_pixel_size_of_the_table_is_resampled_from(tmp_path, built):
     assert "1 from the table" in card["notes"][0]
 
 
+def test_a_pretraining_set_is_curated(tmp_path, built, refused):
+    flat = RNG.integers(99, 103, (64, 64)).astype(np.uint8)
+    images = {f"{i}.tif": grey(64, 96) for i in range(10)}
+    images["3.tif"][:, :64] = images["0.tif"][:, :64]
+    images["4.tif"][:, 32:] = flat
+    source = write_all(tmp_path / "in", images)
+    card, records, out = built(f"--source={source}", "--patch=32", "--curate")
+    whole, everything, _ = built(f"--source={source}", "--patch=32", name="whole")
+    assert card["dropped"] == {"flat": 4, "saturated": 0, "strip": 0, "alike": 4}
+    assert "dropped   flat 4, saturated 0, strip 0, alike 4" in out and whole["dropped"] == {}
+    assert card["options"]["curate"]["flat"] == 0.02 and "curate" not in whole["options"]
+    assert sum(card["splits"].values()) == sum(whole["splits"].values()) - 8 == 52
+    assert card["unusable"] == 0 and card["left_out"] == []
+    gone = {f"3_y{y:04d}x{x:04d}" for y in (0, 32) for x in (0, 32)}
+    gone |= {f"4_y{y:04d}x{x:04d}" for y in (0, 32) for x in (32, 64)}
+    assert everything.keys() - records.keys() == gone
+    for name, record in records.items():
+        assert record["index"] == everything[name]["index"]
+        np.testing.assert_array_equal(record["image"], everything[name]["image"])
+    home = tmp_path / "data" / "micrographs"
+    assert sorted(p.name for p in home.rglob("*.png")) == ["dropped.png", "kept.png"]
+    assert not any(found["records"] for found in card["near_duplicates"])
+    shutil.rmtree(tmp_path / "data")
+    for name in images:
+        (source / name).unlink()
+    write_all(source, {"a.tif": np.where(grey() > 99, 200, 0).astype(np.uint8)})
+    line = refused(3, f"--source={source}", "--curate")
+    assert "--curate drops all patches, 1 of them flat" in line
+
+
 def test_an_unreadable_file_is_named_and_left_out(tmp_path, built):
     source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
     (source / "text.tif").write_text("hello")

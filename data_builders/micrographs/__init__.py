@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_builders.common import SPLITS, TARGETS, About, Contents, sha256_of, split_by_source
+from data_builders.micrographs.curation import THRESHOLDS, curate
 from data_builders.micrographs.listing import Item, from_folders, from_table
 from data_builders.micrographs.resample import LARGEST, resample, resampled_shape
 from emjax import micrographs
@@ -67,6 +68,7 @@ class Micrographs:
         add("--table", help="a CSV file that lists the images")
         add("--nm_per_pixel", type=float, help="resample to this; images of unknown size stay out")
         add("--foreground", default="nonzero", help="in masks: nonzero, a value, or R,G,B")
+        add("--curate", action="store_true", help="drop what is flat, saturated, drawn or repeated")
         add("--range", default="percentile", choices=micrographs.RULES)
         add("--index", type=int, help="which image, of files that hold several")
         add("--memory_limit", type=float, default=4, help="GiB that one image may take")
@@ -112,6 +114,7 @@ class Micrographs:
                 for key in ("index", "nm_per_pixel")
                 if (value := getattr(options, key)) is not None
             },
+            **({"curate": THRESHOLDS} if options.curate else {}),
         }
 
     def prepare(self):
@@ -148,10 +151,15 @@ class Micrographs:
         self._refuse_mixed_sizes_in_train()
         self.dtype = self.dtypes.pop() if len(self.dtypes) == 1 else "float32"
         shapes = {(self.patch, self.patch) if self.patch else read.shape for read in self.reads}
+        everything = (one for index, read in self._indexed() for one in self._cut(read, index))
+        self.curated = curate(everything) if "curate" in self.options else None
         counts = Counter()
-        for read in self.reads:
-            patches = read.planes * len(_corners(read.shape, self.patch))
-            counts[self.split_of[read.item.name]] += patches
+        for index, read in self._indexed():
+            places = range(index, index + read.planes * len(_corners(read.shape, self.patch)))
+            counts[self.split_of[read.item.name]] += sum(map(self._is_kept, places))
+        if not counts.total():
+            told = ", ".join(f"{n} of them {why}" for why, n in self.curated.dropped.items() if n)
+            raise BadInput(f"{self.source}: --curate drops all patches, {told}; see docs/data.md")
         return Contents(
             splits={split: counts[split] for split in SPLITS if counts[split]},
             dtype=self.dtype,
@@ -162,6 +170,8 @@ class Micrographs:
             unusable=self.unusable,
             images=len(self.items) - len(self.by_rule),
             notes=[_origins(self.reads)],
+            dropped=self.curated.dropped if self.curated else {},
+            pictures=self.curated.sheets if self.curated else {},
         )
 
     def _usable(self, items, usable):
@@ -274,15 +284,22 @@ class Micrographs:
 
     def records(self, split):
         """Yield the records of `split`; a record's index does not depend on the split."""
+        for index, read in self._indexed():
+            if self.split_of[read.item.name] == split:
+                yield from (one for one in self._cut(read, index) if self._is_kept(one["index"]))
+
+    def _is_kept(self, index):
+        return self.curated is None or self.curated.keep[index]
+
+    def _indexed(self):
+        """Yield (index of its first patch, Read) of all that was read."""
         index = 0
         for read in self.reads:
-            corners = _corners(read.shape, self.patch)
-            if self.split_of[read.item.name] == split:
-                yield from self._cut(read, corners, index)
-            index += len(corners) * read.planes
+            yield index, read
+            index += read.planes * len(_corners(read.shape, self.patch))
 
-    def _cut(self, read, corners, index):
-        item = read.item
+    def _cut(self, read, index):
+        item, corners = read.item, _corners(read.shape, self.patch)
         h, w = (self.patch, self.patch) if self.patch else read.shape
         for plane, (micrograph, targets) in enumerate(self._planes(item)):
             images = {"image": micrograph.image.astype(self.dtype)}
