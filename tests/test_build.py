@@ -281,6 +281,76 @@ def test_a_pretraining_set_is_curated(tmp_path, built, refused):
     assert "--curate drops all patches, 1 of them flat" in line
 
 
+def write_volume(path, volume, nm):
+    """An HDF5 volume [z, y, x] with its nm (z, y, x) as ImageJ states them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["volume"] = volume
+        file["volume"].attrs["element_size_um"] = np.array(nm) / 1000
+    return volume
+
+
+def test_volumes_are_sliced_along_any_axis(tmp_path, built, refused, capsys):
+    source = tmp_path / "in"
+    volume = write_volume(source / "a.h5", grey(6 * 40, 48).reshape(6, 40, 48), (4, 2, 1))
+    micrographs.write(source / "b.tif", volume, (2, 1))  # does not say how far planes are apart
+    flat = write_all(source, {"c.tif": grey()})
+    masks = tmp_path / "masks"
+    for name in "ab":
+        micrographs.write(masks / f"{name}.tif", (volume > 100).astype(np.uint8))
+    write_all(masks, {"c.tif": np.ones((40, 48), np.uint8)})
+    (tmp_path / "t.csv").write_text(
+        "image,mask,split\n" + "".join(f"{n},../masks/{n[0]}.tif,test\n"
+                                       for n in ("a.h5", "b.tif", "c.tif"))
+    )  # fmt: skip
+    flags = (f"--source={flat}", f"--table={tmp_path / 't.csv'}")
+    card, records, _ = built(*flags, "--axes=z,y,x")
+    assert card["options"]["axes"] == "z,y,x"
+    assert len(records) == 2 * (6 + 40 + 48) + 1 and card["unusable"] == 0
+    due = {"z": (volume, (2, 1)), "y": (volume.swapaxes(0, 1), (4, 1)),
+           "x": (np.moveaxis(volume, 2, 0), (4, 2))}  # fmt: skip
+    for name in "ab":
+        for axis, (planes, nm) in due.items():
+            for place in (0, len(planes) - 1):
+                record = records[f"{name}_{axis}{place:04d}"]
+                np.testing.assert_array_equal(record["image"][..., 0], planes[place])
+                np.testing.assert_array_equal(record["mask"][..., 0], planes[place] > 100)
+                nm = nm if name == "a" or axis == "z" else (np.nan, nm[1])
+                np.testing.assert_allclose(record["nm_per_pixel"], nm, rtol=1e-5)
+    assert card["notes"][1:] == [
+        f"slices along {axis} of 1 stacks: the distance of their planes is not known"
+        for axis in "yx"
+    ]
+    assert sorted(r["index"] for r in records.values()) == list(range(len(records)))
+    _, alone, _ = built(*flags, "--axes=x", name="alone")
+    assert len(alone) == 2 * 48 + 1 and "c" in alone
+
+    left, records, _ = built(*flags, "--axes=y,x", "--nm_per_pixel=1", name="one")
+    why = "its nm per pixel are not known; the table can state them"
+    assert [[path[-5:], why] for path, why in left["left_out"]] == [
+        ["b.tif", f"slices along x: {why}"],
+        ["b.tif", f"slices along y: {why}"],
+        ["c.tif", why],
+    ]
+    assert {record["image"].shape for record in records.values()} == {(24, 48, 1), (24, 80, 1)}
+    assert left["unusable"] == 0
+    shutil.rmtree(tmp_path / "data")
+    line = refused(3, *flags, "--axes=y", "--memory_limit=0.00001")
+    assert "11.5 kB, to be sliced along y or x; 10.7 kB may be read at once" in line
+    for bad in ("z,z", "w", ""):
+        assert "z, y, x or some of them" in refused(2, *flags, f"--axes={bad}")
+
+
+def test_a_table_states_the_distance_of_planes(tmp_path, built):
+    source = tmp_path / "in"
+    micrographs.write(source / "b.tif", grey(6 * 40, 48).reshape(6, 40, 48), (2, 1))
+    (tmp_path / "t.csv").write_text("image,nm_per_pixel\nb.tif,3 5 7\n")
+    _, records, _ = built(f"--source={source}", f"--table={tmp_path / 't.csv'}", "--axes=y,x,z",
+                          "--patch=6")  # fmt: skip
+    sizes = {name[:3]: tuple(record["nm_per_pixel"].tolist()) for name, record in records.items()}
+    assert sizes == {"b_z": (5, 7), "b_y": (3, 7), "b_x": (3, 5)}
+
+
 def test_an_unreadable_file_is_named_and_left_out(tmp_path, built):
     source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
     (source / "text.tif").write_text("hello")

@@ -11,7 +11,7 @@ import numpy as np
 from data_builders.common import SPLITS, TARGETS, About, Contents, sha256_of, split_by_source
 from data_builders.micrographs.curation import THRESHOLDS, curate
 from data_builders.micrographs.listing import Item, from_folders, from_table
-from data_builders.micrographs.resample import LARGEST, resample, resampled_shape
+from data_builders.micrographs.resample import LeftOutByRule, resample_to
 from emjax import micrographs
 from emjax.choose import choose
 from emjax.errors import BadInput, Usage
@@ -21,14 +21,11 @@ class _Mismatch(BadInput):
     """An image and its target differ in size: the pairing is wrong, and not one file."""
 
 
-class _ByRule(BadInput):
-    """A good image that an option leaves out."""
-
-
 class Read(NamedTuple):
-    """What reading an item once has shown."""
+    """What reading an item once along an axis has shown."""
 
     item: Item
+    axis: str  # z, y or x; z for a single image
     shape: tuple[int, int]  # of each plane of the records
     planes: int
     nm_per_pixel: tuple[float, float]  # y, x, of the records; NaN where unknown
@@ -41,8 +38,8 @@ class Micrographs:
 
     Targets are paired by file stem (--target mask=FOLDER) or by a table with the columns image,
     any of mask, denoised, background_removed, superresolved, and optionally source, split,
-    nm_per_pixel (one number, or y and x; where it is empty, what the file says). Without a split
-    column whole sources (default: files) go 70 % to train, 10 % to val and 20 % to test.
+    nm_per_pixel (one number, y and x, or z, y and x; where it says nothing, the file does). Without
+    a split column whole sources (default: files) go 70 % to train, 10 % to val and 20 % to test.
     """
 
     about = About(
@@ -70,6 +67,7 @@ class Micrographs:
         add("--foreground", default="nonzero", help="in masks: nonzero, a value, or R,G,B")
         add("--curate", action="store_true", help="drop what is flat, saturated, drawn or repeated")
         add("--range", default="percentile", choices=micrographs.RULES)
+        add("--axes", default="z", help="slice stacks along these of z,y,x; default: %(default)s")
         add("--index", type=int, help="which image, of files that hold several")
         add("--memory_limit", type=float, default=4, help="GiB that one image may take")
         add("--name", help="builds micrographs/NAME, so that several stand side by side")
@@ -81,6 +79,9 @@ class Micrographs:
             raise Usage(f"--name={options.name!r}; letters, digits, _ and - were due")
         if options.nm_per_pixel is not None and not 0 < options.nm_per_pixel < np.inf:
             raise Usage(f"--nm_per_pixel={options.nm_per_pixel}; more than 0 nm were due")
+        self.axes = tuple(options.axes.split(","))
+        if not set(self.axes) <= set("zyx") or len(set(self.axes)) < len(self.axes):
+            raise Usage(f"--axes={options.axes}; z, y, x or some of them, as z,y, were due")
         if not options.memory_limit > 0:
             raise Usage(f"--memory_limit={options.memory_limit}; more than 0 GiB were due")
         self.index, self.limit = options.index, int(options.memory_limit * 2**30)
@@ -114,6 +115,7 @@ class Micrographs:
                 for key in ("index", "nm_per_pixel")
                 if (value := getattr(options, key)) is not None
             },
+            **({"axes": options.axes} if self.axes != ("z",) else {}),
             **({"curate": THRESHOLDS} if options.curate else {}),
         }
 
@@ -157,6 +159,7 @@ class Micrographs:
         for index, read in self._indexed():
             places = range(index, index + read.planes * len(_corners(read.shape, self.patch)))
             counts[self.split_of[read.item.name]] += sum(map(self._is_kept, places))
+        used = {str(read.item.image) for read in self.reads}
         if not counts.total():
             told = ", ".join(f"{n} of them {why}" for why, n in self.curated.dropped.items() if n)
             raise BadInput(f"{self.source}: --curate drops all patches, {told}; see docs/data.md")
@@ -168,58 +171,77 @@ class Micrographs:
             range_rule=self.rule,
             left_out=[*self.left_out, *self.by_rule],
             unusable=self.unusable,
-            images=len(self.items) - len(self.by_rule),
-            notes=[_origins(self.reads)],
+            images=len(self.items) - len({path for path, _ in self.by_rule} - used),
+            notes=_notes(self.reads),
             dropped=self.curated.dropped if self.curated else {},
             pictures=self.curated.sheets if self.curated else {},
         )
 
     def _usable(self, items, usable):
-        """Yield the planes of each usable item, after noting a Read of it in `usable`."""
+        """Yield the planes of each usable item, after noting its Reads in `usable`."""
         for item in items:
             try:
-                read, image = self._examine(item)
+                found = list(self._examine_all(item))
             except _Mismatch:
                 raise
-            except _ByRule as error:
-                self.by_rule.append((str(item.image), str(error)))
-                continue
             except BadInput as error:
                 self._leave_out(item.image, str(error).removeprefix(f"{item.image}: "))
                 continue
-            usable.append(read)
-            if read.planes == 1:
-                yield image
-            else:
-                yield from (micrograph.image for micrograph, _ in self._planes(item))
+            for read, image in found:
+                usable.append(read)
+                if read.planes == 1:
+                    yield image
+                else:
+                    yield from (plane.image for plane, _ in self._planes(item, read.axis))
 
-    def _examine(self, item):
-        """(a Read of `item`, its last plane), from all its planes; BadInput if it is of no use."""
+    def _examine_all(self, item):
+        """Yield what _examine finds along each axis; of a single image, of itself."""
+        waiting = list(self.axes)
+        while waiting:
+            axis = waiting.pop(0)
+            try:
+                found = self._examine(item, axis)
+            except LeftOutByRule as error:
+                along = f"slices along {axis}: " if axis != "z" else ""
+                self.by_rule.append((str(item.image), f"{along}{error}"))
+                continue
+            if found:
+                yield found
+            elif "z" not in self.axes:  # a single image, which has a plane along z alone
+                waiting = ["z"]
+
+    def _examine(self, item, axis):
+        """(a Read of `item`, its last plane), from all its planes along `axis`; None without any.
+
+        Raises: BadInput if it is of no use.
+        """
         extremes, dtypes, foreground = [], set(), False
-        for micrograph, targets in self._planes(item):
+        for micrograph, targets in self._planes(item, axis):
             image = micrograph.image
             extremes.append((image.min(), image.max()))
             foreground |= bool(np.any(targets.pop("mask", 0)))
             dtypes |= {str(pixels.dtype) for pixels in (image, *targets.values())}
+        if not extremes:
+            return None
         lowest, highest = np.min(extremes), np.max(extremes)
         if lowest == highest:
             raise BadInput(f"all pixels are {lowest:g}")
         if self.patch and min(image.shape) < self.patch:
             if self.nm_per_pixel:
-                raise _ByRule(f"resampled to {_size(image.shape)}, smaller than a patch")
+                raise LeftOutByRule(f"resampled to {_size(image.shape)}, smaller than a patch")
             raise BadInput(f"{_size(image.shape)}, smaller than a patch")
         self.foreground_seen |= foreground
         self.dtypes |= dtypes
         nm, origin = micrograph.nm_per_pixel, micrograph.origin
-        return Read(item, image.shape, len(extremes), nm, origin), image
+        return Read(item, axis, image.shape, len(extremes), nm, origin), image
 
-    def _planes(self, item):
-        """Yield (Micrograph, {target: [h, w]}) for each plane of `item`, one at a time.
+    def _planes(self, item, axis):
+        """Yield (Micrograph, {target: [h, w]}) for each plane along `axis`, one at a time.
 
         They are as the records are to be: with the table's pixel size, or resampled.
         """
-        files = [micrographs.planes(item.image, self.index, self.limit)]
-        files += [self._target(target, path) for target, path in item.targets.items()]
+        files = [micrographs.planes(item.image, self.index, self.limit, axis=axis)]
+        files += [self._target(target, path, axis) for target, path in item.targets.items()]
         for found in itertools.zip_longest(*files):
             if any(plane is None for plane in found):
                 raise BadInput("it and its targets have not the same number of planes")
@@ -230,34 +252,17 @@ class Micrographs:
                         f"{item.targets[target]} is {_size(pixels.shape)}, but its image "
                         f"{item.image} is {_size(micrograph.image.shape)}; one size was due"
                     )
-            if np.isfinite(item.nm_per_pixel).all():
-                micrograph = micrograph._replace(nm_per_pixel=item.nm_per_pixel, origin="the table")
+            micrograph = _by_table(micrograph, item, axis)
             if self.nm_per_pixel:
-                micrograph, targets = self._resampled(micrograph, targets)
+                micrograph, targets = resample_to(
+                    self.nm_per_pixel, micrograph, targets, self.limit
+                )
             yield micrograph, targets
 
-    def _resampled(self, micrograph, targets):
-        """`micrograph` and its `targets` at the pixel size of --nm_per_pixel."""
-        if not np.isfinite(micrograph.nm_per_pixel).all():
-            raise _ByRule("its nm per pixel are not known; the table can state them")
-        factors = [nm / self.nm_per_pixel for nm in micrograph.nm_per_pixel]
-        if max(factors) > LARGEST:
-            raise _ByRule(
-                f"{max(micrograph.nm_per_pixel):g} nm per pixel, "
-                f"to be magnified {max(factors):.3g} times; {LARGEST:g} at most were due"
-            )
-        shape = resampled_shape(micrograph.image.shape, factors)
-        if 8 * shape[0] * shape[1] > self.limit:
-            raise _ByRule(f"resampled to {_size(shape)}, too large; more by --memory_limit")
-        nm = (self.nm_per_pixel, self.nm_per_pixel)
-        image = resample(micrograph.image, factors)
-        targets = {target: resample(pixels, factors) for target, pixels in targets.items()}
-        return micrograph._replace(image=image, nm_per_pixel=nm), targets
-
-    def _target(self, target, path):
+    def _target(self, target, path, axis):
         """Yield uint8 [h, w] in {0, 1} for a mask, otherwise the micrographs that are due."""
         mask = target == "mask"
-        for plane in micrographs.planes(path, limit=self.limit, colours=mask):
+        for plane in micrographs.planes(path, limit=self.limit, colours=mask, axis=axis):
             yield self._is_foreground(path, plane.image) if mask else plane.image
 
     def _is_foreground(self, path, pixels):
@@ -301,11 +306,11 @@ class Micrographs:
     def _cut(self, read, index):
         item, corners = read.item, _corners(read.shape, self.patch)
         h, w = (self.patch, self.patch) if self.patch else read.shape
-        for plane, (micrograph, targets) in enumerate(self._planes(item)):
+        for plane, (micrograph, targets) in enumerate(self._planes(item, read.axis)):
             images = {"image": micrograph.image.astype(self.dtype)}
             for target, pixels in targets.items():
                 images[target] = pixels.astype("uint8" if target == "mask" else self.dtype)
-            name = f"{item.name}_z{plane:04d}" if read.planes > 1 else item.name
+            name = f"{item.name}_{read.axis}{plane:04d}" if read.planes > 1 else item.name
             for y, x in corners:
                 yield {
                     **{key: image[y : y + h, x : x + w, None] for key, image in images.items()},
@@ -321,11 +326,29 @@ class Micrographs:
         self.unusable.append((str(path), reason))
 
 
-def _origins(reads):
-    """Where the pixel sizes of the images are from, for the card."""
-    counts = Counter(read.origin.replace("none", "nowhere") for read in reads)
+def _by_table(micrograph, item, axis):
+    """`micrograph`, a slice along `axis`, with the pixel size that the table states for `item`."""
+    z, y, x = item.nm_per_pixel
+    if not np.isfinite((y, x)).all():
+        return micrograph
+    if axis != "z" and not np.isfinite(z):
+        z = micrograph.nm_per_pixel[0]
+    sizes = {"z": (y, x), "y": (z, x), "x": (z, y)}[axis]
+    return micrograph._replace(nm_per_pixel=sizes, origin="the table")
+
+
+def _notes(reads):
+    """Where the pixel sizes of the images are from, for the card, and where one is missing."""
+    counts = Counter(
+        {read.item.name: read.origin.replace("none", "nowhere") for read in reads}.values()
+    )
     told = ", ".join(f"{count} from {origin}" for origin, count in counts.most_common())
-    return f"pixel sizes of {len(reads)} images: {told}"
+    notes = [f"pixel sizes of {counts.total()} images: {told}"]
+    along = Counter(r.axis for r in reads if r.axis != "z" and not np.isfinite(r.nm_per_pixel[0]))
+    return notes + [
+        f"slices along {axis} of {count} stacks: the distance of their planes is not known"
+        for axis, count in along.items()
+    ]
 
 
 def _corners(shape, patch):

@@ -20,7 +20,7 @@ class Item(NamedTuple):
     targets: dict[str, Path]
     source: str
     split: str | None  # None: by source
-    nm_per_pixel: tuple[float, float]  # y, x; NaN where unknown
+    nm_per_pixel: tuple[float, float, float]  # z, y, x by the table; NaN where it does not say
 
 
 class Listing(NamedTuple):
@@ -57,7 +57,7 @@ def from_folders(source, folders):
             continue
         targets = {t: partners[t][path.stem] for t in due}
         relative = path.relative_to(source).as_posix()
-        items.append(Item(name, path, targets, relative, None, (np.nan, np.nan)))
+        items.append(Item(name, path, targets, relative, None, (np.nan,) * 3))
         files += _content(f"image/{relative}", path)
         for t, partner in targets.items():
             files += _content(f"{t}/{partner.relative_to(roots[t]).as_posix()}", partner)
@@ -152,11 +152,12 @@ def _names(paths):
 
 
 def _nm_per_pixel(where, text):
-    """(y, x) from one number or two; NaN if `text` is empty."""
+    """(z, y, x) from one number (y and x), two (y, x) or three; NaN where `text` has none."""
     try:
         sizes = [float(part) for part in text.split()] or [np.nan]
     except ValueError:
         sizes = []
-    if len(sizes) not in (1, 2) or any(size <= 0 or np.isinf(size) for size in sizes):
-        raise BadInput(f"{where}: nm_per_pixel {text!r}; a positive number or two (y x) were due")
-    return sizes[0], sizes[-1]
+    if len(sizes) not in (1, 2, 3) or any(size <= 0 or np.isinf(size) for size in sizes):
+        due = "a positive number, two (y x) or three (z y x) were due"
+        raise BadInput(f"{where}: nm_per_pixel {text!r}; {due}")
+    return (np.nan, *sizes, *sizes)[:3] if len(sizes) < 3 else tuple(sizes)

@@ -4,7 +4,35 @@ import math
 
 import numpy as np
 
+from emjax.errors import BadInput
+
 LARGEST = 4.0  # times; beyond it a pixel would be drawn over more than 4 x 4 and add nothing
+
+
+class LeftOutByRule(BadInput):
+    """A good image that cannot have the pixel size that is asked for."""
+
+
+def resample_to(nm, micrograph, targets, limit):
+    """`micrograph` and its {target: [h, w]} at `nm` per pixel, y and x alike.
+
+    Raises: LeftOutByRule if its pixel size is not known, or it would grow more than LARGEST times
+    or over `limit` bytes as float64.
+    """
+    if not np.isfinite(micrograph.nm_per_pixel).all():
+        raise LeftOutByRule("its nm per pixel are not known; the table can state them")
+    factors = [known / nm for known in micrograph.nm_per_pixel]
+    if max(factors) > LARGEST:
+        raise LeftOutByRule(
+            f"{max(micrograph.nm_per_pixel):g} nm per pixel, "
+            f"to be magnified {max(factors):.3g} times; {LARGEST:g} at most were due"
+        )
+    h, w = resampled_shape(micrograph.image.shape, factors)
+    if 8 * h * w > limit:
+        raise LeftOutByRule(f"resampled to {h}x{w}, too large; more by --memory_limit")
+    image = resample(micrograph.image, factors)
+    targets = {target: resample(pixels, factors) for target, pixels in targets.items()}
+    return micrograph._replace(image=image, nm_per_pixel=(nm, nm)), targets
 
 
 def resampled_shape(shape, factors):
