@@ -675,6 +675,20 @@ def test_real_tables(real, built, table, foreground, splits, fraction):
     assert fraction[0] <= min(covered) and max(covered) <= fraction[1]
 
 
+def test_real_patches_are_curated(real, built):
+    """The counts that docs/data.md tells; a little may change with the decoders."""
+    for table, due in (
+        ("emps", {"flat": 196, "saturated": 17, "strip": 14, "alike": 12}),
+        ("pt_alumina", {"flat": 201, "saturated": 9, "strip": 9, "alike": 108}),
+        ("np_sintering", {"flat": 0, "saturated": 0, "strip": 0, "alike": 0}),
+    ):
+        flags = (f"--source={real}", f"--table={real / 'tables' / f'{table}.csv'}", "--patch=128")
+        card, records, _ = built(*flags, "--curate", name=table)
+        assert all(abs(card["dropped"][reason] - n) <= 0.1 * n for reason, n in due.items())
+        assert len(records) == sum(card["splits"].values())
+        assert not any(found["records"] for found in card["near_duplicates"])
+
+
 def test_a_real_table_of_many_sizes_needs_a_patch(real, refused):
     line = refused(3, f"--source={real}", f"--table={real / 'tables' / 'emps.csv'}")
     assert "train has images of 56 sizes" in line and "the shortest side is 512" in line

@@ -31,6 +31,13 @@ def with_banner(image, rows=24, quality=None):
     return np.asarray(picture)
 
 
+def with_framed_banner(image):
+    image = with_banner(image).copy()
+    image[-24:] = 255 - image[-24:]
+    image[-2:] = image[-25:-23] = 0
+    return image
+
+
 def with_frame(image):
     image = image.copy()
     image[:, :20] = 0
@@ -70,6 +77,7 @@ CASES = {
     "a banner": (with_banner(view()), "strip"),
     "a banner above": (with_banner(view())[::-1], "strip"),
     "a banner as JPEG": (with_banner(view(), quality=90), "strip"),
+    "a white banner in a black frame": (with_framed_banner(view()), "strip"),
     "a frame": (with_frame(view()), "strip"),
 }
 

@@ -110,12 +110,12 @@ def _starts_with_strip(scaled):
     if counts.max() < ONE_VALUE * scaled[:due].size:
         return False
     share = np.mean(np.abs(scaled - value) <= EVEN, axis=1)
-    ends = np.flatnonzero(share < ONE_VALUE)
-    if not len(ends):
+    start = int(np.argmax(share >= ONE_VALUE))  # a banner may have a frame of a few lines
+    ends = start + np.flatnonzero(share[start:] < ONE_VALUE)
+    if not len(ends) or start >= due or ends[0] - start < due:
         return False
     after = slice(ends[0], ends[0] + 2)
-    ends_at_once = share[after].max() <= ACROSS and np.abs(scaled[after] - value).mean() > FLAT
-    return bool(ends[0] >= due and ends_at_once)
+    return bool(share[after].max() <= ACROSS and np.abs(scaled[after] - value).mean() > FLAT)
 
 
 def _shared_out(groups):
