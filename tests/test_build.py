@@ -241,7 +241,7 @@ def test_known_pixel_sizes_become_one(tmp_path, built):
     assert records["fine_y0000x0040"]["mask"][..., 0].tolist() == [[0] * 8 + [1] * 32] * 40
 
 
-def test_a_pixel_size_of_the_table_is_resampled_from(tmp_path, built):
+def test_a_pixel_size_of_the_table_is_resampled_from(tmp_path, built, refused):
     source = write_all(tmp_path / "in", {"a.tif": grey(80, 96), "b.tif": grey()})
     (tmp_path / "t.csv").write_text("image,nm_per_pixel\na.tif,0.5 1\nb.tif,\n")
     flags = (f"--source={source}", f"--table={tmp_path / 't.csv'}")
@@ -249,6 +249,9 @@ def test_a_pixel_size_of_the_table_is_resampled_from(tmp_path, built):
     assert records["a"]["image"].shape == (40, 96, 1) and sorted(records) == ["a"]
     assert records["a"]["nm_per_pixel"].tolist() == [1, 1]
     assert "1 from the table" in card["notes"][0]
+    shutil.rmtree(tmp_path / "data")
+    line = refused(3, *flags, "--nm_per_pixel=1", "--memory_limit=0.00005")  # 53.7 kB
+    assert "a.tif: resampled from 80x96 to 40x96, too large; raise --memory_limit" in line
 
 
 def test_a_pretraining_set_is_curated(tmp_path, built, refused):

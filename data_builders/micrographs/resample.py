@@ -17,7 +17,7 @@ def resample_to(nm, micrograph, targets, limit):
     """`micrograph` and its {target: [h, w]} at `nm` per pixel, y and x alike.
 
     Raises: LeftOutByRule if its pixel size is not known, or it would grow more than LARGEST times
-    or over `limit` bytes as float64.
+    or would take more than `limit` bytes as float64, before or after.
     """
     if not np.isfinite(micrograph.nm_per_pixel).all():
         raise LeftOutByRule("its nm per pixel are not known; the table can state them")
@@ -28,8 +28,9 @@ def resample_to(nm, micrograph, targets, limit):
             f"to be magnified {max(factors):.3g} times; {LARGEST:g} at most were due"
         )
     h, w = resampled_shape(micrograph.image.shape, factors)
-    if 8 * h * w > limit:
-        raise LeftOutByRule(f"resampled to {h}x{w}, too large; more by --memory_limit")
+    if 8 * max(h * w, micrograph.image.size) > limit:
+        before = "x".join(map(str, micrograph.image.shape))
+        raise LeftOutByRule(f"resampled from {before} to {h}x{w}, too large; raise --memory_limit")
     image = resample(micrograph.image, factors)
     targets = {target: resample(pixels, factors) for target, pixels in targets.items()}
     return micrograph._replace(image=image, nm_per_pixel=(nm, nm)), targets
