@@ -337,6 +337,11 @@ def test_volumes_are_sliced_along_any_axis(tmp_path, built, refused, capsys):
     ]
     assert {record["image"].shape for record in records.values()} == {(24, 48, 1), (24, 80, 1)}
     assert left["unusable"] == 0
+    thin, records, _ = built(*flags, "--axes=z,y", "--patch=32", name="thin")
+    assert [[Path(path).name, why] for path, why in thin["left_out"]] == [
+        [name, "slices along y: 6x48, smaller than a patch"] for name in ("a.h5", "b.tif")
+    ]
+    assert thin["unusable"] == 0 and len(records) == (6 + 6 + 1) * 4
     shutil.rmtree(tmp_path / "data")
     line = refused(3, *flags, "--axes=y", "--memory_limit=0.00001")
     assert "11.5 kB, to be sliced along y or x; 10.7 kB may be read at once" in line

@@ -1,6 +1,5 @@
 """Records from any folder of anybody's micrographs, with targets where there are some."""
 
-import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -11,14 +10,11 @@ import numpy as np
 from data_builders.common import SPLITS, TARGETS, About, Contents, sha256_of, split_by_source
 from data_builders.micrographs.curation import THRESHOLDS, curate
 from data_builders.micrographs.listing import Item, from_folders, from_table
-from data_builders.micrographs.resample import LeftOutByRule, resample_to
+from data_builders.micrographs.reading import How, Mismatch, foreground_of, planes_of, size
+from data_builders.micrographs.resample import LeftOutByRule
 from emjax import micrographs
 from emjax.choose import choose
 from emjax.errors import BadInput, Usage
-
-
-class _Mismatch(BadInput):
-    """An image and its target differ in size: the pairing is wrong, and not one file."""
 
 
 class Read(NamedTuple):
@@ -84,11 +80,11 @@ class Micrographs:
             raise Usage(f"--axes={options.axes}; z, y, x or some of them, as z,y, were due")
         if not options.memory_limit > 0:
             raise Usage(f"--memory_limit={options.memory_limit}; more than 0 GiB were due")
-        self.index, self.limit = options.index, int(options.memory_limit * 2**30)
         self.folder = f"micrographs/{options.name}" if options.name else "micrographs"
         self.source, self.patch, self.rule = Path(options.source), options.patch, options.range
-        self.nm_per_pixel = options.nm_per_pixel
-        self.foreground = _foreground(options.foreground)
+        limit = int(options.memory_limit * 2**30)
+        values = foreground_of(options.foreground)
+        self.how = How(options.index, limit, values, options.nm_per_pixel)
         picked = dict(target.partition("=")[::2] for target in options.target)
         for target in picked:
             choose("target", target, dict.fromkeys(TARGETS))
@@ -132,8 +128,8 @@ class Micrographs:
             try:
                 values = micrographs.intensity_range(self._usable(items, usable), self.rule)
             except micrographs.NoRange as error:
-                for read in usable:
-                    self._leave_out(read.item.image, str(error))
+                for path in dict.fromkeys(read.item.image for read in usable):
+                    self._leave_out(path, str(error))
             else:
                 self.reads += [read._replace(range=values) for read in usable]
         if not self.reads:
@@ -182,7 +178,7 @@ class Micrographs:
         for item in items:
             try:
                 found = list(self._examine_all(item))
-            except _Mismatch:
+            except Mismatch:
                 raise
             except BadInput as error:
                 self._leave_out(item.image, str(error).removeprefix(f"{item.image}: "))
@@ -192,7 +188,7 @@ class Micrographs:
                 if read.planes == 1:
                     yield image
                 else:
-                    yield from (plane.image for plane, _ in self._planes(item, read.axis))
+                    yield from (plane.image for plane, _ in planes_of(item, read.axis, self.how))
 
     def _examine_all(self, item):
         """Yield what _examine finds along each axis; of a single image, of itself."""
@@ -216,7 +212,7 @@ class Micrographs:
         Raises: BadInput if it is of no use.
         """
         extremes, dtypes, foreground = [], set(), False
-        for micrograph, targets in self._planes(item, axis):
+        for micrograph, targets in planes_of(item, axis, self.how):
             image = micrograph.image
             extremes.append((image.min(), image.max()))
             foreground |= bool(np.any(targets.pop("mask", 0)))
@@ -227,59 +223,21 @@ class Micrographs:
         if lowest == highest:
             raise BadInput(f"all pixels are {lowest:g}")
         if self.patch and min(image.shape) < self.patch:
-            if self.nm_per_pixel:
-                raise LeftOutByRule(f"resampled to {_size(image.shape)}, smaller than a patch")
-            raise BadInput(f"{_size(image.shape)}, smaller than a patch")
+            resampled = "resampled to " if self.how.nm_per_pixel else ""
+            by_rule = resampled or axis != "z"  # the planes along z may do
+            error = LeftOutByRule if by_rule else BadInput
+            raise error(f"{resampled}{size(image.shape)}, smaller than a patch")
         self.foreground_seen |= foreground
         self.dtypes |= dtypes
         nm, origin = micrograph.nm_per_pixel, micrograph.origin
         return Read(item, axis, image.shape, len(extremes), nm, origin), image
-
-    def _planes(self, item, axis):
-        """Yield (Micrograph, {target: [h, w]}) for each plane along `axis`, one at a time.
-
-        They are as the records are to be: with the table's pixel size, or resampled.
-        """
-        files = [micrographs.planes(item.image, self.index, self.limit, axis=axis)]
-        files += [self._target(target, path, axis) for target, path in item.targets.items()]
-        for found in itertools.zip_longest(*files):
-            if any(plane is None for plane in found):
-                raise BadInput("it and its targets have not the same number of planes")
-            micrograph, targets = found[0], dict(zip(item.targets, found[1:], strict=True))
-            for target, pixels in targets.items():
-                if pixels.shape != micrograph.image.shape:
-                    raise _Mismatch(
-                        f"{item.targets[target]} is {_size(pixels.shape)}, but its image "
-                        f"{item.image} is {_size(micrograph.image.shape)}; one size was due"
-                    )
-            micrograph = _by_table(micrograph, item, axis)
-            if self.nm_per_pixel:
-                micrograph, targets = resample_to(
-                    self.nm_per_pixel, micrograph, targets, self.limit
-                )
-            yield micrograph, targets
-
-    def _target(self, target, path, axis):
-        """Yield uint8 [h, w] in {0, 1} for a mask, otherwise the micrographs that are due."""
-        mask = target == "mask"
-        for plane in micrographs.planes(path, limit=self.limit, colours=mask, axis=axis):
-            yield self._is_foreground(path, plane.image) if mask else plane.image
-
-    def _is_foreground(self, path, pixels):
-        if self.foreground is None:
-            return (pixels if pixels.ndim == 2 else pixels.any(axis=-1)).astype(bool).astype("u1")
-        if pixels.ndim == 2:
-            pixels = pixels[..., None]
-        if len(self.foreground) == 1 and np.any(pixels != pixels[..., :1]):
-            raise BadInput(f"{path}: a mask in colours; --foreground=R,G,B was due")
-        return np.all(pixels == self.foreground, axis=-1).astype("u1")
 
     def _refuse_mixed_sizes_in_train(self):
         train = [r for r in self.reads if self.split_of[r.item.name] == "train"]
         sizes = Counter(read.shape for read in train)
         if self.patch or len(sizes) <= 1:
             return
-        told = ", ".join(f"{_size(shape)} ({n})" for shape, n in sizes.most_common(5))
+        told = ", ".join(f"{size(shape)} ({n})" for shape, n in sizes.most_common(5))
         more = f" and {len(sizes) - 5} more" if len(sizes) > 5 else ""
         smallest = min(min(shape) for shape in sizes)
         raise BadInput(
@@ -306,7 +264,7 @@ class Micrographs:
     def _cut(self, read, index):
         item, corners = read.item, _corners(read.shape, self.patch)
         h, w = (self.patch, self.patch) if self.patch else read.shape
-        for plane, (micrograph, targets) in enumerate(self._planes(item, read.axis)):
+        for plane, (micrograph, targets) in enumerate(planes_of(item, read.axis, self.how)):
             images = {"image": micrograph.image.astype(self.dtype)}
             for target, pixels in targets.items():
                 images[target] = pixels.astype("uint8" if target == "mask" else self.dtype)
@@ -324,17 +282,6 @@ class Micrographs:
 
     def _leave_out(self, path, reason):
         self.unusable.append((str(path), reason))
-
-
-def _by_table(micrograph, item, axis):
-    """`micrograph`, a slice along `axis`, with the pixel size that the table states for `item`."""
-    z, y, x = item.nm_per_pixel
-    if not np.isfinite((y, x)).all():
-        return micrograph
-    if axis != "z" and not np.isfinite(z):
-        z = micrograph.nm_per_pixel[0]
-    sizes = {"z": (y, x), "y": (z, x), "x": (z, y)}[axis]
-    return micrograph._replace(nm_per_pixel=sizes, origin="the table")
 
 
 def _notes(reads):
@@ -357,20 +304,3 @@ def _corners(shape, patch):
         return [(0, 0)]
     ys, xs = ([min(at, side - patch) for at in range(0, side, patch)] for side in shape)
     return [(y, x) for y in ys for x in xs]
-
-
-def _foreground(text):
-    """What --foreground says: None for nonzero, or a tuple of one value or three."""
-    if text == "nonzero":
-        return None
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) not in (1, 3):
-        raise Usage(f"--foreground={text}; nonzero, a value, or a colour R,G,B was due")
-    return values
-
-
-def _size(shape):
-    return "x".join(str(side) for side in shape)
