@@ -86,12 +86,13 @@ def told(card, folder, already):
         f"  cite      {about['citation']}",
         f"  from      {about['address']}",
         f"  records   {splits}",
-        *[f"  empty     {split}: no source is in it" for split in empty],
+        *[f"  empty     {split}: nothing is in it" for split in empty],
         f"  images    {card['dtype']} {size}, range by {card['range_rule']}",
         f"  pixels    {', '.join(nm + unknown)}",
         f"  targets   {targets}",
         f"  options   {options}",
         *[f"  note      {note}" for note in card["notes"]],
+        *[f"  dropped   {', '.join(told)}" for told in [_dropped(card)] if told],
         f"  left out  {len(card['left_out'])}",
         *[f"    {path}: {reason}" for path, reason in card["left_out"][:20]],
         *[f"    and {n} more, see card.json" for n in [len(card["left_out"]) - 20] if n > 0],
@@ -100,6 +101,11 @@ def told(card, folder, already):
         f"  where     {os.path.join(folder, common.VERSION)}",
     ]
     return "\n".join(lines)
+
+
+def _dropped(card):
+    """How many good records each reason dropped; cards of older builds do not say it."""
+    return [f"{reason} {records}" for reason, records in card.get("dropped", {}).items()]
 
 
 def _alike(near_duplicates):

@@ -63,6 +63,8 @@ class Contents(NamedTuple):
     unusable: Sequence[tuple[str, str]] = ()  # path, reason: unreadable, constant, of a wrong size
     images: int = 0  # that should be usable, `unusable` among them
     notes: Sequence[str] = ()  # for the card; a list may grow while the records are written
+    dropped: dict[str, int] = {}  # reason: records that are good but of no use, in no split
+    pictures: dict[str, bytes] = {}  # name: PNG, written beside the card
 
 
 def by_hash(names):
@@ -148,6 +150,8 @@ def _write(dataset, contents, home, left_out):
         written = partial / Writer.name / VERSION
         card = json.dumps(_card(dataset, contents, writer), indent=2)
         (written / "card.json").write_text(card + "\n")
+        for name, png in contents.pictures.items():
+            (written / name).write_bytes(png)
         written.rename(home / VERSION)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -172,6 +176,7 @@ def _disk_errors(home):
 def _card(dataset, contents, writer):
     """What card.json says of the records that `writer` has written."""
     known = contents._asdict()
+    del known["pictures"]
     unusable = [*known.pop("unusable"), *writer.unusable]
     return {
         "name": dataset.folder,

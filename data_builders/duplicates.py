@@ -1,4 +1,6 @@
-"""Images that look the same in two splits, found by 64-bit fingerprints: 8 bytes an image."""
+"""Images that look the same, found by 64-bit fingerprints: 8 bytes an image."""
+
+from array import array
 
 import numpy as np
 
@@ -22,6 +24,48 @@ def fingerprint(image):
     blocks /= np.maximum(np.diff(np.append(lefts, w)), 1)
     bits = blocks[:, 1:] > blocks[:, :-1]
     return int.from_bytes(np.packbits(bits, bitorder="little").tobytes(), "little")
+
+
+class Seen:
+    """The fingerprints met so far, asked one by one.
+
+    28 bytes a fingerprint that is kept, and 30 MB at most for the bands. Of each band only those
+    fingerprints are compared that have its 16 bits: time grows with the number kept / 16384.
+    """
+
+    def __init__(self):
+        self.prints, self.numbers = array("Q"), array("I")
+        self.bands = [{} for _ in range(BANDS)]
+
+    def first_like(self, fingerprint, number):
+        """The number of a kept fingerprint like this one, or None, and this one is then kept.
+
+        Args:
+            fingerprint: an int of 64 bits.
+            number: what to tell of it later; an int of 32 bits.
+        """
+        bands = [
+            band.setdefault((fingerprint >> i * 64 // BANDS) & 0xFFFF, array("I"))
+            for i, band in enumerate(self.bands)
+        ]
+        place = self._place_like(fingerprint, bands)
+        if place is not None:
+            return self.numbers[place]
+        for band in bands:
+            band.append(len(self.prints))
+        self.prints.append(fingerprint)
+        self.numbers.append(number)
+        return None
+
+    def _place_like(self, fingerprint, bands):
+        for band in bands:
+            if band:
+                places = np.frombuffer(band, np.uint32)
+                prints = np.frombuffer(self.prints, np.uint64)[places]
+                differing = np.bitwise_count(prints ^ np.uint64(fingerprint))
+                if differing.min() <= DISTANCE:
+                    return places[differing.argmin()]
+        return None
 
 
 def look_alikes(*, of, among):

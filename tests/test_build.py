@@ -218,6 +218,157 @@ def test_stacks_and_files_of_several_images_are_refused_where_one_is_due(tmp_pat
     assert sorted(built(f"--source={source}", "--index=1")[1]) == ["b"]
 
 
+def test_known_pixel_sizes_become_one(tmp_path, built):
+    source = tmp_path / "in"
+    fine, coarse = grey(80, 96), grey(40, 48, np.uint16)
+    micrographs.write(source / "fine.tif", fine, (0.1, 0.2))
+    micrographs.write(source / "coarse.mrc", coarse, (0.5, 0.5))
+    micrographs.write(source / "far.tif", grey(), (0.9, 0.9))
+    micrographs.write(source / "tiny.tif", grey(60, 60), (0.02, 0.02))
+    write_all(source, {"unknown.tif": grey()})
+    mask = np.zeros((80, 96), np.uint8)
+    mask[:, 48:] = 1
+    (tmp_path / "masks").mkdir()
+    for name, shape in (("coarse", (40, 48)), ("far", (40, 48)), ("tiny", (60, 60))):
+        tifffile.imwrite(tmp_path / "masks" / f"{name}.tif", np.ones(shape, np.uint8))
+    tifffile.imwrite(tmp_path / "masks" / "unknown.tif", np.ones((40, 48), np.uint8))
+    tifffile.imwrite(tmp_path / "masks" / "fine.tif", mask)
+    flags = (f"--source={source}", f"--target=mask={tmp_path / 'masks'}", "--nm_per_pixel=0.2")
+    card, records, _ = built(*flags, "--patch=40")
+    assert card["options"]["nm_per_pixel"] == 0.2 and card["unusable"] == 0
+    assert card["nm_per_pixel"]["unknown"] == 0
+    np.testing.assert_allclose(card["nm_per_pixel"]["range"], [0.2, 0.2], rtol=1e-6)
+    left = {Path(path).stem: reason for path, reason in card["left_out"]}
+    assert left == {
+        "far": "0.9 nm per pixel, to be magnified 4.5 times; 4 at most were due",
+        "tiny": "resampled to 6x6, smaller than a patch",
+        "unknown": "its nm per pixel are not known; the table can state them",
+    }
+    assert len(records) == 3 + 3 * 3  # 40 x 96 and 100 x 120
+    first = records["fine_y0000x0000"]
+    due = fine.reshape(40, 2, 96).mean(1)[:, :40]
+    assert np.abs(first["image"][..., 0] - due).max() <= 0.5
+    assert records["fine_y0000x0040"]["mask"][..., 0].tolist() == [[0] * 8 + [1] * 32] * 40
+
+
+def test_a_pixel_size_of_the_table_is_resampled_from(tmp_path, built, refused):
+    source = write_all(tmp_path / "in", {"a.tif": grey(80, 96), "b.tif": grey()})
+    (tmp_path / "t.csv").write_text("image,nm_per_pixel\na.tif,0.5 1\nb.tif,\n")
+    flags = (f"--source={source}", f"--table={tmp_path / 't.csv'}")
+    card, records, _ = built(*flags, "--nm_per_pixel=1")
+    assert records["a"]["image"].shape == (40, 96, 1) and sorted(records) == ["a"]
+    assert records["a"]["nm_per_pixel"].tolist() == [1, 1]
+    assert "1 from the table" in card["notes"][0]
+    shutil.rmtree(tmp_path / "data")
+    line = refused(3, *flags, "--nm_per_pixel=1", "--memory_limit=0.00005")  # 53.7 kB
+    assert "a.tif: resampled from 80x96 to 40x96, too large; raise --memory_limit" in line
+
+
+def test_a_pretraining_set_is_curated(tmp_path, built, refused):
+    flat = RNG.integers(99, 103, (64, 64)).astype(np.uint8)
+    images = {f"{i}.tif": grey(64, 96) for i in range(10)}
+    images["3.tif"][:, :64] = images["0.tif"][:, :64]
+    images["4.tif"][:, 32:] = flat
+    source = write_all(tmp_path / "in", images)
+    card, records, out = built(f"--source={source}", "--patch=32", "--curate")
+    whole, everything, _ = built(f"--source={source}", "--patch=32", name="whole")
+    assert card["dropped"] == {"flat": 4, "saturated": 0, "strip": 0, "alike": 4}
+    assert "dropped   flat 4, saturated 0, strip 0, alike 4" in out and whole["dropped"] == {}
+    assert card["options"]["curate"]["flat"] == 0.02 and "curate" not in whole["options"]
+    assert sum(card["splits"].values()) == sum(whole["splits"].values()) - 8 == 52
+    assert card["unusable"] == 0 and card["left_out"] == []
+    gone = {f"3_y{y:04d}x{x:04d}" for y in (0, 32) for x in (0, 32)}
+    gone |= {f"4_y{y:04d}x{x:04d}" for y in (0, 32) for x in (32, 64)}
+    assert everything.keys() - records.keys() == gone
+    for name, record in records.items():
+        assert record["index"] == everything[name]["index"]
+        np.testing.assert_array_equal(record["image"], everything[name]["image"])
+    home = tmp_path / "data" / "micrographs"
+    assert sorted(p.name for p in home.rglob("*.png")) == ["dropped.png", "kept.png"]
+    assert not any(found["records"] for found in card["near_duplicates"])
+    shutil.rmtree(tmp_path / "data")
+    for name in images:
+        (source / name).unlink()
+    write_all(source, {"a.tif": np.where(grey() > 99, 200, 0).astype(np.uint8)})
+    line = refused(3, f"--source={source}", "--curate")
+    assert "--curate drops all patches, 1 of them flat" in line
+
+
+def write_volume(path, volume, nm):
+    """An HDF5 volume [z, y, x] with its nm (z, y, x) as ImageJ states them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["volume"] = volume
+        file["volume"].attrs["element_size_um"] = np.array(nm) / 1000
+    return volume
+
+
+def test_volumes_are_sliced_along_any_axis(tmp_path, built, refused, capsys):
+    source = tmp_path / "in"
+    volume = write_volume(source / "a.h5", grey(6 * 40, 48).reshape(6, 40, 48), (4, 2, 1))
+    micrographs.write(source / "b.tif", volume, (2, 1))  # does not say how far planes are apart
+    flat = write_all(source, {"c.tif": grey()})
+    masks = tmp_path / "masks"
+    for name in "ab":
+        micrographs.write(masks / f"{name}.tif", (volume > 100).astype(np.uint8))
+    write_all(masks, {"c.tif": np.ones((40, 48), np.uint8)})
+    (tmp_path / "t.csv").write_text(
+        "image,mask,split\n" + "".join(f"{n},../masks/{n[0]}.tif,test\n"
+                                       for n in ("a.h5", "b.tif", "c.tif"))
+    )  # fmt: skip
+    flags = (f"--source={flat}", f"--table={tmp_path / 't.csv'}")
+    card, records, _ = built(*flags, "--axes=z,y,x")
+    assert card["options"]["axes"] == "z,y,x"
+    assert len(records) == 2 * (6 + 40 + 48) + 1 and card["unusable"] == 0
+    due = {"z": (volume, (2, 1)), "y": (volume.swapaxes(0, 1), (4, 1)),
+           "x": (np.moveaxis(volume, 2, 0), (4, 2))}  # fmt: skip
+    for name in "ab":
+        for axis, (planes, nm) in due.items():
+            for place in (0, len(planes) - 1):
+                record = records[f"{name}_{axis}{place:04d}"]
+                np.testing.assert_array_equal(record["image"][..., 0], planes[place])
+                np.testing.assert_array_equal(record["mask"][..., 0], planes[place] > 100)
+                nm = nm if name == "a" or axis == "z" else (np.nan, nm[1])
+                np.testing.assert_allclose(record["nm_per_pixel"], nm, rtol=1e-5)
+    assert card["notes"][1:] == [
+        f"slices along {axis} of 1 stacks: the distance of their planes is not known"
+        for axis in "yx"
+    ]
+    assert sorted(r["index"] for r in records.values()) == list(range(len(records)))
+    _, alone, _ = built(*flags, "--axes=x", name="alone")
+    assert len(alone) == 2 * 48 + 1 and "c" in alone
+
+    left, records, _ = built(*flags, "--axes=y,x", "--nm_per_pixel=1", name="one")
+    why = "its nm per pixel are not known; the table can state them"
+    assert [[path[-5:], why] for path, why in left["left_out"]] == [
+        ["b.tif", f"slices along x: {why}"],
+        ["b.tif", f"slices along y: {why}"],
+        ["c.tif", why],
+    ]
+    assert {record["image"].shape for record in records.values()} == {(24, 48, 1), (24, 80, 1)}
+    assert left["unusable"] == 0
+    thin, records, _ = built(*flags, "--axes=z,y", "--patch=32", name="thin")
+    assert [[Path(path).name, why] for path, why in thin["left_out"]] == [
+        [name, "slices along y: 6x48, smaller than a patch"] for name in ("a.h5", "b.tif")
+    ]
+    assert thin["unusable"] == 0 and len(records) == (6 + 6 + 1) * 4
+    shutil.rmtree(tmp_path / "data")
+    line = refused(3, *flags, "--axes=y", "--memory_limit=0.00001")
+    assert "11.5 kB, to be sliced along y or x; 10.7 kB may be read at once" in line
+    for bad in ("z,z", "w", ""):
+        assert "z, y, x or some of them" in refused(2, *flags, f"--axes={bad}")
+
+
+def test_a_table_states_the_distance_of_planes(tmp_path, built):
+    source = tmp_path / "in"
+    micrographs.write(source / "b.tif", grey(6 * 40, 48).reshape(6, 40, 48), (2, 1))
+    (tmp_path / "t.csv").write_text("image,nm_per_pixel\nb.tif,3 5 7\n")
+    _, records, _ = built(f"--source={source}", f"--table={tmp_path / 't.csv'}", "--axes=y,x,z",
+                          "--patch=6")  # fmt: skip
+    sizes = {name[:3]: tuple(record["nm_per_pixel"].tolist()) for name, record in records.items()}
+    assert sizes == {"b_z": (5, 7), "b_y": (3, 7), "b_x": (3, 5)}
+
+
 def test_an_unreadable_file_is_named_and_left_out(tmp_path, built):
     source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
     (source / "text.tif").write_text("hello")
@@ -388,6 +539,7 @@ def test_two_files_of_one_stem_are_refused_where_masks_are_paired_by_it(tmp_path
     [
         (["--patch=0"], "--patch=0"),
         (["--patch=big"], "invalid int value: 'big'"),
+        (["--nm_per_pixel=-1"], "--nm_per_pixel=-1.0; more than 0 nm"),
         (["--range=minmax"], "invalid choice: 'minmax'"),
         (["--target=masks=."], "no target 'masks'; there are: background_removed"),
         (["--target=mask"], "--target=mask picks a column"),
@@ -538,6 +690,20 @@ def test_real_tables(real, built, table, foreground, splits, fraction):
     assert card["splits"] == splits and card["left_out"] == []
     covered = [record["mask"].mean() for record in records.values()]
     assert fraction[0] <= min(covered) and max(covered) <= fraction[1]
+
+
+def test_real_patches_are_curated(real, built):
+    """The counts that docs/data.md tells; a little may change with the decoders."""
+    for table, due in (
+        ("emps", {"flat": 196, "saturated": 17, "strip": 14, "alike": 12}),
+        ("pt_alumina", {"flat": 201, "saturated": 9, "strip": 9, "alike": 108}),
+        ("np_sintering", {"flat": 0, "saturated": 0, "strip": 0, "alike": 0}),
+    ):
+        flags = (f"--source={real}", f"--table={real / 'tables' / f'{table}.csv'}", "--patch=128")
+        card, records, _ = built(*flags, "--curate", name=table)
+        assert all(abs(card["dropped"][reason] - n) <= 0.1 * n for reason, n in due.items())
+        assert len(records) == sum(card["splits"].values())
+        assert not any(found["records"] for found in card["near_duplicates"])
 
 
 def test_a_real_table_of_many_sizes_needs_a_patch(real, refused):

@@ -63,3 +63,22 @@ def test_nothing_looks_like_nothing():
     none, one = np.zeros(0, np.uint64), np.zeros(1, np.uint64)
     assert duplicates.look_alikes(of=none, among=one).shape == (0,)
     assert duplicates.look_alikes(of=one, among=none).tolist() == [-1]
+
+
+def test_seen_keeps_the_first_of_those_alike():
+    prints = RNG.integers(0, 1 << 63, 2000, dtype=np.uint64).tolist()
+    near = [p ^ (1 << 3) ^ (1 << 20) ^ (1 << 63) for p in prints[:200]]
+    far = [p ^ 0xF for p in prints[200:400]]  # four bits
+    seen = duplicates.Seen()
+    found = [seen.first_like(p, 7 * i) for i, p in enumerate([*prints, *near, *far])]
+    assert found == [None] * 2000 + [7 * i for i in range(200)] + [None] * 200
+    assert len(seen.prints) == 2200
+
+
+def test_seen_agrees_with_comparing_all():
+    few = [sum(1 << bit for bit in RNG.choice(24, 6)) for _ in range(500)]  # many are alike
+    seen, kept = duplicates.Seen(), []
+    for print_ in few:
+        alike = any(bits_between(print_, other) <= duplicates.DISTANCE for other in kept)
+        assert (seen.first_like(print_, 0) is not None) == alike
+        kept += [] if alike else [print_]

@@ -490,6 +490,82 @@ def test_planes_are_read_one_by_one(tmp_path):
     assert planes == 64 and megabytes < 40
 
 
+def volume_mrc(path, volume):
+    with mrcfile.new(path) as file:
+        file.set_data(volume.astype(np.float32))
+        file.voxel_size = (10, 20, 40)  # x, y, z in angstrom
+
+
+def volume_ome(path, volume):
+    sizes = {"PhysicalSizeX": 1, "PhysicalSizeY": 2, "PhysicalSizeZ": 0.004}
+    units = {"PhysicalSizeXUnit": "nm", "PhysicalSizeYUnit": "nm", "PhysicalSizeZUnit": "µm"}
+    tifffile.imwrite(path, volume, ome=True, metadata={"axes": "ZYX", **sizes, **units})
+
+
+def volume_imagej(path, volume):
+    metadata = {"axes": "ZYX", "unit": "nm", "spacing": 4.0}
+    tifffile.imwrite(path, volume, imagej=True, resolution=(1, 1 / 2), metadata=metadata)
+
+
+def volume_hdf5(path, volume):
+    with h5py.File(path, "w") as file:
+        file["a"] = volume
+        file["a"].attrs["element_size_um"] = [0.004, 0.002, 0.001]
+
+
+def volume_berkeley(path, volume):
+    with h5py.File(path, "w") as file:
+        file["data/a/data"] = volume
+        for place, (side, nm) in enumerate(zip(volume.shape, (4, 2, 1), strict=True), start=1):
+            file[f"data/a/dim{place}"] = np.arange(side) * float(nm)
+            file[f"data/a/dim{place}"].attrs["units"] = np.bytes_("[n_m]")
+        file["data/a"].attrs["emd_group_type"] = 1
+
+
+def volume_zarr(path, volume):
+    micrographs.write(path, volume, (2, 1))
+    held = json.loads((path / "zarr.json").read_text())
+    scales = held["attributes"]["ome"]["multiscales"][0]
+    scales["axes"][0]["unit"] = "micrometer"
+    scales["datasets"][0]["coordinateTransformations"][0]["scale"][0] = 0.004
+    (path / "zarr.json").write_text(json.dumps(held))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "make"),
+    [
+        ("mrc", volume_mrc),
+        ("ome.tif", volume_ome),
+        ("tif", volume_imagej),
+        ("h5", volume_hdf5),
+        ("emd", volume_berkeley),
+        ("zarr", volume_zarr),
+    ],
+)
+def test_volumes_are_sliced_with_the_size_of_each_side(tmp_path, suffix, make):
+    path, volume = tmp_path / f"a.{suffix}", np.random.default_rng(2).integers(0, 99, (5, 9, 7))
+    volume = volume.astype(np.uint8)
+    make(path, volume)
+    for axis, place, due in (("z", 0, (2, 1)), ("y", 1, (4, 1)), ("x", 2, (4, 2))):
+        planes = list(micrographs.planes(path, axis=axis))
+        np.testing.assert_array_equal([p.image for p in planes], np.moveaxis(volume, place, 0))
+        np.testing.assert_allclose(planes[-1].nm_per_pixel, due, rtol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["mrc", "ome.tif", "tif", "zarr"])
+def test_a_stack_of_images_has_no_distance_of_planes(tmp_path, suffix):
+    stack = np.random.default_rng(2).random((5, 9, 7)).astype(np.float32)
+    micrographs.write(tmp_path / f"a.{suffix}", stack, (2, 1))
+    for axis, nm in (("y", 1), ("x", 2)):
+        first = next(micrographs.planes(tmp_path / f"a.{suffix}", axis=axis))
+        np.testing.assert_allclose(first.nm_per_pixel, (np.nan, nm), rtol=1e-5)
+    with pytest.raises(BadInput, match="a.* 1.26 kB, to be sliced along y or x; 1.25 kB may be"):
+        next(micrographs.planes(tmp_path / f"a.{suffix}", axis="y", limit=1255))
+    assert not list(micrographs.planes(tmp_path / f"a.{suffix}", axis="z"))[5:]
+    micrographs.write(tmp_path / f"one.{suffix}", stack[0])
+    assert not list(micrographs.planes(tmp_path / f"one.{suffix}", axis="x"))
+
+
 def test_broken_files_end_in_a_micrograph_or_one_line():
     """The soak in small; docs/reliability.md has the large one."""
     results = soak_formats.run(3000, first=7_000_000)

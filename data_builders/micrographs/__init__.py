@@ -1,6 +1,5 @@
 """Records from any folder of anybody's micrographs, with targets where there are some."""
 
-import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -9,24 +8,24 @@ from typing import NamedTuple
 import numpy as np
 
 from data_builders.common import SPLITS, TARGETS, About, Contents, sha256_of, split_by_source
+from data_builders.micrographs.curation import THRESHOLDS, curate
 from data_builders.micrographs.listing import Item, from_folders, from_table
+from data_builders.micrographs.reading import How, Mismatch, foreground_of, planes_of, size
+from data_builders.micrographs.resample import LeftOutByRule
 from emjax import micrographs
 from emjax.choose import choose
 from emjax.errors import BadInput, Usage
 
 
-class _Mismatch(BadInput):
-    """An image and its target differ in size: the pairing is wrong, and not one file."""
-
-
 class Read(NamedTuple):
-    """What reading an item once has shown."""
+    """What reading an item once along an axis has shown."""
 
     item: Item
-    shape: tuple[int, int]  # of each plane
+    axis: str  # z, y or x; z for a single image
+    shape: tuple[int, int]  # of each plane of the records
     planes: int
-    nm_per_pixel: tuple[float, float]  # y, x: of the table, else of the file; NaN where unknown
-    origin: str  # of nm_per_pixel
+    nm_per_pixel: tuple[float, float]  # y, x, of the records; NaN where unknown
+    origin: str  # of nm_per_pixel: the table, or what in the file told it
     range: tuple[float, float] = (0.0, 0.0)
 
 
@@ -35,8 +34,8 @@ class Micrographs:
 
     Targets are paired by file stem (--target mask=FOLDER) or by a table with the columns image,
     any of mask, denoised, background_removed, superresolved, and optionally source, split,
-    nm_per_pixel (one number, or y and x; where it is empty, what the file says). Without a split
-    column whole sources (default: files) go 70 % to train, 10 % to val and 20 % to test.
+    nm_per_pixel (one number, y and x, or z, y and x; where it says nothing, the file does). Without
+    a split column whole sources (default: files) go 70 % to train, 10 % to val and 20 % to test.
     """
 
     about = About(
@@ -60,8 +59,11 @@ class Micrographs:
             help="a folder of targets with the images' stems, or a column of the table; repeatable",
         )
         add("--table", help="a CSV file that lists the images")
+        add("--nm_per_pixel", type=float, help="resample to this; images of unknown size stay out")
         add("--foreground", default="nonzero", help="in masks: nonzero, a value, or R,G,B")
+        add("--curate", action="store_true", help="drop what is flat, saturated, drawn or repeated")
         add("--range", default="percentile", choices=micrographs.RULES)
+        add("--axes", default="z", help="slice stacks along these of z,y,x; default: %(default)s")
         add("--index", type=int, help="which image, of files that hold several")
         add("--memory_limit", type=float, default=4, help="GiB that one image may take")
         add("--name", help="builds micrographs/NAME, so that several stand side by side")
@@ -71,12 +73,18 @@ class Micrographs:
             raise Usage(f"--patch={options.patch}; a side of at least one pixel was due")
         if options.name is not None and not re.fullmatch(r"\w[\w-]*", options.name):
             raise Usage(f"--name={options.name!r}; letters, digits, _ and - were due")
+        if options.nm_per_pixel is not None and not 0 < options.nm_per_pixel < np.inf:
+            raise Usage(f"--nm_per_pixel={options.nm_per_pixel}; more than 0 nm were due")
+        self.axes = tuple(options.axes.split(","))
+        if not set(self.axes) <= set("zyx") or len(set(self.axes)) < len(self.axes):
+            raise Usage(f"--axes={options.axes}; z, y, x or some of them, as z,y, were due")
         if not options.memory_limit > 0:
             raise Usage(f"--memory_limit={options.memory_limit}; more than 0 GiB were due")
-        self.index, self.limit = options.index, int(options.memory_limit * 2**30)
         self.folder = f"micrographs/{options.name}" if options.name else "micrographs"
         self.source, self.patch, self.rule = Path(options.source), options.patch, options.range
-        self.foreground = _foreground(options.foreground)
+        limit = int(options.memory_limit * 2**30)
+        values = foreground_of(options.foreground)
+        self.how = How(options.index, limit, values, options.nm_per_pixel)
         picked = dict(target.partition("=")[::2] for target in options.target)
         for target in picked:
             choose("target", target, dict.fromkeys(TARGETS))
@@ -98,12 +106,19 @@ class Micrographs:
             "targets": list(self.targets),
             "foreground": options.foreground,
             "range": options.range,
-            **({} if options.index is None else {"index": options.index}),
+            **{
+                key: value
+                for key in ("index", "nm_per_pixel")
+                if (value := getattr(options, key)) is not None
+            },
+            **({"axes": options.axes} if self.axes != ("z",) else {}),
+            **({"curate": THRESHOLDS} if options.curate else {}),
         }
 
     def prepare(self):
         """Read every file once: what can be used, its range, its size, and which split it is in."""
         self.reads, self.unusable, self.dtypes, self.foreground_seen = [], [], set(), False
+        self.by_rule = []
         groups = {}
         for item in self.items:
             key = item.source if self.rule == "percentile" else item.name
@@ -113,12 +128,12 @@ class Micrographs:
             try:
                 values = micrographs.intensity_range(self._usable(items, usable), self.rule)
             except micrographs.NoRange as error:
-                for read in usable:
-                    self._leave_out(read.item.image, str(error))
+                for path in dict.fromkeys(read.item.image for read in usable):
+                    self._leave_out(path, str(error))
             else:
                 self.reads += [read._replace(range=values) for read in usable]
         if not self.reads:
-            left_out = sorted([*self.left_out, *self.unusable])
+            left_out = sorted([*self.left_out, *self.by_rule, *self.unusable])
             first = ": ".join(left_out[0])
             raise BadInput(
                 f"{self.source}: no image can be used; {len(left_out)} left out, {first}"
@@ -134,94 +149,95 @@ class Micrographs:
         self._refuse_mixed_sizes_in_train()
         self.dtype = self.dtypes.pop() if len(self.dtypes) == 1 else "float32"
         shapes = {(self.patch, self.patch) if self.patch else read.shape for read in self.reads}
+        everything = (one for index, read in self._indexed() for one in self._cut(read, index))
+        self.curated = curate(everything) if "curate" in self.options else None
         counts = Counter()
-        for read in self.reads:
-            patches = read.planes * len(_corners(read.shape, self.patch))
-            counts[self.split_of[read.item.name]] += patches
+        for index, read in self._indexed():
+            places = range(index, index + read.planes * len(_corners(read.shape, self.patch)))
+            counts[self.split_of[read.item.name]] += sum(map(self._is_kept, places))
+        used = {str(read.item.image) for read in self.reads}
+        if not counts.total():
+            told = ", ".join(f"{n} of them {why}" for why, n in self.curated.dropped.items() if n)
+            raise BadInput(f"{self.source}: --curate drops all patches, {told}; see docs/data.md")
         return Contents(
             splits={split: counts[split] for split in SPLITS if counts[split]},
             dtype=self.dtype,
             shape=shapes.pop() if len(shapes) == 1 else None,
             targets=self.targets,
             range_rule=self.rule,
-            left_out=self.left_out,
+            left_out=[*self.left_out, *self.by_rule],
             unusable=self.unusable,
-            images=len(self.items),
-            notes=[_origins(self.reads)],
+            images=len(self.items) - len({path for path, _ in self.by_rule} - used),
+            notes=_notes(self.reads),
+            dropped=self.curated.dropped if self.curated else {},
+            pictures=self.curated.sheets if self.curated else {},
         )
 
     def _usable(self, items, usable):
-        """Yield the planes of each usable item, after noting a Read of it in `usable`."""
+        """Yield the planes of each usable item, after noting its Reads in `usable`."""
         for item in items:
             try:
-                read, image = self._examine(item)
-            except _Mismatch:
+                found = list(self._examine_all(item))
+            except Mismatch:
                 raise
             except BadInput as error:
                 self._leave_out(item.image, str(error).removeprefix(f"{item.image}: "))
                 continue
-            usable.append(read)
-            if read.planes == 1:
-                yield image
-            else:
-                yield from (micrograph.image for micrograph, _ in self._planes(item))
+            for read, image in found:
+                usable.append(read)
+                if read.planes == 1:
+                    yield image
+                else:
+                    yield from (plane.image for plane, _ in planes_of(item, read.axis, self.how))
 
-    def _examine(self, item):
-        """(a Read of `item`, its last plane), from all its planes; BadInput if it is of no use."""
+    def _examine_all(self, item):
+        """Yield what _examine finds along each axis; of a single image, of itself."""
+        waiting = list(self.axes)
+        while waiting:
+            axis = waiting.pop(0)
+            try:
+                found = self._examine(item, axis)
+            except LeftOutByRule as error:
+                along = f"slices along {axis}: " if axis != "z" else ""
+                self.by_rule.append((str(item.image), f"{along}{error}"))
+                continue
+            if found:
+                yield found
+            elif "z" not in self.axes:  # a single image, which has a plane along z alone
+                waiting = ["z"]
+
+    def _examine(self, item, axis):
+        """(a Read of `item`, its last plane), from all its planes along `axis`; None without any.
+
+        Raises: BadInput if it is of no use.
+        """
         extremes, dtypes, foreground = [], set(), False
-        for micrograph, targets in self._planes(item):
+        for micrograph, targets in planes_of(item, axis, self.how):
             image = micrograph.image
-            for target, pixels in targets.items():
-                if pixels.shape != image.shape:
-                    raise _Mismatch(
-                        f"{item.targets[target]} is {_size(pixels.shape)}, but its image "
-                        f"{item.image} is {_size(image.shape)}; one size was due"
-                    )
             extremes.append((image.min(), image.max()))
             foreground |= bool(np.any(targets.pop("mask", 0)))
             dtypes |= {str(pixels.dtype) for pixels in (image, *targets.values())}
+        if not extremes:
+            return None
         lowest, highest = np.min(extremes), np.max(extremes)
         if lowest == highest:
             raise BadInput(f"all pixels are {lowest:g}")
         if self.patch and min(image.shape) < self.patch:
-            raise BadInput(f"{_size(image.shape)}, smaller than a patch")
+            resampled = "resampled to " if self.how.nm_per_pixel else ""
+            by_rule = resampled or axis != "z"  # the planes along z may do
+            error = LeftOutByRule if by_rule else BadInput
+            raise error(f"{resampled}{size(image.shape)}, smaller than a patch")
         self.foreground_seen |= foreground
         self.dtypes |= dtypes
-        told = (item.nm_per_pixel, "the table")
-        if not np.isfinite(item.nm_per_pixel).all():
-            told = (micrograph.nm_per_pixel, micrograph.origin)
-        return Read(item, image.shape, len(extremes), *told), image
-
-    def _planes(self, item):
-        """Yield (Micrograph, {target: [h, w]}) for each plane of `item`, one at a time."""
-        files = [micrographs.planes(item.image, self.index, self.limit)]
-        files += [self._target(target, path) for target, path in item.targets.items()]
-        for found in itertools.zip_longest(*files):
-            if any(plane is None for plane in found):
-                raise BadInput("it and its targets have not the same number of planes")
-            yield found[0], dict(zip(item.targets, found[1:], strict=True))
-
-    def _target(self, target, path):
-        """Yield uint8 [h, w] in {0, 1} for a mask, otherwise the micrographs that are due."""
-        mask = target == "mask"
-        for plane in micrographs.planes(path, limit=self.limit, colours=mask):
-            yield self._is_foreground(path, plane.image) if mask else plane.image
-
-    def _is_foreground(self, path, pixels):
-        if self.foreground is None:
-            return (pixels if pixels.ndim == 2 else pixels.any(axis=-1)).astype(bool).astype("u1")
-        if pixels.ndim == 2:
-            pixels = pixels[..., None]
-        if len(self.foreground) == 1 and np.any(pixels != pixels[..., :1]):
-            raise BadInput(f"{path}: a mask in colours; --foreground=R,G,B was due")
-        return np.all(pixels == self.foreground, axis=-1).astype("u1")
+        nm, origin = micrograph.nm_per_pixel, micrograph.origin
+        return Read(item, axis, image.shape, len(extremes), nm, origin), image
 
     def _refuse_mixed_sizes_in_train(self):
         train = [r for r in self.reads if self.split_of[r.item.name] == "train"]
         sizes = Counter(read.shape for read in train)
         if self.patch or len(sizes) <= 1:
             return
-        told = ", ".join(f"{_size(shape)} ({n})" for shape, n in sizes.most_common(5))
+        told = ", ".join(f"{size(shape)} ({n})" for shape, n in sizes.most_common(5))
         more = f" and {len(sizes) - 5} more" if len(sizes) > 5 else ""
         smallest = min(min(shape) for shape in sizes)
         raise BadInput(
@@ -231,21 +247,28 @@ class Micrographs:
 
     def records(self, split):
         """Yield the records of `split`; a record's index does not depend on the split."""
+        for index, read in self._indexed():
+            if self.split_of[read.item.name] == split:
+                yield from (one for one in self._cut(read, index) if self._is_kept(one["index"]))
+
+    def _is_kept(self, index):
+        return self.curated is None or self.curated.keep[index]
+
+    def _indexed(self):
+        """Yield (index of its first patch, Read) of all that was read."""
         index = 0
         for read in self.reads:
-            corners = _corners(read.shape, self.patch)
-            if self.split_of[read.item.name] == split:
-                yield from self._cut(read, corners, index)
-            index += len(corners) * read.planes
+            yield index, read
+            index += read.planes * len(_corners(read.shape, self.patch))
 
-    def _cut(self, read, corners, index):
-        item = read.item
+    def _cut(self, read, index):
+        item, corners = read.item, _corners(read.shape, self.patch)
         h, w = (self.patch, self.patch) if self.patch else read.shape
-        for plane, (micrograph, targets) in enumerate(self._planes(item)):
+        for plane, (micrograph, targets) in enumerate(planes_of(item, read.axis, self.how)):
             images = {"image": micrograph.image.astype(self.dtype)}
             for target, pixels in targets.items():
                 images[target] = pixels.astype("uint8" if target == "mask" else self.dtype)
-            name = f"{item.name}_z{plane:04d}" if read.planes > 1 else item.name
+            name = f"{item.name}_{read.axis}{plane:04d}" if read.planes > 1 else item.name
             for y, x in corners:
                 yield {
                     **{key: image[y : y + h, x : x + w, None] for key, image in images.items()},
@@ -261,11 +284,18 @@ class Micrographs:
         self.unusable.append((str(path), reason))
 
 
-def _origins(reads):
-    """Where the pixel sizes of the images are from, for the card."""
-    counts = Counter(read.origin.replace("none", "nowhere") for read in reads)
+def _notes(reads):
+    """Where the pixel sizes of the images are from, for the card, and where one is missing."""
+    counts = Counter(
+        {read.item.name: read.origin.replace("none", "nowhere") for read in reads}.values()
+    )
     told = ", ".join(f"{count} from {origin}" for origin, count in counts.most_common())
-    return f"pixel sizes of {len(reads)} images: {told}"
+    notes = [f"pixel sizes of {counts.total()} images: {told}"]
+    along = Counter(r.axis for r in reads if r.axis != "z" and not np.isfinite(r.nm_per_pixel[0]))
+    return notes + [
+        f"slices along {axis} of {count} stacks: the distance of their planes is not known"
+        for axis, count in along.items()
+    ]
 
 
 def _corners(shape, patch):
@@ -274,20 +304,3 @@ def _corners(shape, patch):
         return [(0, 0)]
     ys, xs = ([min(at, side - patch) for at in range(0, side, patch)] for side in shape)
     return [(y, x) for y in ys for x in xs]
-
-
-def _foreground(text):
-    """What --foreground says: None for nonzero, or a tuple of one value or three."""
-    if text == "nonzero":
-        return None
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) not in (1, 3):
-        raise Usage(f"--foreground={text}; nonzero, a value, or a colour R,G,B was due")
-    return values
-
-
-def _size(shape):
-    return "x".join(str(side) for side in shape)

@@ -21,7 +21,7 @@ class Item(NamedTuple):
     targets: dict[str, Path]
     source: str
     split: str | None  # None: by source
-    nm_per_pixel: tuple[float, float]  # y, x; NaN where unknown
+    nm_per_pixel: tuple[float, float, float]  # z, y, x by the table; NaN where it does not say
 
 
 class Listing(NamedTuple):
@@ -62,7 +62,7 @@ def from_folders(source, folders):
         # A micrograph and its export in another format stand side by side, and in one split.
         bare = path.relative_to(source).with_suffix("").as_posix()
         origin = bare if exports[bare] > 1 else relative
-        items.append(Item(name, path, targets, origin, None, (np.nan, np.nan)))
+        items.append(Item(name, path, targets, origin, None, (np.nan,) * 3))
         files += _content(f"image/{relative}", path)
         for t, partner in targets.items():
             files += _content(f"{t}/{partner.relative_to(roots[t]).as_posix()}", partner)
@@ -157,11 +157,12 @@ def _names(paths):
 
 
 def _nm_per_pixel(where, text):
-    """(y, x) from one number or two; NaN if `text` is empty."""
+    """(z, y, x) from one number (y and x), two (y, x) or three; NaN where `text` has none."""
     try:
         sizes = [float(part) for part in text.split()] or [np.nan]
     except ValueError:
         sizes = []
-    if len(sizes) not in (1, 2) or any(size <= 0 or np.isinf(size) for size in sizes):
-        raise BadInput(f"{where}: nm_per_pixel {text!r}; a positive number or two (y x) were due")
-    return sizes[0], sizes[-1]
+    if len(sizes) not in (1, 2, 3) or any(size <= 0 or np.isinf(size) for size in sizes):
+        due = "a positive number, two (y x) or three (z y x) were due"
+        raise BadInput(f"{where}: nm_per_pixel {text!r}; {due}")
+    return (np.nan, *sizes, *sizes)[:3] if len(sizes) < 3 else tuple(sizes)

@@ -6,6 +6,7 @@ images of a stack one by one. docs/formats.md says what is read, and where pixel
 
 import contextlib
 import logging
+import math
 import os
 import warnings
 from pathlib import Path
@@ -17,7 +18,7 @@ from emjax.errors import BadInput
 from emjax.micrographs import arrays, dm, hdf5, mrc, pictures, rsciio, ser, tiff
 from emjax.micrographs.arrays import is_zarr
 from emjax.micrographs.ranges import RULES, NoRange, from_range, intensity_range, to_range
-from emjax.micrographs.signal import LIMIT, UNKNOWN, Signal, note
+from emjax.micrographs.signal import LIMIT, UNKNOWN, Signal, amount, note
 from emjax.micrographs.writers import WRITERS, write
 
 __all__ = [
@@ -133,25 +134,53 @@ def _choose(path, signals, index):
     return real[index or 0]
 
 
-def planes(path, index=None, limit=LIMIT, *, colours=False):
+def planes(path, index=None, limit=LIMIT, *, colours=False, axis="z"):
     """Yield every plane of the image or stack in a file as a Micrograph; colours as luminance.
 
-    8- and 16-bit unsigned values stay as they are, all other numbers become float32.
+    8- and 16-bit unsigned values stay as they are, all other numbers become float32. Along y or x
+    a stack [z, y, x] gives slices [z, x] or [z, y], and is held whole; a single image gives none.
 
     Args:
         index: which of the images or stacks, if the file holds several.
         limit: bytes that what is decoded at once may take.
         colours: leave an image in colours as [h, w, 3] red, green, blue.
+        axis: "z", "y" or "x", along which a stack is sliced.
 
     Raises: BadInput for anything but readable 2-D images of finite values.
     """
     with open_all(path, limit) as signals:
         signal = _choose(path, signals, index)
-        for place in range(signal.planes):
-            pixels = _pixels(path, signal, place)
-            if not colours:
-                pixels = _luminance(path, pixels, quiet=place > 0)
-            yield Micrograph(np.ascontiguousarray(pixels), signal.nm_per_pixel, signal.origin)
+        stack = (_pixels(path, signal, place) for place in range(signal.planes))
+        if not colours:
+            stack = (_luminance(path, pixels, quiet=n > 0) for n, pixels in enumerate(stack))
+        (y, x), z = signal.nm_per_pixel, signal.nm_per_plane
+        if axis == "z":
+            nm_per_pixel = y, x
+        elif signal.planes == 1:
+            return
+        else:
+            volume = _volume(path, signal, stack, limit)
+            stack = np.moveaxis(volume, {"y": 1, "x": 2}[axis], 0)
+            nm_per_pixel = z, {"y": x, "x": y}[axis]
+        for pixels in stack:
+            yield Micrograph(np.ascontiguousarray(pixels), nm_per_pixel, signal.origin)
+
+
+def _volume(path, signal, stack, limit):
+    """[z, y, x] of the planes of `stack`, or BadInput if they take more than `limit` bytes."""
+    small = signal.dtype.kind in "bu" and signal.dtype.itemsize <= 2
+    size = math.prod(signal.shape) * signal.samples * (signal.dtype.itemsize if small else 4)
+    if size > limit:
+        raise BadInput(
+            f"{path}: {signal}, {amount(size)}, to be sliced along y or x; "
+            f"{amount(limit)} may be read at once, more by --memory_limit, or --axes=z"
+        )
+    volume = None
+    for place, pixels in enumerate(stack):
+        if volume is None:
+            volume = np.empty((signal.planes, *pixels.shape), pixels.dtype)
+        volume[place] = pixels
+    return volume
 
 
 def read(path, index=None, limit=LIMIT):

@@ -98,7 +98,7 @@ def _walk(node, size, limit, depth):
     import zarr
 
     if isinstance(node, zarr.Array):
-        yield _array(node, node.name or "array", UNKNOWN, size, limit)
+        yield _array(node, node.name or "array", (math.nan, *UNKNOWN), size, limit)
         return
     attributes = dict(node.attrs)
     multiscales = (attributes.get("ome") or attributes).get("multiscales")
@@ -118,7 +118,8 @@ def _walk(node, size, limit, depth):
         yield from _walk(member, size, limit, depth + 1)
 
 
-def _array(array, name, nm_per_pixel, size, limit):
+def _array(array, name, sizes, size, limit):
+    """The Signal of an array whose last axes have `sizes` (z, y, x) in nm."""
     sides, samples = colours(array.shape, array.dtype)
     lead = len(sides)
     while len(sides) > 2 and sides[0] == 1:
@@ -134,12 +135,13 @@ def _array(array, name, nm_per_pixel, size, limit):
     def raw(i):
         return np.asarray(array[(0,) * lead + ((i,) if len(sides) == 3 else ()) + (...,)])
 
-    origin = "OME-Zarr" if np.isfinite(nm_per_pixel).all() else "none"
-    return Signal(name, sides, array.dtype, raw, nm_per_pixel, origin, samples, refused)
+    origin = "OME-Zarr" if np.isfinite(sizes[1:]).all() else "none"
+    told = dict(samples=samples, refused=refused, nm_per_plane=sizes[0])
+    return Signal(name, sides, array.dtype, raw, sizes[1:], origin, **told)
 
 
 def _ome_sizes(scales):
-    """nm (y, x) by the scale of the first dataset and of the whole image."""
+    """nm (z, y, x) by the scale of the first dataset and of the whole image."""
     with contextlib.suppress(KeyError, TypeError, IndexError, AttributeError, ValueError):
         units = [axis.get("unit", "") for axis in scales["axes"]]
         factor = [1.0] * len(units)
@@ -147,7 +149,7 @@ def _ome_sizes(scales):
             for step in held.get("coordinateTransformations", ()):
                 if step["type"] == "scale":
                     factor = [a * b for a, b in zip(factor, step["scale"], strict=True)]
-        y, x = (nm(value, unit) for value, unit in list(zip(factor, units, strict=True))[-2:])
-        if math.isfinite(y) and math.isfinite(x):
-            return y, x
-    return UNKNOWN
+        sizes = [math.nan, *map(nm, factor, units)][-3:]
+        if np.isfinite(sizes[1:]).all():
+            return tuple(sizes)
+    return (math.nan, *UNKNOWN)

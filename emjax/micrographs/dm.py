@@ -146,10 +146,10 @@ def _signal(image, tags, limit, place):
     if not refused:
         declared("it", pixels_of(sides, samples), dtype, stored=stored, limit=math.inf)
         declared("its image", pixels_of(sides[-2:], samples), dtype, stored=stored, limit=limit)
-    nm_per_pixel = UNKNOWN
+    nm_per_plane, *nm_per_pixel = math.nan, *UNKNOWN
     if len(axes) == len(sides) >= 2:
-        y, x = [nm(axis.get("Scale"), unit) for axis, unit in zip(axes, units, strict=True)][-2:]
-        nm_per_pixel = y, x
+        sizes = [nm(axis.get("Scale"), unit) for axis, unit in zip(axes, units, strict=True)]
+        nm_per_plane, *nm_per_pixel = [math.nan, *sizes][-3:]
     step = math.prod(sides[-2:]) * samples
 
     def raw(i):
@@ -164,8 +164,9 @@ def _signal(image, tags, limit, place):
         sides,
         dtype,
         raw,
-        nm_per_pixel,
+        tuple(nm_per_pixel),
         "DM" if np.isfinite(nm_per_pixel).all() else "none",
         samples,
         refused,
+        nm_per_plane=nm_per_plane,
     )

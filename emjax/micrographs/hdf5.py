@@ -140,11 +140,12 @@ def _plain(array, size, limit, name):
         return array[i] if len(sides) == 3 else array[()]
 
     sizes = np.ravel(attribute(array, "element_size_um", ()))  # as ImageJ and ilastik write it
-    nm_per_pixel = UNKNOWN
+    nm_per_plane, *nm_per_pixel = math.nan, *UNKNOWN
     if len(sizes) in (2, 3):
-        nm_per_pixel = nm(sizes[-2], "um"), nm(sizes[-1], "um")
+        nm_per_plane, *nm_per_pixel = (nm(size, "um") for size in (math.nan, *sizes)[-3:])
     origin = "element_size_um" if np.isfinite(nm_per_pixel).all() else "none"
-    return Signal(name, sides, array.dtype, raw, nm_per_pixel, origin, samples, refused)
+    told = dict(samples=samples, refused=refused, nm_per_plane=nm_per_plane)
+    return Signal(name, sides, array.dtype, raw, tuple(nm_per_pixel), origin, **told)
 
 
 def colours(shape, dtype):
@@ -225,7 +226,8 @@ def _berkeley(held, size, limit, name):
         return pixels if places[-2] < places[-1] else pixels.T
 
     origin = "Berkeley EMD" if np.isfinite(nm_per_pixel).all() else "none"
-    return Signal(name, sides, array.dtype, raw, nm_per_pixel, origin, refused=refused)
+    told = dict(refused=refused, nm_per_plane=axes[places[0]][1] if len(places) == 3 else math.nan)
+    return Signal(name, sides, array.dtype, raw, nm_per_pixel, origin, **told)
 
 
 def _axis(array, size):

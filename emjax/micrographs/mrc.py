@@ -49,11 +49,11 @@ def _signal(file, size, limit, *, compressed):
             whole.append(np.frombuffer(file.read(math.prod(sides) * dtype.itemsize), dtype))
         return whole[0].reshape(-1, *sides[-2:])[i]
 
-    nm_per_pixel = _pixel_size(header)
+    *nm_per_pixel, nm_per_plane = _pixel_size(header, sides)
     origin = "MRC header" if np.isfinite(nm_per_pixel).all() else "none"
-    return Signal(
-        "image", sides, dtype, raw, nm_per_pixel, origin, refused=no_micrograph(dtype, sides)
-    )
+    refused = no_micrograph(dtype, sides)
+    told = dict(refused=refused, nm_per_plane=nm_per_plane)
+    return Signal("image", sides, dtype, raw, tuple(nm_per_pixel), origin, **told)
 
 
 def _header(content):
@@ -78,12 +78,18 @@ def _header(content):
     return header, dtype, sides
 
 
-def _pixel_size(header):
-    """nm (y, x) of rows and columns: the cell (in angstrom) over its number of intervals."""
+def _pixel_size(header, sides):
+    """nm (y, x, z) of rows, columns and sections: the cell (in angstrom) over its intervals.
+
+    In a stack of images, unlike a volume, there are not as many intervals as sections: z is NaN.
+    """
     cell = (header.cella.x, header.cella.y, header.cella.z)
     intervals = (header.mx, header.my, header.mz)
     axes = (int(header.mapr), int(header.mapc))
-    if not set(axes) < {1, 2, 3}:
+    if not set(axes) < {1, 2, 3} or axes[0] == axes[1]:
         axes = (2, 1)
-    y, x = (nm(cell[a - 1] / intervals[a - 1] if intervals[a - 1] > 0 else 0, "a") for a in axes)
-    return (y, x) if np.isfinite((y, x)).all() else UNKNOWN
+    axes += (6 - sum(axes),)
+    y, x, z = (nm(cell[a - 1] / intervals[a - 1] if intervals[a - 1] > 0 else 0, "a") for a in axes)
+    if len(sides) < 3 or intervals[axes[2] - 1] != sides[0]:
+        z = math.nan
+    return (y, x, z) if np.isfinite((y, x)).all() else (*UNKNOWN, z)

@@ -62,14 +62,16 @@ def _signal(part, place, size, limit):
         check = dict(stored=size, compressed=True)
         declared("its image", sides[-2:], array.dtype, **check, limit=limit)
         declared("it", sides, array.dtype, **check, limit=float("inf"))
-    nm_per_pixel = UNKNOWN
+    nm_per_pixel, nm_per_plane = UNKNOWN, float("nan")
     if not refused and len(axes) == len(sides):
-        known = tuple(nm(axis.get("scale"), axis.get("units") or "") for axis in axes[-2:])
-        nm_per_pixel = known if np.isfinite(known).all() else UNKNOWN
+        known = [nm(axis.get("scale"), axis.get("units") or "") for axis in axes]
+        nm_per_pixel = tuple(known[-2:]) if np.isfinite(known[-2:]).all() else UNKNOWN
+        nm_per_plane = known[0] if len(known) == 3 else nm_per_plane
 
     def raw(i):
         return np.asarray(array[i] if len(sides) == 3 else array)
 
     name = part.get("metadata", {}).get("General", {}).get("title") or f"signal {place}"
     origin = "RosettaSciIO" if nm_per_pixel is not UNKNOWN else "none"
-    return Signal(name, sides, array.dtype, raw, nm_per_pixel, origin, refused=refused)
+    told = dict(refused=refused, nm_per_plane=nm_per_plane)
+    return Signal(name, sides, array.dtype, raw, nm_per_pixel, origin, **told)

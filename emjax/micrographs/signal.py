@@ -45,6 +45,7 @@ class Signal(NamedTuple):
     samples: int = 1  # colours and alpha per pixel
     refused: str = ""  # why it is no micrograph; empty if it is one
     finish: Callable[[np.ndarray], np.ndarray] = lambda pixels: pixels
+    nm_per_plane: float = math.nan  # of a stack: from plane to plane
 
     @property
     def planes(self):

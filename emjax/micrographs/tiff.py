@@ -98,6 +98,7 @@ def _signal(path, file, place, series, size, limit):
         samples,
         refused or strange,
         lambda pixels: _grey_or_rgb(page, pixels),
+        _plane_distance(file, place) if axes.replace("S", "")[-3:] == "ZYX" else math.nan,
     )
 
 
@@ -299,7 +300,7 @@ def _xml(text):
     return ElementTree.fromstring(text)
 
 
-def _ome(file, place):
+def _ome(file, place, axes="YX"):
     """By OME-XML, whose unit is the micrometre where none is stated."""
     try:
         pixels = list(_xml(file.ome_metadata).iterfind("{*}Image/{*}Pixels"))[place].attrib
@@ -307,7 +308,7 @@ def _ome(file, place):
         return UNKNOWN
     return tuple(
         nm(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "um"))
-        for axis in "YX"
+        for axis in axes
     )
 
 
@@ -317,6 +318,14 @@ def _imagej(file, page):
     unit = str(tags.get("unit", ""))
     return tuple(nm(_per(page, tag), tags.get(f"{axis}unit") or unit)
                  for tag, axis in ((283, "y"), (282, "x")))  # fmt: skip
+
+
+def _plane_distance(file, place):
+    """nm from plane to plane, by OME-XML or ImageJ."""
+    if file.is_ome:
+        return _ome(file, place, "Z")[0]
+    tags = file.imagej_metadata or {}
+    return nm(tags.get("spacing"), tags.get("zunit") or str(tags.get("unit", "")))
 
 
 def _per(page, code):

@@ -1,0 +1,149 @@
+"""Which patches a network learns nothing from, and pictures of what was kept and dropped.
+
+The thresholds were chosen by looking at the contact sheets of public sets; docs/data.md says which.
+"""
+
+import io
+import random
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from data_builders import duplicates
+from emjax.micrographs import from_range
+
+# Shares of the intensity range, of pixels, or of the side of a patch.
+FLAT = 0.02  # standard deviation below which there is at most noise to see
+VALUES = 4  # different grey values at least: fewer are drawn, or nearly constant
+SATURATED = 0.75  # of the pixels at or beyond the two ends of the range
+STRIP = 1 / 16  # of the side: a strip along an edge, at least as thick, is a banner or a border
+ONE_VALUE = 0.5  # of each line of a strip has its commonest value; the rest may be text
+EVEN = 0.005  # of the range: values so near are one, as in a banner saved as JPEG
+ACROSS = 0.1  # of the next two lines at most has that value: a strip ends at once
+THRESHOLDS = {
+    "flat": FLAT,
+    "values": VALUES,
+    "saturated": SATURATED,
+    "strip": STRIP,
+    "one_value": ONE_VALUE,
+    "even": EVEN,
+    "across": ACROSS,
+    "alike_bits": duplicates.DISTANCE,
+}
+KEPT = ""
+REASONS = ("flat", "saturated", "strip", "alike")  # tried in this order; the first is told
+
+SHOWN = 100  # thumbnails of a contact sheet at most
+SIDE = 112  # pixels, of a thumbnail
+COLUMNS = 10
+
+
+class Curated(NamedTuple):
+    """What is left of a collection."""
+
+    keep: bytearray  # 1 or 0 for each patch, by its index
+    dropped: dict[str, int]  # reason: patches
+    sheets: dict[str, bytes]  # name: PNG
+
+
+def curate(records):
+    """The Curated of `records`, which are all of a collection in the order of their indices.
+
+    Of patches that look alike the first stays, whatever split it is in: the result depends on the
+    order of the indices alone. Memory: a byte a patch, what duplicates.Seen takes, 500 thumbnails.
+    """
+    keep, seen, draw = bytearray(), duplicates.Seen(), random.Random(0)
+    counts = dict.fromkeys((KEPT, *REASONS), 0)
+    shown = {reason: [] for reason in counts}
+    for index, record in enumerate(records):
+        image = record["image"][..., 0]
+        reason = why_uninformative(image, record["intensity_range"])
+        caption = f"{index} {reason}"
+        if not reason:
+            first = seen.first_like(duplicates.fingerprint(image), index)
+            if first is not None:
+                reason, caption = "alike", f"{index} like {first}"
+        keep.append(not reason)
+        counts[reason] += 1
+        # A random sample: each of the first n patches stays with the probability SHOWN / n.
+        n = counts[reason]
+        place = n - 1 if n <= SHOWN else draw.randrange(n)
+        if place < SHOWN:
+            thumbnail = _thumbnail(image, record["intensity_range"])
+            shown[reason][place : place + 1] = [(index, caption, thumbnail)]
+    sheets = {
+        "kept.png": _sheet(_shared_out([shown.pop(KEPT)])),
+        "dropped.png": _sheet(_shared_out(list(shown.values()))),
+    }
+    dropped = {reason: counts[reason] for reason in REASONS}
+    return Curated(keep, dropped, {name: png for name, png in sheets.items() if png})
+
+
+def why_uninformative(image, intensity_range):
+    """Which of REASONS `image` [h, w] is to be dropped for; KEPT if it is to stay."""
+    low, high = np.float32(intensity_range)
+    scaled = (image.astype(np.float32) - low) / (high - low)
+    if scaled.std() < FLAT or not _has_values(image):
+        return "flat"
+    if np.mean((scaled <= 0) | (scaled >= 1)) > SATURATED:
+        return "saturated"
+    views = (scaled, scaled[::-1], scaled.T, scaled.T[::-1])
+    return "strip" if any(_starts_with_strip(view) for view in views) else KEPT
+
+
+def _has_values(image):
+    """Whether `image` has at least VALUES different values."""
+    part = image.ravel()[:: max(1, image.size // 4096)]  # nearly always enough, and quick
+    return len(np.unique(part)) >= VALUES or len(np.unique(image)) >= VALUES
+
+
+def _starts_with_strip(scaled):
+    """Whether the first rows are a banner or border: mostly one value that ends at once.
+
+    The black background of a dark-field image is none: it ends gradually, at the particles, or not
+    at all. Nor is a dark slope of few grey values: the next one is hardly another.
+    """
+    due = max(2, round(len(scaled) * STRIP))
+    values, counts = np.unique(scaled[:due], return_counts=True)
+    value = values[counts.argmax()]
+    if counts.max() < ONE_VALUE * scaled[:due].size:
+        return False
+    share = np.mean(np.abs(scaled - value) <= EVEN, axis=1)
+    start = int(np.argmax(share >= ONE_VALUE))  # a banner may have a frame of a few lines
+    ends = start + np.flatnonzero(share[start:] < ONE_VALUE)
+    if not len(ends) or start >= due or ends[0] - start < due:
+        return False
+    after = slice(ends[0], ends[0] + 2)
+    return bool(share[after].max() <= ACROSS and np.abs(scaled[after] - value).mean() > FLAT)
+
+
+def _shared_out(groups):
+    """At most SHOWN of all `groups` together, group by group; the small ones are shown whole."""
+    most = SHOWN
+    while sum(min(len(group), most) for group in groups) > SHOWN:
+        most -= 1
+    return [one for group in groups for one in sorted(group[:most], key=lambda one: one[0])]
+
+
+def _thumbnail(image, intensity_range):
+    """A PIL image of at most SIDE x SIDE, the range from black to white."""
+    picture = Image.fromarray(np.uint8((from_range(image, intensity_range) + 1) * 127.5))
+    picture.thumbnail((SIDE, SIDE))
+    return picture
+
+
+def _sheet(picked):
+    """The PNG of `picked` (index, caption, thumbnail), row by row; None if there are none."""
+    if not picked:
+        return None
+    rows = -(-len(picked) // COLUMNS)
+    sheet = Image.new("L", (min(len(picked), COLUMNS) * (SIDE + 2), rows * (SIDE + 2)))
+    pen = ImageDraw.Draw(sheet)
+    for place, (_, caption, thumbnail) in enumerate(picked):
+        corner = place % COLUMNS * (SIDE + 2), place // COLUMNS * (SIDE + 2)
+        sheet.paste(thumbnail, corner)
+        pen.text((corner[0] + 2, corner[1] + 1), caption, 255, stroke_width=2, stroke_fill=0)
+    file = io.BytesIO()
+    sheet.save(file, "PNG")
+    return file.getvalue()
