@@ -173,7 +173,7 @@ def test_a_mixed_folder_of_formats_keeps_planes_and_pixel_sizes(tmp_path, built,
         np.testing.assert_allclose(records[f"{name}_y0000x0000"]["nm_per_pixel"], due, rtol=1e-6)
     assert np.isnan(records["plain_y0000x0000"]["nm_per_pixel"]).all()
     assert card["notes"] == [
-        "pixel sizes of 4 images: 1 from DM, 1 from MRC header, 1 from nowhere, 1 from OME-Zarr"
+        "pixel sizes of 4 images: 1 from DM, 1 from MRC header, 1 unknown, 1 from OME-Zarr"
     ]
 
     table = tmp_path / "table.csv"

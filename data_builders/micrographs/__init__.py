@@ -286,10 +286,11 @@ class Micrographs:
 
 def _notes(reads):
     """Where the pixel sizes of the images are from, for the card, and where one is missing."""
-    counts = Counter(
-        {read.item.name: read.origin.replace("none", "nowhere") for read in reads}.values()
+    counts = Counter({read.item.name: read.origin for read in reads}.values())
+    told = ", ".join(
+        f"{count} unknown" if origin == "none" else f"{count} from {origin}"
+        for origin, count in counts.most_common()
     )
-    told = ", ".join(f"{count} from {origin}" for origin, count in counts.most_common())
     notes = [f"pixel sizes of {counts.total()} images: {told}"]
     along = Counter(r.axis for r in reads if r.axis != "z" and not np.isfinite(r.nm_per_pixel[0]))
     return notes + [
