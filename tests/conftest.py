@@ -28,6 +28,13 @@ def command(module, *arguments):
     return subprocess.run(line, capture_output=True, text=True, timeout=300)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled():
+    """What a file's tests compiled is dropped after them: kept, it comes to several gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def key():
     return jax.random.key(7)
