@@ -9,6 +9,7 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
+from data_builders.common import file_sha256
 from emjax.errors import BadInput
 
 ZENODO = "https://zenodo.org/api/records"
@@ -41,11 +42,8 @@ def from_zenodo(record, names, folder, *, base=ZENODO):
             address = published[name]["links"]["self"]
             _fetch(address, published[name], folder / name)
     except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()
-        reason = " ".join(str(getattr(error, "reason", error)).split())
         raise BadInput(
-            f"{address}: {reason or type(error).__name__}. Try again, or download "
+            f"{address}: {_reason(error)}. Try again, or download "
             f"{', '.join(missing)} from https://doi.org/10.5281/zenodo.{record} into {folder}"
         ) from None
 
@@ -73,8 +71,7 @@ def from_github(repository, folder, *, base=GITHUB):
             due = int(answer.headers.get("Content-Length") or out.tell())
         if partial.stat().st_size != due:
             raise ValueError(f"it broke off after {partial.stat().st_size} of {due} bytes")
-        with open(partial, "rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        digest = file_sha256(partial)
         with zipfile.ZipFile(partial) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > 10 * due:
                 raise ValueError("it unpacks to more than ten times its size")
@@ -84,16 +81,20 @@ def from_github(repository, folder, *, base=GITHUB):
         record.write_text(f"{digest}  {address}\n")
         print(f"{name}: SHA-256 {digest}, {due / 1e6:.1f} MB")
     except (OSError, ValueError, http.client.HTTPException, zipfile.BadZipFile) as error:
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()
-        reason = " ".join(str(getattr(error, "reason", error)).split())
         raise BadInput(
-            f"{address}: {reason or type(error).__name__}. Try again, or run "
+            f"{address}: {_reason(error)}. Try again, or run "
             f"git clone {GITHUB}/{repository} in {folder}"
         ) from None
     finally:
         partial.unlink(missing_ok=True)
         shutil.rmtree(unpacked, ignore_errors=True)
+
+
+def _reason(error):
+    """What went wrong, in one line; an answer of the server is closed."""
+    if isinstance(error, urllib.error.HTTPError):
+        error.close()
+    return " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
 
 
 def _fetch(address, file, path):

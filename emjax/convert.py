@@ -114,13 +114,12 @@ def hrnet_names(paths):
     return {path: name(path) for path in paths}
 
 
-def names_of(model, naming):
-    """{path: PyTorch name} of every array of `model`; `naming` as in a config's conversion."""
-    params, stats = networks.arrays(networks.build_abstract(model))
+def names_of(model, naming, paths):
+    """{path: PyTorch name} of all `paths` of `model`; `naming` as in a config's conversion."""
     if model["name"] == "unet":
-        return unet_names([*params, *stats], levels=naming == "levels")
+        return unet_names(paths, levels=naming == "levels")
     if model["name"] == "hrnet":
-        return hrnet_names([*params, *stats])
+        return hrnet_names(paths)
     raise Usage(f"a {model['name']} has no original names; a unet or hrnet was due")
 
 
@@ -275,8 +274,8 @@ def take_in(path, options):
         account["bn1.running_mean"] = "folded: with ImageNet's mean"
 
     params, stats = networks.arrays(networks.build_abstract(model))
-    like, names, arrays, fresh = {**params, **stats}, names_of(model, naming), {}, []
-    for ours, theirs in names.items():
+    like, arrays, fresh = {**params, **stats}, {}, []
+    for ours, theirs in names_of(model, naming, like).items():
         if theirs in left:
             arrays[ours] = fitting(path, theirs, left.pop(theirs), like[ours].shape)
             account[theirs] = f"{account.get(theirs, 'used')}, as {ours}"
@@ -337,7 +336,7 @@ def give_out(folder, path):
     params, stats, config = weights.read(folder)
     conversion = config.setdefault("conversion", dict(naming="lists", counter=None))
     arrays = {**params, **stats}
-    names = names_of(config["model"], conversion["naming"])
+    names = names_of(config["model"], conversion["naming"], arrays)
     tensors = {
         theirs: np.ascontiguousarray(value.transpose(3, 2, 0, 1) if value.ndim == 4 else value)
         for theirs, value in ((names[ours], value) for ours, value in arrays.items())

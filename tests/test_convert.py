@@ -43,7 +43,7 @@ def as_file(folder, model, *, drop=(), change=None, name="net.safetensors"):
     parts = networks.arrays(networks.build_abstract(model))
     like = {path: leaf for part in parts for path, leaf in part.items()}
     tensors = {}
-    for path, theirs in convert.names_of(model, "lists").items():
+    for path, theirs in convert.names_of(model, "lists", like).items():
         value = rng.normal(size=like[path].shape).astype(np.float32)
         value = np.abs(value) + 0.5 if path.endswith("var") else value
         tensors[theirs] = value.transpose(3, 2, 0, 1).copy() if value.ndim == 4 else value
@@ -96,8 +96,8 @@ def test_colour_stems_are_folded_for_grey_images(tmp_path):
     module, _ = weights.load(tmp_path / "in")
     assert config["model"]["upsampling"] == "nearest" and "in_channels" not in config["model"]
 
-    names = convert.names_of(colour, "hrnet")
     like = networks.arrays(networks.build_abstract(colour))
+    names = convert.names_of(colour, "hrnet", [path for part in like for path in part])
     params, stats = ({path: jnp.zeros(leaf.shape) for path, leaf in part.items()} for part in like)
     for part in (params, stats):
         for path in part:
@@ -301,7 +301,7 @@ def test_parity_of_the_released_networks_gradients(name, float64, tmp_path):
     grads, (output, stats) = jax.jit(jax.grad(loss, has_aux=True))(params)
     low, high = config["model"]["input_interval"]
     trained, tensors = theirs.trained_once((x + 1) * (high - low) / 2 + low)
-    names = convert.names_of(config["model"], config["conversion"]["naming"])
+    names = convert.names_of(config["model"], config["conversion"]["naming"], [*params, *stats])
     largest = max(np.abs(tensors[names[path]]).max() for path in grads)
     shares = {"output": np.abs(output[0] - trained).max() / np.abs(trained).max()}
     for path, ours in {**grads, **stats}.items():

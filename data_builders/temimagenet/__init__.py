@@ -111,9 +111,10 @@ class TEMImageNet:
             "--fetch does it for you"
         )
 
-    def _records(self):
+    def _notes(self):
         """What --fetch has noted of the snapshot, if it was it that fetched it."""
-        return sorted(self.root.parent.glob(f"{self.address.rpartition('/')[2]}.sha256"))
+        record = self.root.parent / f"{self.address.rpartition('/')[2]}.sha256"
+        return [f"snapshot: SHA-256 {record.read_text().strip()}"] if record.exists() else []
 
     def _found(self):
         """For the card: how many images there are, and whether they are all there should be."""
@@ -154,7 +155,7 @@ class TEMImageNet:
             left_out=left_out,
             unusable=unusable,
             images=len(self.stems),
-            notes=[f"snapshot: SHA-256 {record.read_text().strip()}" for record in self._records()],
+            notes=self._notes(),
         )
 
     def _fault(self, stem):

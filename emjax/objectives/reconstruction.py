@@ -3,14 +3,13 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from emjax import losses, networks
+from emjax import losses
 from emjax.augment import Augmentation, row_keys, to_network
 from emjax.corruptions import Corruption
 from emjax.objectives.restoring import Restoring
-from emjax.objectives.supervised import State
+from emjax.objectives.supervised import Supervised
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +22,7 @@ class Reconstruction(Restoring):
     corrupt: Corruption
     precision: str = "float32"  # what the network computes in; or bfloat16
 
-    def init(self, seed):
-        generator_seed, key = jax.random.split(jax.random.key(seed))
-        generator = networks.create(
-            self.generator, self.optimizer, key=generator_seed, precision=self.precision
-        )
-        return State(step=jnp.zeros((), jnp.int32), key=key, generator=generator)
+    init = Supervised.init  # one network: from the same seed the same values
 
     def train_step(self, state, batch):
         """One update; batch["image"] is uint8, uint16 or float32 [b, h, w, 1]."""
