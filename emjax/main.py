@@ -4,6 +4,7 @@ Takes up whatever the workdir holds, from its latest checkpoint.
 """
 
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -293,12 +294,22 @@ def refuse_other(config, workdir):
         )
 
 
+def code():
+    """Twelve hexadecimal digits of the SHA-256 of this package's source files."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def describe(workdir, config):
     """Write config.json, and versions.json: what ran it, where and when it was last started."""
     if jax.process_index():
         return
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     versions |= {
+        "code": code(),
         "python": platform.python_version(),
         "devices": f"{sharding.devices_in_use()}, {platform.machine()}",
         "cores": os.cpu_count(),
