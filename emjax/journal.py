@@ -15,7 +15,8 @@ class Journal:
     """Writes rows {"step", "total", "seconds", "<split>/<term>": value, ...}; process 0 only.
 
     Args:
-        path: the JSONL file; rows after step `done` are from a lost stretch of the run and cut off.
+        path: the JSONL file; beside it lies images.jsonl with the scores of single images. Rows
+            after step `done` are from a lost stretch of the run and cut off.
         done: updates done when this process takes up the run.
         total: updates of the whole run.
         images: images in one update.
@@ -26,9 +27,11 @@ class Journal:
         self.writes = jax.process_index() == 0
         self.start = self.lap = time.monotonic()
         self.lap_step = done
-        if self.writes and self.path.exists():
-            kept = [row for row in read(self.path) if row["step"] <= done]
-            weights.replace(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self.per_image = self.path.with_name("images.jsonl")
+        for file in (self.path, self.per_image):
+            if self.writes and file.exists():
+                kept = [row for row in read(file) if row["step"] <= done]
+                weights.replace(file, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def train(self, step, terms):
         """Report the terms of update `step`, with the images/s since the last report."""
@@ -43,16 +46,25 @@ class Journal:
         """Leave what happened since the last report out of the next images/s."""
         self.lap, self.lap_step = time.monotonic(), step
 
+    def write_images(self, step, split, scores):
+        """One row of {index: {metric: value}}, in six digits."""
+        if self.writes:
+            short = {index: {name: float(f"{value:.6g}") for name, value in each.items()}
+                     for index, each in scores.items()}  # fmt: skip
+            append(self.per_image, {"step": step, "split": split, "images": short})
+
     def write(self, step, row, note=""):
         if not self.writes:
             return
         seconds = round(time.monotonic() - self.start, 3)
-        with self.path.open("a") as file:
-            file.write(
-                json.dumps({"step": step, "total": self.total, "seconds": seconds, **row}) + "\n"
-            )
+        append(self.path, {"step": step, "total": self.total, "seconds": seconds, **row})
         terms = "  ".join(f"{name} {value:.4f}" for name, value in row.items())
         print(f"step {step}/{self.total}  {terms}{note}", flush=True)
+
+
+def append(path, row):
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def read(path):

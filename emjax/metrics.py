@@ -1,7 +1,7 @@
 """Metrics, image by image over real pixels: `valid` is True there, False on padding.
 
-Each returns float32 [b]; `summed` turns them into (sum, count) pairs, which are added over a whole
-split and divided once. Arrays are [b, h, w, 1].
+Each returns float32 [b]; `counted` says which of them count. They are added over a whole split and
+divided once. Arrays are [b, h, w, 1].
 """
 
 import jax
@@ -119,7 +119,6 @@ def mean_over(error, valid):
     return (error * valid).sum(AXES) / jnp.maximum(valid.sum(AXES), 1)
 
 
-def summed(values, valid):
-    """`values` {name: [b]} to {name: (sum, count)} over the images that have real pixels."""
-    real = valid.any(AXES).astype(jnp.float32)
-    return {name: (jnp.sum(value * real), jnp.sum(real)) for name, value in values.items()}
+def counted(values, valid):
+    """{name: [b]} to {name: (value [b], counts bool [b])}; images that are padding do not count."""
+    return {name: (value, valid.any(AXES)) for name, value in values.items()}

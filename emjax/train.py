@@ -1,6 +1,8 @@
 """The loop, one for every objective."""
 
+import collections
 import math
+import statistics
 
 import jax
 
@@ -14,7 +16,8 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     Args:
         state: whole on every device, `sharding.replicated`.
         train: `starting_at(step)` gives the batches from there on.
-        evals: split name to finite batches.
+        evals: split name to finite batches. `val` is scored at every evaluation; the others at each
+            new best and at the last step.
         log_every, eval_every, save_every: in steps; each is also due at the last.
         publish: called with (generator, step, scores) at every new best.
         stop: whether to save and stop after this step.
@@ -23,7 +26,10 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     """
     everywhere = state.step.sharding
     train_step = jax.jit(objective.train_step, donate_argnums=0, out_shardings=everywhere)
-    eval_step = jax.jit(objective.eval_step, out_shardings=everywhere)
+    eval_step = jax.jit(
+        lambda state, batch: (objective.eval_step(state, batch), batch["index"]),
+        out_shardings=everywhere,
+    )
     done = int(state.step)
     reader = train.starting_at(done)
 
@@ -42,13 +48,15 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
                 raise NonFinite(f"step {step}: {terms}; the last good state is kept")
             journal.train(step, terms)
         if due(step, eval_every):
-            scores = {
-                f"{split}/{name}": score
-                for split, batches in evals.items()
-                for name, score in evaluate(eval_step, state, batches).items()
-            }
+            scores, _ = evaluate(eval_step, state, "val", evals["val"])
+            is_best = checkpoints.is_best(scores)
+            if is_best or step == total_steps:
+                for split in [name for name in evals if name != "val"]:
+                    means, images = evaluate(eval_step, state, split, evals[split])
+                    scores |= means
+                    journal.write_images(step, split, images)
             journal.write(step, scores)
-            if checkpoints.is_best(scores):
+            if is_best:
                 publish(state.generator, step, scores)
             checkpoints.save(step, state, scores)
             journal.resume(step)
@@ -61,11 +69,20 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     return state
 
 
-def evaluate(eval_step, state, batches):
-    """The mean of every metric over all images of `batches`, {name: float}."""
-    sums, counts = {}, {}
+def evaluate(eval_step, state, split, batches):
+    """({"split/metric": mean over its images}, {index: {metric: value}}) of all `batches`.
+
+    An image to which a metric does not apply has none of it; a metric that applies to none is left
+    out of the means.
+    """
+    images = collections.defaultdict(dict)
     for batch in batches:
-        for name, (total, count) in jax.device_get(eval_step(state, batch)).items():
-            sums[name] = sums.get(name, 0.0) + float(total)
-            counts[name] = counts.get(name, 0.0) + float(count)
-    return {name: sums[name] / counts[name] for name in sums}
+        scores, indices = jax.device_get(eval_step(state, batch))
+        for name, (values, counts) in scores.items():
+            for index, value in zip(indices[counts], values[counts], strict=True):
+                images[int(index)][name] = float(value)
+    columns = collections.defaultdict(list)
+    for scores in images.values():
+        for name, value in scores.items():
+            columns[f"{split}/{name}"].append(value)
+    return {name: statistics.fmean(values) for name, values in columns.items()}, images

@@ -28,6 +28,16 @@ def test_rows_after_the_resumed_step_are_cut_off(tmp_path):
     assert [(r["step"], r["train/loss"]) for r in journal.read(path)] == [(1, 1), (2, 2), (3, 7.0)]
 
 
+def test_scores_of_single_images_are_cut_off_alike(tmp_path):
+    log = Journal(tmp_path / "metrics.jsonl", done=0, total=9, images=1)
+    for step in (1, 2, 3):
+        log.write_images(step, "test", {7: {"dice": 1 / 3}})
+    Journal(tmp_path / "metrics.jsonl", done=2, total=9, images=1)
+    rows = journal.read(tmp_path / "images.jsonl")
+    assert [row["step"] for row in rows] == [1, 2]
+    assert rows[0]["split"] == "test" and rows[0]["images"] == {"7": {"dice": 0.333333}}
+
+
 def test_a_cut_last_line_is_left_out_and_another_bad_line_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')

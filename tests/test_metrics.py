@@ -59,10 +59,10 @@ def test_l1_is_in_unit_range():
     assert float(metrics.l1(**both, valid=jnp.ones((1, 2, 2, 1), bool))[0]) == 0.75
 
 
-def test_summed_leaves_padded_rows_out():
+def test_an_image_of_padding_does_not_count():
     valid = jnp.array([True, True, False]).reshape(3, 1, 1, 1)
-    total, count = metrics.summed({"dice": jnp.array([0.5, 1.0, 0.9])}, valid)["dice"]
-    assert (float(total), float(count)) == (1.5, 2.0)
+    values, counts = metrics.counted({"dice": jnp.array([0.5, 1.0, 0.9])}, valid)["dice"]
+    assert values.tolist() == pytest.approx([0.5, 1.0, 0.9]) and counts.tolist() == [1, 1, 0]
 
 
 def pair(side=48):

@@ -150,8 +150,7 @@ def test_pictures_show_what_the_evaluation_scored(tmp_path, tiny_records):
         state = SimpleNamespace(generator=gallery.trained(run))
         evaluate = jax.jit(lambda batch: objective.eval_step(state, batch))
         for name, batch in gallery.examples(run, split):
-            pairs = evaluate(batch)
-            yield name, {name: total / count for name, (total, count) in pairs.items()}
+            yield name, {name: values[0] for name, (values, _) in evaluate(batch).items()}
 
     arms = [runs.Arm(name, "-", [found[name]]) for name in ("segment_au", "no_model")]
     for row, (name, score) in zip(gallery.predictions(arms), scores(arms[0].runs[0]), strict=True):

@@ -2,7 +2,7 @@
 
     init(seed) -> state                        at its initial values
     train_step(state, batch) -> state, terms   terms: a flat dict of scalars
-    eval_step(state, batch) -> {metric: (sum, count)}
+    eval_step(state, batch) -> {metric: (value [b], counts bool [b])}   an entry an image
 
 An objective without a task also names `best`, the metric that chooses the best checkpoint, and
 `higher_is_better`, as a Task does. In every state, `step` counts the updates and `generator` is

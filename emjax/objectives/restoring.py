@@ -26,7 +26,7 @@ class Restoring:
             "l1": metrics.l1(prediction=restored, **against),
             "corrupted_l1": metrics.l1(prediction=corrupted, **against),
         }
-        return metrics.summed(scores, batch["valid"])
+        return metrics.counted(scores, batch["valid"])
 
     def scored(self, micrograph, corrupted, valid):
         """The pixels that count, bool [b, h, w, 1]."""

@@ -56,9 +56,9 @@ class Supervised:
         return state, {"loss": value}
 
     def eval_step(self, state, batch):
-        """The task's metrics on whole images, with running statistics, as (sum, count) pairs."""
+        """The task's metrics on whole images, with running statistics, image by image."""
         g = state.generator
         example = to_network(batch)
         output, _ = g.apply(g.params, g.stats, example["image"], train=False)
         scores = self.task.metrics(output, example[self.task.target], batch["valid"])
-        return metrics.summed(scores, batch["valid"])
+        return metrics.counted(scores, batch["valid"])

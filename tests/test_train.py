@@ -1,0 +1,102 @@
+"""The loop: what is scored when, and what is kept of it."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+
+from emjax import sharding, train
+
+DICE = [0.2, 0.5, 0.4, 0.5, 0.7, 0.6]  # of val, by step
+
+
+class State(struct.PyTreeNode):
+    step: jax.Array
+    generator: jax.Array
+
+
+class Counting:
+    """An objective whose score is what the table above says of its step."""
+
+    def train_step(self, state, batch):
+        return state.replace(step=state.step + 1), {"loss": jnp.float32(0)}
+
+    def eval_step(self, state, batch):
+        dice = jnp.array(DICE)[state.step - 1] + batch["offset"]
+        sizes = jnp.where(batch["offset"] > 0, dice, jnp.nan)
+        real = batch["valid"]
+        return {"dice": (dice, real), "size": (sizes, real & (batch["offset"] > 0))}
+
+
+class Kept:
+    """Checkpoints that only remember."""
+
+    def __init__(self):
+        self.best, self.saved = -1.0, []
+
+    def is_best(self, scores):
+        better = scores["val/dice"] > self.best
+        self.best = max(self.best, scores["val/dice"])
+        return better
+
+    def save(self, step, state, scores=None):
+        self.saved.append(step)
+
+    def wait(self):
+        pass
+
+
+def batch(offsets, valid, first=0):
+    arrays = {"offset": np.float32(offsets), "valid": np.array(valid)}
+    return {**arrays, "index": np.arange(first, first + len(valid), dtype=np.int32)}
+
+
+@pytest.fixture
+def fitted():
+    rows, images, published, kept = {}, {}, [], Kept()
+    journal = types.SimpleNamespace(
+        train=lambda step, terms: None,
+        write=rows.__setitem__,
+        write_images=lambda step, split, scores: images.__setitem__((step, split), scores),
+        resume=lambda step: None,
+    )
+    everywhere = sharding.replicated(sharding.data_mesh())
+    state = State(step=jnp.int32(0), generator=jnp.float32(0))
+    train.fit(
+        Counting(),
+        jax.device_put(state, everywhere),
+        types.SimpleNamespace(starting_at=lambda step: iter(lambda: {}, None)),
+        {
+            "test": [batch([0.1, 0.0], [True, True]), batch([0.3, 9.0], [True, False], 2)],
+            "val": [batch([0.0], [True])],
+        },
+        total_steps=len(DICE),
+        log_every=1,
+        eval_every=1,
+        save_every=0,
+        checkpoints=kept,
+        journal=journal,
+        publish=lambda generator, step, scores: published.append(step),
+    )
+    return types.SimpleNamespace(rows=rows, images=images, published=published, kept=kept)
+
+
+def test_test_is_scored_at_new_bests_and_at_the_last_step(fitted):
+    assert fitted.published == [1, 2, 5]
+    assert [step for step, row in fitted.rows.items() if "test/dice" in row] == [1, 2, 5, 6]
+    assert [*fitted.images] == [(step, "test") for step in (1, 2, 5, 6)]
+    assert fitted.kept.saved == [1, 2, 3, 4, 5, 6]
+    assert [row["val/dice"] for row in fitted.rows.values()] == pytest.approx(DICE)
+
+
+def test_means_are_over_the_images_to_which_a_metric_applies(fitted):
+    assert fitted.rows[5]["test/dice"] == pytest.approx(0.7 + 0.4 / 3)
+    assert fitted.rows[5]["test/size"] == pytest.approx(0.9)
+    assert "val/size" not in fitted.rows[5]
+    scores = fitted.images[5, "test"]
+    assert {index: sorted(each) for index, each in scores.items()} == {
+        0: ["dice", "size"], 1: ["dice"], 2: ["dice", "size"],
+    }  # fmt: skip
