@@ -100,6 +100,11 @@ def open_records(data_dir, name, split):
     return Records(source, json.loads(cards[-1].read_text()))
 
 
+def parts_of(train):
+    """A config's `data.train` as [(name, split, weight)]."""
+    return [(*train, 1.0)] if isinstance(train[0], str) else train
+
+
 def open_mixture(data_dir, parts):
     """The Records to train on, of a config's `data.train`.
 
@@ -110,10 +115,8 @@ def open_mixture(data_dir, parts):
     Raises: BadInput as open_records, or if the images of two parts differ in size or number
         format; Usage for a weight that is not positive.
     """
-    if isinstance(parts[0], str):
-        return [open_records(data_dir, *parts)]
     mixture = []
-    for name, split, weight in parts:
+    for name, split, weight in parts_of(parts):
         if not weight > 0:
             raise Usage(f"data.train: weight {weight} of {name}; a positive number was due")
         mixture.append(open_records(data_dir, name, split)._replace(weight=float(weight)))

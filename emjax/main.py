@@ -93,12 +93,8 @@ def train(config, workdir):
     module = networks.build_abstract(config.model.to_dict())
     divisor = module.divisor
     objective = assemble(config, mixture, divisor)
-    passes = config.get("passes_per_epoch", 1)
     count = sum(len(records.source) for records in mixture)
-    if not 1 <= batch_size <= passes * count:
-        raise Usage(f"data.batch_size={batch_size}, but an epoch is {passes} x {count} records")
-    steps_per_epoch = passes * count // batch_size
-    total_steps = config.epochs * steps_per_epoch
+    steps_per_epoch, total_steps = steps(config, count)
     batches = TrainBatches(mixture, batch_size=batch_size, seed=config.seed, mesh=mesh)
     evals = {
         split: EvalBatches(held, batch_size=batch_size, divisor=divisor, mesh=mesh)
@@ -123,7 +119,7 @@ def train(config, workdir):
     workdir.mkdir(parents=True, exist_ok=True)
     busy = "wait for it, or choose another --workdir"
     first = jax.process_index() == 0
-    with alone_in(workdir, busy) if first else nullcontext(), asked_by_sigterm() as stop:
+    with alone_in(workdir, busy) if first else nullcontext(), asked_by(signal.SIGTERM) as stop:
         describe(workdir, config)
         checkpoints = Checkpoints(saved, score=score, higher_is_better=higher_is_better)
         state = checkpoints.restore(state)
@@ -169,15 +165,28 @@ def train(config, workdir):
         print(f"{workdir}: done, {max(total_steps, done)} steps", flush=True)
 
 
+def steps(config, count):
+    """(steps an epoch, steps in all) of a run on `count` records; a partial batch is dropped.
+
+    Raises: Usage if an epoch has no whole batch.
+    """
+    passes, batch_size = config.get("passes_per_epoch", 1), config.data.batch_size
+    if not 1 <= batch_size <= passes * count:
+        raise Usage(f"data.batch_size={batch_size}, but an epoch is {passes} x {count} records")
+    per_epoch = passes * count // batch_size
+    return per_epoch, config.epochs * per_epoch
+
+
 @contextmanager
-def asked_by_sigterm():
-    """A function that tells whether SIGTERM has come, which then ends nothing by itself."""
+def asked_by(*signals):
+    """A function that tells whether one of `signals` has come; they end nothing by themselves."""
     came = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
+    before = [signal.signal(each, lambda *_: came.set()) for each in signals]
     try:
         yield came.is_set
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)
 
 
 def assemble(config, mixture, divisor):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from emjax import journal
+from emjax.data import parts_of
 from emjax.errors import BadInput
 from emjax.main import flat, ranking
 
@@ -162,6 +163,6 @@ def order(field):
 
 def data_of(config):
     """What a run is trained on, `cem500k:train`, or several such."""
-    train = config["data"]["train"]
-    parts = [train] if isinstance(train[0], str) else train
-    return " + ".join(":".join(map(str, part)) for part in parts)
+    parts = parts_of(config["data"]["train"])
+    weights = [f":{weight}" if len(parts) > 1 else "" for *_, weight in parts]
+    return " + ".join(f"{n}:{s}{w}" for (n, s, _), w in zip(parts, weights, strict=True))

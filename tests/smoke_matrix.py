@@ -1,0 +1,33 @@
+"""Two models, two initialisations, one task, on simulated data in $SMOKE_DATA: seconds a run."""
+
+import os
+from functools import partial
+
+from configs import pretrain, segment_au, single
+
+MODELS = ("unet_2_44", "unet_2_84")
+
+
+def small(make, variants, seed, start=None):
+    config = make(f"smoke,{variants}")
+    config.data.dir = os.environ["SMOKE_DATA"]
+    config.seed = seed
+    if start is not None:
+        config.initialise.workdir = start
+        config.epochs = 2
+    return config
+
+
+def runs(seeds):
+    matrix = {}
+    for seed in range(seeds):
+        for model in MODELS:
+            starts = {"random": "", "pix2pix": f"pretrain/{model}/pix2pix/seed_{seed}"}
+            matrix[starts["pix2pix"]] = partial(small, pretrain.get_config, model, seed)
+            for arm, start in starts.items():
+                name = f"nanoparticles/{model}/{arm}/seed_{seed}"
+                matrix[name] = partial(small, segment_au.get_config, model, seed, start)
+    return matrix
+
+
+get_config = partial(single, runs)

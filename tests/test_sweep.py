@@ -1,0 +1,181 @@
+"""Matrices of runs: what is in the paper's, and what becomes of runs that end badly."""
+
+import collections
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from configs import paper, real_small
+from emjax import journal, sweep
+from emjax.errors import EmjaxError, Usage
+from emjax.main import plain
+from tests.conftest import command
+
+DEVICE = {"platform": "cpu", "count": 1}
+
+
+def test_the_matrix_of_the_paper():
+    matrix = paper.runs(1)
+    configs = {name: plain(make()) for name, make in matrix.items()}
+    kinds = collections.Counter(
+        config.get("task", config["objective"]["name"]) for config in configs.values()
+    )
+    assert kinds == {
+        "pix2pix": 30, "segmentation": 200, "denoise": 4, "background": 4, "superresolution": 4,
+    }  # fmt: skip
+    assert len({json.dumps(config, sort_keys=True) for config in configs.values()}) == 242
+    for name, config in configs.items():
+        start = config.get("initialise", {}).get("workdir", "")
+        if not start:
+            assert name.startswith("pretrain/") or "/random/" in name
+            continue
+        assert configs[start]["model"] == config["model"]
+        assert start.split("/")[1:] == name.split("/")[1:]  # model, arm and seed
+    assert all(config["epochs"] == 60 for config in configs.values())
+    assert len(paper.runs(3)) == 3 * 242
+
+
+@pytest.mark.parametrize("matrix", [paper, real_small])
+def test_each_run_is_a_config_of_its_own(matrix):
+    for name, make in [*matrix.runs(3).items()][-7:]:
+        assert plain(matrix.get_config(name)) == plain(make())
+    with pytest.raises(Usage, match="no run 'unet/seed_x'; there are: "):
+        matrix.get_config("unet/seed_x")
+
+
+def test_a_choice_brings_what_it_needs():
+    configs = {name: make() for name, make in real_small.runs(2).items()}
+    names = sweep.chosen(configs, "np_sintering_2/*/pix2pix/*,atomagined*/random/seed_0")
+    assert set(names) == {
+        "np_sintering_2/unet_2_44/pix2pix/seed_0", "pretrain/unet_2_44/pix2pix/seed_0",
+        "np_sintering_2/unet_2_44/pix2pix/seed_1", "pretrain/unet_2_44/pix2pix/seed_1",
+        "atomagined_denoise/unet_2_44/random/seed_0",
+    }  # fmt: skip
+    with pytest.raises(Usage, match=r"--only=nothing\* matches no run; there are atomagined"):
+        sweep.chosen(configs, "nothing*")
+
+
+def test_missing_datasets_are_all_listed_before_anything_runs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    arguments = ["--config=configs/paper.py", f"--runs={tmp_path / 'runs'}",
+                 "--only=au5nm/unet_2_44/*/seed_0,denoise/hrnet_w48/random/seed_0"]  # fmt: skip
+    with pytest.raises(BadInput, match="^3 datasets or splits are missing:\n") as refused:
+        sweep.main(arguments)
+    for name in ("cem500k", "au_nanoparticles/au5nm", "temimagenet"):
+        assert f"dataset '{name}' is not built. Build it: python -m data" in str(refused.value)
+    # The plan is told all the same: 147 patches eight times over, 16 at a time, 60 epochs.
+    assert sweep.main([*arguments, "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    (line,) = (line for line in printed.splitlines() if line.startswith("au5nm/unet_2_44/random"))
+    assert line.split()[1:4] == ["1", "4,380", "0"]
+    assert str(refused.value) in printed and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config=configs/nowhere.py"], "--config=configs/nowhere.py is no file"),
+        (["--config=configs/pretrain.py"], "configs/pretrain.py is no matrix"),
+        (["--config=configs/paper.py", "--seeds=0"], "--seeds=0; at least 1 was due"),
+    ],
+)
+def test_bad_options(arguments, words, tmp_path):
+    with pytest.raises(Usage, match=words):
+        sweep.main([*arguments, f"--runs={tmp_path}"])
+
+
+def job(name, after="", finished=False):
+    return sweep.Job(name, None, after, 10, 0, finished)
+
+
+def scripted(monkeypatch, scripts):
+    """Runs are the Python programs of `scripts`, by name; "pass" for the others."""
+
+    def line(job, config, root):
+        return [sys.executable, "-c", scripts.get(job.name, "pass")]
+
+    monkeypatch.setattr(sweep, "command", line)
+
+
+def test_one_failed_run_stops_only_what_starts_from_it(tmp_path, monkeypatch, capsys):
+    scripted(monkeypatch, {"bad": "import sys; print('boom', file=sys.stderr); sys.exit(4)"})
+    jobs = [job("late", after="early"), job("child", after="bad"), job("bad"), job("early"),
+            job("old", finished=True), job("grown", after="old")]  # fmt: skip
+    with pytest.raises(EmjaxError) as failed:
+        sweep.run(jobs, "x.py", tmp_path, DEVICE)
+    assert str(failed.value) == (
+        "2 of 6 runs did not finish:\nbad: exit code 4, boom\nchild: bad did not finish"
+    )
+    assert failed.value.code == 1
+    done = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if "done" in line]
+    assert set(done) == {"late", "early", "grown"} and done.index("early") < done.index("late")
+
+
+def test_runs_are_spread_over_the_devices(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    wait = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], time.time()); time.sleep(1)"
+    names = [f"run_{n}" for n in range(4)]
+    scripted(monkeypatch, dict.fromkeys(names, wait))
+    sweep.run([job(n) for n in names], "x.py", tmp_path, {"platform": "gpu", "count": 2})
+    outputs = [(tmp_path / n / "log.txt").read_text().splitlines()[-1].split() for n in names]
+    assert [device for device, _ in outputs[:2]] == ["0", "1"]
+    assert {device for device, _ in outputs[2:]} == {"0", "1"}
+    began = [float(second) for _, second in outputs]
+    assert min(began[2:]) > max(began[:2])  # two at a time
+
+
+def test_a_mask_of_gpus_is_kept_to(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    seen = sweep.environment({"platform": "gpu", "count": 2}, 1)
+    assert seen == {"CUDA_VISIBLE_DEVICES": "7"}
+
+
+def test_a_stopped_sweep_stops_its_runs_and_says_so(tmp_path):
+    program = f"""
+import signal, sys
+from emjax import errors, sweep
+wait = ("import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); "
+        "print('up', flush=True); time.sleep(60)")
+sweep.command = lambda job, config, root: [sys.executable, "-c", wait]
+jobs = [sweep.Job(name, None, "", 1, 0, False) for name in "ab"]
+errors.run(sweep.run, jobs, "x.py", sweep.Path({str(tmp_path)!r}), {DEVICE})
+"""
+    child = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "a" / "log.txt"
+    while not log.exists() or "up" not in log.read_text().splitlines():
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 75 and "the same command goes on from there" in errors
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_smoke_matrix(tiny_records, tmp_path, monkeypatch):
+    """2 models x 2 initialisations x 1 task x 2 seeds and their pretrainings, for real."""
+    monkeypatch.setenv("SMOKE_DATA", str(tiny_records))
+    sweeping = ("emjax.sweep", "--config=tests/smoke_matrix.py", f"--runs={tmp_path}", "--seeds=2")
+    folder = tmp_path / "nanoparticles/unet_2_44/pix2pix/seed_1"
+    done = command(*sweeping)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all 12 runs are finished" in done.stdout
+    assert "70 arrays loaded" in (folder / "log.txt").read_text()
+    last = journal.read(folder / "metrics.jsonl")[-1]
+    assert last["step"] == last["total"] and "test/dice" in last
+
+    # What is finished is left alone; what was cut off goes on; what is another run's is refused.
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.jsonl")}
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:-1]))
+    done = command(*sweeping)
+    assert done.returncode == 0 and "[1/1] nanoparticles/unet_2_44/pix2pix/seed_1" in done.stdout
+    after = {path: path.stat().st_mtime_ns for path in before if path.parent != folder}
+    assert all(before[path] == after[path] for path in after)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "precision": "bfloat16"}))
+    done = command(*sweeping)
+    assert done.returncode == 2 and "precision 'bfloat16' -> 'float32'" in done.stderr
