@@ -1,5 +1,6 @@
 """Finished and unfinished runs as their workdirs tell of them, and which may be compared."""
 
+import functools
 import json
 import math
 import os
@@ -11,7 +12,7 @@ from emjax.data import parts_of
 from emjax.errors import BadInput
 from emjax.main import flat, ranking
 
-EARLY = (0.1, 0.25, 0.5)  # shares of the steps at which the test score is shown, too
+PARTS = 12  # the test score is told after each twelfth of a run: every 5 of the paper's 60 epochs
 
 
 class Run(NamedTuple):
@@ -20,6 +21,7 @@ class Run(NamedTuple):
     name: str  # its path below --runs
     folder: Path
     config: dict
+    code: str  # digest of the program that last ran it, or "unknown"
     evaluations: list  # the journal's rows that have a score
     score: str  # what chooses the best of them
     sign: int  # 1 where more of the score is better, else -1
@@ -37,21 +39,54 @@ class Run(NamedTuple):
         return f"unfinished: {self.done} of {self.planned or '?'} steps"
 
     @property
+    def seed(self):
+        return self.config["seed"]
+
+    @property
     def pretraining(self):
         return self.config.get("initialise", {}).get("workdir", "")
 
-    def best(self, share=1.0):
-        """The evaluation with the best score in the first `share` of the steps, or {}."""
-        rows = [row for row in self.evaluations if row["step"] <= share * self.done]
+    @property
+    def records(self):
+        """How many it is trained on, but for those of a last partial batch."""
+        an_epoch = self.planned // self.config["epochs"] * self.config["data"]["batch_size"]
+        return an_epoch // self.config.get("passes_per_epoch", 1)
+
+    def epoch(self, step):
+        return step * self.config["epochs"] / self.planned
+
+    def best(self, part=PARTS):
+        """The evaluation that stands for the run after `part` twelfths of its steps, or {}.
+
+        The best validation score so far, or the last one where the config selects that.
+        """
+        rows = [row for row in self.evaluations if row["step"] * PARTS <= part * self.planned]
+        if self.config.get("select") == "last":
+            return rows[-1] if rows else {}
         return max(rows, key=lambda row: self.sign * row[self.score], default={})
 
-    def scores(self):
-        """{column: score}: the best val, and test where val was the best so far; nan for none."""
-        metric = self.score.split("/")[1]
-        shares = {f"test {metric}": 1.0, **{f"test at {share:.0%}": share for share in EARLY}}
-        test = {name: self.best(share).get(f"test/{metric}") for name, share in shares.items()}
-        found = {f"best {self.score}": self.best().get(self.score), **test}
-        return {name: math.nan if value is None else value for name, value in found.items()}
+    def test(self, part=PARTS):
+        """{image: its test score in that evaluation}; {"all": mean} where only that was kept.
+
+        {} where the test split was not scored then.
+        """
+        name, row = f"test/{self.score.split('/')[1]}", self.best(part)
+        if name not in row:
+            return {}
+        kept = images(self.folder / "images.jsonl").get(row["step"])
+        metric = name.split("/")[1]
+        return {index: each[metric] for index, each in kept.items()} if kept else {"all": row[name]}
+
+
+@functools.lru_cache(maxsize=4096)
+def images(path):
+    """{step: {image: {metric: value}}} of the test split in an images.jsonl; {} if it is absent."""
+    if not path.exists():
+        return {}
+    try:
+        return {row["step"]: row["images"] for row in journal.read(path) if row["split"] == "test"}
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{path}: not the scores of a run: {error!r}") from error
 
 
 def read(folder, root):
@@ -69,6 +104,8 @@ def read(folder, root):
             raise ValueError("a value that is no number")
         steps = [row["step"] for row in rows]
         planned = rows[-1]["total"] if rows else None
+        path = folder / "versions.json"
+        code = json.loads(path.read_text()).get("code", "unknown") if path.exists() else "unknown"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path}: not the record of a run: {error!r}") from error
     evaluations = [row for row in rows if math.isfinite(row.get(score, math.nan))]
@@ -76,6 +113,7 @@ def read(folder, root):
         name=folder.name if folder == root else os.path.relpath(folder, root),
         folder=folder,
         config=config,
+        code=code,
         evaluations=evaluations,
         score=score,
         sign=1 if higher_is_better else -1,
@@ -96,64 +134,118 @@ def find(root):
     return runs
 
 
-class Arm(NamedTuple):
-    """Finetuning runs that differ in nothing but the seed."""
+def missing(root, runs):
+    """Names of the matrix in `root` (matrix.json, by emjax.sweep) that have no finished run."""
+    path = root / "matrix.json"
+    names = json.loads(path.read_text()) if path.exists() else [run.name for run in runs]
+    finished = {run.name for run in runs if run.finished}
+    return [name for name in names if name not in finished]
 
-    name: str  # the initialisation, and the settings in which arms of one group differ
-    origin: str  # what the pretraining run was
+
+class Arm(NamedTuple):
+    """Runs that differ in nothing but the seed, those of their pretrainings included."""
+
+    data: str  # dataset and split it is trained on
+    model: str
+    start: str  # `random`, or what the pretraining was: objective and data
+    setting: str  # the other fields in which it differs from arms of its group; mostly none
+    pretraining: dict  # config, code and records of the pretraining; {} for none
     runs: list
+
+    @property
+    def name(self):
+        return f"{self.start}; {self.setting}" if self.setting else self.start
+
+    @property
+    def config(self):
+        return self.runs[0].config
 
     @property
     def seeds(self):
         """{seed: run} of the finished runs; where a seed was run twice, the first by name."""
-        return {run.config["seed"]: run for run in reversed(self.runs) if run.finished}
+        return {run.seed: run for run in reversed(self.runs) if run.finished}
 
     @property
     def recipe(self):
         """What an arm shares with the one from random weights it is compared with."""
-        return {**self.runs[0].config, "seed": None, "initialise": None}
+        return {**self.config, "seed": None, "initialise": None}, self.runs[0].code
+
+
+RANDOM = "random", {}
 
 
 def arms(runs, root):
-    """{dataset, task and model: [Arm]}, arms from random weights first."""
+    """{group: [Arm]} of finetuning runs: one group a dataset, task and model, random arms first.
+
+    Runs of different configs, pretraining recipes or programs are never in one arm.
+    """
     alike, groups = {}, {}
     for run in runs:
-        start = run.config["initialise"] if run.pretraining else None
-        key = json.dumps({**run.config, "seed": None, "initialise": start}, sort_keys=True)
-        alike.setdefault(key, []).append(run)
-    for same in sorted(alike.values(), key=lambda same: bool(same[0].pretraining)):
+        start = origin(run.pretraining, root)
+        key = recipe(run.config), json.dumps(start), run.code
+        alike.setdefault(key, (start, []))[1].append(run)
+    for start, same in sorted(alike.values(), key=lambda item: item[0] != RANDOM):
         config = same[0].config
-        group = f"{data_of(config)}, {config['task']}, {model_of(same[0])}"
-        groups.setdefault(group, []).append(same)
-    for group, members in groups.items():
-        settings = [dict(flat(same[0].config)) for same in members]
-        names = set().union(*settings) - {"seed", "initialise.workdir"}
-        differ = [n for n in sorted(names) if len({str(s.get(n)) for s in settings}) > 1]
-        groups[group] = []
-        for same, fields in zip(members, settings, strict=True):
-            name, origin = initialisation(same[0], root)
-            for field in differ:
-                name += f"; {field} {fields.get(field)}"
-            groups[group].append(Arm(name, origin, same))
-    return groups
+        group = f"{data_of(config)}, {config['task']}, {model_of(config)}"
+        groups.setdefault(group, []).append((start, same))
+    return {group: named(members) for group, members in groups.items()}
 
 
-def initialisation(run, root):
-    """Where `run` started from, and what can be read of that pretraining run."""
-    if not run.pretraining:
-        return "random", "-"
+def pretrainings(runs):
+    """[Arm] of pretraining runs."""
+    alike = {}
+    for run in runs:
+        label = f"{run.config['objective']['name']}, {data_of(run.config)}"
+        alike.setdefault((recipe(run.config), run.code), ((label, {}), []))[1].append(run)
+    groups = {}
+    for start, same in alike.values():
+        groups.setdefault((start[0], model_of(same[0].config)), []).append((start, same))
+    return [arm for members in groups.values() for arm in named(members)]
+
+
+def recipe(config):
+    """What runs of one arm share, as text."""
+    start = {**config.get("initialise", {}), "workdir": ""}
+    return json.dumps({**config, "seed": None, "initialise": start}, sort_keys=True)
+
+
+def origin(workdir, root):
+    """(label, recipe) of the pretraining in `workdir`, one for all its seeds."""
+    if not workdir:
+        return RANDOM
     try:
-        source = read(Path(run.pretraining), root)
+        source = read(Path(workdir), root)
     except BadInput:
-        return f"pretrained ({run.pretraining})", "not readable here"
-    name = run.pretraining if source.name.startswith("..") else source.name
-    corpus, objective = data_of(source.config), source.config["objective"]["name"]
-    return f"pretrained ({name})", f"{objective}, {corpus}, {source.done} steps"
+        return f"weights of {workdir}", {}
+    label = f"{source.config['objective']['name']}, {data_of(source.config)}"
+    facts = {"code": source.code, "records": source.records if source.planned else 0}
+    return label, {"config": json.loads(recipe(source.config)), **facts}
 
 
-def model_of(run):
+def named(members):
+    """Arms of [((label, pretraining's recipe), runs)], told apart by the settings that differ."""
+    own = differing([{**json.loads(recipe(same[0].config)), "code": same[0].code}
+                     for _, same in members])  # fmt: skip
+    arms = []
+    for ((label, old), same), setting in zip(members, own, strict=True):
+        others = [other for (name, other), _ in members if name == label]
+        before = differing(others)[others.index(old)]
+        setting = ", ".join(filter(None, [setting, before and f"pretrained with {before}"]))
+        config = same[0].config
+        arms.append(Arm(data_of(config), model_of(config), label, setting, old, same))
+    return arms
+
+
+def differing(configs):
+    """For each of some nested dicts the fields in which they are not all alike, as text."""
+    fields = [dict(flat(config)) for config in configs]
+    names = [name for name in fields[0] if len({str(each.get(name)) for each in fields}) > 1]
+    return [", ".join(f"{name} {each.get(name)}" for name in names) for each in fields]
+
+
+def model_of(config):
     """Its short name, `unet 2 44`: the values that are set, but for the usual ones."""
-    values = (run.config["model"][name] for name in sorted(run.config["model"], key=order))
+    values = (config["model"][name] for name in sorted(config["model"], key=order))
     return " ".join(str(value) for value in values if value not in (None, "batch", "bilinear"))
 
 

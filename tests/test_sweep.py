@@ -12,7 +12,7 @@ import pytest
 
 from configs import paper, real_small
 from emjax import journal, sweep
-from emjax.errors import EmjaxError, Usage
+from emjax.errors import BadInput, EmjaxError, Usage
 from emjax.main import plain
 from tests.conftest import command
 
