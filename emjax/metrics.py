@@ -1,7 +1,8 @@
 """Metrics, image by image over real pixels: `valid` is True there, False on padding.
 
-Each returns float32 [b]; `summed` turns them into (sum, count) pairs, which are added over a whole
-split and divided once. Arrays are [b, h, w, 1].
+Each returns float32 [b], or a pair of that and of bool [b], whether it applies to the image;
+`summed` turns them into (sum, count) pairs, which are added over a whole split and divided once.
+Arrays are [b, h, w, 1].
 """
 
 import jax
@@ -10,9 +11,12 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from emjax.particles import match
+
 Images = Float[Array, "b h w 1"]
 Valid = Bool[Array, "b h w 1"]
 PerImage = Float[Array, " b"]
+Applies = Bool[Array, " b"]
 AXES = (1, 2, 3)
 
 
@@ -106,6 +110,24 @@ def recall(*, logits: Images, target: Images, valid: Valid) -> PerImage:
     return share(overlap, true)
 
 
+def particles(
+    *, logits: Images, target: Images, valid: Valid
+) -> dict[str, PerImage | tuple[PerImage, Applies]]:
+    """How well whole particles are found, and how well sized; see `emjax.particles`.
+
+    particle_f1: twice the pairs over the predicted plus the true particles; 1 if there are none.
+    particle_size_error: |predicted - true| / true diameter of a circle of the particle's area,
+        mean over the pairs; applies to images with a pair.
+    """
+    masks = dict(predicted=(logits > 0) & valid, true=(target > 0.5) & valid)
+    found = match(**{name: mask[..., 0] for name, mask in masks.items()})
+    size_error = found.size_error / jnp.maximum(found.pairs, 1)
+    return {
+        "particle_f1": share(2.0 * found.pairs, found.predicted + found.true),
+        "particle_size_error": (size_error, found.pairs > 0),
+    }
+
+
 def areas(mask, target, valid):
     """Of the overlap, of the mask and of the target, in real pixels, each [b]."""
     return ((x * valid).sum(AXES) for x in (mask * target, mask, target))
@@ -120,6 +142,18 @@ def mean_over(error, valid):
 
 
 def summed(values, valid):
-    """`values` {name: [b]} to {name: (sum, count)} over the images that have real pixels."""
-    real = valid.any(AXES).astype(jnp.float32)
-    return {name: (jnp.sum(value * real), jnp.sum(real)) for name, value in values.items()}
+    """`values` {name: [b]} to {name: (sum, count)} over the images that have real pixels.
+
+    A value may be a pair, whose second entry says to which images it applies; the others do not
+    count. A value that is NaN does count: nothing hides it.
+    """
+    real = valid.any(AXES)
+
+    def over(value, applies):
+        counts = (real & applies).astype(jnp.float32)
+        return jnp.sum(value * counts), jnp.sum(counts)
+
+    return {
+        name: over(*value) if isinstance(value, tuple) else over(value, True)
+        for name, value in values.items()
+    }

@@ -62,10 +62,13 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
 
 
 def evaluate(eval_step, state, batches):
-    """The mean of every metric over all images of `batches`, {name: float}."""
+    """The mean of every metric over the images of `batches` to which it applies, {name: float}.
+
+    A metric that applies to none of them is left out.
+    """
     sums, counts = {}, {}
     for batch in batches:
         for name, (total, count) in jax.device_get(eval_step(state, batch)).items():
             sums[name] = sums.get(name, 0.0) + float(total)
             counts[name] = counts.get(name, 0.0) + float(count)
-    return {name: sums[name] / counts[name] for name in sums}
+    return {name: sums[name] / counts[name] for name in sums if counts[name]}

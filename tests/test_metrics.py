@@ -7,6 +7,7 @@ import scipy
 import skimage.metrics
 
 from emjax import metrics
+from emjax.train import evaluate
 
 
 def images(*rows):
@@ -63,6 +64,23 @@ def test_summed_leaves_padded_rows_out():
     valid = jnp.array([True, True, False]).reshape(3, 1, 1, 1)
     total, count = metrics.summed({"dice": jnp.array([0.5, 1.0, 0.9])}, valid)["dice"]
     assert (float(total), float(count)) == (1.5, 2.0)
+
+
+def test_summed_leaves_out_images_to_which_a_metric_does_not_apply_and_hides_no_nan():
+    valid = jnp.array([True, True, False]).reshape(3, 1, 1, 1)
+    applies = jnp.array([False, True, True])
+    value = jnp.array([0.5, 0.25, 0.9])
+    total, count = metrics.summed({"size_error": (value, applies)}, valid)["size_error"]
+    assert (float(total), float(count)) == (0.25, 1.0)
+    assert np.isnan(metrics.summed({"l1": jnp.full(3, jnp.nan)}, valid)["l1"][0])
+
+
+def test_a_metric_that_applies_to_no_image_is_not_in_the_row():
+    batches = [{"dice": (1.5, 2.0), "size_error": (0.0, 0.0)}] * 2
+    assert evaluate(lambda _, batch: batch, None, batches) == {"dice": 0.75}
+    batches.append({"dice": (0.5, 1.0), "size_error": (0.25, 1.0)})
+    row = evaluate(lambda _, batch: batch, None, batches)
+    assert row == {"dice": pytest.approx(0.7), "size_error": 0.25}
 
 
 def pair(side=48):
