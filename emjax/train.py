@@ -8,7 +8,7 @@ from emjax.errors import NonFinite, Stopped
 
 
 def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, save_every,
-        checkpoints, journal, publish, stop=lambda: False):  # fmt: skip
+        checkpoints, journal, publish, select="best", stop=lambda: False):  # fmt: skip
     """Train from `state` to `total_steps` updates; returns the last state.
 
     Args:
@@ -17,6 +17,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
         evals: split name to finite batches.
         log_every, eval_every, save_every: in steps; each is also due at the last.
         publish: called with (generator, step, scores) at every new best.
+        select: "best"; "last" publishes at every evaluation, so that the last one stays.
         stop: whether to save and stop after this step.
 
     Raises: Stopped when `stop` said so before the last step; NonFinite.
@@ -48,7 +49,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
                 for name, score in evaluate(eval_step, state, batches).items()
             }
             journal.write(step, scores)
-            if checkpoints.is_best(scores):
+            if checkpoints.is_best(scores) or select == "last":
                 publish(state.generator, step, scores)
             checkpoints.save(step, state, scores)
             journal.resume(step)
