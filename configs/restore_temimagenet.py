@@ -45,6 +45,7 @@ def get_config(variants=""):
     )
     config.objective = dict(name="supervised")
     config.task = "denoise"
+    config.select = "best"  # which network is the run's: that of the best val score, or "last"
     config.initialise = dict(
         workdir="",  # a pretraining run or a converted model; empty: random weights
         step="best",

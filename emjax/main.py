@@ -100,6 +100,9 @@ def train(config, workdir):
         split: EvalBatches(held, batch_size=batch_size, divisor=divisor, mesh=mesh)
         for split, held in held_out.items()
     }
+    select = config.get("select", "best")
+    if select not in ("best", "last"):
+        raise Usage(f"select={select!r}; best or last was due")
     refuse_other(config, workdir)
 
     state = objective.init(config.seed)
@@ -159,6 +162,7 @@ def train(config, workdir):
             checkpoints=checkpoints,
             journal=journal,
             publish=publish,
+            select=select,
             stop=stop,
         )
         checkpoints.close()

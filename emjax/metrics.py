@@ -1,7 +1,8 @@
 """Metrics, image by image over real pixels: `valid` is True there, False on padding.
 
-Each returns float32 [b]; `counted` says which of them count. They are added over a whole split and
-divided once. Arrays are [b, h, w, 1].
+Each returns float32 [b], or a pair of that and of bool [b], whether it applies to the image;
+`counted` says which of them count. They are added over a whole split and divided once. Arrays are
+[b, h, w, 1].
 """
 
 import jax
@@ -10,9 +11,12 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from emjax.particles import match
+
 Images = Float[Array, "b h w 1"]
 Valid = Bool[Array, "b h w 1"]
 PerImage = Float[Array, " b"]
+Applies = Bool[Array, " b"]
 AXES = (1, 2, 3)
 
 
@@ -106,6 +110,24 @@ def recall(*, logits: Images, target: Images, valid: Valid) -> PerImage:
     return share(overlap, true)
 
 
+def particles(
+    *, logits: Images, target: Images, valid: Valid
+) -> dict[str, PerImage | tuple[PerImage, Applies]]:
+    """How well whole particles are found, and how well sized; see `emjax.particles`.
+
+    particle_f1: twice the pairs over the predicted plus the true particles; 1 if there are none.
+    particle_size_error: |predicted - true| / true diameter of a circle of the particle's area,
+        mean over the pairs; applies to images with a pair.
+    """
+    masks = dict(predicted=(logits > 0) & valid, true=(target > 0.5) & valid)
+    found = match(**{name: mask[..., 0] for name, mask in masks.items()})
+    size_error = found.size_error / jnp.maximum(found.pairs, 1)
+    return {
+        "particle_f1": share(2.0 * found.pairs, found.predicted + found.true),
+        "particle_size_error": (size_error, found.pairs > 0),
+    }
+
+
 def areas(mask, target, valid):
     """Of the overlap, of the mask and of the target, in real pixels, each [b]."""
     return ((x * valid).sum(AXES) for x in (mask * target, mask, target))
@@ -120,5 +142,11 @@ def mean_over(error, valid):
 
 
 def counted(values, valid):
-    """{name: [b]} to {name: (value [b], counts bool [b])}; images that are padding do not count."""
-    return {name: (value, valid.any(AXES)) for name, value in values.items()}
+    """`values` {name: [b]} to {name: (value [b], counts bool [b])}: images of padding do not count.
+
+    A value may be a pair, whose second entry says to which images it applies; the others do not
+    count either. A value that is NaN does: nothing hides it.
+    """
+    real = valid.any(AXES)
+    pairs = {name: v if isinstance(v, tuple) else (v, real) for name, v in values.items()}
+    return {name: (value, applies & real) for name, (value, applies) in pairs.items()}

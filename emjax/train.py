@@ -10,7 +10,7 @@ from emjax.errors import NonFinite, Stopped
 
 
 def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, save_every,
-        checkpoints, journal, publish, stop=lambda: False):  # fmt: skip
+        checkpoints, journal, publish, select="best", stop=lambda: False):  # fmt: skip
     """Train from `state` to `total_steps` updates; returns the last state.
 
     Args:
@@ -20,6 +20,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
             new best and at the last step.
         log_every, eval_every, save_every: in steps; each is also due at the last.
         publish: called with (generator, step, scores) at every new best.
+        select: "best"; "last" publishes at every evaluation, so that the last one stays.
         stop: whether to save and stop after this step.
 
     Raises: Stopped when `stop` said so before the last step; NonFinite.
@@ -56,7 +57,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
                     scores |= means
                     journal.write_images(step, split, images)
             journal.write(step, scores)
-            if is_best:
+            if is_best or select == "last":
                 publish(state.generator, step, scores)
             checkpoints.save(step, state, scores)
             journal.resume(step)

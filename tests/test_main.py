@@ -6,6 +6,8 @@ import pytest
 
 from configs import restore_temimagenet
 from configs.pretrain import VARIANTS
+from emjax import networks
+from emjax.augment import Augmentation
 from emjax.errors import BadInput, NonFinite, Usage
 from emjax.main import main, parse, plain, ranking, refuse_other
 
@@ -42,6 +44,24 @@ def test_every_restoration_variant_loads(variant):
     if variant == "simulated":
         assert config.data.evals.test == ("simulated/atoms", "test")
         assert config.model.variant == "w48" and config.data.batch_size == 64
+
+
+def test_the_recipe_of_sytwu_et_al():
+    config, _ = parse([f"{SEGMENT}:au5nm,sytwu"])
+    assert config.data.evals.test == ("au_nanoparticles/au5nm", "test")
+    assert (config.epochs, config.passes_per_epoch, config.data.batch_size) == (100, 8, 32)
+    assert config.optimizer.to_dict() == dict(name="adam", lr=1e-4, b1=0.9, b2=0.999)
+    augmentation = Augmentation(**config.augment.to_dict())
+    assert augmentation == Augmentation(crop=0, turns=True)
+    assert config.select == "last"
+    module = networks.build_abstract(config.model.to_dict())
+    assert sum(leaf.size for leaf in networks.arrays(module)[0].values()) == 8_074
+    assert module.pools == (2, 2) and module.head.kernel.shape == (1, 1, 4, 2)
+    for pools, field in ((2, 4), 64), ((8, 8), 392):
+        config, _ = parse([f"{SEGMENT}:sytwu", f"--config.model.pools={pools[0]},{pools[1]}",
+                           f"--config.model.receptive_field={field}"])  # fmt: skip
+        module = networks.build_abstract(config.model.to_dict())
+        assert module.pools == pools and module.dilations == (1, 1, 1)
 
 
 @pytest.mark.parametrize("names", ["smoke,masked", "masked,smoke"])
@@ -116,6 +136,7 @@ def test_wrong_runs_are_refused_and_leave_nothing(tiny_records, tmp_path, change
             BadInput,
             "task 'segmentation' needs the target 'mask'; the dataset's targets: none",
         ),
+        (["select=first"], Usage, "select='first'; best or last was due"),
         (["initialise.workdir=nowhere"], BadInput, "nowhere: neither a run .* nor a model"),
     ],
 )

@@ -65,6 +65,13 @@ def test_an_image_of_padding_does_not_count():
     assert values.tolist() == pytest.approx([0.5, 1.0, 0.9]) and counts.tolist() == [1, 1, 0]
 
 
+def test_images_to_which_a_metric_does_not_apply_do_not_count_and_nothing_hides_nan():
+    valid = jnp.array([True, True, False]).reshape(3, 1, 1, 1)
+    value, applies = jnp.array([0.5, jnp.nan, 0.9]), jnp.array([False, True, True])
+    values, counts = metrics.counted({"size_error": (value, applies)}, valid)["size_error"]
+    assert counts.tolist() == [False, True, False] and np.isnan(values[1])
+
+
 def pair(side=48):
     """Two float32 images in [-1, 1] and the same in [0, 1] as numpy has them."""
     rng = np.random.default_rng(3)

@@ -457,3 +457,29 @@ def test_initial_values_of_the_hrnet():
     biases = [math.sqrt(240) * pooled(params, ("conv/bias", "head/bias")) for params in sides]
     largest = same_distribution(*biases, "HRNet biases / default bound")
     assert 0.98 < min(largest) and max(largest) <= 1.000001
+
+
+def test_two_channels_are_scored_as_cross_entropy_and_softmax():
+    """Sytwu et al.: CrossEntropyLoss over background and particle; Dice of the softmax, smoothed.
+
+    The loss and its gradient in both channels, to rounding, also for logits that saturate.
+    """
+    rng = np.random.default_rng(0)
+    output = rng.normal(size=(3, 16, 16, 2), scale=8).astype(np.float32)
+    mask = (rng.random((3, 16, 16, 1)) < 0.3).astype(np.float32)
+    task = TASKS["segmentation"]
+    loss, gradient = jax.value_and_grad(task.loss)(jnp.array(output), jnp.array(mask))
+
+    logits = torch.tensor(output.transpose(0, 3, 1, 2), requires_grad=True)
+    labels = torch.tensor(mask[..., 0]).long()
+    due = torch.nn.CrossEntropyLoss()(logits, labels)
+    due.backward()
+    assert float(loss) == pytest.approx(due.item(), rel=1e-6)
+    np.testing.assert_allclose(gradient, twin.pixels(logits.grad), rtol=1e-5, atol=1e-9)
+
+    soft = torch.softmax(logits.detach(), 1)[:, 1].numpy()
+    valid = jnp.ones(mask.shape, bool)
+    scores = task.metrics(jnp.array(output), jnp.array(mask), valid)
+    for name, share in (("soft_dice", soft), ("dice", np.round(soft))):
+        overlap, both = (share * mask[..., 0]).sum((1, 2)), (share + mask[..., 0]).sum((1, 2))
+        np.testing.assert_allclose(scores[name], (2 * overlap + 1) / (both + 1), rtol=1e-5)

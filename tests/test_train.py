@@ -54,8 +54,8 @@ def batch(offsets, valid, first=0):
     return {**arrays, "index": np.arange(first, first + len(valid), dtype=np.int32)}
 
 
-@pytest.fixture
-def fitted():
+@pytest.fixture(params=["best", "last"])
+def fitted(request):
     rows, images, published, kept = {}, {}, [], Kept()
     journal = types.SimpleNamespace(
         train=lambda step, terms: None,
@@ -80,12 +80,15 @@ def fitted():
         checkpoints=kept,
         journal=journal,
         publish=lambda generator, step, scores: published.append(step),
+        select=request.param,
     )
-    return types.SimpleNamespace(rows=rows, images=images, published=published, kept=kept)
+    return types.SimpleNamespace(
+        rows=rows, images=images, published=published, kept=kept, select=request.param
+    )
 
 
 def test_test_is_scored_at_new_bests_and_at_the_last_step(fitted):
-    assert fitted.published == [1, 2, 5]
+    assert fitted.published == ([1, 2, 5] if fitted.select == "best" else [1, 2, 3, 4, 5, 6])
     assert [step for step, row in fitted.rows.items() if "test/dice" in row] == [1, 2, 5, 6]
     assert [*fitted.images] == [(step, "test") for step in (1, 2, 5, 6)]
     assert fitted.kept.saved == [1, 2, 3, 4, 5, 6]

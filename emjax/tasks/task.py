@@ -10,7 +10,7 @@ class Task(NamedTuple):
     Attributes:
         target: the record's field that is the truth.
         loss: (output, target) to a scalar.
-        metrics: (output, target, valid) to {name: float32 [b]}.
+        metrics: (output, target, valid) to what `metrics.counted` takes, {name: float32 [b]}.
         best: the metric that chooses the best checkpoint.
         higher_is_better: whether more of it is better.
         prediction: output to what is written: a probability in [0, 1], or an image in [-1, 1].
