@@ -35,9 +35,14 @@ def trained(run):
     return networks.Network(params=params, stats=stats, definition=definition)
 
 
+def first(arm):
+    """The run that stands for an arm: its first seed."""
+    return arm.seeds[min(arm.seeds)] if arm.seeds else arm.runs[0]
+
+
 def predictions(arms):
     """A gallery row a test record: input, truth, and what each arm's first seed makes of it."""
-    runs = [arm.seeds[min(arm.seeds)] if arm.seeds else arm.runs[0] for arm in arms]
+    runs = [first(arm) for arm in arms]
     task, evals = TASKS[runs[0].config["task"]], runs[0].config["data"]["evals"]
     generators = [trained(run) if (run.folder / "model").is_dir() else None for run in runs]
     apply = jax.jit(lambda g, image: g.apply(g.params, g.stats, image, train=False)[0])
@@ -70,7 +75,10 @@ def restorations(run):
     where = run.config["data"]
     records = data.open_records(where["dir"], *where["evals"]["val"])
     divisor = networks.build_abstract(run.config["model"]).divisor
-    objective = assemble(ConfigDict(tuples(run.config)), [records], divisor)
+    try:
+        objective = assemble(ConfigDict(tuples(run.config)), [records], divisor)
+    except AttributeError as error:
+        raise errors.BadInput(f"{run.name} has a config of another version: {error}") from error
     generator, restore = trained(run), jax.jit(objective.restore)
     for name, batch in examples(run, "val"):
         micrograph, corrupted, restored = restore(generator, batch)

@@ -9,7 +9,11 @@ import statistics
 
 from matplotlib.figure import Figure
 
-UNITS = {"dice": "Dice (0 to 1)", "l1": "L1 (fraction of the full range)"}
+UNITS = {
+    "dice": "Dice (0 to 1)",
+    "bce": "loss, cross-entropy (nats)",
+    "l1": "L1 (fraction of the full range)",
+}
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # Okabe and Ito 2008
 STYLE = """:root{color-scheme:light dark}img{display:block;width:100%}
 body{max-width:66rem;margin:auto;padding:1rem;font:16px/1.5 system-ui,sans-serif}
@@ -71,27 +75,47 @@ def table(title, rows):
     return section(title, f'<div class="wide"><table>{body}</table></div>')
 
 
-def curves(panels):
-    """The PNG of {title: [(label, runs)]}: validation scores over steps, thick for the mean."""
-    figure = Figure(figsize=(7, 3.3 * len(panels)), layout="constrained")
-    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-    for panel, (title, lines) in zip(axes, panels.items(), strict=True):
-        for colour, (label, runs) in zip(itertools.cycle(COLOURS), lines, strict=False):
-            each = [{row["step"]: row[run.score] for row in run.evaluations} for run in runs]
-            steps = sorted(set.intersection(*map(set, each)))
-            mean = [statistics.fmean(scores[step] for scores in each) for step in steps]
-            panel.plot(steps, mean, color=colour, linewidth=2, marker=".", label=label)
-            for scores in each:
-                panel.plot([*scores], [*scores.values()], color=colour, linewidth=0.8, alpha=0.7)
-            for run in runs:
-                level = run.best().get("val/corrupted_l1", math.nan)
-                if math.isfinite(level):
-                    panel.axhline(level, color=colour, linestyle=":", label="corrupted, " + label)
-        split, metric = lines[0][1][0].score.split("/")
-        panel.set(xlabel="step (updates)", ylabel=f"{split} {UNITS.get(metric, metric)}")
-        panel.set_title(title, fontsize="medium")
-        panel.grid(alpha=0.3)
-        panel.legend(fontsize="small")
+def curves(title, networks):
+    """The PNG of {network: [(label, runs)]}: a row a network, its validation scores over epochs.
+
+    Beside a score that is no loss stands the loss. Thick: the mean over seeds; band: their range.
+    """
+    scores = [next(iter(networks.values()))[0][1][0].score]
+    scores += ["val/bce"] if scores == ["val/dice"] else []
+    size = (5.5 * len(scores) + 1.5, 3.3 * len(networks))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(networks), len(scores), squeeze=False)
+    for row, (network, lines) in zip(axes, networks.items(), strict=True):
+        for panel, score in zip(row, scores, strict=True):
+            for colour, (label, runs) in zip(itertools.cycle(COLOURS), lines, strict=False):
+                draw(panel, runs, score, color=colour, label=label)
+            split, metric = score.split("/")
+            panel.set(xlabel="epoch", ylabel=f"{split} {UNITS.get(metric, metric)}")
+            panel.set_title(network, fontsize="medium")
+            panel.grid(alpha=0.3)
+        row[0].legend(fontsize="x-small")
+    figure.suptitle(title, fontsize="medium")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
+    figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
+
+
+def draw(panel, runs, score, *, color, label):
+    """The mean and the range of a score over seeds, and the level of the corrupted images."""
+    each = [{run.epoch(row["step"]): row[score] for row in run.evaluations if score in row}
+            for run in runs]  # fmt: skip
+    epochs = sorted(set.intersection(*map(set, each)))
+    columns = [[scores[epoch] for scores in each] for epoch in epochs]
+    panel.plot(epochs, [*map(statistics.fmean, columns)], color=color, linewidth=2, label=label)
+    lowest, highest = [*map(min, columns)], [*map(max, columns)]
+    panel.fill_between(epochs, lowest, highest, color=color, alpha=0.2, linewidth=0)
+    level = runs[0].best().get("val/corrupted_l1", math.nan)
+    if math.isfinite(level):
+        panel.axhline(level, color=color, linestyle=":", label=f"corrupted, {label}")
+
+
+def number(value, form=".4f"):
+    """A number as text; - for none."""
+    if math.isnan(value):
+        return "-"
+    return "never" if math.isinf(value) else f"{value:{form}}"

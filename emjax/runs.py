@@ -205,7 +205,7 @@ def pretrainings(runs):
 
 def recipe(config):
     """What runs of one arm share, as text."""
-    start = {**config.get("initialise", {}), "workdir": ""}
+    start = {**(config.get("initialise") or {}), "workdir": ""}
     return json.dumps({**config, "seed": None, "initialise": start}, sort_keys=True)
 
 

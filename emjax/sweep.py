@@ -25,7 +25,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from emjax import data, errors, journal, networks, runs
+from emjax import data, errors, journal, networks, runs, weights
 from emjax import main as train
 from emjax.errors import BadInput, EmjaxError, Stopped, Usage
 from emjax.models.__main__ import multiply_adds
@@ -77,6 +77,10 @@ def main(arguments):
         print(f"\n{problem}")
     if not options.dry_run:
         options.runs.mkdir(parents=True, exist_ok=True)
+        known = options.runs / "matrix.json"  # what a report is to find
+        names = json.loads(known.read_text()) if known.exists() else []
+        names = dict.fromkeys([*names, *configs])
+        weights.replace(known, json.dumps([*names], indent=1).encode())
         run(jobs, options.config, options.runs, device)
     return 0
 

@@ -2,10 +2,10 @@
 
 import importlib
 import json
-import statistics
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import optax
 import pytest
 from ml_collections import ConfigDict
@@ -38,6 +38,14 @@ def segmentation(val, test):
     return [{"val/dice": v, "test/dice": t} for v, t in zip(val, test, strict=True)]
 
 
+def with_images(folder, test):
+    """Add the scores of two images, a tenth below and above their mean."""
+    rows = [{"step": 10 * n, "split": "test",
+             "images": {"3": {"dice": t - 0.1}, "9": {"dice": t + 0.1}}}
+            for n, t in enumerate(test, start=1)]  # fmt: skip
+    (folder / "images.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def tables(folder):
     """{title: [{column: text}]} of a report.md."""
     found = {}
@@ -57,79 +65,133 @@ def reported(tmp_path_factory):
     start = workdir(runs / "deep" / "pre", "pretrain", losses, epochs=3)
     for name, start_from, gain in (("random", "", 0.0), ("pretrained", start, 0.01)):
         for seed in (0, 1):
-            rows = segmentation(VAL, [t + (seed + 1) * gain for t in TEST])
-            workdir(runs / f"{name}_{seed}", "segment_au", rows, seed=seed, start=start_from)
+            test = [t + (seed + 1) * gain for t in TEST]
+            folder = workdir(runs / f"{name}_{seed}", "segment_au", segmentation(VAL, test),
+                             seed=seed, start=start_from)  # fmt: skip
+            with_images(folder, test)
     rows = segmentation(VAL[:4], TEST[:4])
     workdir(runs / "pretrained_2", "segment_au", rows, seed=2, start=start)
     rate = {"optimizer.lr": 1e-3}
     workdir(runs / "faster", "segment_au", segmentation(VAL, VAL), start=start, **rate)
+    names = ["pretrained_0", "pretrained_2", "never_started"]
+    (runs / "matrix.json").write_text(json.dumps(names))
     out = runs / "report"
     assert report.main([f"--runs={runs}", f"--out={out}"]) == 0
     return out, tables(out)
 
 
+def rows_of(reported, start):
+    (rows,) = [rows for title, rows in reported[1].items() if title.startswith(start)]
+    return rows
+
+
 def finetuning(reported):
-    (rows,) = [rows for title, rows in reported[1].items() if title.startswith("Finetuning")]
-    return {row["initialisation"]: row for row in rows}
+    return {row["initialisation"]: row for row in rows_of(reported, "Finetuning")}
+
+
+ORIGIN = "pix2pix, simulated/unlabelled:train"
 
 
 def test_the_test_score_is_that_of_the_best_val_so_far(reported):
     row = finetuning(reported)["random; optimizer.lr 0.0002"]
-    assert row["best val/dice"] == "0.7100 ± 0.0000"
-    assert row["test dice"] == "0.6400 ± 0.0000"  # at step 80, never 0.95
-    assert row["test at 10%"] == "0.2000 ± 0.0000"
-    assert row["test at 25%"] == "0.4500 ± 0.0000"
-    assert row["test at 50%"] == "0.6600 ± 0.0000"  # still that of step 30
-    assert row["seeds"] == "0, 1" and row["steps"] == "100" and row["pretraining"] == "-"
+    assert row["best val/dice"] == "0.7100 [0.7100, 0.7100]"
+    assert row["test dice"] == "0.6400 [0.5400, 0.7400]"  # at step 80, never 0.95; two images
+    assert row["seeds"] == "0, 1" and row["steps"] == "100" and row["network"] == "unet 2 44"
+    by_epoch = {row["epoch"]: row for row in rows_of(reported, "Test dice by epoch")}
+    cells = {epoch: row["random; optimizer.lr 0.0002"][:6] for epoch, row in by_epoch.items()}
+    assert cells == {
+        "1.66667": "0.2000", "2.5": "0.4500", "3.33333": "0.6600", "4.16667": "0.6600",
+        "5": "0.6600", "5.83333": "0.6600", "6.66667": "0.6600", "7.5": "0.6600",
+        "8.33333": "0.6400", "9.16667": "0.6400", "10": "0.6400",
+    }  # fmt: skip
+    assert by_epoch["10"][f"{ORIGIN}; optimizer.lr 0.001"] == "0.7100 *"  # the best of its row
+    assert sum(text.endswith("*") for text in by_epoch["10"].values()) == 1
 
 
 def test_seeds_are_averaged_and_unfinished_runs_named_and_left_out(reported):
-    row = finetuning(reported)["pretrained (deep/pre); optimizer.lr 0.0002"]
-    deviation = statistics.stdev([0.65, 0.66])
-    assert row["test dice"] == f"0.6550 ± {deviation:.4f}" == "0.6550 ± 0.0071"
+    row = finetuning(reported)[f"{ORIGIN}; optimizer.lr 0.0002"]
+    assert row["test dice"] == "0.6550 [0.5500, 0.7600]"
     assert row["seeds"] == "0, 1; 2 unfinished"
-    assert row["pretraining"] == "pix2pix, simulated/unlabelled:train, 30 steps"
     runs = {row["run"]: row for row in reported[1]["Runs"]}
     assert runs["pretrained_2"]["status"] == "unfinished: 40 of 100 steps"
     assert runs["random_0"] == {"run": "random_0", "seed": "0", "status": "finished",
                                 "step of best": "80", "best": "val/dice 0.7100",
                                 "test": "0.6400"}  # fmt: skip
+    text = (reported[0] / "report.md").read_text()
+    assert "Missing, 2 runs: pretrained_2, never_started." in text
 
 
-def test_another_learning_rate_is_another_row(reported):
-    row = finetuning(reported)["pretrained (deep/pre); optimizer.lr 0.001"]
+def test_another_learning_rate_or_program_is_another_row(reported):
+    row = finetuning(reported)[f"{ORIGIN}; optimizer.lr 0.001"]
     assert row["seeds"] == "0" and row["test dice"] == "0.7100"
     assert len(finetuning(reported)) == 3
 
 
-def test_differences_are_paired_by_seed(reported):
-    ((row,),) = [rows for title, rows in reported[1].items() if "minus" in title]
-    assert row["test dice"] == "+0.0150 ± 0.0071"
-    assert row["best val/dice"] == "+0.0000 ± 0.0000"
-    assert row["test, seed by seed"] == "0: +0.0100, 1: +0.0200"
+def test_differences_are_paired_by_seed_and_image(reported):
+    (row,) = rows_of(reported, "Pretrained against random")
+    assert row["better at the end"] == "+0.0150 [+0.0100, +0.0200]"
+    assert row["better early"] == "-" and row["seeds"] == "0, 1"  # nothing scored by then
+    assert row["base's best val, epoch"] == "8.0" and row["reached at epoch"] == "8.0"
+    change = f"{np.std(np.diff(VAL)):.4f}"
+    assert row["change a validation"] == f"{change} [{change}, {change}]" == row["base's"]
+
+
+def test_runs_of_two_programs_are_two_rows(tmp_path):
+    for seed, code in enumerate(("aaa", "aaa", "bbb")):
+        folder = workdir(tmp_path / f"run_{seed}", "segment_au", segmentation(VAL, TEST), seed=seed)
+        (folder / "versions.json").write_text(json.dumps({"code": code}))
+    (arms,) = runs.arms(runs.find(tmp_path), tmp_path).values()
+    assert [(arm.name, sorted(arm.seeds)) for arm in arms] == [
+        ("random; code aaa", [0, 1]), ("random; code bbb", [2]),
+    ]  # fmt: skip
+
+
+def test_seeds_of_one_pretraining_recipe_are_one_arm(tmp_path):
+    """Each seed has a pretraining of its own; another recipe of it is another arm."""
+    losses = [{"val/l1": l1} for l1 in (0.05, 0.02, 0.03)]
+    for name, seed, weight in (("a", 0, 100.0), ("b", 1, 100.0), ("c", 2, 10.0)):
+        changed = {"objective.l1_weight": weight}
+        start = workdir(tmp_path / name, "pretrain", losses, epochs=3, seed=seed, **changed)
+        workdir(tmp_path / f"fine_{name}", "segment_au", segmentation(VAL, TEST), seed=seed,
+                start=start)  # fmt: skip
+    found = runs.find(tmp_path)
+    (arms,) = runs.arms([run for run in found if "task" in run.config], tmp_path).values()
+    assert {arm.name: sorted(arm.seeds) for arm in arms} == {
+        f"{ORIGIN}; pretrained with config.objective.l1_weight 100.0": [0, 1],
+        f"{ORIGIN}; pretrained with config.objective.l1_weight 10.0": [2],
+    }
+    assert [sorted(arm.seeds) for arm in runs.pretrainings(found[:3])] == [[0, 1], [2]]
 
 
 def test_pretraining_and_settings(reported):
     (row,) = reported[1]["Pretraining"]
-    assert row == {"run": "deep/pre", "model": "unet 2 44", "corpus": "simulated/unlabelled:train",
-                   "steps": "30", "status": "finished", "best val/l1": "0.0200",
-                   "val/corrupted_l1": "0.0800"}  # fmt: skip
+    change = f"{np.std(np.diff([0.05, 0.02, 0.03])):.4f}"
+    assert row == {"network": "unet 2 44", "objective, data": ORIGIN, "seeds": "0", "steps": "30",
+                   "best val/l1": "0.0200", "corrupted": "0.0800",
+                   "change a validation": change}  # fmt: skip
     settings = {row["run"]: row for row in reported[1]["What was run"]}["deep/pre"]
     assert settings["discriminator"] == "patchgan, width 8, depth 3, norm batch"
     assert settings["crop, pixels"] == "32" and settings["batch"] == "8"
     assert settings["corruption"].startswith("blur [0.1, 2.0], blur_probability 0.5, noise")
     assert reported[1]["Versions"] == [{"runs": "7", "versions": "emjax 0.1.0, jax 0.10.2"}]
+    assert {"dataset": "simulated/unlabelled", "train": "not here", "val": "not here"}.items() <= (
+        reported[1]["Table 1: records"][1].items()
+    )
 
 
 def test_the_page_is_self_contained_and_says_which_pictures_are_missing(reported):
     page = (reported[0] / "report.html").read_text()
     assert (
-        page.count("<img") == page.count('src="data:image/png;base64,') == page.count("src=") == 1
+        page.count("<img") == page.count('src="data:image/png;base64,') == page.count("src=") == 2
     )
     assert "href=" not in page and "@import" not in page and "url(" not in page
     assert page.count("No pictures: ") == 2 and "/nowhere/simulated/nanoparticles" in page
-    assert (reported[0] / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert not list(reported[0].glob("*.partial"))
+    pictures = sorted((reported[0] / "curves").iterdir())
+    assert [path.stem for path in pictures] == [
+        "pretraining", "simulated_nanoparticles_train_segmentation",
+    ]  # fmt: skip
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+    assert not list(reported[0].rglob("*.partial"))
 
 
 def test_pictures_show_what_the_evaluation_scored(tmp_path, tiny_records):
@@ -152,7 +214,7 @@ def test_pictures_show_what_the_evaluation_scored(tmp_path, tiny_records):
         for name, batch in gallery.examples(run, split):
             yield name, {name: values[0] for name, (values, _) in evaluate(batch).items()}
 
-    arms = [runs.Arm(name, "-", [found[name]]) for name in ("segment_au", "no_model")]
+    arms = [runs.Arm("-", "-", name, "", {}, [found[name]]) for name in ("segment_au", "no_model")]
     for row, (name, score) in zip(gallery.predictions(arms), scores(arms[0].runs[0]), strict=True):
         assert len(row) == 4 and f"input: {name}" in row[0] and "no_model has no model" in row[3]
         assert f"segment_au, seed 0: dice {score['dice']:.4f}" in row[2]
@@ -179,6 +241,13 @@ def test_a_damaged_journal_is_named(tmp_path, damage):
     with pytest.raises(BadInput, match="run/metrics.jsonl"):
         report.main([f"--runs={tmp_path}", f"--out={tmp_path / 'out'}"])
     assert not (tmp_path / "out").exists()
+
+
+def test_damaged_scores_of_images_are_named(tmp_path):
+    folder = workdir(tmp_path / "run", "segment_au", segmentation(VAL, TEST))
+    (folder / "images.jsonl").write_text('{"step": 80}\n')
+    with pytest.raises(BadInput, match="run/images.jsonl"):
+        report.main([f"--runs={tmp_path}", f"--out={tmp_path / 'out'}"])
 
 
 def test_a_damaged_config_is_named(tmp_path):
