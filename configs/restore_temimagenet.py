@@ -7,14 +7,15 @@
     python -m emjax.main --config=configs/restore_temimagenet.py:smoke     simulated data, seconds
 
 The variant `simulated` puts simulated/atoms in place of TEM-ImageNet: the same targets, nothing to
-download. The head of the pretraining is kept: it says images already.
+download. The head of the pretraining is kept: it says images already. `imagenet` stands after an
+HRNet and starts from weights trained on ImageNet (docs/networks.md), which have no such head.
 """
 
 from ml_collections import ConfigDict
 
 from configs import varied
 from configs.pretrain import GENERATORS, NETWORKS, hrnet
-from configs.segment_au import splits
+from configs.segment_au import IMAGENET, splits
 
 TASKS = {task: {"task": task} for task in ("denoise", "background", "superresolution")}
 SIMULATED = splits("simulated/atoms")
@@ -26,7 +27,13 @@ SMOKE = {
     "data.batch_size": 8,
     "augment.crop": 32,
 }
-VARIANTS = {**NETWORKS, **TASKS, "simulated": SIMULATED, "smoke": SMOKE}
+VARIANTS = {
+    **NETWORKS,
+    **TASKS,
+    "simulated": SIMULATED,
+    "imagenet": IMAGENET,
+    "smoke": SMOKE,
+}
 
 
 def get_config(variants=""):

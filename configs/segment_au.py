@@ -4,6 +4,8 @@
         --config.initialise.workdir=runs/pretrain/unet_4_424,200k
     python -m emjax.main --config=configs/segment_au.py:au5nm_v1        from random weights
     python -m emjax.main --config=configs/segment_au.py:au5nm,sytwu     Sytwu et al.'s own recipe
+    python -m emjax.main --config=configs/segment_au.py:hrnet_w18,imagenet \\
+        --config.initialise.workdir=imagenet/w18                        docs/networks.md
     python -m emjax.main --config=configs/segment_au.py:smoke           simulated data, seconds
     python -m emjax.main --config=configs/segment_au.py:demo            16 simulated labels, minutes
 
@@ -62,7 +64,17 @@ SYTWU = {
     "augment": dict(crop=0, turns=True, resize=0.0, noise_probability=0.0),
     "optimizer": dict(name="adam", lr=1e-4, b1=0.9, b2=0.999),
 }
-VARIANTS = {**NETWORKS, **AU_SETS, "sytwu": SYTWU, "smoke": SMOKE, "demo": DEMO}
+# After an HRNet: from weights that timm or its authors trained on ImageNet. They upsample by
+# `nearest`, and have a classification head where ours merges the branches.
+IMAGENET = {"model.upsampling": "nearest", "initialise.fresh": ("merge/.*", "head/.*")}
+VARIANTS = {
+    **NETWORKS,
+    **AU_SETS,
+    "sytwu": SYTWU,
+    "imagenet": IMAGENET,
+    "smoke": SMOKE,
+    "demo": DEMO,
+}
 
 
 def get_config(variants=""):

@@ -296,7 +296,7 @@ def take_in(path, options):
 
     config["conversion"] = dict(naming=naming, counter=max(counts.values(), default=None))
     if fresh:
-        config["only_to_start_from"] = "its last layers were not in the file"
+        config |= dict(only_to_start_from="its last layers were not in the file", untrained=fresh)
     elif model.get("out_channels", 1) > 2:
         config["only_to_start_from"] = f"it tells {model['out_channels']} classes apart"
     return {p: arrays[p] for p in params}, {p: arrays[p] for p in stats}, config, account

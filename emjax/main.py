@@ -259,10 +259,17 @@ def ranking(config):
 
 
 def old_weights(initialise):
-    """(params, stats, model) of the run or the converted model that `initialise.workdir` names."""
+    """(params, stats, model) of the run or the converted model that `initialise.workdir` names.
+
+    Without what a converted file lacked: that has initial values, which are each run's own.
+    """
     folder = Path(initialise.workdir)
     if (folder / "model.safetensors").exists():
-        params, stats, config = weights.read(folder)
+        *parts, config = weights.read(folder)
+        lacking = config.get("untrained", ())
+        params, stats = (
+            {path: value for path, value in part.items() if path not in lacking} for part in parts
+        )
         return params, stats, config["model"]
     if not (folder / "config.json").exists():
         raise BadInput(f"{folder}: neither a run (config.json) nor a model (model.safetensors)")

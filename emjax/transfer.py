@@ -62,7 +62,8 @@ def fill(network, params, stats, *, fresh=()):
         if tuple(old[path].shape) != tuple(new[path].shape)
     ]
     if problems:
-        raise Usage("the weights do not fit: " + "; ".join(problems))
+        anew = ". Name in initialise.fresh what is to start anew" if missing - keep else ""
+        raise Usage("the weights do not fit: " + "; ".join(problems) + anew)
 
     def filled(arrays):
         return {

@@ -14,10 +14,11 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from emjax import convert, micrographs, networks, unpickle, weights
+from emjax import convert, micrographs, networks, transfer, unpickle, weights
 from emjax.convert import main
 from emjax.errors import BadInput, Usage
 from emjax.main import main as emjax_main
+from emjax.main import old_weights, parse
 from emjax.predict import Predictor
 from tests.conftest import command
 
@@ -201,6 +202,58 @@ def test_old_weights_of_another_wiring_are_refused(tmp_path, tiny_records):
                     "--config.model.receptive_field=60",
                     "--config.model.input_interval=(0.0,1.0)"])  # fmt: skip
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("recipe", ["segment_au.py", "restore_temimagenet.py"])
+def test_finetuning_from_imagenet_takes_the_trunk_and_nothing_untrained(recipe, tmp_path):
+    """Every array of the trunk is loaded; the merge and the head are the new network's own."""
+    file, tensors = as_file(tmp_path, {**SMALL, "in_channels": 3}, drop=["last_layer"])
+    converted(file, tmp_path / "in")
+    back = tmp_path / "back.safetensors"
+    assert main([f"--from={tmp_path / 'in'}", f"--to={back}"]) == 0
+    converted(back, tmp_path / "again")
+
+    def filled(variants, workdir, *changes):
+        config, _ = parse([f"--config=configs/{recipe}:{variants}",
+                           f"--config.initialise.workdir={workdir}", *changes])  # fmt: skip
+        params, stats, model = old_weights(config.initialise)
+        module = networks.build_abstract(config.model.to_dict())
+        transfer.refuse_other_wiring(networks.build_abstract(model), module)
+        like = networks.arrays(module)
+        new = networks.Network(
+            *({path: jnp.full(leaf.shape, 7.0) for path, leaf in part.items()} for part in like)
+        )
+        return transfer.fill(new, params, stats, fresh=config.initialise.fresh)
+
+    for workdir in (tmp_path / "in", tmp_path / "again"):  # also after a way out and in again
+        network, account = filled("hrnet_w18_small_v1,imagenet", workdir)
+        arrays = {**network.params, **network.stats}
+        own = {path for path in arrays if path.startswith(("merge/", "head/"))}
+        assert set(account.fresh) == own and len(own) == 8
+        assert set(account.loaded) == arrays.keys() - own
+        assert all((arrays[path] == 7).all() for path in own)
+        assert str(account).startswith(f"{len(arrays) - 8} arrays loaded, 8 fresh: head/bias, ")
+        np.testing.assert_array_equal(
+            arrays["stem/0/conv/kernel"],
+            convert.folded(tensors)["conv1.weight"].transpose(2, 3, 1, 0),
+        )
+        names = convert.names_of(SMALL, "hrnet", account.loaded)
+        for path in account.loaded[::7]:
+            if not path.startswith("stem/0"):
+                due = tensors[names[path]]
+                due = due.transpose(2, 3, 1, 0) if due.ndim == 4 else due
+                np.testing.assert_array_equal(arrays[path], due)
+
+    with pytest.raises(Usage, match="upsampling nearest -> bilinear; set config.model alike"):
+        filled("hrnet_w18_small_v1", tmp_path / "in")
+    with pytest.raises(Usage, match=r"only in the new network merge/conv/bias.*Name in initialise"):
+        filled("hrnet_w18_small_v1", tmp_path / "in", "--config.model.upsampling=nearest")
+
+
+def test_imagenet_is_for_an_hrnet():
+    config, _ = parse(["--config=configs/segment_au.py:unet_2_44,imagenet"])
+    with pytest.raises(Usage, match="model 'unet' with .*unexpected keyword argument 'upsampling'"):
+        networks.build_abstract(config.model.to_dict())
 
 
 def test_parity_of_a_converted_trunk_of_timm(tmp_path):
