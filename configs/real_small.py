@@ -1,32 +1,46 @@
 """What pretraining brings on little real data, within hours of two CPU cores: a matrix of runs.
 
-    python -m emjax.sweep --config=configs/real_small.py --runs=runs/real_small [--only=...]
+    python -m emjax.sweep --config=configs/real_small.py --runs=runs/real_small --only=...
     python -m emjax.main --config=configs/real_small.py:pretrain/unet_2_44/pix2pix/seed_0 \\
         --workdir=DIR                                               one of its runs
 
-Needs micrographs/cem, micrographs/np_sintering and micrographs/atomagined, built with
-`python -m data_builders.build micrographs` from the tables of these names (docs/results).
+In this order, each a whole result:
+    a   --only='np_sintering_*/unet_2_44/*,atomagined_denoise/unet_2_44/*'
+        random weights, pix2pix, reconstruction; 2, 5 and all 12 labelled images; denoising
+    b   --only='b/*'    learning rates, masked-image modelling, smaller pretraining sets
+    c   --only='c/*'    the other nanoparticles and restorations
+    d   --only='*/unet_4_424/*,*/hrnet_w18_small_v1/*'    larger networks
 
-Smaller than the paper: crops of 96 and 128 pixels, a discriminator of width 16, a tenth of the
-steps and, for that, five times its learning rate.
+Needs micrographs/cem, micrographs/np_sintering, ..., each built from the table of that name
+(docs/results/real_small.md). Smaller than the paper: crops of 96 and 128 pixels, a discriminator of
+width 16, a tenth of the steps and, for that, five times its learning rate.
 """
 
 from functools import partial
 
 from configs import pretrain, restore_temimagenet, segment_au, single
 
-MODELS = ("unet_2_44",)
-OBJECTIVES = ("pix2pix", "reconstruction")
 LR = 1e-3
+CEM = "micrographs/cem"
 LABELLED = {"2": 2, "5": 5, "all": 12}  # images of np_sintering to train on
+RATES = {"lr_quarter": LR / 4, "lr_4x": 4 * LR}
+SUBSETS = {"1k": 1000, "2500": 2500}
+# Dataset: (images to train on, passes an epoch); an epoch is about 30 updates of batch 8.
+OTHERS = {
+    "au_tetrahedra": (8, 30),
+    "au_patchy_nanoprism": (4, 60),
+    "au_hrtem_750C": (4, 60),
+    "emps": (70, 3),
+    "pt_alumina": (31, 8),
+}
 
 
-def pretraining(model, objective, seed):
+def pretraining(model, objective, seed, first=None, epochs=12):
     config = pretrain.get_config(f"{model}" + f",{objective}" * (objective != "pix2pix"))
     config.seed = seed
-    config.epochs = 12
-    config.data.train = ("micrographs/cem", "train")
-    config.data.evals.val = ("micrographs/cem", "val")
+    config.epochs = epochs
+    config.data.train = (CEM, f"train[:{first}]" if first else "train")
+    config.data.evals.val = (CEM, "val")
     config.data.batch_size = 32
     config.augment.crop = 96
     config.optimizer.lr = LR
@@ -35,51 +49,77 @@ def pretraining(model, objective, seed):
     return config
 
 
-def small(config, dataset, first, seed, initialise):
-    """The fields in which finetuning differs from the paper's."""
+def finetuning(model, start, seed, *, task, dataset, first="train", passes, lr=LR):
+    """20 epochs, of about 30 updates."""
+    if task == "segmentation":
+        config = segment_au.get_config(model)
+    else:
+        config = restore_temimagenet.get_config(f"{task},{model}")
     config.update_from_flattened_dict(segment_au.splits(f"micrographs/{dataset}"))
     config.data.train = (f"micrographs/{dataset}", first)
     config.seed = seed
-    config.initialise.workdir = initialise
+    config.epochs = 20
+    config.passes_per_epoch = passes
+    config.initialise.workdir = start
     config.data.batch_size = 8
     config.augment.crop = 128
-    config.optimizer.lr = LR
+    config.optimizer.lr = lr
     return config
 
 
-def segmentation(model, labelled, initialise, seed):
-    """20 epochs of 30 updates, however many images are labelled."""
-    config = segment_au.get_config(model)
+def sintering(labelled):
+    """The task of np_sintering with some of its images labelled: always as many updates."""
     first = "train" if labelled == "all" else f"train[:{labelled}]"
-    config = small(config, "np_sintering", first, seed, initialise)
-    config.passes_per_epoch = 240 // LABELLED[labelled]
-    config.epochs = 20
-    return config
+    passes = 240 // LABELLED[labelled]
+    return dict(task="segmentation", dataset="np_sintering", first=first, passes=passes)
 
 
-def denoising(model, initialise, seed):
-    config = restore_temimagenet.get_config(f"denoise,{model}")
-    config = small(config, "atomagined", "train", seed, initialise)
-    config.passes_per_epoch = 4
-    config.epochs = 20
-    return config
+FIRST = {f"np_sintering_{n}": sintering(n) for n in LABELLED} | {
+    "atomagined_denoise": dict(task="denoise", dataset="atomagined", passes=4),
+}
+OTHER = {
+    name: dict(task="segmentation", dataset=name, passes=passes)
+    for name, (_, passes) in OTHERS.items()
+} | {
+    f"atomagined_{task}": dict(task=task, dataset="atomagined_raw", passes=4)
+    for task in ("background", "superresolution")
+}
 
 
 def runs(seeds):
     """{name: a function that makes its config}, the names of pretraining runs in `initialise`."""
     matrix = {}
+
+    def add(tasks, model, arm, start, seed, **changes):
+        for task, fields in tasks.items():
+            matrix[f"{task}/{model}/{arm}/seed_{seed}"] = partial(
+                finetuning, model, start, seed, **fields, **changes
+            )
+
     for seed in range(seeds):
-        for model in MODELS:
+        for model in ("unet_2_44", "unet_4_424", "hrnet_w18_small_v1"):
             starts = {"random": ""}
-            for objective in OBJECTIVES:
+            for objective in ("pix2pix", "reconstruction"):
                 name = starts[objective] = f"pretrain/{model}/{objective}/seed_{seed}"
                 matrix[name] = partial(pretraining, model, objective, seed)
             for arm, start in starts.items():
-                for n in LABELLED:
-                    name = f"np_sintering_{n}/{model}/{arm}/seed_{seed}"
-                    matrix[name] = partial(segmentation, model, n, start, seed)
-                name = f"atomagined_denoise/{model}/{arm}/seed_{seed}"
-                matrix[name] = partial(denoising, model, start, seed)
+                add(FIRST, model, arm, start, seed)
+        model, pix2pix = "unet_2_44", f"pretrain/unet_2_44/pix2pix/seed_{seed}"
+        second = {f"b/{task}": fields for task, fields in FIRST.items()}
+        third = {f"c/{task}": fields for task, fields in OTHER.items()}
+        for name, lr in RATES.items():
+            add(second, model, f"random_{name}", "", seed, lr=lr)
+            add(second, model, f"pix2pix_{name}", pix2pix, seed, lr=lr)
+        smaller = {"masked": partial(pretraining, model, "masked", seed)}
+        for name, count in SUBSETS.items():  # of 4,125: at equal epochs, and at equal steps
+            make = smaller[f"pix2pix_{name}"] = partial(pretraining, model, "pix2pix", seed, count)
+            smaller[f"pix2pix_{name}_steps"] = partial(make, 12 * (4125 // 32) // (count // 32))
+        for arm, make in smaller.items():
+            start = f"b/pretrain/{model}/{arm}/seed_{seed}"
+            matrix[start] = make
+            add(second, model, arm, start, seed)
+        for arm, start in {"random": "", "pix2pix": pix2pix}.items():
+            add(third, model, arm, start, seed)
     return matrix
 
 

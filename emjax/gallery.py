@@ -63,6 +63,16 @@ def predictions(arms):
         yield row
 
 
+def samples(run):
+    """What `run` is validated on: a gallery row a record and its targets; one in all without."""
+    rows = []
+    for name, batch in examples(run, "val"):
+        fields = to_network(batch).items()
+        rows.append([inline(values, batch["valid"], f"{field}: {name}", field == "mask")
+                     for field, values in fields])  # fmt: skip
+    return [sum(rows, [])] if rows and len(rows[0]) == 1 else rows
+
+
 def tuples(config):
     """The config as it was before it became JSON."""
     if isinstance(config, dict):
@@ -104,9 +114,9 @@ def inline(values, valid, caption, is_mask=False):
 
 
 def section(title, rows):
-    """The HTML of `rows` of figures, or why there are none."""
+    """The HTML of the rows of figures that `rows()` gives, or why there are none."""
     try:
-        body = "".join(f'<div class="row">{"".join(row)}</div>' for row in rows)
+        body = "".join(f'<div class="row">{"".join(row)}</div>' for row in rows())
     except errors.EmjaxError as error:
         body = f"<p>No pictures: {html.escape(str(error))}</p>"
     return page.section(title, body)

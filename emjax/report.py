@@ -12,6 +12,7 @@ import math
 import re
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 
 from emjax import claims, comparisons, data, errors, gallery, page, runs, weights
@@ -278,16 +279,23 @@ def main(arguments):
         f"Missing, {len(lacking)} runs: {', '.join(lacking)}." if lacking else "All runs done."
     )
     curves = {title: page.curves(title, each) for title, each in panels.items()}
-    galleries = {f"Test records: {group}": gallery.predictions(arms)
+    galleries = {f"Test records: {group}": partial(gallery.predictions, arms)
                  for group, arms in groups.items()}  # fmt: skip
-    galleries |= {f"Pretraining: {arm.model}, {arm.name}":
-                  gallery.restorations(gallery.first(arm)) for arm in pretrained}  # fmt: skip
+    galleries |= {
+        f"Pretraining: {arm.model}, {arm.name}": partial(gallery.restorations, gallery.first(arm))
+        for arm in pretrained
+    }
+
+    datasets = {run.config["data"]["evals"]["val"][0]: run for run in found}
+    galleries = {f"Samples: {name}": partial(gallery.samples, run)
+                 for name, run in sorted(datasets.items())} | galleries  # fmt: skip
 
     sections = [
         f"## {title}\n\n{page.markdown(rows)}" for title, rows in (tables | details).items()
     ]
     text = "\n\n".join(["# Report", made, PROTOCOL, missing, *sections]) + "\n"
     body = [
+        page.section("Figure 1: what is learned from what", page.overview()),
         *(page.table(title, rows) for title, rows in tables.items()),
         *(page.section(f"Curves: {title}", f'<div class="curves">{page.image(png, title)}</div>')
           for title, png in curves.items()),

@@ -185,7 +185,7 @@ def test_the_page_is_self_contained_and_says_which_pictures_are_missing(reported
         page.count("<img") == page.count('src="data:image/png;base64,') == page.count("src=") == 2
     )
     assert "href=" not in page and "@import" not in page and "url(" not in page
-    assert page.count("No pictures: ") == 2 and "/nowhere/simulated/nanoparticles" in page
+    assert page.count("No pictures: ") == 4 and "/nowhere/simulated/nanoparticles" in page
     pictures = sorted((reported[0] / "curves").iterdir())
     assert [path.stem for path in pictures] == [
         "pretraining", "simulated_nanoparticles_train_segmentation",
