@@ -20,7 +20,7 @@ from ml_collections import config_flags
 
 from emjax import errors, networks, optimizers, sharding, transfer, weights
 from emjax.augment import Augmentation
-from emjax.checkpoints import Checkpoints, any_saved, load_generator
+from emjax.checkpoints import Checkpoints, load_generator, saved_steps
 from emjax.choose import choose
 from emjax.corruptions import Corruption, Masking
 from emjax.data import EvalBatches, TrainBatches, open_mixture, open_records
@@ -108,7 +108,7 @@ def train(config, workdir):
     state = objective.init(config.seed)
     score, higher_is_better = ranking(config)
     saved = workdir / "checkpoints"
-    if "initialise" in config and config.initialise.workdir and not any_saved(saved):
+    if "initialise" in config and config.initialise.workdir and not saved_steps(saved):
         params, stats, model = old_weights(config.initialise)
         transfer.refuse_other_wiring(networks.build_abstract(model), module)
         generator, account = transfer.fill(
