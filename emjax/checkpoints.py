@@ -27,6 +27,15 @@ POLICIES = ocp.training.preservation_policies
 EVERY_CALL = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
 
 
+class Held:
+    """Keeps what is at `steps`."""
+
+    steps = ()
+
+    def should_preserve(self, checkpoints, *, context):
+        return [kept.step in self.steps for kept in checkpoints]
+
+
 class Checkpoints:
     """A folder of states by step; saving returns before the write is done.
 
@@ -39,6 +48,7 @@ class Checkpoints:
     def __init__(self, folder, *, score, higher_is_better):
         self.folder = Path(folder).absolute()
         self.rank = functools.partial(rank, score=score, higher_is_better=higher_is_better)
+        self.held = Held()
         self.discard_broken()
         self.on_disk = ocp.training.Checkpointer(
             self.folder,
@@ -46,6 +56,7 @@ class Checkpoints:
             preservation_policy=POLICIES.AnyPreservationPolicy(
                 [
                     POLICIES.LatestN(2),
+                    self.held,
                     POLICIES.BestN(
                         n=1, get_metric_fn=self.rank, keep_checkpoints_without_metrics=False
                     ),
@@ -115,6 +126,18 @@ class Checkpoints:
         loaded = self.on_disk.load(steps[-1], abstract)
         # Orbax returns PRNG keys under a sharding that is equal but written otherwise.
         return jax.device_put(loaded, jax.tree.map(lambda x: x.sharding, state))
+
+    def hold(self, before):
+        """From now on, keep the latest one that was saved earlier than step `before`, too."""
+        self.held.steps = [step for step in self.steps() if step < before][-1:]
+
+    def restore_before(self, state, step):
+        """The latest good state saved earlier than `step`, as `restore`; None if there is none."""
+        self.wait()
+        self.discard_broken()
+        self.on_disk.reload()
+        restored = self.restore(state, before=step)
+        return None if restored is state else restored
 
     def wait(self):
         """Return once everything is written and sealed.
