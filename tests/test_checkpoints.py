@@ -1,6 +1,8 @@
 """States on disk: exact, the latest two and the best kept, found again; broken ones never."""
 
+import contextlib
 import hashlib
+import resource
 import shutil
 import socket
 import subprocess
@@ -169,6 +171,60 @@ def test_an_unfinished_save_is_not_used(state, three, tmp_path, capfd):
     assert f"{folder}/2 cannot be used: it was not saved to its end; from the start" in (
         capfd.readouterr().err
     )
+
+
+@pytest.fixture(params=["full", "limited"])
+def filling(request, tmp_path):
+    """(a folder, a context in which hardly a byte more can be written there)."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if request.param == "limited":  # file sizes, by the system
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+        @contextlib.contextmanager
+        def full():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+            yield
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+        yield folder, full
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        return
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+
+    @contextlib.contextmanager
+    def full():
+        filler = folder / "filler"
+        with pytest.raises(OSError, match="No space left"), filler.open("wb", 0) as file:
+            while True:
+                file.write(bytes(4096))
+        yield
+        filler.unlink()
+
+    yield folder, full
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(state, filling):
+    folder, full = filling
+    folder = folder / "checkpoints"
+    checkpoints = open_folder(folder)
+    checkpoints.save(1, state.replace(step=state.step + 1))
+    checkpoints.wait()
+    with (
+        full(),
+        pytest.raises(BadInput, match="a checkpoint cannot be saved: .*last good one is step 1"),
+    ):
+        checkpoints.save(2, state)
+        checkpoints.wait()
+    checkpoints = open_folder(folder)
+    restored = checkpoints.restore(state)
+    assert int(restored.step) == 1 and said_of(restored) == said_of(state)
+    checkpoints.save(2, state.replace(step=state.step + 2))
+    checkpoints.close()
+    assert saved_steps(folder) == [1, 2] and not fault(folder / "1") and not fault(folder / "2")
 
 
 def test_transfer_falls_back_too(three, tmp_path, capfd):
