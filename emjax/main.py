@@ -1,6 +1,7 @@
 """Train: python -m emjax.main --config=configs/X.py[:variant] [--workdir=DIR] [--config.a.b=v].
 
-Takes up whatever the workdir holds, from its latest checkpoint.
+Takes up whatever the workdir holds, from its latest checkpoint. --deterministic: bit for bit the
+same run on a GPU, too, which is slower.
 """
 
 import datetime
@@ -32,6 +33,7 @@ from emjax.tasks import TASKS
 from emjax.train import fit
 
 LIBRARIES = ("emjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # rules out autotuning and atomic sums
 MAY_DIFFER = ("epochs", "log_every", "eval_every", "save_every", "data.dir", "initialise.workdir")
 
 
@@ -46,7 +48,7 @@ def main(arguments):
 
 
 def parse(arguments):
-    """(config, workdir) of a command line.
+    """(config, workdir) of a command line; --deterministic goes to XLA, which has not begun yet.
 
     Raises: Usage in place of every error absl, ml_collections and the config file have.
     """
@@ -58,6 +60,7 @@ def parse(arguments):
     flags.DEFINE_string(
         "workdir", None, "Default: runs/<config>/<variant>.", flag_values=values
     )  # fmt: skip
+    flags.DEFINE_boolean("deterministic", False, "The same bits on a GPU.", flag_values=values)
     if {"--help", "-help", "-h"} & set(argv):
         print(f"{__doc__}\nconfigs: {', '.join(map(str, sorted(Path('configs').glob('*.py'))))}")
         sys.exit(0)
@@ -73,6 +76,8 @@ def parse(arguments):
     if extra or config is None:
         what = f"{extra[0]!r} is no option." if extra else "--config is missing."
         raise Usage(f"{what} Give --config=configs/X.py[:variant] [--workdir=DIR] [--config.a.b=v]")
+    if values["deterministic"].value:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     recipe, _, variant = values["config"].config_filename.partition(":")
     default = Path("runs") / Path(recipe).stem / (variant or "default")
     return config, Path(values["workdir"].value or default)
@@ -302,6 +307,7 @@ def describe(workdir, config):
         "python": platform.python_version(),
         "devices": f"{sharding.devices_in_use()}, {platform.machine()}",
         "cores": os.cpu_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "date": str(datetime.date.today()),
     }
     for name, facts in (("versions", versions), ("config", plain(config))):
