@@ -48,6 +48,7 @@ $(VENV)/torch: $(VENV)/installed
 	touch $@
 endif
 
-# Broken files of every format, 200 000 of them: about ten minutes. docs/reliability.md.
+# 200 000 broken files of every format, then 100 kills of training runs: docs/reliability.md.
 soak: venv
 	$(PY) -m tests.soak_formats --inputs=200000
+	$(PY) -m tests.soak_kills --kills=100

@@ -1,16 +1,39 @@
-"""States of a run on disk: the latest two and the best are kept."""
+"""States of a run on disk: the latest two and the best are kept.
+
+What Orbax has written is sealed: each process puts the SHA-256 of the files that it wrote into a
+manifest of its own, `manifest.0-of-1.json`, beside them. A checkpoint is good once all manifests
+are there, and as long as every file is what they say; no other one is loaded. The one before is
+still there until the new one is sealed.
+"""
 
 import functools
+import hashlib
+import json
 import math
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from emjax import weights
 from emjax.errors import BadInput
 
 POLICIES = ocp.training.preservation_policies
 EVERY_CALL = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+
+
+class Held:
+    """Keeps what is at `steps`."""
+
+    steps = ()
+
+    def should_preserve(self, checkpoints, *, context):
+        return [kept.step in self.steps for kept in checkpoints]
 
 
 class Checkpoints:
@@ -23,13 +46,17 @@ class Checkpoints:
     """
 
     def __init__(self, folder, *, score, higher_is_better):
+        self.folder = Path(folder).absolute()
         self.rank = functools.partial(rank, score=score, higher_is_better=higher_is_better)
+        self.held = Held()
+        self.discard_broken()
         self.on_disk = ocp.training.Checkpointer(
-            Path(folder).absolute(),
+            self.folder,
             save_decision_policy=EVERY_CALL,
             preservation_policy=POLICIES.AnyPreservationPolicy(
                 [
                     POLICIES.LatestN(2),
+                    self.held,
                     POLICIES.BestN(
                         n=1, get_metric_fn=self.rank, keep_checkpoints_without_metrics=False
                     ),
@@ -37,9 +64,32 @@ class Checkpoints:
             ),
             cleanup_tmp_directories=True,
         )
-        self.best = max(
-            (self.rank(kept.metrics) for kept in scored(self.on_disk)), default=-math.inf
-        )
+        ranks = map(self.rank, scored(self.folder, self.steps()).values())
+        self.best = max(ranks, default=-math.inf)
+        self.beside = ThreadPoolExecutor(1, "seal")
+        self.sealed = None
+
+    def steps(self):
+        return [kept.step for kept in self.on_disk.checkpoints]
+
+    def discard_broken(self):
+        """Remove the checkpoints that are not good, so that their steps can be saved again.
+
+        Raises: BadInput if there are some and none is good, unless it is the first save that
+            was not finished.
+        """
+        if jax.process_index() == 0:
+            good, broken = examined(self.folder)
+            if broken and not good and (len(broken) > 1 or UNFINISHED not in broken.values()):
+                told = "; ".join(f"{step}: {fault}" for step, fault in broken.items())
+                raise BadInput(
+                    f"{self.folder}: no good checkpoint: {told}. "
+                    "Choose another --workdir, or delete this one to start over"
+                )
+            for step, fault in broken.items():
+                note(self.folder, step, fault, good[-1] if good else None)
+                shutil.rmtree(self.folder / str(step))
+        multihost_utils.sync_global_devices("what is broken is gone")
 
     def is_best(self, scores):
         """Whether `scores` beat every one seen so far; the next comparison is against these."""
@@ -49,25 +99,158 @@ class Checkpoints:
         return True
 
     def save(self, step, state, scores=None):
-        self.on_disk.save_async(step, state, metrics=scores)
+        """Begin to save `state`; what went wrong in the save before is raised here.
 
-    def restore(self, state):
-        """The latest saved state, placed as `state` is; `state` itself if nothing is saved."""
-        if self.on_disk.latest is None:
+        Raises: BadInput that names the last good checkpoint if it cannot be written.
+        """
+        self.wait()
+        with self.failures_told():
+            saved = self.on_disk.save_async(step, state, metrics=scores)
+            self.sealed = self.beside.submit(self.seal, step, saved)
+
+    def seal(self, step, saved):
+        saved.result()
+        seal(self.folder / str(step), jax.process_index(), jax.process_count())
+
+    def restore(self, state, before=math.inf):
+        """The latest state saved, earlier than step `before`, placed as `state` is.
+
+        `state` itself if there is none.
+        """
+        steps = [step for step in self.steps() if step < before]
+        if not steps:
             return state
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
-        loaded = self.on_disk.load(self.on_disk.latest.step, abstract)
+        loaded = self.on_disk.load(steps[-1], abstract)
         # Orbax returns PRNG keys under a sharding that is equal but written otherwise.
         return jax.device_put(loaded, jax.tree.map(lambda x: x.sharding, state))
 
+    def hold(self, before):
+        """From now on, keep the latest one that was saved earlier than step `before`, too."""
+        self.held.steps = [step for step in self.steps() if step < before][-1:]
+
+    def restore_before(self, state, step):
+        """The latest good state saved earlier than `step`, as `restore`; None if there is none."""
+        self.wait()
+        self.discard_broken()
+        self.on_disk.reload()
+        restored = self.restore(state, before=step)
+        return None if restored is state else restored
+
     def wait(self):
-        """Return once everything is written."""
-        self.on_disk.wait()
+        """Return once everything is written and sealed.
+
+        Raises: BadInput that names the last good checkpoint if it cannot be written.
+        """
+        if self.sealed is not None:
+            with self.failures_told():
+                self.sealed.result()
+                self.on_disk.wait()
+
+    @contextmanager
+    def failures_told(self):
+        try:
+            yield
+        except Exception as error:  # whatever the file system and the libraries above it say
+            finished = saved_steps(self.folder)
+            last = f"the last good one is step {finished[-1]}" if finished else "none is there yet"
+            raise BadInput(
+                f"{self.folder}: a checkpoint cannot be saved: {reason(error)}; {last}. "
+                "Make room and run it again"
+            ) from error
 
     def close(self):
+        self.wait()
+        self.beside.shutdown()
         self.on_disk.close()
+
+
+UNFINISHED = "it was not saved to its end"
+
+
+def seal(folder, process, processes):
+    """Write the manifest of the files that `process` wrote below `folder`: what makes it good."""
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    mine = {
+        name: digest(folder / name)
+        for name in names
+        if writer(name) == process and not is_manifest(folder / name)
+    }
+    content = json.dumps(mine, indent=0).encode()
+    weights.replace(folder / f"manifest.{process}-of-{processes}.json", content)
+
+
+def writer(name):
+    """The process that wrote a file of a checkpoint: Orbax has a folder, or a file, for each."""
+    for part in name.split("/"):
+        before, _, number = part.rpartition("process_")
+        if before in ("", "ocdbt.") and number.isdigit():
+            return int(number)
+    return 0
+
+
+def is_manifest(path):
+    return path.name.startswith("manifest.") and "-of-" in path.name
+
+
+def digest(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fault(folder):
+    """What is wrong with the checkpoint in `folder`, in words; None if it is good."""
+    try:
+        if not is_finished(folder):
+            return UNFINISHED
+        for manifest in filter(is_manifest, folder.iterdir()):
+            for name, expected in json.loads(manifest.read_bytes()).items():
+                if digest(folder / name) != expected:
+                    return f"{name} is not what was written (SHA-256)"
+    except FileNotFoundError as error:
+        return f"{error.filename} is missing"
+    except (AttributeError, OSError, ValueError) as error:
+        return f"a manifest or what it names cannot be read: {reason(error)}"
+    return None
+
+
+def is_finished(folder):
+    """Whether every process has sealed the checkpoint in `folder`."""
+    found = {path.name for path in folder.iterdir() if is_manifest(path)}
+    counts = {name.removesuffix(".json").rpartition("-")[2] for name in found}
+    return any(
+        count.isdigit() and found >= {f"manifest.{i}-of-{count}.json" for i in range(int(count))}
+        for count in counts
+    )
+
+
+def steps_in(folder):
+    """The steps of all checkpoints below `folder`, finished or not, in order."""
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def saved_steps(folder):
+    """The steps of the finished checkpoints below `folder`, in order; makes nothing."""
+    return [step for step in steps_in(folder) if is_finished(folder / str(step))]
+
+
+def examined(folder):
+    """The steps that are good, in order, and {step: what is wrong} of the others."""
+    faults = {step: fault(folder / str(step)) for step in steps_in(folder)}
+    good = [step for step, wrong in faults.items() if not wrong]
+    return good, {step: wrong for step, wrong in faults.items() if wrong}
+
+
+def note(folder, step, wrong, instead):
+    used = "from the start" if instead is None else f"{folder / str(instead)} is used instead"
+    print(f"note: {folder / str(step)} cannot be used: {wrong}; {used}", file=sys.stderr)
+
+
+def reason(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def rank(scores, *, score, higher_is_better):
@@ -76,14 +259,10 @@ def rank(scores, *, score, higher_is_better):
     return -math.inf if math.isnan(value) else value
 
 
-def any_saved(folder):
-    """Whether there is a finished checkpoint below `folder`; makes nothing."""
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
-
-
-def scored(on_disk):
-    """The checkpoints that were saved with scores, by step."""
-    return [kept for kept in on_disk.checkpoints if kept.metrics is not None]
+def scored(folder, steps):
+    """{step: scores} of the checkpoints at `steps` that were saved with scores."""
+    files = {step: folder / str(step) / "metrics" / "metrics" for step in steps}
+    return {step: json.loads(file.read_bytes()) for step, file in files.items() if file.exists()}
 
 
 def load_generator(folder, step, *, score, higher_is_better):
@@ -95,20 +274,24 @@ def load_generator(folder, step, *, score, higher_is_better):
     Raises: BadInput if that step is not there, naming those that are.
     """
     folder = Path(folder).absolute()
-    if not any_saved(folder):
-        raise BadInput(f"{folder}: no checkpoint {str(step)!r}; there are: none")
-    with ocp.training.Checkpointer(folder) as on_disk:
-        kept = {str(checkpoint.step): checkpoint for checkpoint in on_disk.checkpoints}
-        names = {**kept, "last": on_disk.latest}
-        ranked = scored(on_disk)
-        if ranked:
-            best = functools.partial(rank, score=score, higher_is_better=higher_is_better)
-            names["best"] = max(reversed(ranked), key=lambda c: best(c.metrics))
-        if str(step) not in names:
-            there = ", ".join(names)
-            raise BadInput(f"{folder}: no checkpoint {str(step)!r}; there are: {there}")
-        chosen = names[str(step)].step
-        stored = on_disk.metadata(chosen).metadata["generator"]
+    best = functools.partial(rank, score=score, higher_is_better=higher_is_better)
+    good, broken = examined(folder)
+    scores = scored(folder, good)
+    names = {str(step): step for step in good}
+    if good:
+        names["last"] = good[-1]
+    if scores:
+        names["best"] = max(reversed(scores), key=lambda step: best(scores[step]))
+    if str(step) not in names:
+        wrong = broken.get(int(step)) if str(step).isdigit() else None
+        there = ", ".join(names) or "none"
+        told = f" ({wrong})" if wrong else ""
+        raise BadInput(f"{folder}: no good checkpoint {str(step)!r}{told}; there are: {there}")
+    chosen = names[str(step)]
+    if not str(step).isdigit():
+        for other, wrong in broken.items():
+            note(folder, other, wrong, chosen)
+    stored = ocp.metadata(folder / str(chosen), checkpointable_name="state").metadata["generator"]
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = {
         part: {

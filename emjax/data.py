@@ -168,10 +168,17 @@ class TrainBatches:
             return {name: value for name, value in record.items() if name in fields}
 
         self.example, self.share, self.mesh = example, share, mesh
+        self.shuffled, self.batch_size = shuffled, batch_size
         self.shapes = {
             name: jax.ShapeDtypeStruct((batch_size, *np.shape(value)), value.dtype)
             for name, value in example(0).items()
         }
+
+    def examples(self, batch):
+        """The (source, index) of every row of batch number `batch`, on whatever process it is."""
+        rows = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+        records = (self.shuffled[row] for row in rows)
+        return [(record["source"].decode(), int(record["index"])) for record in records]
 
     def starting_at(self, step):
         """Batches `step`, `step + 1`, ... on the devices."""

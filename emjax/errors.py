@@ -1,7 +1,10 @@
 """What the project says when something is wrong: one line, one exit code."""
 
 import argparse
+import errno
 import sys
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class EmjaxError(Exception):
@@ -42,9 +45,17 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main, *args):
-    """Exit with what `main(*args)` returns, or with an EmjaxError's one line and its code."""
+    """Exit with what `main(*args)` returns, or with an EmjaxError's one line and its code.
+
+    A full disk is bad input, too.
+    """
     try:
         sys.exit(main(*args))
     except EmjaxError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.code)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"error: {error}; make room and run it again", file=sys.stderr)
+        sys.exit(BadInput.code)

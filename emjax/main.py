@@ -1,6 +1,7 @@
 """Train: python -m emjax.main --config=configs/X.py[:variant] [--workdir=DIR] [--config.a.b=v].
 
-Takes up whatever the workdir holds, from its latest checkpoint.
+Takes up whatever the workdir holds, from its latest checkpoint. --deterministic: bit for bit the
+same run on a GPU, too, which is slower.
 """
 
 import datetime
@@ -21,7 +22,7 @@ from ml_collections import config_flags
 
 from emjax import errors, networks, optimizers, sharding, transfer, weights
 from emjax.augment import Augmentation
-from emjax.checkpoints import Checkpoints, any_saved, load_generator
+from emjax.checkpoints import Checkpoints, load_generator, saved_steps
 from emjax.choose import choose
 from emjax.corruptions import Corruption, Masking
 from emjax.data import EvalBatches, TrainBatches, open_mixture, open_records
@@ -33,6 +34,7 @@ from emjax.tasks import TASKS
 from emjax.train import fit
 
 LIBRARIES = ("emjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # rules out autotuning and atomic sums
 MAY_DIFFER = ("epochs", "log_every", "eval_every", "save_every", "data.dir", "initialise.workdir")
 
 
@@ -47,7 +49,7 @@ def main(arguments):
 
 
 def parse(arguments):
-    """(config, workdir) of a command line.
+    """(config, workdir) of a command line; --deterministic goes to XLA, which has not begun yet.
 
     Raises: Usage in place of every error absl, ml_collections and the config file have.
     """
@@ -59,6 +61,7 @@ def parse(arguments):
     flags.DEFINE_string(
         "workdir", None, "Default: runs/<config>/<variant>.", flag_values=values
     )  # fmt: skip
+    flags.DEFINE_boolean("deterministic", False, "The same bits on a GPU.", flag_values=values)
     if {"--help", "-help", "-h"} & set(argv):
         print(f"{__doc__}\nconfigs: {', '.join(map(str, sorted(Path('configs').glob('*.py'))))}")
         sys.exit(0)
@@ -74,6 +77,8 @@ def parse(arguments):
     if extra or config is None:
         what = f"{extra[0]!r} is no option." if extra else "--config is missing."
         raise Usage(f"{what} Give --config=configs/X.py[:variant] [--workdir=DIR] [--config.a.b=v]")
+    if values["deterministic"].value:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     recipe, _, variant = values["config"].config_filename.partition(":")
     default = Path("runs") / Path(recipe).stem / (variant or "default")
     return config, Path(values["workdir"].value or default)
@@ -108,7 +113,7 @@ def train(config, workdir):
     state = objective.init(config.seed)
     score, higher_is_better = ranking(config)
     saved = workdir / "checkpoints"
-    if "initialise" in config and config.initialise.workdir and not any_saved(saved):
+    if "initialise" in config and config.initialise.workdir and not saved_steps(saved):
         params, stats, model = old_weights(config.initialise)
         transfer.refuse_other_wiring(networks.build_abstract(model), module)
         generator, account = transfer.fill(
@@ -333,6 +338,7 @@ def describe(workdir, config):
         "python": platform.python_version(),
         "devices": f"{sharding.devices_in_use()}, {platform.machine()}",
         "cores": os.cpu_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "date": str(datetime.date.today()),
     }
     for name, facts in (("versions", versions), ("config", plain(config))):

@@ -6,7 +6,8 @@ import statistics
 
 import jax
 
-from emjax.errors import NonFinite, Stopped
+from emjax import skips
+from emjax.errors import Stopped
 
 
 def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, save_every,
@@ -15,7 +16,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
 
     Args:
         state: whole on every device, `sharding.replicated`.
-        train: `starting_at(step)` gives the batches from there on.
+        train: `starting_at(step)` gives the batches from there on, `examples(batch)` names one's.
         evals: split name to finite batches. `val` is scored at every evaluation; the others at each
             new best and at the last step.
         log_every, eval_every, save_every: in steps; each is also due at the last.
@@ -23,7 +24,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
         select: "best"; "last" publishes at every evaluation, so that the last one stays.
         stop: whether to save and stop after this step.
 
-    Raises: Stopped when `stop` said so before the last step; NonFinite.
+    Raises: Stopped when `stop` said so before the last step; NonFinite as `skips.rolled_back`.
     """
     everywhere = state.step.sharding
     train_step = jax.jit(objective.train_step, donate_argnums=0, out_shardings=everywhere)
@@ -33,6 +34,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     )
     done = int(state.step)
     reader = train.starting_at(done)
+    known = int(state.skips.count)
 
     def due(step, every):
         return step == total_steps or (every and step % every == 0)
@@ -43,11 +45,17 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
             state, terms = train_step(state, batch)
         stopping = stop() and step < total_steps
 
-        if due(step, log_every):
-            terms = jax.device_get(terms)  # the loop's one wait
-            if not all(map(math.isfinite, terms.values())):
-                raise NonFinite(f"step {step}: {terms}; the last good state is kept")
-            journal.train(step, terms)
+        if stopping or any(due(step, every) for every in (log_every, eval_every, save_every)):
+            terms, skipped = jax.device_get((terms, state.skips))  # the loop's one wait
+            skips.tell(skipped, known, train.examples)
+            known = int(skipped.count)
+            if due(step, log_every):
+                terms = {name: value for name, value in terms.items() if math.isfinite(value)}
+                journal.train(step, {**terms, "skipped": known} if known else terms)
+            checkpoints.hold(before=skipped.since if skipped.last[0] == step else math.inf)
+            if skips.too_many(skipped):
+                state, back_to = skips.rolled_back(state, skipped, checkpoints)
+                journal.write(step, {"train/back_to": back_to})
         if due(step, eval_every):
             scores, _ = evaluate(eval_step, state, "val", evals["val"])
             is_best = checkpoints.is_best(scores)

@@ -1,4 +1,12 @@
-"""States on disk: exact, the latest two and the best kept, found again."""
+"""States on disk: exact, the latest two and the best kept, found again; broken ones never."""
+
+import contextlib
+import hashlib
+import resource
+import shutil
+import socket
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -7,7 +15,8 @@ import pytest
 from flax import struct
 
 from emjax import networks, sharding
-from emjax.checkpoints import Checkpoints, load_generator
+from emjax.checkpoints import Checkpoints, fault, load_generator, saved_steps
+from emjax.data import TrainBatches, open_records
 from emjax.errors import BadInput
 from emjax.networks import Network
 
@@ -18,15 +27,18 @@ class State(struct.PyTreeNode):
     generator: Network
 
 
-@pytest.fixture(scope="module")
-def state():
+def make_state():
     unet = dict(name="unet", blocks=2, receptive_field=44)
-    state = State(
+    return State(
         step=np.int32(0),
         key=jax.random.key(3),
         generator=networks.create(unet, optax.adam(1e-3), key=jax.random.key(0)),
     )
-    return jax.device_put(state, sharding.replicated(sharding.data_mesh()))
+
+
+@pytest.fixture(scope="module")
+def state():
+    return jax.device_put(make_state(), sharding.replicated(sharding.data_mesh()))
 
 
 def open_folder(folder):
@@ -36,6 +48,11 @@ def open_folder(folder):
 def raw(tree):
     tree = tree.replace(key=jax.random.key_data(tree.key))
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def said_of(state):
+    """A digest of every array but the step."""
+    return hashlib.sha256(b"".join(raw(state.replace(step=state.step * 0)))).hexdigest()
 
 
 def test_latest_two_and_best_are_kept(state, tmp_path):
@@ -80,17 +97,213 @@ def test_generator_is_loaded_alone_by_best_last_or_number(state, tmp_path):
         assert set(params) == set(state.generator.params)
         np.testing.assert_array_equal(params["head/kernel"], state.generator.params["head/kernel"])
         assert (stats["down/0/norm1/mean"] == step).all()
-    with pytest.raises(BadInput, match="no checkpoint '1'; there are: 2, 3, 4, last, best"):
+    with pytest.raises(BadInput, match="no good checkpoint '1'; there are: 2, 3, 4, last, best"):
         load_generator(tmp_path, "1", score="val/l1", higher_is_better=False)
-    with pytest.raises(BadInput, match="no checkpoint 'best'; there are: none"):
+    with pytest.raises(BadInput, match="no good checkpoint 'best'; there are: none"):
         load_generator(tmp_path / "no", "best", score="val/l1", higher_is_better=False)
 
 
-def test_saved_on_eight_devices_restored_on_one(state, tmp_path):
-    checkpoints = open_folder(tmp_path)
-    checkpoints.save(5, state.replace(step=state.step + 5))
+@pytest.fixture(scope="module")
+def three(state, tmp_path_factory):
+    """A folder with the steps 1 (the best), 2 and 3; a step's statistics are its number."""
+    folder = tmp_path_factory.mktemp("three")
+    checkpoints = open_folder(folder)
+    for step, l1 in enumerate([0.1, 0.3, 0.2], start=1):
+        generator = state.generator
+        stats = {path: value * 0 + step for path, value in generator.stats.items()}
+        moved = state.replace(generator=generator.replace(stats=stats), step=state.step + step)
+        checkpoints.save(step, moved, {"val/l1": l1})
+    checkpoints.close()
+    return folder
+
+
+def flip(path, at=None):
+    """Change one bit of a file, in the middle if no byte is named."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if at is None else at] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_in_any_file_is_found_and_the_one_before_is_used(
+    state, three, tmp_path, capfd
+):
+    files = [path.relative_to(three) for path in (three / "3").rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for name in files:
+        folder = shutil.copytree(three, tmp_path / "one")
+        for at in (0, None, -1):
+            flip(folder / name, at)
+            # A line break in a manifest may become another character that JSON skips or refuses.
+            assert fault(folder / "3"), (name, at)
+            shutil.copy(three / name, folder / name)
+        assert not fault(folder / "3")
+        shutil.rmtree(folder)
+
+    folder = shutil.copytree(three, tmp_path / "one")
+    payload = max((folder / "3").rglob("*"), key=lambda path: path.stat().st_size)
+    flip(payload)
+    checkpoints = open_folder(folder)
+    restored = checkpoints.restore(state)
+    assert int(restored.step) == 2
+    said = capfd.readouterr().err
+    assert f"{folder}/3 cannot be used: {payload.relative_to(folder / '3')} is not what was" in said
+    assert f"{folder}/2 is used instead" in said
+    checkpoints.save(3, restored)  # its step can be saved again
+    checkpoints.close()
+    assert saved_steps(folder) == [1, 2, 3] and not fault(folder / "3")
+
+
+def test_an_unfinished_save_is_not_used(state, three, tmp_path, capfd):
+    folder = shutil.copytree(three, tmp_path / "one")
+    (folder / "3" / "manifest.0-of-1.json").unlink()
+    assert saved_steps(folder) == [1, 2]
+    params, stats = load_generator(folder, "last", score="val/l1", higher_is_better=False)
+    assert (stats["down/0/norm1/mean"] == 2).all()
+    told = f"{folder}/3 cannot be used: it was not saved to its end; {folder}/2 is used instead"
+    assert told in capfd.readouterr().err
+    assert int(open_folder(folder).restore(state).step) == 2
+    assert told in capfd.readouterr().err and not (folder / "3").exists()
+
+    # Killed in the first save: from the start.
+    shutil.rmtree(folder / "1")
+    (folder / "2" / "manifest.0-of-1.json").unlink()
+    assert open_folder(folder).restore(state) is state
+    assert f"{folder}/2 cannot be used: it was not saved to its end; from the start" in (
+        capfd.readouterr().err
+    )
+
+
+@pytest.fixture(params=["full", "limited"])
+def filling(request, tmp_path):
+    """(a folder, a context in which hardly a byte more can be written there)."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if request.param == "limited":  # file sizes, by the system
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+        @contextlib.contextmanager
+        def full():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+            yield
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+        yield folder, full
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        return
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+
+    @contextlib.contextmanager
+    def full():
+        filler = folder / "filler"
+        with pytest.raises(OSError, match="No space left"), filler.open("wb", 0) as file:
+            while True:
+                file.write(bytes(4096))
+        yield
+        filler.unlink()
+
+    yield folder, full
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(state, filling):
+    folder, full = filling
+    folder = folder / "checkpoints"
+    checkpoints = open_folder(folder)
+    checkpoints.save(1, state.replace(step=state.step + 1))
     checkpoints.wait()
+    with (
+        full(),
+        pytest.raises(BadInput, match="a checkpoint cannot be saved: .*last good one is step 1"),
+    ):
+        checkpoints.save(2, state)
+        checkpoints.wait()
+    checkpoints = open_folder(folder)
+    restored = checkpoints.restore(state)
+    assert int(restored.step) == 1 and said_of(restored) == said_of(state)
+    checkpoints.save(2, state.replace(step=state.step + 2))
+    checkpoints.close()
+    assert saved_steps(folder) == [1, 2] and not fault(folder / "1") and not fault(folder / "2")
+
+
+def test_transfer_falls_back_too(three, tmp_path, capfd):
+    def loaded(step):
+        _, stats = load_generator(folder, step, score="val/l1", higher_is_better=False)
+        return int(stats["down/0/norm1/mean"][0])
+
+    folder = shutil.copytree(three, tmp_path / "one")
+    assert (loaded("best"), loaded("last")) == (1, 3) and not capfd.readouterr().err
+    flip(folder / "1" / "metrics" / "metrics")
+    assert (loaded("best"), loaded("last")) == (3, 3)
+    said = capfd.readouterr().err
+    assert f"{folder}/1 cannot be used: metrics/metrics is not" in said
+    assert f"{folder}/3 is used instead" in said
+    with pytest.raises(BadInput, match="no good checkpoint '1' .metrics/metrics is not what was"):
+        loaded("1")
+    assert open_folder(folder).best == -0.2
+    for step in (2, 3):
+        flip(folder / str(step) / "_CHECKPOINT_METADATA")
+    with pytest.raises(BadInput, match="no good checkpoint 'best'; there are: none"):
+        loaded("best")
+    with pytest.raises(BadInput, match="no good checkpoint: 2: .*; 3: .*Choose another --workdir"):
+        open_folder(folder)
+    assert (folder / "2").exists() and (folder / "3").exists()
+
+
+def test_eight_devices_then_one_then_two_processes_with_four(state, tiny_records, tmp_path):
+    """Equal values and the same examples, wherever it goes on; a broken file of the other is found.
+
+    The third is two processes with two devices each.
+    """
+    folder = tmp_path / "run"
+    checkpoints = open_folder(folder)
+    checkpoints.save(5, state.replace(step=state.step + 5))
+    checkpoints.close()
     one = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
-    restored = open_folder(tmp_path).restore(jax.device_put(state, sharding.replicated(one)))
-    assert raw(restored.replace(step=state.step)) == raw(state)
+    checkpoints = open_folder(folder)
+    restored = checkpoints.restore(jax.device_put(state, sharding.replicated(one)))
+    assert int(restored.step) == 5 and said_of(restored) == said_of(state)
     assert restored.generator.params["head/kernel"].sharding.device_set == set(jax.devices()[:1])
+    checkpoints.save(6, restored.replace(step=restored.step + 1))
+    checkpoints.close()
+
+    records = open_records(tiny_records, "simulated/unlabelled", "train")
+    orders = []
+    for mesh in (sharding.data_mesh(), one):
+        reader = TrainBatches([records], batch_size=8, seed=5, mesh=mesh).starting_at(3)
+        orders.append(np.concatenate([next(reader)["index"] for _ in range(3)]).tolist())
+    assert orders[0] == orders[1]
+
+    shutil.copytree(folder / "6", folder / "7")  # one that is broken
+    flip(folder / "7" / "_CHECKPOINT_METADATA")
+    (first, note), (second, silent) = two_processes(folder, tiny_records)
+    assert first == second == f"told 6 {said_of(state)} {orders[0]}\n"
+    assert f"{folder}/7 cannot be used: _CHECKPOINT_METADATA is not" in note
+    assert f"{folder}/6 is used instead" in note and "cannot be used" not in silent
+
+    assert saved_steps(folder) == [6, 7] and not fault(folder / "7")
+    assert len(list((folder / "7").glob("manifest.?-of-2.json"))) == 2
+    theirs = (folder / "7/state/ocdbt.process_1/d").iterdir()
+    flip(max(theirs, key=lambda path: path.stat().st_size))
+    assert "state/ocdbt.process_1/d/" in fault(folder / "7")
+    (folder / "7" / "manifest.1-of-2.json").unlink()
+    assert fault(folder / "7") == "it was not saved to its end"
+
+
+def two_processes(folder, data):
+    """[(what it printed, what it said on stderr)] of both."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    line = [sys.executable, "-m", "tests.one_of_two"]
+    both = [
+        subprocess.Popen(
+            [*line, *map(str, (index, port, folder, data))],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    return [(out[out.index("told") :], err) for out, err in said]

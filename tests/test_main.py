@@ -1,6 +1,10 @@
 """The command line: defaults are the paper's, every bad input is one clear line."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -9,6 +13,7 @@ from configs.pretrain import VARIANTS
 from emjax import networks
 from emjax.augment import Augmentation
 from emjax.errors import BadInput, NonFinite, Usage
+from emjax.journal import read
 from emjax.main import main, parse, plain, ranking, refuse_other
 
 PRETRAIN, SEGMENT = "--config=configs/pretrain.py", "--config=configs/segment_au.py"
@@ -97,6 +102,22 @@ def test_wrong_command_lines(arguments, words):
     assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
 
 
+def test_deterministic_reaches_xla(monkeypatch):
+    """Before JAX looks; a flag that this XLA does not know would end the process."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    parse([PRETRAIN])
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x"
+    parse([PRETRAIN, "--deterministic"])
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x --xla_gpu_deterministic_ops=true"
+    monkeypatch.setenv("XLA_FLAGS", "")
+    known = (
+        "from emjax.main import parse; import jax; "
+        f"parse(['{PRETRAIN}', '--deterministic']); print(jax.device_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", known], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
@@ -161,11 +182,18 @@ def test_the_validation_split_chooses_the_best_and_no_other(recipe, score):
         ranking(config)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tiny_records, tmp_path):
-    with pytest.raises(NonFinite, match="step [123]: .*nan.*the last good state is kept") as error:
+def test_losses_that_are_no_numbers_stop_the_run(tiny_records, tmp_path, capsys):
+    with pytest.raises(NonFinite, match="steps 2 to 11: .*no good checkpoint from before") as error:
         main([f"{PRETRAIN}:smoke", f"--workdir={tmp_path}", f"--config.data.dir={tiny_records}",
-              "--config.optimizer.lr=1e30", "--config.log_every=1"])  # fmt: skip
+              "--config.optimizer.lr=1e30", "--config.log_every=1",
+              "--config.epochs=4"])  # fmt: skip
     assert error.value.code == 4
+    said = capsys.readouterr().err
+    assert re.search(r"note: step 2: the loss .* by index and source: \d+(, \d+)* of unlab", said)
+    rows = read(tmp_path / "metrics.jsonl")
+    assert rows[-1]["step"] == 11 and rows[-1]["train/skipped"] == 10
+    assert not any("NaN" in line for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+                   if "train/" in line)  # fmt: skip
 
 
 def test_a_workdir_of_another_config_is_refused_by_field(tmp_path):

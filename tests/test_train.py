@@ -9,6 +9,7 @@ import pytest
 from flax import struct
 
 from emjax import sharding, train
+from emjax.skips import Skips, none_yet
 
 DICE = [0.2, 0.5, 0.4, 0.5, 0.7, 0.6]  # of val, by step
 
@@ -16,6 +17,7 @@ DICE = [0.2, 0.5, 0.4, 0.5, 0.7, 0.6]  # of val, by step
 class State(struct.PyTreeNode):
     step: jax.Array
     generator: jax.Array
+    skips: Skips
 
 
 class Counting:
@@ -45,8 +47,10 @@ class Kept:
     def save(self, step, state, scores=None):
         self.saved.append(step)
 
-    def wait(self):
+    def wait(self, before=None):
         pass
+
+    hold = wait
 
 
 def batch(offsets, valid, first=0):
@@ -64,11 +68,13 @@ def fitted(request):
         resume=lambda step: None,
     )
     everywhere = sharding.replicated(sharding.data_mesh())
-    state = State(step=jnp.int32(0), generator=jnp.float32(0))
+    state = State(step=jnp.int32(0), generator=jnp.float32(0), skips=none_yet())
     train.fit(
         Counting(),
         jax.device_put(state, everywhere),
-        types.SimpleNamespace(starting_at=lambda step: iter(lambda: {}, None)),
+        types.SimpleNamespace(
+            starting_at=lambda step: iter(lambda: {}, None), examples=lambda batch: []
+        ),
         {
             "test": [batch([0.1, 0.0], [True, True]), batch([0.3, 9.0], [True, False], 2)],
             "val": [batch([0.0], [True])],

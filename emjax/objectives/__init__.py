@@ -5,8 +5,8 @@
     eval_step(state, batch) -> {metric: (value [b], counts bool [b])}   an entry an image
 
 An objective without a task also names `best`, the metric that chooses the best checkpoint, and
-`higher_is_better`, as a Task does. In every state, `step` counts the updates and `generator` is
-the network that is kept.
+`higher_is_better`, as a Task does. In every state, `step` counts the updates, `generator` is the
+network that is kept, and `skips` tells the batches that were not applied.
 """
 
 from emjax.objectives.masked import Masked

@@ -12,6 +12,7 @@ from emjax.augment import Augmentation, row_keys, to_network
 from emjax.corruptions import Corruption
 from emjax.networks import Network
 from emjax.objectives.restoring import Restoring
+from emjax.skips import Skips, applied, none_yet
 
 
 class State(struct.PyTreeNode):
@@ -21,6 +22,7 @@ class State(struct.PyTreeNode):
     key: jax.Array  # PRNG key []; folded with `step`, never replaced
     generator: Network
     discriminator: Network
+    skips: Skips = struct.field(default_factory=none_yet)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +95,10 @@ class Pix2Pix(Restoring):
 
         image_grads, (d_stats, g_terms) = jax.grad(generator_loss, has_aux=True)(restored)
         (g_grads,) = pull_back(image_grads)
-        state = state.replace(
+        after = state.replace(
             step=state.step + 1,
             generator=g.updated(g_grads, g_stats),
             discriminator=d.replace(stats=d_stats),
         )
-        return state, {**g_terms, **d_terms}
+        terms = {**g_terms, **d_terms}
+        return applied(state, after, (terms, g_grads, g_stats, d_grads, d_stats)), terms

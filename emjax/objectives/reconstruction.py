@@ -10,6 +10,7 @@ from emjax.augment import Augmentation, row_keys, to_network
 from emjax.corruptions import Corruption
 from emjax.objectives.restoring import Restoring
 from emjax.objectives.supervised import Supervised
+from emjax.skips import applied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Reconstruction(Restoring):
             return self.loss(restored, micrograph, corrupted), stats
 
         (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(g.params)
-        state = state.replace(step=state.step + 1, generator=g.updated(grads, stats))
-        return state, {"g_l1": value}
+        after = state.replace(step=state.step + 1, generator=g.updated(grads, stats))
+        return applied(state, after, (value, grads, stats)), {"g_l1": value}
 
     def loss(self, restored, micrograph, corrupted):
         return losses.l1(prediction=restored, target=micrograph)

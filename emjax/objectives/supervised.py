@@ -10,6 +10,7 @@ from flax import struct
 from emjax import metrics, networks
 from emjax.augment import Augmentation, row_keys, to_network
 from emjax.networks import Network
+from emjax.skips import Skips, applied, none_yet
 from emjax.tasks import Task
 
 
@@ -19,6 +20,7 @@ class State(struct.PyTreeNode):
     step: jax.Array  # int32 [], updates done so far
     key: jax.Array  # PRNG key []; folded with `step`, never replaced
     generator: Network
+    skips: Skips = struct.field(default_factory=none_yet)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Supervised:
             return self.task.loss(output, example[self.task.target]), stats
 
         (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(g.params)
-        state = state.replace(step=state.step + 1, generator=g.updated(grads, stats))
-        return state, {"loss": value}
+        after = state.replace(step=state.step + 1, generator=g.updated(grads, stats))
+        return applied(state, after, (value, grads, stats)), {"loss": value}
 
     def eval_step(self, state, batch):
         """The task's metrics on whole images, with running statistics, image by image."""
