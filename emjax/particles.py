@@ -35,14 +35,16 @@ class Matches(NamedTuple):
 def match(*, predicted: Masks, true: Masks) -> Matches:
     """The Matches of two masks."""
     height, width = true.shape[1:]
-    counts = [jax.vmap(count_runs)(mask) for mask in (predicted, true, predicted & true)]
-    usual, most = -(-height * width // 32), height * -(-width // 2)
+    masks = jnp.stack([predicted, true, predicted & true], 1)
+    counts = jax.vmap(jax.vmap(count_runs))(masks)
+    usual, most = max(4096, height * width // 32), height * -(-width // 2)
     small, large = (
         jax.vmap(partial(match_runs, width=width + 1, capacity=capacity))
         for capacity in (usual, most)
     )
-    runs = jnp.max(jnp.stack([begun[:, -1] for begun, _ in counts]))
-    return lax.cond(runs <= usual, small, large, *counts)
+    if most <= usual:
+        return large(counts)
+    return lax.cond(jnp.max(counts[0][..., -1]) <= usual, small, large, counts)
 
 
 def count_runs(mask):
@@ -113,20 +115,27 @@ def unite(touched):
     return lax.while_loop(unfinished, joined, (jnp.arange(touched.shape[1], dtype=jnp.int32), 0))
 
 
-def match_runs(predicted, true, both, *, width, capacity):
+def label(counts, pixels, *, width, capacity):
+    """(number of particles, their areas, labels of `pixels`) of one mask, by its `count_runs`.
+
+    A particle's label is its first run; areas are int32 [capacity], by label.
+    """
+    start, end = places(counts, capacity)
+    root, _ = unite(neighbours(counts, start, end, width=width))
+    number = ((root == jnp.arange(capacity)) & (start < end)).sum(dtype=jnp.int32)
+    run = counts[0].at[pixels].get(mode="clip") - 1
+    return number, jax.ops.segment_sum(end - start, root, capacity), root.at[run].get(mode="clip")
+
+
+def match_runs(counts, *, width, capacity):
     """The Matches of one image from the `count_runs` of two masks and of what is in both.
 
     None of the three has more runs than `capacity`.
     """
+    both, either = ([count[part] for count in counts] for part in (2, slice(2)))
     shared, end = places(both, capacity)
-    number, areas, labels = [], [], []
-    for counts in (predicted, true):
-        start, stop = places(counts, capacity)
-        root, _ = unite(neighbours(counts, start, stop, width=width))
-        number.append(((root == jnp.arange(capacity)) & (start < stop)).sum(dtype=jnp.int32))
-        areas.append(jax.ops.segment_sum(stop - start, root, capacity))
-        run = counts[0].at[shared].get(mode="clip") - 1
-        labels.append(root.at[run].get(mode="clip"))
+    labelled = jax.vmap(partial(label, width=width, capacity=capacity), (0, None))
+    number, areas, labels = labelled(either, shared)
 
     # Shared runs, those of the same two particles one after the other. Runs that are not there
     # are zero pixels long, and change nothing wherever they come to stand.
