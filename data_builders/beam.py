@@ -1,10 +1,10 @@
 """Builds on several processes or machines, by Apache Beam: the same bytes as in one process.
 
 The workers write the records of a part of the files each, in any order; what the card says of them
-comes back to the process that was called, which puts it together in the order of the files, and
-sorts the records by key: 56 bytes a record. The workers then write the shards. Records go through
-files beside the shards and never through Beam itself, whose local runner would hold them all in one
-process. So all workers must see --source and --data_dir under the same paths.
+comes back to the process that was called, which puts it together in the order of the files and
+sorts the records by key: some 150 bytes a record. The workers then write the shards. Records go
+through files beside the shards and never through Beam itself, whose local runner would hold them
+all in one process. So all workers must see --source and --data_dir under the same paths.
 """
 
 import contextlib
@@ -13,23 +13,21 @@ import io
 import math
 import pickle
 import shlex
+import signal
+import threading
 import uuid
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tensorflow_datasets.core import (
-    example_serializer,
-    file_adapters,
-    hashing,
-    splits,
-)
+from tensorflow_datasets.core import example_serializer, file_adapters, hashing, splits
 from tensorflow_datasets.core.utils import shard_utils
 
 from data_builders import common
 from data_builders.writer import Writer
 from emjax.choose import choose
-from emjax.errors import EmjaxError, Usage
+from emjax.errors import BadInput, EmjaxError, Usage
 
 RUNNERS = ("DirectRunner", "DataflowRunner", "FlinkRunner", "PortableRunner", "SparkRunner")
 QUIET = "--default_sdk_harness_log_level=ERROR"  # what fails is told here
@@ -91,25 +89,32 @@ def writer_of(options):
             "--direct_running_mode=multi_processing",
             *flags,
         ]
-    return functools.partial(BeamWriter, runner=runner, flags=_checked(flags))
+    return functools.partial(BeamWriter, runner=runner, flags=_checked(runner, flags))
 
 
-def _checked(flags):
+def _checked(runner, flags):
     """`flags`, which Beam would only warn of if it did not know them."""
     try:
         from apache_beam.options.pipeline_options import PipelineOptions
+        from apache_beam.runners import create_runner
     except ImportError:
         raise Usage(
             "--beam_runner needs Apache Beam, which is not installed: pip install -e '.[beam]', "
             "in an environment of its own"
         ) from None
+    try:
+        create_runner(runner)
+    except ImportError as error:
+        raise Usage(f"--beam_runner={runner}: {error}") from None
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             known = PipelineOptions([]).get_all_options()
             got = PipelineOptions(flags).get_all_options(retain_unknown_options=True)
     except SystemExit:
-        raise Usage(f"--beam_options: {said.getvalue().splitlines()[-1]}") from None
+        raise Usage(
+            f"--beam_options: {said.getvalue().splitlines()[-1].partition('error: ')[2]}"
+        ) from None
     unknown = sorted(got.keys() - known.keys())
     if unknown:
         raise Usage(
@@ -132,29 +137,24 @@ class BeamWriter(Writer, skip_registration=True):
         folder = self.partial.resolve() / "parts"
         folder.mkdir()
         contents = self.contents._replace(pictures={})
-        units = contents.units
-        parts = [
-            range(units * n // count, units * (n + 1) // count)
-            for count in [max(1, min(units, PARTS))]
-            for n in range(count)
-        ]
+        count = min(contents.units, PARTS)
+        bounds = [contents.units * n // count for n in range(count + 1)]
         write = functools.partial(write_part, self.dataset, contents, folder)
-        told = self._spread(write, list(enumerate(parts)))
+        told = self._spread(write, list(enumerate(pairwise(bounds))))
         infos, shards = [], []
         for split in contents.splits:
             entries = self._take(split, [part.get(split) for part in told])
             np.save(folder / f"{split}.npy", entries[np.lexsort((entries["low"], entries["high"]))])
             size, template = int(entries["size"].sum()), self._get_filename_template(split)
             count = shard_utils.ShardConfig().get_number_shards(size, len(entries))
-            ends = shard_utils.get_shard_boundaries(len(entries), count)
-            starts = [0, *ends[:-1]]
-            for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
-                path = template.sharded_filepath(shard_index=i, num_shards=count)
+            bounds = [0, *shard_utils.get_shard_boundaries(len(entries), count)]
+            for number, (start, end) in enumerate(pairwise(bounds)):
+                path = template.sharded_filepath(shard_index=number, num_shards=count)
                 shards.append((split, Path(path).resolve(), start, end))
             infos.append(
                 splits.SplitInfo(
                     name=split,
-                    shard_lengths=[end - start for start, end in zip(starts, ends, strict=True)],
+                    shard_lengths=[end - start for start, end in pairwise(bounds)],
                     num_bytes=size,
                     filename_template=template,
                 )
@@ -207,9 +207,34 @@ def on_workers(work, count, runner, flags):
 
     options = PipelineOptions(flags)
     runner = _local(options) if runner == "DirectRunner" else runner
-    with apache_beam.Pipeline(runner, options=options) as pipeline:
+    with _no_worker_lost(), apache_beam.Pipeline(runner, options=options) as pipeline:
         numbers = pipeline | apache_beam.Create(range(count)) | apache_beam.Reshuffle()
         numbers | apache_beam.Map(work)
+
+
+@contextlib.contextmanager
+def _no_worker_lost():
+    """End with an error when a worker is killed: Beam's local runner would wait for it for ever."""
+    lost, before = [], threading.excepthook
+
+    def hook(failed):
+        if "Worker subprocess exited" in str(failed.exc_value):
+            lost.append(failed.exc_value)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        else:
+            before(failed)
+
+    threading.excepthook = hook
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not lost:
+            raise
+        raise BadInput(
+            f"{lost[0]}: it was killed, perhaps for its memory; fewer --workers need less"
+        ) from None
+    finally:
+        threading.excepthook = before
 
 
 def _local(options):
@@ -263,8 +288,8 @@ def _folder_of(folder, number):
 
 
 def write_part(dataset, contents, folder, part):
-    """Write the records of the units of `part` to a folder of `folder`; {split: Part}."""
-    number, units = part
+    """Write the records of `part` (its number, (first unit, end)) into `folder`; {split: Part}."""
+    number, units = part[0], range(*part[1])
     told = {}
     with _in_one_piece(_folder_of(folder, number)) as made:
         made.mkdir()

@@ -33,7 +33,7 @@ def shuffled(monkeypatch):
             beam._task.cache_clear()
             work(number)
 
-    monkeypatch.setattr(beam, "_checked", lambda flags: flags)
+    monkeypatch.setattr(beam, "_checked", lambda runner, flags: flags)
     monkeypatch.setattr(beam, "on_workers", on_workers)
 
 
@@ -165,7 +165,6 @@ def test_what_cannot_be_is_one_line(tmp_path, capsys, flags, line):
 
 def test_without_beam_the_extra_is_named_and_nothing_else_imports_it(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
     code, _, err = call(capsys, *SIMULATED, f"--data_dir={tmp_path / 'data'}", DIRECT)
     assert code == 2 and "pip install -e '.[beam]'" in err and err.count("\n") == 1
     assert call(capsys, *SIMULATED, f"--data_dir={tmp_path / 'data'}")[0] == 0
@@ -202,17 +201,29 @@ def test_a_full_disk_in_a_worker_is_one_error_and_leaves_nothing(tmp_path, needs
     assert not data.exists()
 
 
-def test_a_killed_build_leaves_no_process_and_nothing_that_looks_finished(tmp_path, needs_beam):
+def started(tmp_path, **kwargs):
+    """(process, its workers, home) of a long build whose workers are at it."""
     home = tmp_path / "simulated" / "nanoparticles"
     line = [sys.executable, "-m", "data_builders.build", *SIMULATED[:2], f"--data_dir={tmp_path}"]
-    running = subprocess.Popen(
-        [*line, "--records=100000", DIRECT, "--workers=2"], stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    line += ["--records=100000", DIRECT, "--workers=2"]
+    running = subprocess.Popen(line, stdout=subprocess.DEVNULL, text=True, **kwargs)
     deadline = time.monotonic() + 120
     while not list(home.glob(".building-*/parts/*/train")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    workers = psutil.Process(running.pid).children(recursive=True)
+    return running, psutil.Process(running.pid).children(recursive=True), home
+
+
+def test_a_killed_worker_ends_the_build_and_leaves_nothing(tmp_path, needs_beam):
+    running, workers, _ = started(tmp_path / "data", stderr=subprocess.PIPE)
+    os.kill(workers[-1].pid, signal.SIGKILL)
+    err = running.communicate(timeout=120)[1]
+    last = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert running.returncode == 3 and "it was killed, perhaps for its memory" in last[0]
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_killed_build_leaves_no_process_and_nothing_that_looks_finished(tmp_path, needs_beam):
+    running, workers, home = started(tmp_path, stderr=subprocess.DEVNULL)
     os.kill(running.pid, signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL and not (home / "1.0.0").exists()
     assert psutil.wait_procs(workers, timeout=60)[1] == []
