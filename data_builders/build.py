@@ -15,7 +15,7 @@ import argparse
 import os
 import sys
 
-from data_builders import au_nanoparticles, cem500k, common
+from data_builders import au_nanoparticles, beam, cem500k, common
 from data_builders.micrographs import Micrographs
 from data_builders.simulated import Atoms, Nanoparticles, Unlabelled
 from data_builders.temimagenet import Multislice, TEMImageNet
@@ -57,12 +57,16 @@ def main(arguments):
         help="stop if more than this share of the images cannot be used; default: %(default)s",
     )
     parser.set_defaults(dataset=arguments[0])
+    beam.add_options(parser)
     builder.add_options(parser)
     options = parser.parse_args(arguments[1:])
     if not 0 <= options.left_out <= 1:
         raise Usage(f"--left_out={options.left_out}; a share from 0 to 1 was due")
+    writer = beam.writer_of(options)
     dataset = builder(options)
-    card, already = common.build(dataset, options.data_dir, left_out=options.left_out)
+    card, already = common.build(
+        dataset, options.data_dir, left_out=options.left_out, writer=writer
+    )
     print(told(card, os.path.join(options.data_dir, dataset.folder), already))
 
 

@@ -8,18 +8,24 @@ A dataset is a class with
     folder                 where it lies below --data_dir
     options, files_sha256  what it is built from; the same two, the same records
     prepare() -> Contents  finds out what the records will be
-    records(split)         yields records as writer.features() describes them, one in memory at a
-                           time, or a writer.LeftOut in place of a record that cannot be
+    records(split, units)  yields records as writer.features() describes them, one in memory at a
+                           time, a writer.LeftOut in place of a record that cannot be, or a
+                           writer.Count. Only of those files, or what else is read in one go, whose
+                           places are in the range `units` (default ALL); keeps nothing
+    notes(counts, records) only where records() yields a Count: notes for the card, from a Counter
+                           of what was counted and the number of records written
 """
 
 import contextlib
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
 import re
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +35,7 @@ from data_builders.writer import VERSION, Writer, refuse_too_many
 from emjax.errors import BadInput
 from emjax.locks import alone_in
 
+ALL = range(sys.maxsize)  # units of a dataset
 TARGETS = ("mask", "denoised", "background_removed", "superresolved")
 SPLITS = ("train", "val", "test")
 LIBRARIES = (
@@ -59,12 +66,18 @@ class Contents(NamedTuple):
     shape: tuple[int, int] | None  # h, w; None where they vary
     targets: tuple[str, ...]
     range_rule: str
+    units: int  # what records() can be told to take a part of
     left_out: list[tuple[str, str]]  # path, reason: by the rules of the dataset
     unusable: Sequence[tuple[str, str]] = ()  # path, reason: unreadable, constant, of a wrong size
     images: int = 0  # that should be usable, `unusable` among them
-    notes: Sequence[str] = ()  # for the card; a list may grow while the records are written
+    notes: Sequence[str] = ()  # for the card
     dropped: dict[str, int] = {}  # reason: records that are good but of no use, in no split
     pictures: dict[str, bytes] = {}  # name: PNG, written beside the card
+
+
+def within(units, iterable):
+    """Those things of `iterable` whose places are in the range `units`."""
+    return itertools.islice(iterable, units.start, units.stop)
 
 
 def by_hash(names):
@@ -106,30 +119,31 @@ def sha256_of(files):
     return total.hexdigest()
 
 
-def build(dataset, data_dir, *, left_out=LEFT_OUT_SHARE):
+def build(dataset, data_dir, *, left_out=LEFT_OUT_SHARE, writer=Writer):
     """(card, whether it was there already) of the records of `dataset` below `data_dir`.
 
     The records are written to a hidden folder and moved to their place when they are complete, so
-    a folder that is there is finished. What a killed build left is removed by the next.
+    a folder that is there is finished. What a killed build left is removed by the next. `writer`
+    makes the Writer; data_builders.beam has another.
 
     Raises: BadInput if more than the share `left_out` of the images cannot be used, or the records
     cannot be written.
     """
     home = Path(data_dir) / dataset.folder
     final = home / VERSION
-    with _disk_errors(home):
+    with disk_errors(home):
         if final.exists():
             return _same_or_refused(dataset, home), True
     contents = dataset.prepare()
     refuse_too_many(dataset, contents.unusable, contents.images, left_out)
     made = [folder for folder in (home, *home.parents) if not folder.exists()]
     try:
-        with _disk_errors(home):
+        with disk_errors(home):
             home.mkdir(parents=True, exist_ok=True)
             with alone_in(home, "it is being built; wait for that"):
                 if final.exists():  # another build finished while this one was reading
                     return _same_or_refused(dataset, home), True
-                _write(dataset, contents, home, left_out)
+                _write(dataset, contents, home, left_out, writer)
     except BaseException:
         for folder in made:
             with contextlib.suppress(OSError):  # not empty: somebody else's
@@ -138,14 +152,14 @@ def build(dataset, data_dir, *, left_out=LEFT_OUT_SHARE):
     return read_card(home), False
 
 
-def _write(dataset, contents, home, left_out):
+def _write(dataset, contents, home, left_out, make_writer):
     """Write the records and the card to a hidden folder of `home`, and move them to their place."""
     for leftover in home.glob(".building-*"):
         shutil.rmtree(leftover)
     partial = home / f".building-{os.getpid()}"
     try:
         partial.mkdir()
-        writer = Writer(dataset, contents, data_dir=partial, share=left_out)
+        writer = make_writer(dataset, contents, data_dir=partial, share=left_out)
         writer.write()
         written = partial / Writer.name / VERSION
         card = json.dumps(_card(dataset, contents, writer), indent=2)
@@ -158,7 +172,7 @@ def _write(dataset, contents, home, left_out):
 
 
 @contextlib.contextmanager
-def _disk_errors(home):
+def disk_errors(home):
     """Tell in one line that the disk did not take what was written to `home`."""
     try:
         yield
@@ -176,18 +190,22 @@ def _disk_errors(home):
 def _card(dataset, contents, writer):
     """What card.json says of the records that `writer` has written."""
     known = contents._asdict()
-    del known["pictures"]
+    del known["pictures"], known["units"]
     unusable = [*known.pop("unusable"), *writer.unusable]
+    splits = {split: info.num_examples for split, info in writer.info.splits.items()}
+    notes = list(contents.notes)
+    if hasattr(dataset, "notes"):
+        notes += dataset.notes(writer.counts, sum(splits.values()))
     return {
         "name": dataset.folder,
         "about": dataset.about._asdict(),
         "options": dataset.options,
         "files_sha256": dataset.files_sha256,
         **known,
-        "splits": {split: info.num_examples for split, info in writer.info.splits.items()},
+        "splits": splits,
         "left_out": sorted([*known["left_out"], *unusable]),
         "unusable": len(unusable),
-        "notes": list(contents.notes),
+        "notes": notes,
         "nm_per_pixel": writer.pixel_sizes(),
         "near_duplicates": writer.near_duplicates(),
         "versions": {

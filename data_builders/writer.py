@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import struct
+from collections import Counter
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,12 @@ class LeftOut(NamedTuple):
 
     path: str
     reason: str
+
+
+class Count(NamedTuple):
+    """Something that the card tells the number of, such as a file dropped by a rule."""
+
+    what: str
 
 
 def features(dtype, shape, targets):
@@ -111,7 +118,7 @@ class Writer(tfds.core.GeneratorBasedBuilder):
         self.dataset, self.contents, self.share, self.partial = dataset, contents, share, data_dir
         self.unusable = []  # found while the records were written
         self.fingerprints = {split: array.array("Q") for split in contents.splits}
-        self.sizes, self.without_size = [], 0
+        self.sizes, self.without_size, self.counts = [], 0, Counter()
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     def write(self):
@@ -127,14 +134,25 @@ class Writer(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in self.contents.splits}
 
     def _generate_examples(self, split):
-        # TFDS orders the records of a split by a hash of this key: train[:n] is a random subset.
+        yield from self.remembered(split, self.dataset.records(split))
+        self._refuse_nothing(split)
+
+    def remembered(self, split, records):
+        """Yield (key, record) of those of `records` that can be used, and remember them.
+
+        TFDS orders the records of a split by a hash of the key: train[:n] is a random subset.
+        """
         with open(self.partial / f"{split}.names", "w", encoding="utf-8") as names:
-            for record in self.dataset.records(split):
+            for record in records:
                 if isinstance(record, LeftOut):
                     self._leave_out(record)
-                    continue
-                self._remember(split, record, names)
-                yield int(record["index"]), record
+                elif isinstance(record, Count):
+                    self.counts[record.what] += 1
+                else:
+                    self._remember(split, record, names)
+                    yield int(record["index"]), record
+
+    def _refuse_nothing(self, split):
         if not self.fingerprints[split]:
             last = "".join(f"; {path}: {reason}" for path, reason in self.unusable[-1:])
             raise BadInput(f"{self.dataset.folder}: nothing is left of the split {split}{last}")

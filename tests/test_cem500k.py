@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 import tifffile
 from scipy import ndimage
 
-from data_builders import build, cem500k, common
+from data_builders import build, cem500k, common, writer
 from emjax.data import open_records
 from emjax.errors import BadInput
 
@@ -244,5 +244,6 @@ def test_each_file_is_read_once(tmp_path, monkeypatch):
     contents = dataset.prepare()
     assert reads == [] and contents.splits == {"train": 10, "val": 2}
     for split in contents.splits:
-        assert len(list(dataset.records(split))) == contents.splits[split]
+        records = [r for r in dataset.records(split) if not isinstance(r, writer.Count)]
+        assert len(records) == contents.splits[split]
     assert sorted(reads) == sorted(tmp_path / path for path in images)

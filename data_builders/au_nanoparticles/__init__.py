@@ -16,7 +16,7 @@ from data_builders.au_nanoparticles.facts import (
     SYTWU,
     ZENODO_RECORD,
 )
-from data_builders.common import SPLITS, About, Contents, by_hash, file_sha256
+from data_builders.common import ALL, SPLITS, About, Contents, by_hash, file_sha256
 from emjax.errors import BadInput
 
 NAMES = [f"au_nanoparticles/{name}{by}" for name in DATASETS for by in ("", "_by_source")]
@@ -119,6 +119,7 @@ class AuNanoparticles:
             shape=(self.side, self.side),
             targets=("mask",),
             range_rule=self.rule,
+            units=len(self.parts),
             left_out=[],
             unusable=unusable,
             images=images,
@@ -194,17 +195,17 @@ class AuNanoparticles:
         placed = list(zip(origins, self.split_of, strict=True))
         return sorted({a[0] for a, b in pairwise(placed) if a[0] == b[0] and a[1] != b[1]})
 
-    def records(self, split):
+    def records(self, split, units=ALL):
         """Yield the records of `split`; a record's index does not depend on the split."""
         index = 0
         for pair in self.pairs:
             with files.opened(pair) as (images, labels):
-                for part in self.parts:
+                for number, part in enumerate(self.parts):
                     if part.pair != pair:
                         continue
                     places = range(index, index + len(part.corners))
                     index = places.stop
-                    if split in self.split_of[places.start : places.stop]:
+                    if number in units and split in self.split_of[places.start : places.stop]:
                         image = self._image(images, part.place)
                         mask = files.read_mask(labels, part.place)
                         for corner, place in zip(part.corners, places, strict=True):

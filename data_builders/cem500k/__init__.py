@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_builders.common import About, Contents, by_hash
-from data_builders.writer import LeftOut
+from data_builders.common import ALL, About, Contents, by_hash, within
+from data_builders.writer import Count, LeftOut
 from emjax import micrographs
 from emjax.errors import BadInput
 
@@ -82,22 +82,20 @@ class Cem500k:
         self.in_val = np.array([source in in_val for source in self.listing.sources])
         val = sum(n for key, n in sizes.items() if self.in_val[key])
         splits = {"train": len(self.listing.paths) - val, "val": val}
-        self.counts, self.notes = {}, []
         return Contents(
             splits={split: count for split, count in splits.items() if count},
             dtype="uint8",
             shape=(SIDE, SIDE),
             targets=(),
             range_rule="fixed",
+            units=len(self.listing.paths),
             left_out=[],
             images=len(self.listing.paths),
-            notes=self.notes,
         )
 
-    def records(self, split):
-        """Yield the records of `split`, or a LeftOut; a record's index is its place in the tree."""
-        counts = self.counts[split] = Counter()
-        for index, path in enumerate(self.listing.paths):
+    def records(self, split, units=ALL):
+        """Yield the records of `split`, a LeftOut or a Count; an index is a place in the tree."""
+        for index, path in within(units, enumerate(self.listing.paths)):
             source = self.listing.source_of[index]
             if self.in_val[source] != (split == "val"):
                 continue
@@ -108,10 +106,10 @@ class Cem500k:
                 yield LeftOut(str(self.root / path), reason)
                 continue
             if min(patch.shape) < SMALLEST:
-                counts["dropped"] += 1
+                yield Count("dropped")
                 continue
-            counts["mirrored"] += patch.shape != (SIDE, SIDE)
-            counts["written"] += 1
+            if patch.shape != (SIDE, SIDE):
+                yield Count("mirrored")
             yield {
                 "image": mirrored(patch)[..., None],
                 "intensity_range": np.float32((0, 255)),
@@ -120,14 +118,14 @@ class Cem500k:
                 "source": self.listing.sources[source],
                 "index": index,
             }
-        self.notes[:] = self._notes()
 
-    def _notes(self):
-        total, files = sum(self.counts.values(), Counter()), len(self.listing.paths)
+    def notes(self, counts, records):
+        """For the card: how many patches were mirrored or dropped, how many sources val has."""
+        files, mirrored, dropped = len(self.listing.paths), counts["mirrored"], counts["dropped"]
         return [
-            f"{total['mirrored']} of {total['written']} patches "
-            f"({total['mirrored'] / max(total['written'], 1):.2%}) were mirrored to {SIDE}x{SIDE}",
-            f"{total['dropped']} of {files} files ({total['dropped'] / files:.2%}) were dropped, "
+            f"{mirrored} of {records} patches ({mirrored / records:.2%}) were mirrored to "
+            f"{SIDE}x{SIDE}",
+            f"{dropped} of {files} files ({dropped / files:.2%}) were dropped, "
             f"a side below {SMALLEST} pixels",
             f"{int(self.in_val.sum())} of {len(self.in_val)} sources are in val",
             "files_sha256 is over the names and sizes of the files, not their content",

@@ -7,7 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_builders.common import SPLITS, TARGETS, About, Contents, sha256_of, split_by_source
+from data_builders.common import (
+    ALL,
+    SPLITS,
+    TARGETS,
+    About,
+    Contents,
+    sha256_of,
+    split_by_source,
+    within,
+)
 from data_builders.micrographs.curation import THRESHOLDS, curate
 from data_builders.micrographs.listing import Item, from_folders, from_table
 from data_builders.micrographs.reading import How, Mismatch, foreground_of, planes_of, size
@@ -165,6 +174,7 @@ class Micrographs:
             shape=shapes.pop() if len(shapes) == 1 else None,
             targets=self.targets,
             range_rule=self.rule,
+            units=len(self.reads),
             left_out=[*self.left_out, *self.by_rule],
             unusable=self.unusable,
             images=len(self.items) - len({path for path, _ in self.by_rule} - used),
@@ -245,9 +255,9 @@ class Micrographs:
             f"cut them with --patch=SIZE (the shortest side is {smallest})"
         )
 
-    def records(self, split):
+    def records(self, split, units=ALL):
         """Yield the records of `split`; a record's index does not depend on the split."""
-        for index, read in self._indexed():
+        for index, read in within(units, self._indexed()):
             if self.split_of[read.item.name] == split:
                 yield from (one for one in self._cut(read, index) if self._is_kept(one["index"]))
 

@@ -5,7 +5,7 @@ Record i is a function of (--seed, kind, i) alone, so a larger set contains the 
 
 import numpy as np
 
-from data_builders.common import SPLITS, About, Contents, split_by_source
+from data_builders.common import ALL, SPLITS, About, Contents, split_by_source, within
 from data_builders.simulated import atoms, scenes
 from emjax import micrographs
 from emjax.errors import Usage
@@ -53,12 +53,13 @@ class Simulated:
             shape=(self.patch, self.patch),
             targets=self.targets,
             range_rule=self.range_rule,
+            units=len(self.names),
             left_out=[],
         )
 
-    def records(self, split):
+    def records(self, split, units=ALL):
         """Yield the records of `split`."""
-        for index, name in enumerate(self.names):
+        for index, name in within(units, enumerate(self.names)):
             if self.split_of[name] == split:
                 rng = np.random.default_rng([self.seed, list(KINDS).index(self.kind), index])
                 images, nm_per_pixel = self.draw(rng, index)

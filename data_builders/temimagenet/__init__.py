@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from data_builders import fetch
-from data_builders.common import SPLITS, About, Contents, sha256_of, split_by_source
+from data_builders.common import (
+    ALL,
+    SPLITS,
+    About,
+    Contents,
+    sha256_of,
+    split_by_source,
+    within,
+)
 from emjax import micrographs
 from emjax.errors import BadInput
 
@@ -152,6 +160,7 @@ class TEMImageNet:
             shape=(SIDE, SIDE),
             targets=self.targets,
             range_rule="fixed",
+            units=len(self.usable),
             left_out=left_out,
             unusable=unusable,
             images=len(self.stems),
@@ -173,10 +182,10 @@ class TEMImageNet:
                 return paths[stem], f"all pixels are {pixels.flat[0]}"
         return None, None
 
-    def records(self, split):
+    def records(self, split, units=ALL):
         """Yield the records of `split`; a record's index is its stem's place among all."""
         places = {stem: place for place, stem in enumerate(self.stems)}
-        for stem in self.usable:
+        for stem in within(units, self.usable):
             if self.split_of[stem] == split:
                 yield {
                     **{

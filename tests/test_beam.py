@@ -1,0 +1,231 @@
+"""Builds on Beam give the bytes of one process, whatever runs them, and fail as it does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+import tifffile
+from tensorflow_datasets.core.utils import shard_utils
+
+from data_builders import beam, build, writer
+from emjax import errors
+from tests import test_au_nanoparticles as au
+from tests import test_cem500k as cem
+from tests import test_temimagenet as tem
+from tests.test_build import SIMULATED, call, files_of, grey, limited_build, write_all
+
+tiny, clone = au.tiny, tem.clone  # fixtures
+DIRECT = "--beam_runner=DirectRunner"
+
+
+@pytest.fixture
+def shuffled(monkeypatch):
+    """Beam's part played by a loop: last things first, and some of them twice."""
+
+    def on_workers(work, count, runner, flags):
+        for number in [*reversed(range(count)), *range(0, count, 3)]:
+            beam._task.cache_clear()
+            work(number)
+
+    monkeypatch.setattr(beam, "_checked", lambda runner, flags: flags)
+    monkeypatch.setattr(beam, "on_workers", on_workers)
+
+
+@pytest.fixture
+def needs_beam():
+    pytest.importorskip("apache_beam", reason="needs the extra beam, in an environment of its own")
+
+
+@pytest.fixture
+def many_shards(monkeypatch):
+    monkeypatch.setattr(shard_utils.ShardConfig, "min_shard_size", 20_000)
+
+
+def assert_same(tmp_path, capsys, *argv, flags=(DIRECT,)):
+    """The files of the build `argv` on Beam, which are those of one process."""
+    code, told, err = call(capsys, *argv, f"--data_dir={tmp_path / 'one'}")
+    assert code == 0, err
+    code, told_too, err = call(capsys, *argv, f"--data_dir={tmp_path / 'many'}", *flags)
+    assert code == 0, err
+    one, many = files_of(tmp_path / "one"), files_of(tmp_path / "many")
+    assert one.keys() == many.keys()
+    assert [name for name in one if one[name] != many[name]] == []
+    assert told.replace(str(tmp_path / "one"), str(tmp_path / "many")) == told_too
+    return one
+
+
+def micrographs(tmp_path):
+    """The flags of a folder of images and stacks, masks and things to leave out."""
+    stems = [f"{i:02d}.tif" for i in range(20)]
+    source = write_all(tmp_path / "in", {name: grey(60, 70) for name in stems})
+    tifffile.imwrite(source / "stack.tif", np.stack([grey(50, 50) for _ in range(5)]))
+    masks = tmp_path / "masks"
+    write_all(masks, {name: (grey(60, 70) > 99).astype(np.uint8) for name in stems})
+    tifffile.imwrite(masks / "stack.tif", np.ones((5, 50, 50), np.uint8))
+    (source / "03.tif").write_bytes((source / "04.tif").read_bytes()[:100])
+    rows = [f"{name},../masks/{name},{'val' if i > 15 else 'train'}"
+            for i, name in enumerate([*stems, "stack.tif"])]  # fmt: skip
+    (tmp_path / "t.csv").write_text("\n".join(["image,mask,split", *rows]))
+    return "micrographs", f"--source={source}", f"--table={tmp_path / 't.csv'}", "--patch=20"
+
+
+def cem500k(tmp_path):
+    """The flags of a tree with patches to mirror, to drop and to leave out."""
+    cem.write_tree(tmp_path / "in", {f"v{i:02d}": 1 + i % 4 for i in range(20)})
+    cem.write_tree(tmp_path / "in", {"edge": 5}, (150, 224))
+    cem.write_tree(tmp_path / "in", {"small": 3}, (100, 224))
+    cem.write(tmp_path / "in", {"v03/colour.tif": grey(224, 224)[..., None].repeat(3, -1)})
+    (tmp_path / "in" / "v07" / "broken.tif").write_bytes(b"II*\0")
+    return "cem500k", f"--source={tmp_path / 'in'}"
+
+
+@pytest.mark.parametrize("flags", [micrographs, cem500k])
+def test_shards_card_and_text_are_those_of_one_process(
+    tmp_path, capsys, shuffled, many_shards, flags
+):
+    found = assert_same(tmp_path, capsys, *flags(tmp_path))
+    assert sum("array_record" in name for name in found) > 2
+    card = json.loads(next(found[name] for name in found if name.endswith("card.json")))
+    assert card["unusable"] == (1 if flags is micrographs else 2) and len(card["splits"]) == 2
+
+
+def test_curated_slices_of_one_process(tmp_path, capsys, shuffled):
+    source = write_all(tmp_path / "in", {f"{i}.tif": grey(60, 70) for i in range(9)})
+    tifffile.imwrite(source / "stack.tif", np.stack([grey(50, 50) for _ in range(24)]))
+    found = assert_same(
+        tmp_path, capsys, "micrographs", f"--source={source}", "--patch=24", "--curate",
+        "--axes=z,y",
+    )  # fmt: skip
+    assert sum(name.endswith("png") for name in found) == 1
+
+
+def test_every_dataset_can_be_taken_in_parts(tmp_path, capsys, shuffled, many_shards, tiny, clone):
+    for name in ("nanoparticles", "unlabelled", "atoms"):
+        assert_same(tmp_path, capsys, f"simulated/{name}", "--patch=32", "--records=40")
+    assert_same(tmp_path, capsys, "temimagenet", f"--source={clone}")
+    au.write_raw(tmp_path / "h5", "au5nm")
+    for name in ("au5nm", "au5nm_by_source"):  # patches of one micrograph in two splits
+        assert_same(tmp_path, capsys, f"au_nanoparticles/{name}", f"--source={tmp_path / 'h5'}")
+
+
+def test_a_dataset_of_one_unit(tmp_path, capsys, shuffled):
+    assert_same(tmp_path, capsys, "simulated/nanoparticles", "--patch=32", "--records=1")
+
+
+def test_what_stops_one_process_stops_beam_with_the_same_words(
+    tmp_path, capsys, shuffled, monkeypatch
+):
+    argv = [*cem500k(tmp_path), f"--data_dir={tmp_path / 'data'}"]
+    for flags in (["--left_out=0"], ["--left_out=0.02"]):
+        one, many = (call(capsys, *argv, *flags, *on) for on in ((), (DIRECT,)))
+        assert one[0] == 3 and one[2] == many[2] and many[0] == 3
+        assert not (tmp_path / "data").exists()
+    monkeypatch.setattr(
+        build.Nanoparticles,
+        "records",
+        lambda self, split, units=None: iter([writer.LeftOut(split, "gone")]),
+    )
+    argv = [*SIMULATED, f"--data_dir={tmp_path / 'data'}", "--left_out=1"]
+    one, many = (call(capsys, *argv, *on) for on in ((), (DIRECT,)))
+    assert one == many and one[0] == 3 and not (tmp_path / "data").exists()
+
+    def breaks(self, split, units=None):
+        raise errors.BadInput(f"{split}: it has changed")
+        yield
+
+    monkeypatch.setattr(build.Nanoparticles, "records", breaks)
+    one, many = (call(capsys, *argv, *on) for on in ((), (DIRECT,)))
+    assert one == many == (3, "", "error: train: it has changed\n")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        (["--workers=2"], "--workers=2 without --beam_runner; one of DirectRunner, "),
+        (["--beam_options=--x"], "--beam_options=--x without --beam_runner"),
+        (["--beam_runner=Quick"], "no runner 'Quick'; there are: DataflowRunner, DirectRunner, "),
+        ([DIRECT, "--workers=0"], "--workers=0; at least 1 was due"),
+        ([DIRECT, "--beam_options='"], "--beam_options=': No closing quotation"),
+        ([DIRECT, "--beam_options=x=3"], "--beam_options=x=3; --FLAG=VALUE was due"),
+        (["--beam_runner=FlinkRunner", "--workers=2"], "--workers=2 is for DirectRunner; Flink"),
+    ],
+)
+def test_what_cannot_be_is_one_line(tmp_path, capsys, flags, line):
+    code, _, err = call(capsys, *SIMULATED, f"--data_dir={tmp_path / 'data'}", *flags)
+    assert code == 2 and err.startswith(f"error: {line}") and err.count("\n") == 1
+    assert not (tmp_path / "data").exists()
+
+
+def test_without_beam_the_extra_is_named_and_nothing_else_imports_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    code, _, err = call(capsys, *SIMULATED, f"--data_dir={tmp_path / 'data'}", DIRECT)
+    assert code == 2 and "pip install -e '.[beam]'" in err and err.count("\n") == 1
+    assert call(capsys, *SIMULATED, f"--data_dir={tmp_path / 'data'}")[0] == 0
+
+
+@pytest.mark.parametrize("flags, line", [
+    ("--nope=3", "Beam has no option --nope"),
+    ("--direct_num_workers=x", "argument --direct_num_workers: invalid int value: 'x'"),
+])  # fmt: skip
+def test_options_that_beam_does_not_know(tmp_path, capsys, needs_beam, flags, line):
+    flags = (DIRECT, f"--beam_options={flags}")
+    code, _, err = call(capsys, *SIMULATED, f"--data_dir={tmp_path / 'data'}", *flags)
+    last = err.splitlines()[-1]
+    assert code == 2 and last.startswith("error: --beam_options: ") and line in last
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("flags", [micrographs, cem500k, lambda _: SIMULATED])
+def test_beam_gives_the_bytes_of_one_process(
+    tmp_path, capsys, monkeypatch, needs_beam, workers, flags
+):
+    """Two workers are two processes (multi_processing): threads would take turns in Python."""
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+    assert_same(tmp_path, capsys, *flags(tmp_path), flags=(DIRECT, f"--workers={workers}"))
+
+
+def test_a_full_disk_in_a_worker_is_one_error_and_leaves_nothing(tmp_path, needs_beam):
+    data = tmp_path / "data"
+    done = limited_build(20_000, *SIMULATED, f"--data_dir={data}", DIRECT, "--workers=2")
+    assert done.returncode == 3 and done.stderr.splitlines()[-1] == (
+        f"error: {data / 'simulated' / 'nanoparticles'}: File too large; a folder to write to, "
+        "with room for the records, was due"
+    )
+    assert not data.exists()
+
+
+def started(tmp_path, **kwargs):
+    """(process, its workers, home) of a long build whose workers are at it."""
+    home = tmp_path / "simulated" / "nanoparticles"
+    line = [sys.executable, "-m", "data_builders.build", *SIMULATED[:2], f"--data_dir={tmp_path}"]
+    line += ["--records=100000", DIRECT, "--workers=2"]
+    running = subprocess.Popen(line, stdout=subprocess.DEVNULL, text=True, **kwargs)
+    deadline = time.monotonic() + 120
+    while not list(home.glob(".building-*/parts/*/train")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return running, psutil.Process(running.pid).children(recursive=True), home
+
+
+def test_a_killed_worker_ends_the_build_and_leaves_nothing(tmp_path, needs_beam):
+    running, workers, _ = started(tmp_path / "data", stderr=subprocess.PIPE)
+    os.kill(workers[-1].pid, signal.SIGKILL)
+    err = running.communicate(timeout=120)[1]
+    last = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert running.returncode == 3 and "it was killed, perhaps for its memory" in last[0]
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_killed_build_leaves_no_process_and_nothing_that_looks_finished(tmp_path, needs_beam):
+    running, workers, home = started(tmp_path, stderr=subprocess.DEVNULL)
+    os.kill(running.pid, signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL and not (home / "1.0.0").exists()
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
+    build.main([*SIMULATED, f"--data_dir={tmp_path}"])
+    assert [path.name for path in home.iterdir()] == ["1.0.0"]
