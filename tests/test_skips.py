@@ -71,7 +71,7 @@ class Line:
         return applied(state, after, (loss, slope)), {"loss": loss}
 
     def eval_step(self, state, batch):
-        return {"l1": (jnp.abs(state.generator), 1.0)}
+        return {"l1": (jnp.abs(state.generator)[None], jnp.ones(1, bool))}
 
 
 class Poisoned(TrainBatches):
@@ -101,7 +101,8 @@ def run(folder, bad, stop_at=None, **changes):
     journal = Journal(folder / "metrics.jsonl", done=int(state.step), total=60, images=2)
     calls = iter(range(int(state.step) + 1, 61))
     options = dict(total_steps=60, log_every=5, eval_every=30, save_every=10)
-    state = fit(Line(), state, batches, {"val": [{}]}, **{**options, **changes},
+    evals = {"val": [{"index": np.zeros(1, np.int32)}]}
+    state = fit(Line(), state, batches, evals, **{**options, **changes},
                 checkpoints=checkpoints, journal=journal, publish=lambda *_: None,
                 stop=lambda: next(calls) == stop_at)  # fmt: skip
     checkpoints.close()
