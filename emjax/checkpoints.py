@@ -81,13 +81,13 @@ class Checkpoints:
         if jax.process_index() == 0:
             good, broken = examined(self.folder)
             if broken and not good and (len(broken) > 1 or UNFINISHED not in broken.values()):
-                told = "; ".join(f"{step}: {fault}" for step, fault in broken.items())
+                told = "; ".join(f"{step}: {wrong}" for step, wrong in broken.items())
                 raise BadInput(
                     f"{self.folder}: no good checkpoint: {told}. "
                     "Choose another --workdir, or delete this one to start over"
                 )
-            for step, fault in broken.items():
-                note(self.folder, step, fault, good[-1] if good else None)
+            for step, wrong in broken.items():
+                note(self.folder, step, wrong, good[-1] if good else None)
                 shutil.rmtree(self.folder / str(step))
         multihost_utils.sync_global_devices("what is broken is gone")
 
@@ -201,7 +201,10 @@ def digest(path):
 
 
 def fault(folder):
-    """What is wrong with the checkpoint in `folder`, in words; None if it is good."""
+    """What is wrong with the checkpoint in `folder`, in words; None if it is good.
+
+    Raises: BadInput if the disk does not let it be read, which another time it may.
+    """
     try:
         if not is_finished(folder):
             return UNFINISHED
@@ -209,10 +212,12 @@ def fault(folder):
             for name, expected in json.loads(manifest.read_bytes()).items():
                 if digest(folder / name) != expected:
                     return f"{name} is not what was written (SHA-256)"
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         return f"{error.filename} is missing"
-    except (AttributeError, OSError, ValueError) as error:
-        return f"a manifest or what it names cannot be read: {reason(error)}"
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be read: {error}") from error
+    except (AttributeError, ValueError) as error:
+        return f"a manifest is damaged: {reason(error)}"
     return None
 
 
