@@ -136,6 +136,18 @@ def test_differences_are_paired_by_seed_and_image(reported):
     assert row["change a validation"] == f"{change} [{change}, {change}]" == row["base's"]
 
 
+def test_pretrained_is_compared_with_the_recipe_of_sytwu_too(tmp_path):
+    start = workdir(tmp_path / "pre", "pretrain", [{"val/l1": 0.05}], epochs=1)
+    workdir(tmp_path / "fine", "segment_au", segmentation(VAL, TEST), start=start)
+    theirs = segmentation(VAL, [t - 0.02 for t in TEST])
+    workdir(tmp_path / "sytwu", "segment_au", theirs, select="last", **{"optimizer.lr": 1e-4})
+    found = [run for run in runs.find(tmp_path) if "task" in run.config]
+    tables, _ = report.finetuning(runs.arms(found, tmp_path))
+    ((row,),) = [rows for title, rows in tables.items() if title.startswith("Pretrained against")]
+    assert row["against"] == "sytwu: unet 2 44"
+    assert row["better at the end"] == "+0.3600"  # 0.64 at the best val against 0.28 at the last
+
+
 def test_runs_of_two_programs_are_two_rows(tmp_path):
     for seed, code in enumerate(("aaa", "aaa", "bbb")):
         folder = workdir(tmp_path / f"run_{seed}", "segment_au", segmentation(VAL, TEST), seed=seed)
