@@ -14,7 +14,7 @@ from emjax import networks
 from emjax.augment import Augmentation
 from emjax.errors import BadInput, NonFinite, Usage
 from emjax.journal import read
-from emjax.main import main, parse, plain, ranking, refuse_other
+from emjax.main import describe, main, parse, plain, ranking, refuse_other
 
 PRETRAIN, SEGMENT = "--config=configs/pretrain.py", "--config=configs/segment_au.py"
 
@@ -30,6 +30,14 @@ def test_defaults_are_the_papers_run():
     assert config.discriminator.width == 64 and config.discriminator.depth == 3
     config, _ = parse([SEGMENT])
     assert config.epochs == 60 and config.augment.crop == 448 and config.passes_per_epoch == 8
+
+
+def test_a_run_says_which_programs_it_has_been_on(tmp_path, monkeypatch):
+    config, _ = parse([f"{PRETRAIN}:smoke"])
+    for digest in ("aaa", "bbb", "aaa"):
+        monkeypatch.setattr("emjax.main.code", lambda digest=digest: digest)
+        describe(tmp_path, config)
+    assert json.loads((tmp_path / "versions.json").read_text())["code"] == "aaa+bbb"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
