@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -10,7 +11,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from emjax import data, gallery, main, networks, report, runs, weights
+from emjax import data, gallery, main, networks, page, report, runs, weights
 from emjax.errors import BadInput
 
 VAL = [0.30, 0.50, 0.70, 0.60, 0.65, 0.70, 0.69, 0.71, 0.40, 0.50]  # best of 10: 0.71 at step 80
@@ -192,12 +193,12 @@ def test_pretraining_and_settings(reported):
 
 
 def test_the_page_is_self_contained_and_says_which_pictures_are_missing(reported):
-    page = (reported[0] / "report.html").read_text()
-    assert (
-        page.count("<img") == page.count('src="data:image/png;base64,') == page.count("src=") == 2
-    )
-    assert "href=" not in page and "@import" not in page and "url(" not in page
-    assert page.count("No pictures: ") == 4 and "/nowhere/simulated/nanoparticles" in page
+    text = (reported[0] / "report.html").read_text()
+    inline = text.count('src="data:image/png;base64,')
+    assert text.count("<img") == inline == text.count("src=") == 2
+    assert "href=" not in text and "@import" not in text
+    assert text.replace("url(#tip)", "").count("url(") == 0
+    assert text.count("No pictures: ") == 4 and "/nowhere/simulated/nanoparticles" in text
     pictures = sorted((reported[0] / "curves").iterdir())
     assert [path.stem for path in pictures] == [
         "pretraining", "simulated_nanoparticles_train_segmentation",
@@ -234,6 +235,11 @@ def test_pictures_show_what_the_evaluation_scored(tmp_path, tiny_records):
     for row, (name, score) in zip(restorations, scores(found["pretrain"]), strict=True):
         assert f"corrupted: l1 {score['corrupted_l1']:.4f}" in row[0]
         assert f"restored: l1 {score['l1']:.4f}" in row[1] and f"original: {name}" in row[2]
+
+
+def test_the_drawing_of_the_readme_is_the_reports():
+    assert Path("docs/overview.svg").read_text() == page.overview()
+    assert "docs/overview.svg" in Path("README.md").read_text()
 
 
 def test_no_runs(tmp_path):
