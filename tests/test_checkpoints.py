@@ -173,26 +173,16 @@ def test_an_unfinished_save_is_not_used(state, three, tmp_path, capfd):
     )
 
 
-@pytest.fixture(params=["full", "limited"])
-def filling(request, tmp_path):
-    """(a folder, a context in which hardly a byte more can be written there)."""
+@pytest.fixture
+def filling(tmp_path):
+    """(a folder, a context in which hardly a byte more can be written there).
+
+    A disk of 4 MB; where none can be mounted, a limit of the system on the sizes of files.
+    """
     folder = tmp_path / "small"
     folder.mkdir()
-    if request.param == "limited":  # file sizes, by the system
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-        @contextlib.contextmanager
-        def full():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-            yield
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-        yield folder, full
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        return
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("nothing can be mounted here")
+    mounted = shutil.which("mount") and not subprocess.run(mount, capture_output=True).returncode
 
     @contextlib.contextmanager
     def full():
@@ -203,8 +193,18 @@ def filling(request, tmp_path):
         yield
         filler.unlink()
 
-    yield folder, full
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    @contextlib.contextmanager
+    def limited():
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    yield folder, full if mounted else limited
+    if mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(state, filling):
