@@ -69,8 +69,11 @@ def test_what_schedulers_tell(environment, packages, expected, monkeypatch):
 
 
 @contextmanager
-def started(workdir, data, count, *changes):
-    """`count` processes of the pix2pix smoke run in `workdir`; those left at the end are killed."""
+def started(workdir, data, count, *changes, last=()):
+    """`count` processes of the pix2pix smoke run in `workdir`; those left at the end are killed.
+
+    The last has the options `last`, too.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         where = f"--coordinator=localhost:{free.getsockname()[1]}"
@@ -79,6 +82,7 @@ def started(workdir, data, count, *changes):
             "--config.eval_every=1000", "--config.save_every=10", *changes]  # fmt: skip
     flags = [[where, f"--processes={count}", f"--process={i}"] if count > 1 else []
              for i in range(count)]  # fmt: skip
+    flags[-1] += last
     processes = [
         subprocess.Popen([*line, *each], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for each in flags
@@ -146,8 +150,9 @@ def test_several_processes_are_one_run(tiny_records, tmp_path):
     assert codes[-1] == -signal.SIGKILL and all(code for code in codes), (codes, said)
     assert "error: another process is gone or did not come; its last line may say why" in said
 
+    reached = rows(several)[-1]["step"]
     with started(*run) as processes:
-        wait_for(stopped + 12, several, processes)
+        wait_for(reached + 2, several, processes)
         processes[0].kill()
         codes, printed, said = ended(processes, hosts.HEARTBEAT_SECONDS + 30)
     assert int(re.search(r"continues from step (\d+)", printed[0])[1]) > stopped
@@ -155,3 +160,22 @@ def test_several_processes_are_one_run(tiny_records, tmp_path):
     assert "error: another process is gone or did not come; its last line may say why" in said
     steps = [row["step"] for row in rows(several)]
     assert steps == [*range(1, len(steps) + 1)]
+
+
+def test_an_error_of_all_is_told_once(tiny_records, tmp_path):
+    run = (tmp_path / "run", tiny_records, COUNT, "--config.augment.crop=30")
+    with started(*run) as processes:
+        codes, _, said = ended(processes)
+    assert codes == [2] * COUNT, said
+    assert said.count("error: ") == said.count("error: augment.crop=30 on records of 64 x 64") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(COUNT == 2, reason="takes a heartbeat; in make soak")
+def test_an_error_of_one_ends_all(tiny_records, tmp_path):
+    run = (tmp_path / "run", tiny_records, COUNT)
+    with started(*run, last=["--config.data.dir=nowhere"]) as processes:
+        codes, _, said = ended(processes, hosts.HEARTBEAT_SECONDS + 120)
+    assert codes[-1] == 3 and all(codes), (codes, said)
+    assert "error: nowhere/simulated/unlabelled: dataset 'simulated/unlabelled' is not" in said
+    assert "error: another process is gone or did not come; its last line may say why" in said
