@@ -131,8 +131,7 @@ def test_several_processes_are_one_run(tiny_records, tmp_path):
     stopped = int(stopped)
     assert saved_steps(several / "checkpoints")[-1] == stopped
     assert f"{COUNT} x cpu (cpu) of {COUNT} processes" in printed[0]
-    told = [line for out in printed[1:] for line in out.splitlines() if "Gloo" not in line]
-    assert not any(line for line in told if "ranks is" not in line), told
+    assert not re.search("step|done", "".join(printed[1:])), printed
     assert [row["step"] for row in rows(several)] == [*range(1, stopped + 1)]
     for ours, theirs in zip(rows(one)[:6], rows(several), strict=False):
         # Not the validation's: a bias before a norm has no gradient but rounding, Adam makes steps
