@@ -32,9 +32,9 @@ class Noise:
     def prepare(self):
         from data_builders.common import Contents
 
-        return Contents({"train": self.count}, "uint8", (SIDE, SIDE), (), "fixed", [])
+        return Contents({"train": self.count}, "uint8", (SIDE, SIDE), (), "fixed", self.count, [])
 
-    def records(self, split):
+    def records(self, split, units=None):
         rng = np.random.default_rng(0)
         sheet = rng.integers(0, 256, (4096, 4096), np.uint8)
         for index in range(self.count):

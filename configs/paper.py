@@ -5,6 +5,7 @@
 30 pretrainings: nine U-Nets and HRNet, each on 50, 100 and 200 thousand micrographs of CEM500K.
 200 segmentations: these ten networks on the five Au sets, from random weights and from each
     pretraining. 12 restorations of TEM-ImageNet: HRNet, three tasks, the same four starts.
+Beyond the paper: 5 segmentations by the recipe of Sytwu et al., to compare with.
 Each with as many seeds as asked for; a finetuning run starts from the pretraining of its own seed.
 
     --only='pretrain/unet_2_44/*'          --only='au5nm_v1/*/seed_0,denoise/*'
@@ -60,6 +61,9 @@ def runs(seeds):
                 for arm, start in starts.items():
                     name = f"{task}/{model}/{arm}/seed_{seed}"
                     matrix[name] = partial(seeded, make, f"{task},{model}", seed, start)
+        for task in segment_au.AU_SETS:
+            make = partial(seeded, segment_au.get_config, f"{task},sytwu", seed)
+            matrix[f"{task}/sytwu/random/seed_{seed}"] = make
     return matrix
 
 

@@ -31,6 +31,7 @@ from emjax.errors import BadInput, EmjaxError, Usage
 
 RUNNERS = ("DirectRunner", "DataflowRunner", "FlinkRunner", "PortableRunner", "SparkRunner")
 QUIET = "--default_sdk_harness_log_level=ERROR"  # what fails is told here
+SECONDS_TO_END = 10  # for Beam, once a worker is lost, before it is interrupted again
 PARTS = 256  # of a dataset at most: enough for as many workers; each shard reads from so many files
 ENTRY = np.dtype([(name, "u8") for name in ("high", "low", "part", "offset", "size")])
 
@@ -215,12 +216,17 @@ def on_workers(work, count, runner, flags):
 @contextlib.contextmanager
 def _no_worker_lost():
     """End with an error when a worker is killed: Beam's local runner would wait for it for ever."""
-    lost, before = [], threading.excepthook
+    lost, before, ended = [], threading.excepthook, threading.Event()
+
+    def interrupt():  # again and again: Beam waits for its workers while it ends, too
+        while not ended.is_set():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            ended.wait(SECONDS_TO_END)
 
     def hook(failed):
         if "Worker subprocess exited" in str(failed.exc_value):
             lost.append(failed.exc_value)
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            threading.Thread(target=interrupt, daemon=True).start()
         else:
             before(failed)
 
@@ -228,12 +234,14 @@ def _no_worker_lost():
     try:
         yield
     except KeyboardInterrupt:
+        ended.set()
         if not lost:
             raise
         raise BadInput(
             f"{lost[0]}: it was killed, perhaps for its memory; fewer --workers need less"
         ) from None
     finally:
+        ended.set()
         threading.excepthook = before
 
 

@@ -4,6 +4,8 @@ Everything here runs inside the jitted step, one draw for an image and its targe
 """
 
 import dataclasses
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +44,7 @@ class Augmentation:
     """Turns of image and targets alike, noise on the image alone, then size and crop of all.
 
     Turned after the noise, every pixel's noise would be drawn eight times over, once a symmetry.
+    Noise is drawn only where the crop will be.
 
     Args:
         crop: side of the crop in pixels; 0 keeps the whole patch.
@@ -72,6 +75,16 @@ class Augmentation:
         noise, turns, crop, gaussian = jax.random.split(key, 4)
         if self.turns:
             example = jax.tree.map(lambda x: turn(turns, x), example)
+        if self.resize:
+            side = self.crop or min(example["image"].shape[:2])
+            smallest = 1 / self.resize
+            if not self.mirror:
+                smallest = max(smallest, side / min(example["image"].shape[:2]))
+            crop = drawn_crop(crop, example, side=side, magnification=(smallest, self.resize))
+            reach = math.ceil(side / smallest)
+            example, crop = window(example, crop, reach=reach)  # noise on what is cut off is lost
+        elif self.crop:
+            example = jax.tree.map(lambda x: random_crop(crop, x, side=self.crop), example)
         if self.noise_probability:
             image = one_noise(noise, example["image"], probability=self.noise_probability)
             example = {**example, "image": image}
@@ -81,14 +94,7 @@ class Augmentation:
             image = gaussian_noise(draw, example["image"], sigma=sigma)
             example = {**example, "image": image}
         if self.resize:
-            side = self.crop or min(example["image"].shape[:2])
-            smallest = 1 / self.resize
-            if not self.mirror:
-                smallest = max(smallest, side / min(example["image"].shape[:2]))
-            bounds = smallest, self.resize
-            example = resized_crop(crop, example, side=side, magnification=bounds)
-        elif self.crop:
-            example = jax.tree.map(lambda x: random_crop(crop, x, side=self.crop), example)
+            example = resized_crop(example, crop, side=side)
         return example
 
 
@@ -123,18 +129,45 @@ def random_crop(key, image, *, side):
     return jax.lax.dynamic_slice(image, (y, x, 0), (side, side, image.shape[2]))
 
 
-def resized_crop(key, example, *, side, magnification):
-    """A side x side crop of each image, magnified by a number between two, mirrored at borders.
+class Crop(NamedTuple):
+    """A part of an image and how much larger it is to be."""
 
-    Images and restoration targets by linear interpolation, masks by the nearest pixel. A crop that
-    shows less than the whole image lies inside it, one that shows more has all of it inside.
+    scale: Array  # []
+    origin: Array  # [2], where it begins: y, x in pixels of the image, from the corner
+
+
+def drawn_crop(key, example, *, side, magnification):
+    """A Crop that is side x side pixels, magnified by a number between two.
+
+    One that shows less than the whole image lies inside it, one that shows more has all of it
+    inside.
     """
     scale_key, place_key = jax.random.split(key)
     shape = jnp.array(example["image"].shape[:2])
     scale = uniform(scale_key, magnification)
-    origin = jax.random.uniform(place_key, (2,)) * (shape - side / scale)
-    place = (jnp.arange(side) + 0.5) / scale - 0.5
-    grid = jnp.meshgrid(origin[0] + place, origin[1] + place, indexing="ij")
+    return Crop(scale, jax.random.uniform(place_key, (2,)) * (shape - side / scale))
+
+
+def window(example, crop, *, reach):
+    """(what a crop of at most `reach` pixels is made of, the crop in it); all of small images."""
+    shape = example["image"].shape[:2]
+    sides = [min(reach + 3, side) for side in shape]  # and its neighbours
+    last = jnp.array(shape) - jnp.array(sides)
+    first = jnp.clip(jnp.floor(crop.origin).astype(jnp.int32) - 1, 0, last)
+    cut = {
+        name: jax.lax.dynamic_slice(image, (*first, 0), (*sides, image.shape[2]))
+        for name, image in example.items()
+    }
+    return cut, crop._replace(origin=crop.origin - first)
+
+
+def resized_crop(example, crop, *, side):
+    """The crop of each image, [side, side, 1], mirrored beyond borders.
+
+    Images and restoration targets by linear interpolation, masks by the nearest pixel.
+    """
+    place = (jnp.arange(side) + 0.5) / crop.scale - 0.5
+    grid = jnp.meshgrid(crop.origin[0] + place, crop.origin[1] + place, indexing="ij")
 
     def sample(name, image):
         order = 0 if name == "mask" else 1

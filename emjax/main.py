@@ -332,13 +332,20 @@ def code():
     return digest.hexdigest()[:12]
 
 
+def codes_before(workdir):
+    """The digests of the programs that the run has been on so far."""
+    path = workdir / "versions.json"
+    known = json.loads(path.read_text()).get("code", "unknown") if path.exists() else ""
+    return known.split("+") if known else []
+
+
 def describe(workdir, config):
     """Write config.json, and versions.json: what ran it, where and when it was last started."""
     if not hosts.first():
         return
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     versions |= {
-        "code": code(),
+        "code": "+".join(dict.fromkeys([*codes_before(workdir), code()])),
         "python": platform.python_version(),
         "devices": f"{sharding.devices_in_use()}, {platform.machine()}",
         "cores": os.cpu_count(),

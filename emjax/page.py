@@ -77,13 +77,13 @@ def table(title, rows):
 
 BOXES = {  # what is drawn where: x, y, lines of text
     "unlabelled": (0, 30, "unlabelled", "micrographs"),
-    "corrupted": (150, 30, "blur, noise,", "flips, turns"),
+    "corrupted": (150, 30, "blurred, with", "noise added"),
     "generator": (300, 30, "generator", "(U-Net, HRNet)"),
     "restored": (450, 30, "restored", "micrograph"),
     "discriminator": (600, 30, "discriminator:", "restored or real?"),
-    "labelled": (150, 140, "few labelled", "micrographs"),
+    "labelled": (150, 140, "a few labelled", "micrographs"),
     "finetuned": (300, 140, "the same network,", "finetuned"),
-    "results": (450, 140, "particles, or no noise,", "background, blur"),
+    "results": (450, 140, "particles, or clean", "micrographs"),
 }
 ARROWS = [
     *itertools.pairwise(("unlabelled", "corrupted", "generator", "restored", "discriminator")),

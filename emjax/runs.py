@@ -237,10 +237,19 @@ def named(members):
 
 
 def differing(configs):
-    """For each of some nested dicts the fields in which they are not all alike, as text."""
-    fields = [dict(flat(config)) for config in configs]
-    names = [name for name in fields[0] if len({str(each.get(name)) for each in fields}) > 1]
-    return [", ".join(f"{name} {each.get(name)}" for name in names) for each in fields]
+    """For each of some nested dicts, as text, the fields in which they are not all alike.
+
+    What more than half of them have goes without saying.
+    """
+    fields = [{name: str(value) for name, value in flat(config)} for config in configs]
+    texts = [[] for _ in fields]
+    for name in dict.fromkeys(name for each in fields for name in each):
+        values = [each.get(name, "unset") for each in fields]
+        usual = max(values, key=values.count)
+        for text, value in zip(texts, values, strict=True):
+            if value != usual or values.count(usual) * 2 <= len(values):
+                text.append(f"{name} {value}")
+    return [", ".join(text) for text in texts]
 
 
 def model_of(config):

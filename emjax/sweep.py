@@ -6,6 +6,7 @@ in the folder DIR/<name>, with its output in log.txt there; one run at a time on
 TPU chip, one in all on a CPU. What is finished is left alone, what was interrupted goes on.
 """
 
+import argparse
 import collections
 import fnmatch
 import json
@@ -50,7 +51,7 @@ def main(arguments):
     parser = errors.Parser(
         prog="emjax.sweep",
         description=__doc__,
-        formatter_class=errors.argparse.RawDescriptionHelpFormatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, help="file with runs(seeds)")
     parser.add_argument("--runs", required=True, type=Path, help="folder for the workdirs")

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import skimage.transform
 
-from emjax.augment import Augmentation, random_crop, resized_crop, row_keys, to_network, turn
+from emjax.augment import (
+    Augmentation,
+    drawn_crop,
+    random_crop,
+    resized_crop,
+    row_keys,
+    to_network,
+    turn,
+    window,
+)
 
 
 def test_to_network_maps_the_range_to_minus_one_and_one():
@@ -58,12 +67,9 @@ def test_resized_crop_is_a_magnified_window(key):
     """Against scikit-image's warp of the same window; a ramp shows place and scale."""
     y, x = jnp.meshgrid(jnp.arange(64.0), jnp.arange(64.0), indexing="ij")
     for k in jax.random.split(key, 4):
-        crop = resized_crop(
-            k,
-            dict(image=x[..., None], mask=(x > 31)[..., None] * 1.0),
-            side=56,
-            magnification=(56 / 64, 1.25),
-        )
+        example = dict(image=x[..., None], mask=(x > 31)[..., None] * 1.0)
+        place = drawn_crop(k, example, side=56, magnification=(56 / 64, 1.25))
+        crop = resized_crop(example, place, side=56)
         image = np.array(crop["image"][..., 0])
         step = np.diff(image[0, 2:-2]).mean()  # 1 / scale
         assert 1 / 1.25 <= step * 1.0001 and step <= 64 / 56 * 1.0001
@@ -76,6 +82,19 @@ def test_resized_crop_is_a_magnified_window(key):
         assert set(np.unique(crop["mask"])) <= {0.0, 1.0}
         inside = np.abs(image - 31.5) > 0.51  # farther than the nearest pixel can be off
         assert ((image > 31.5) == np.array(crop["mask"][..., 0] > 0))[inside].all()
+
+
+@pytest.mark.parametrize("shape", [(90, 120), (50, 200), (40, 40)])
+def test_the_window_has_all_that_the_crop_is_made_of(key, shape):
+    image = jax.random.normal(key, (*shape, 1))
+    example = dict(image=image, mask=(image > 0) * 1.0)
+    for k in jax.random.split(key, 20):
+        place = drawn_crop(k, example, side=32, magnification=(0.8, 1.25))
+        cut, within = window(example, place, reach=40)
+        assert cut["image"].shape == (min(43, shape[0]), min(43, shape[1]), 1)
+        for name, crop in resized_crop(cut, within, side=32).items():
+            whole = resized_crop(example, place, side=32)[name]
+            np.testing.assert_allclose(crop, whole, atol=1e-4)
 
 
 def test_image_and_mask_move_together(key):
@@ -98,7 +117,9 @@ def test_noise_changes_the_stated_share_of_images_and_no_target(key):
 def test_a_crop_larger_than_the_image_mirrors_it(key):
     """At 0.8 all of the image is inside, and what lies beyond its border is its mirror image."""
     ramp = jnp.broadcast_to(jnp.arange(64.0)[:, None], (64, 64))[..., None]
-    (crop,) = resized_crop(key, dict(image=ramp), side=64, magnification=(0.8, 0.8)).values()
+    example = dict(image=ramp)
+    place = drawn_crop(key, example, side=64, magnification=(0.8, 0.8))
+    (crop,) = resized_crop(example, place, side=64).values()
     column = np.array(crop[:, 20, 0])
     assert column.min() < 1 and column.max() > 62
     top, bottom = column.argmin(), column.argmax()

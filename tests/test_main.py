@@ -14,7 +14,7 @@ from emjax import networks
 from emjax.augment import Augmentation
 from emjax.errors import BadInput, NonFinite, Usage
 from emjax.journal import read
-from emjax.main import main, parse, plain, ranking, refuse_other
+from emjax.main import describe, main, parse, plain, ranking, refuse_other
 
 PRETRAIN, SEGMENT = "--config=configs/pretrain.py", "--config=configs/segment_au.py"
 
@@ -30,6 +30,14 @@ def test_defaults_are_the_papers_run():
     assert config.discriminator.width == 64 and config.discriminator.depth == 3
     config, _ = parse([SEGMENT])
     assert config.epochs == 60 and config.augment.crop == 448 and config.passes_per_epoch == 8
+
+
+def test_a_run_says_which_programs_it_has_been_on(tmp_path, monkeypatch):
+    config, _ = parse([f"{PRETRAIN}:smoke"])
+    for digest in ("aaa", "bbb", "aaa"):
+        monkeypatch.setattr("emjax.main.code", lambda digest=digest: digest)
+        describe(tmp_path, config)
+    assert json.loads((tmp_path / "versions.json").read_text())["code"] == "aaa+bbb"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -183,7 +191,7 @@ def test_the_validation_split_chooses_the_best_and_no_other(recipe, score):
 
 
 def test_losses_that_are_no_numbers_stop_the_run(tiny_records, tmp_path, capsys):
-    with pytest.raises(NonFinite, match="steps 2 to 11: .*no good checkpoint from before") as error:
+    with pytest.raises(NonFinite, match="steps 1 to 10: .*no good checkpoint from before") as error:
         main([f"{PRETRAIN}:smoke", f"--workdir={tmp_path}", f"--config.data.dir={tiny_records}",
               "--config.optimizer.lr=1e30", "--config.log_every=1",
               "--config.epochs=4"])  # fmt: skip
@@ -191,7 +199,7 @@ def test_losses_that_are_no_numbers_stop_the_run(tiny_records, tmp_path, capsys)
     said = capsys.readouterr().err
     assert re.search(r"note: step 2: the loss .* by index and source: \d+(, \d+)* of unlab", said)
     rows = read(tmp_path / "metrics.jsonl")
-    assert rows[-1]["step"] == 11 and rows[-1]["train/skipped"] == 10
+    assert rows[-1]["step"] == 10 and rows[-1]["train/skipped"] == 10
     assert not any("NaN" in line for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
                    if "train/" in line)  # fmt: skip
 

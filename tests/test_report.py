@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -10,7 +11,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from emjax import data, gallery, main, networks, report, runs, weights
+from emjax import data, gallery, main, networks, page, report, runs, weights
 from emjax.errors import BadInput
 
 VAL = [0.30, 0.50, 0.70, 0.60, 0.65, 0.70, 0.69, 0.71, 0.40, 0.50]  # best of 10: 0.71 at step 80
@@ -93,12 +94,12 @@ ORIGIN = "pix2pix, simulated/unlabelled:train"
 
 
 def test_the_test_score_is_that_of_the_best_val_so_far(reported):
-    row = finetuning(reported)["random; optimizer.lr 0.0002"]
+    row = finetuning(reported)["random"]
     assert row["best val/dice"] == "0.7100 [0.7100, 0.7100]"
     assert row["test dice"] == "0.6400 [0.5400, 0.7400]"  # at step 80, never 0.95; two images
     assert row["seeds"] == "0, 1" and row["steps"] == "100" and row["network"] == "unet 2 44"
     by_epoch = {row["epoch"]: row for row in rows_of(reported, "Test dice by epoch")}
-    cells = {epoch: row["random; optimizer.lr 0.0002"][:6] for epoch, row in by_epoch.items()}
+    cells = {epoch: row["random"][:6] for epoch, row in by_epoch.items()}
     assert cells == {
         "1.66667": "0.2000", "2.5": "0.4500", "3.33333": "0.6600", "4.16667": "0.6600",
         "5": "0.6600", "5.83333": "0.6600", "6.66667": "0.6600", "7.5": "0.6600",
@@ -109,7 +110,7 @@ def test_the_test_score_is_that_of_the_best_val_so_far(reported):
 
 
 def test_seeds_are_averaged_and_unfinished_runs_named_and_left_out(reported):
-    row = finetuning(reported)[f"{ORIGIN}; optimizer.lr 0.0002"]
+    row = finetuning(reported)[ORIGIN]
     assert row["test dice"] == "0.6550 [0.5500, 0.7600]"
     assert row["seeds"] == "0, 1; 2 unfinished"
     runs = {row["run"]: row for row in reported[1]["Runs"]}
@@ -134,6 +135,18 @@ def test_differences_are_paired_by_seed_and_image(reported):
     assert row["base's best val, epoch"] == "8.0" and row["reached at epoch"] == "8.0"
     change = f"{np.std(np.diff(VAL)):.4f}"
     assert row["change a validation"] == f"{change} [{change}, {change}]" == row["base's"]
+
+
+def test_pretrained_is_compared_with_the_recipe_of_sytwu_too(tmp_path):
+    start = workdir(tmp_path / "pre", "pretrain", [{"val/l1": 0.05}], epochs=1)
+    workdir(tmp_path / "fine", "segment_au", segmentation(VAL, TEST), start=start)
+    theirs = segmentation(VAL, [t - 0.02 for t in TEST])
+    workdir(tmp_path / "sytwu", "segment_au", theirs, select="last", **{"optimizer.lr": 1e-4})
+    found = [run for run in runs.find(tmp_path) if "task" in run.config]
+    tables, _ = report.finetuning(runs.arms(found, tmp_path))
+    ((row,),) = [rows for title, rows in tables.items() if title.startswith("Pretrained against")]
+    assert row["against"] == "sytwu: unet 2 44"
+    assert row["better at the end"] == "+0.3600"  # 0.64 at the best val against 0.28 at the last
 
 
 def test_runs_of_two_programs_are_two_rows(tmp_path):
@@ -180,12 +193,12 @@ def test_pretraining_and_settings(reported):
 
 
 def test_the_page_is_self_contained_and_says_which_pictures_are_missing(reported):
-    page = (reported[0] / "report.html").read_text()
-    assert (
-        page.count("<img") == page.count('src="data:image/png;base64,') == page.count("src=") == 2
-    )
-    assert "href=" not in page and "@import" not in page and "url(" not in page
-    assert page.count("No pictures: ") == 4 and "/nowhere/simulated/nanoparticles" in page
+    text = (reported[0] / "report.html").read_text()
+    inline = text.count('src="data:image/png;base64,')
+    assert text.count("<img") == inline == text.count("src=") == 2
+    assert "href=" not in text and "@import" not in text
+    assert text.replace("url(#tip)", "").count("url(") == 0
+    assert text.count("No pictures: ") == 4 and "/nowhere/simulated/nanoparticles" in text
     pictures = sorted((reported[0] / "curves").iterdir())
     assert [path.stem for path in pictures] == [
         "pretraining", "simulated_nanoparticles_train_segmentation",
@@ -222,6 +235,11 @@ def test_pictures_show_what_the_evaluation_scored(tmp_path, tiny_records):
     for row, (name, score) in zip(restorations, scores(found["pretrain"]), strict=True):
         assert f"corrupted: l1 {score['corrupted_l1']:.4f}" in row[0]
         assert f"restored: l1 {score['l1']:.4f}" in row[1] and f"original: {name}" in row[2]
+
+
+def test_the_drawing_of_the_readme_is_the_reports():
+    assert Path("docs/overview.svg").read_text() == page.overview()
+    assert "docs/overview.svg" in Path("README.md").read_text()
 
 
 def test_no_runs(tmp_path):
