@@ -21,6 +21,7 @@ from emjax import errors
 from emjax.errors import EmjaxError, Usage
 
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long is gone
+MEET_SECONDS = 600
 ALIKE_SECONDS = 5  # in which processes that fail alike do so
 GONE = "another process is gone or did not come; its last line may say why. Run all of them again"
 
@@ -134,6 +135,12 @@ def first():
 def say(*words):
     if first():
         print(*words, flush=True)
+
+
+def meet():
+    """Return once all processes are here; in a first sum, gloo waits 30 s for the others."""
+    if jax.process_count() > 1:
+        distributed.global_state.client.wait_at_barrier("here", MEET_SECONDS * 1000)
 
 
 def stop_agreed():

@@ -134,6 +134,7 @@ def train(config, workdir):
     stopping = nullcontext(hosts.stop_agreed()) if several else asked_by(signal.SIGTERM)
     with alone_in(workdir, busy) if hosts.first() else nullcontext(), stopping as stop:
         describe(workdir, config)
+        hosts.meet()
         checkpoints = Checkpoints(saved, score=score, higher_is_better=higher_is_better)
         state = checkpoints.restore(state)
         done = int(state.step)
