@@ -48,7 +48,9 @@ $(VENV)/torch: $(VENV)/installed
 	touch $@
 endif
 
-# 200 000 broken files of every format, then 100 kills of training runs: docs/reliability.md.
+# 200 000 broken files of every format, 100 kills of training runs, a run of four processes:
+# docs/reliability.md.
 soak: venv
 	$(PY) -m tests.soak_formats --inputs=200000
 	$(PY) -m tests.soak_kills --kills=100
+	HOSTS=4 $(PY) -m pytest tests/test_hosts.py

@@ -251,7 +251,8 @@ def examined(folder):
 
 def note(folder, step, wrong, instead):
     used = "from the start" if instead is None else f"{folder / str(instead)} is used instead"
-    print(f"note: {folder / str(step)} cannot be used: {wrong}; {used}", file=sys.stderr)
+    if jax.process_index() == 0:
+        print(f"note: {folder / str(step)} cannot be used: {wrong}; {used}", file=sys.stderr)
 
 
 def reason(error):

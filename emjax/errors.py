@@ -44,18 +44,29 @@ class Parser(argparse.ArgumentParser):
         raise Usage(f"{message} (see --help)")
 
 
-def run(main, *args):
-    """Exit with what `main(*args)` returns, or with an EmjaxError's one line and its code.
+def told(error):
+    """(exit code, line) of an error; without a line where only a traceback says enough.
 
     A full disk is bad input, too.
     """
+    if isinstance(error, EmjaxError):
+        return error.code, str(error)
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return BadInput.code, f"{error}; make room and run it again"
+    return 1, None
+
+
+def first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def run(main, *args):
+    """Exit with what `main(*args)` returns, or with an error's one line and its code."""
     try:
         sys.exit(main(*args))
-    except EmjaxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.code)
-    except OSError as error:
-        if error.errno not in NO_ROOM:
+    except (EmjaxError, OSError) as error:
+        code, line = told(error)
+        if line is None:
             raise
-        print(f"error: {error}; make room and run it again", file=sys.stderr)
-        sys.exit(BadInput.code)
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(code)

@@ -1,7 +1,9 @@
 """Train: python -m emjax.main --config=configs/X.py[:variant] [--workdir=DIR] [--config.a.b=v].
 
 Takes up whatever the workdir holds, from its latest checkpoint. --deterministic: bit for bit the
-same run on a GPU, too, which is slower.
+same run on a GPU, too, which is slower. On several hosts, the same command on each: on a TPU pod
+and under SLURM they find each other; elsewhere by --coordinator=HOST:PORT --processes=N
+--process=I. --processes=1 is a run without others, wherever it is.
 """
 
 import datetime
@@ -20,7 +22,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from emjax import errors, networks, optimizers, sharding, transfer, weights
+from emjax import errors, hosts, networks, optimizers, sharding, transfer, weights
 from emjax.augment import Augmentation
 from emjax.checkpoints import Checkpoints, load_generator, saved_steps
 from emjax.choose import choose
@@ -40,11 +42,13 @@ MAY_DIFFER = ("epochs", "log_every", "eval_every", "save_every", "data.dir", "in
 
 def main(arguments):
     """Parse the command line and train; returns the exit code."""
+    flags, arguments = hosts.split(arguments)
     config, workdir = parse(arguments)
     compiled = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "emjax"
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(compiled))
-    train(config, workdir)
+    with hosts.joined(flags):
+        train(config, workdir)
     return 0
 
 
@@ -120,30 +124,31 @@ def train(config, workdir):
             state.generator, params, stats, fresh=config.initialise.fresh
         )
         state = state.replace(generator=generator)
-        print(f"from {config.initialise.workdir}: {account}")
+        hosts.say(f"from {config.initialise.workdir}: {account}")
     jax.eval_shape(objective.train_step, state, batches.shapes)  # refuses what does not fit
-    state = jax.device_put(state, sharding.replicated(mesh))
+    state = sharding.everywhere(state, mesh)
 
     workdir.mkdir(parents=True, exist_ok=True)
     busy = "wait for it, or choose another --workdir"
-    first = jax.process_index() == 0
-    with alone_in(workdir, busy) if first else nullcontext(), asked_by(signal.SIGTERM) as stop:
+    several = jax.process_count() > 1
+    stopping = nullcontext(hosts.stop_agreed()) if several else asked_by(signal.SIGTERM)
+    with alone_in(workdir, busy) if hosts.first() else nullcontext(), stopping as stop:
         describe(workdir, config)
+        hosts.meet()
         checkpoints = Checkpoints(saved, score=score, higher_is_better=higher_is_better)
         state = checkpoints.restore(state)
         done = int(state.step)
-        print(
+        hosts.say(
             f"{workdir}: {sharding.devices_in_use()}, "
             f"{count} records, {steps_per_epoch} steps an epoch, {total_steps} in all"
-            + (f"; continues from step {done}" if done else ""),
-            flush=True,
+            + (f"; continues from step {done}" if done else "")
         )
         journal = Journal(
             workdir / "metrics.jsonl", done=done, total=total_steps, images=batch_size
         )  # fmt: skip
 
         def publish(generator, step, scores):
-            if jax.process_index() == 0:
+            if hosts.first():
                 facts = dict(
                     title=f"{config.model.name} of {workdir}",
                     model=config.model.to_dict(),
@@ -171,7 +176,7 @@ def train(config, workdir):
             stop=stop,
         )
         checkpoints.close()
-        print(f"{workdir}: done, {max(total_steps, done)} steps", flush=True)
+        hosts.say(f"{workdir}: done, {max(total_steps, done)} steps")
 
 
 def steps(config, count):
@@ -337,7 +342,7 @@ def codes_before(workdir):
 
 def describe(workdir, config):
     """Write config.json, and versions.json: what ran it, where and when it was last started."""
-    if jax.process_index():
+    if not hosts.first():
         return
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     versions |= {

@@ -1,20 +1,23 @@
 """Where arrays live: batches in rows over all devices, everything else whole on each."""
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from emjax.errors import Usage
 
 
 def data_mesh():
-    """All devices of all processes along one axis, `data`."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    """All devices of all processes along one axis, `data`; those of a process side by side."""
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def devices_in_use():
-    """How many devices of what kind: `8 x NVIDIA H200 (gpu)`."""
-    devices = jax.devices()
-    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+    """How many devices of what kind: `8 x NVIDIA H200 (gpu)`, and of how many processes."""
+    devices, processes = jax.devices(), jax.process_count()
+    among = f" of {processes} processes" if processes > 1 else ""
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}){among}"
 
 
 def by_row(mesh):
@@ -25,6 +28,21 @@ def by_row(mesh):
 def replicated(mesh):
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def everywhere(tree, mesh):
+    """A tree that every process has, whole on every device of all processes."""
+    place = replicated(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, place)
+
+    def put(leaf):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            bits = put(jax.random.key_data(leaf))
+            return jax.jit(jax.random.wrap_key_data, out_shardings=place)(bits)
+        return jax.make_array_from_process_local_data(place, np.asarray(leaf))
+
+    return jax.tree.map(put, tree)
 
 
 def local_rows(rows, mesh):

@@ -57,11 +57,14 @@ def main(arguments):
     parser.add_argument("--runs", required=True, type=Path, help="folder for the workdirs")
     parser.add_argument("--only", help="names, with * and ?, joined by commas; and what they need")
     parser.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--share", default="0/1", help="I/N: the I-th, from 0 on, of N sweeps that "
+                        "share the runs, each on a machine of its own; default: all")  # fmt: skip
     parser.add_argument("--dry_run", action="store_true", help="print the plan and stop")
     options = parser.parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")  # the devices are for the runs
     configs, expected = matrix(options.config, options.seeds)
-    configs = chosen(configs, options.only)
+    everything = chosen(configs, options.only)
+    configs = shared(everything, options.share)
     counts, missing = records(configs, expected)
     problem = "\n".join([f"{len(missing)} datasets or splits are missing:", *missing])
     if missing and not options.dry_run:
@@ -78,10 +81,11 @@ def main(arguments):
         print(f"\n{problem}")
     if not options.dry_run:
         options.runs.mkdir(parents=True, exist_ok=True)
-        known = options.runs / "matrix.json"  # what a report is to find
-        names = json.loads(known.read_text()) if known.exists() else []
-        names = dict.fromkeys([*names, *configs])
-        weights.replace(known, json.dumps([*names], indent=1).encode())
+        if options.share.startswith("0/"):  # the others would write the same
+            known = options.runs / "matrix.json"  # what a report is to find
+            names = json.loads(known.read_text()) if known.exists() else []
+            names = dict.fromkeys([*names, *everything])
+            weights.replace(known, json.dumps([*names], indent=1).encode())
         run(jobs, options.config, options.runs, device)
     return 0
 
@@ -114,6 +118,26 @@ def chosen(configs, only):
         names.update(found)
     names |= {start(configs[name]) for name in names} - {""}
     return {name: config for name, config in configs.items() if name in names}
+
+
+def shared(configs, share):
+    """The configs of share "I/N". A run and all that start from it, or from these, stay together.
+
+    Raises: Usage if `share` is not of that form.
+    """
+    try:
+        part, count = map(int, share.split("/"))
+    except ValueError:
+        part, count = 0, 0
+    if not 0 <= part < count:
+        raise Usage(f"--share={share}; I/N with I from 0 to N - 1 was due, e.g. 0/4")
+
+    def origin(name):
+        return origin(start(configs[name])) if start(configs[name]) in configs else name
+
+    origins = dict.fromkeys(map(origin, configs))
+    mine = [*origins][part::count]
+    return {name: config for name, config in configs.items() if origin(name) in mine}
 
 
 def start(config):
@@ -249,7 +273,7 @@ def environment(device, place):
 
 
 def command(job, config, root):
-    arguments = [f"--config={config}:{job.name}", f"--workdir={root / job.name}"]
+    arguments = [f"--config={config}:{job.name}", f"--workdir={root / job.name}", "--processes=1"]
     if job.after:
         arguments.append(f"--config.initialise.workdir={root / job.after}")
     return [sys.executable, "-m", "emjax.main", *arguments]

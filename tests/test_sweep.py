@@ -61,6 +61,19 @@ def test_a_choice_brings_what_it_needs():
         sweep.chosen(configs, "nothing*")
 
 
+def test_shares_are_all_runs_once_and_whole():
+    configs = {name: make() for name, make in real_small.runs(3).items()}
+    shares = [sweep.shared(configs, f"{part}/4") for part in range(4)]
+    assert sorted(name for share in shares for name in share) == sorted(configs)
+    for share in shares:
+        assert 0 < len(share) < len(configs)
+        assert {sweep.start(config) for config in share.values()} <= share.keys() | {""}
+    assert sweep.shared(configs, "0/1") == configs
+    for share in ("4/4", "-1/4", "1", "a/b"):
+        with pytest.raises(Usage, match=f"--share={share}; I/N with I from 0 to N - 1 was due"):
+            sweep.shared(configs, share)
+
+
 def test_missing_datasets_are_all_listed_before_anything_runs(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
     arguments = ["--config=configs/paper.py", f"--runs={tmp_path / 'runs'}",

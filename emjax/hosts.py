@@ -1,0 +1,153 @@
+"""Several processes that are one run: how they find each other, stop and end.
+
+One process a host is due, with all its devices. Batches and results are those of one process;
+process 0 alone writes the run's records and says how it goes.
+"""
+
+import importlib.util
+import itertools
+import os
+import subprocess
+import sys
+import time
+import traceback
+from contextlib import contextmanager
+
+import jax
+from jax._src import distributed  # its keys and barriers, which work where collectives fail
+from jax.experimental import multihost_utils
+
+from emjax import errors
+from emjax.errors import EmjaxError, Usage
+
+HEARTBEAT_SECONDS = 30  # a process that is silent for so long is gone
+MEET_SECONDS = 600
+ALIKE_SECONDS = 5  # in which processes that fail alike do so
+GONE = "another process is gone or did not come; its last line may say why. Run all of them again"
+
+
+def split(arguments):
+    """(--coordinator, --processes and --process of a command line; its other arguments)."""
+    parser = errors.Parser(prog="emjax.main", add_help=False, allow_abbrev=False)
+    parser.add_argument("--coordinator")
+    parser.add_argument("--processes", type=int)
+    parser.add_argument("--process", type=int)
+    flags, others = parser.parse_known_args(arguments)
+    given = (flags.coordinator, flags.processes, flags.process)
+    if None in given and given not in ((None, None, None), (None, 1, None)):
+        raise Usage(
+            "--coordinator=HOST:PORT, --processes=N and --process=I belong together; "
+            "--processes=1 by itself is a run without others"
+        )
+    if None not in given and not 0 <= flags.process < flags.processes:
+        raise Usage(f"--process={flags.process}; 0 to {flags.processes - 1} was due")
+    return flags, others
+
+
+def found(environment):
+    """What a scheduler tells jax.distributed.initialize; None if there is none.
+
+    More careful than JAX's own search, which takes an allocation of SLURM with one task, and any
+    pod, for a cluster, and gives a task of SLURM one GPU.
+
+    Raises: Usage in an indexed Job of Kubernetes without the package that JAX needs to ask it.
+    """
+    if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        count = int(environment["SLURM_STEP_NUM_TASKS"])
+        return dict(cluster_detection_method="slurm", num_processes=count, local_device_ids=[])
+    if importlib.util.find_spec("libtpu"):
+        return {}  # JAX looks whether there is a TPU
+    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys():
+        if not importlib.util.find_spec("kubernetes"):
+            raise Usage(
+                "this is a pod of an indexed Job: give --coordinator=HOST:PORT, --processes=N and "
+                "--process=I, or install kubernetes; or --processes=1 for a run without others"
+            )
+        return dict(cluster_detection_method="k8s")
+    return None
+
+
+@contextmanager
+def joined(flags):
+    """Inside, this is one of the processes that `flags` or a scheduler name, or the only one.
+
+    If what happens inside fails, this process ends at once, since an orderly end waits for the
+    others, which may be waiting for this one. An error that several have is told once.
+    """
+    how = None if flags.processes == 1 else found(os.environ)
+    if flags.coordinator and flags.processes > 1:
+        how = dict(coordinator_address=flags.coordinator, num_processes=flags.processes,
+                   process_id=flags.process, local_device_ids=[])  # fmt: skip
+    if how is None:
+        yield
+        return
+    # JAX aborts a process that has lost process 0. Then the shell says in a line what it means.
+    line = f"error: {GONE}"
+    watcher = subprocess.Popen(
+        ["sh", "-c", 'read -r ended || echo "$0" >&2', line],
+        stdin=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        try:
+            jax.distributed.initialize(**how, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        except ValueError:
+            if how:  # else JAX found no TPU
+                raise
+        yield
+    except BaseException as error:
+        watcher.communicate(b"ended\n")
+        if distributed.global_state.client is None:
+            raise
+        leave(error)
+    watcher.communicate(b"ended\n")
+
+
+def leave(error):
+    """Say `error`, unless another process has said the same, and end with its code."""
+    if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+        error = EmjaxError(f"{GONE} ({errors.first_line(error)})")
+    code, line = errors.told(error)
+    client = distributed.global_state.client
+    try:
+        client.key_value_set(f"error: {line}", "")
+    except jax.errors.JaxRuntimeError as refused:
+        said = "ALREADY_EXISTS" in str(refused)
+    else:
+        said = False
+    if line is None:
+        traceback.print_exception(error)
+    elif not said:
+        print(f"error: {line}", file=sys.stderr)
+    try:
+        client.wait_at_barrier("ended", ALIKE_SECONDS * 1000)
+    except jax.errors.JaxRuntimeError:
+        time.sleep(jax.process_index() == 0)  # the others need it to the end
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def first():
+    """Whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def say(*words):
+    if first():
+        print(*words, flush=True)
+
+
+def meet():
+    """Return once all processes are here; in a first sum, gloo waits 30 s for the others."""
+    if jax.process_count() > 1:
+        distributed.global_state.client.wait_at_barrier("here", MEET_SECONDS * 1000)
+
+
+def stop_agreed():
+    """A function that all processes call once a step: whether to stop after this one.
+
+    True at the same step everywhere, soon after one of them got SIGTERM, which JAX listens for. It
+    costs a look at a number in memory.
+    """
+    steps = itertools.count()
+    return lambda: multihost_utils.reached_preemption_sync_point(next(steps))

@@ -1,0 +1,212 @@
+"""Runs of several processes: they find each other, give what one gives, stop and end together.
+
+$HOSTS processes with a device each, 2 if it is not set; `make soak` takes 4.
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from emjax import hosts, journal
+from emjax.checkpoints import saved_steps
+from emjax.errors import Usage
+
+COUNT = int(os.environ.get("HOSTS", 2))
+GONE = "error: another process is gone or did not come; its last line may say why"
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-4]", "SLURM_NTASKS": "4",
+         "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}  # fmt: skip
+
+
+def test_flags_are_taken_from_the_command_line():
+    flags, others = hosts.split(["--config=x", "--coordinator=a:1", "--processes=2", "--process=1"])
+    assert (flags.coordinator, flags.processes, flags.process) == ("a:1", 2, 1)
+    assert others == ["--config=x"]
+    assert hosts.split(["--processes=1"])[0].processes == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--coordinator=a:1"], "--process=I belong together"),
+        (["--processes=2"], "--processes=1 by itself is a run without others"),
+        (["--coordinator=a:1", "--processes=2", "--process=2"], "--process=2; 0 to 1 was due"),
+        (["--processes=two"], "invalid int value: 'two'"),
+    ],
+)
+def test_wrong_flags(arguments, words):
+    with pytest.raises(Usage, match=words):
+        hosts.split(arguments)
+
+
+@pytest.mark.parametrize(
+    ("environment", "packages", "expected"),
+    [
+        ({}, "", None),
+        # An allocation without srun, and a shell in it: not four processes that never come.
+        (SLURM, "", None),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, "", None),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "4"}, "",
+         dict(cluster_detection_method="slurm", num_processes=4, local_device_ids=[])),
+        ({}, "libtpu", {}),
+        ({"KUBERNETES_SERVICE_HOST": "x"}, "kubernetes", None),  # a pod, not of an indexed Job
+        ({"KUBERNETES_SERVICE_HOST": "x", "JOB_COMPLETION_INDEX": "0"}, "kubernetes",
+         dict(cluster_detection_method="k8s")),
+    ],
+)  # fmt: skip
+def test_what_schedulers_tell(environment, packages, expected, monkeypatch):
+    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: name in packages.split())
+    assert hosts.found(environment) == expected
+    if expected and "k8s" in expected.values():
+        monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(Usage, match="indexed Job: give --coordinator=HOST:PORT"):
+            hosts.found(environment)
+
+
+@contextmanager
+def several(count, *line, last=()):
+    """`count` processes of a command; the last has the options `last`, too. Killed at the end."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        where = f"--coordinator=localhost:{free.getsockname()[1]}"
+    flags = [[where, f"--processes={count}", f"--process={i}"] if count > 1 else []
+             for i in range(count)]  # fmt: skip
+    flags[-1] += last
+    pipe = subprocess.PIPE
+    processes = [
+        subprocess.Popen([sys.executable, *line, *each], stdout=pipe, stderr=pipe, text=True)
+        for each in flags
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def train(workdir, data, count, *changes, last=()):
+    """The pix2pix smoke run in `workdir` by `count` processes."""
+    return several(count, "-m", "emjax.main", "--config=configs/pretrain.py:smoke",
+                   f"--workdir={workdir}", f"--config.data.dir={data}", "--config.log_every=1",
+                   "--config.eval_every=1000", "--config.save_every=10", *changes,
+                   last=list(last))  # fmt: skip
+
+
+def ended(processes, within=600):
+    """([exit code], [stdout], stderr of all)."""
+    said = [process.communicate(timeout=within) for process in processes]
+    return [p.returncode for p in processes], [out for out, _ in said], "".join(e for _, e in said)
+
+
+def rows(workdir):
+    file = workdir / "metrics.jsonl"
+    return journal.read(file) if file.exists() else []
+
+
+def wait_for(step, workdir, processes):
+    deadline = time.monotonic() + 1200
+    while not any(row["step"] >= step for row in rows(workdir)):
+        assert not any(process.poll() for process in processes), ended(processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_several_processes_are_one_run(tiny_records, tmp_path):
+    """The losses of one process; SIGTERM to one stops all."""
+    one, workdir = tmp_path / "one", tmp_path / "several"
+    with train(one, tiny_records, 1, "--config.epochs=2") as processes:
+        codes, _, said = ended(processes)
+    assert codes == [0], said
+
+    run = (workdir, tiny_records, COUNT, "--config.epochs=1000")
+    with train(*run) as processes:
+        wait_for(6, workdir, processes)
+        processes[-1].send_signal(signal.SIGTERM)
+        codes, printed, said = ended(processes)
+    assert codes == [75] * COUNT, said
+    (stopped,) = re.findall(r"^error: stopped at step (\d+) of 3000, all saved; run", said, re.M)
+    stopped = int(stopped)
+    assert saved_steps(workdir / "checkpoints")[-1] == stopped
+    assert f"{COUNT} x cpu (cpu) of {COUNT} processes" in printed[0]
+    assert not re.search("step|done", "".join(printed[1:])), printed
+    assert [row["step"] for row in rows(workdir)] == [*range(1, stopped + 1)]
+    for ours, theirs in zip(rows(one)[:6], rows(workdir), strict=False):
+        # Not the validation's: a bias before a norm has no gradient but rounding, Adam makes steps
+        # of that, and the running statistics follow it late.
+        terms = {name for name in ours if name.startswith("train/")}
+        assert len(terms) == 4
+        for name in terms:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-5), (name, ours["step"])
+
+    if COUNT == 2:
+        return
+    with train(*run) as processes:  # and goes on after a SIGKILL, too; in make soak
+        wait_for(stopped + 12, workdir, processes)  # a checkpoint later
+        processes[-1].kill()
+        codes, printed, said = ended(processes)
+    assert f"continues from step {stopped}" in printed[0]
+    assert codes[-1] == -signal.SIGKILL and all(codes) and GONE in said, (codes, said)
+    with train(*run, f"--config.epochs={stopped // 3 + 6}") as processes:
+        codes, printed, said = ended(processes)
+    assert codes == [0] * COUNT, said
+    assert int(re.search(r"continues from step (\d+)", printed[0])[1]) > stopped
+    steps = [row["step"] for row in rows(workdir) if any("train/" in name for name in row)]
+    assert steps == [*range(1, len(steps) + 1)]
+
+
+SUMS = """
+import sys, time, jax, numpy as np
+from emjax import errors, hosts, sharding
+
+def main(arguments):
+    with hosts.joined(hosts.split(arguments)[0]):
+        mesh = sharding.data_mesh()
+        total = jax.jit(lambda x: x.sum(), out_shardings=sharding.replicated(mesh))
+        hosts.meet()
+        while True:
+            ones = sharding.to_devices({"x": np.ones(1, np.float32)}, mesh)["x"]
+            print("sum", float(total(ones)), flush=True)
+            time.sleep(0.1)
+
+errors.run(main, sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("which", [0, -1])
+def test_when_one_is_killed_the_others_end(which):
+    with several(COUNT, "-c", SUMS) as processes:
+        for process in processes:
+            while not (line := process.stdout.readline()).startswith("sum"):
+                assert line, ended(processes)
+            assert line == f"sum {COUNT}.0\n"
+        processes[which].kill()
+        began = time.monotonic()
+        codes, _, said = ended(processes)
+    assert time.monotonic() - began < hosts.HEARTBEAT_SECONDS + 30
+    assert codes[which] == -signal.SIGKILL and all(codes), (codes, said)
+    assert len(re.findall(f"^{GONE}", said, re.M)) >= 1, said
+
+
+def test_an_error_of_all_is_told_once(tiny_records, tmp_path):
+    run = (tmp_path / "run", tiny_records, COUNT, "--config.augment.crop=30")
+    with train(*run) as processes:
+        codes, _, said = ended(processes)
+    assert codes == [2] * COUNT, said
+    assert said.count("error: ") == said.count("error: augment.crop=30 on records of 64 x 64") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(COUNT == 2, reason="takes a heartbeat; in make soak")
+def test_an_error_of_one_ends_all(tiny_records, tmp_path):
+    run = (tmp_path / "run", tiny_records, COUNT)
+    with train(*run, last=["--config.data.dir=nowhere"]) as processes:
+        codes, _, said = ended(processes)
+    assert codes[-1] == 3 and all(codes), (codes, said)
+    assert "error: nowhere/simulated/unlabelled: dataset 'simulated/unlabelled' is not" in said
+    assert GONE in said
