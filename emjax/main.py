@@ -1,7 +1,8 @@
 """Train: python -m emjax.main --config=configs/X.py[:variant] [--workdir=DIR] [--config.a.b=v].
 
 Takes up whatever the workdir holds, from its latest checkpoint. --deterministic: bit for bit the
-same run on a GPU, too, which is slower.
+same run on a GPU, too, which is slower. --require=gpu or tpu: never on anything else.
+--profile=FROM:TO: a trace of these steps, in the workdir's profile/.
 """
 
 import datetime
@@ -20,7 +21,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from emjax import errors, networks, optimizers, sharding, transfer, weights
+from emjax import devices, errors, networks, optimizers, sharding, transfer, watch, weights
 from emjax.augment import Augmentation
 from emjax.checkpoints import Checkpoints, load_generator, saved_steps
 from emjax.choose import choose
@@ -33,23 +34,27 @@ from emjax.objectives import OBJECTIVES
 from emjax.tasks import TASKS
 from emjax.train import fit
 
-LIBRARIES = ("emjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # rules out autotuning and atomic sums
 MAY_DIFFER = ("epochs", "log_every", "eval_every", "save_every", "data.dir", "initialise.workdir")
 
 
 def main(arguments):
     """Parse the command line and train; returns the exit code."""
-    config, workdir = parse(arguments)
-    compiled = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "emjax"
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(compiled))
-    train(config, workdir)
+    config, workdir, values = command_line(arguments)
+    profile = watch.profile(values["profile"].value, workdir / "profile")
+    devices.require(values["require"].value)
+    devices.keep_compiled()
+    train(config, workdir, profile)
     return 0
 
 
 def parse(arguments):
-    """(config, workdir) of a command line; --deterministic goes to XLA, which has not begun yet.
+    """(config, workdir) of a command line."""
+    return command_line(arguments)[:2]
+
+
+def command_line(arguments):
+    """(config, workdir, all flags) of one; --deterministic goes to XLA, which has not begun yet.
 
     Raises: Usage in place of every error absl, ml_collections and the config file have.
     """
@@ -62,6 +67,10 @@ def parse(arguments):
         "workdir", None, "Default: runs/<config>/<variant>.", flag_values=values
     )  # fmt: skip
     flags.DEFINE_boolean("deterministic", False, "The same bits on a GPU.", flag_values=values)
+    flags.DEFINE_enum(
+        "require", None, ["gpu", "tpu"], "Run on nothing else.", flag_values=values
+    )  # fmt: skip
+    flags.DEFINE_string("profile", None, "FROM:TO, steps to trace.", flag_values=values)
     if {"--help", "-help", "-h"} & set(argv):
         print(f"{__doc__}\nconfigs: {', '.join(map(str, sorted(Path('configs').glob('*.py'))))}")
         sys.exit(0)
@@ -81,10 +90,10 @@ def parse(arguments):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     recipe, _, variant = values["config"].config_filename.partition(":")
     default = Path("runs") / Path(recipe).stem / (variant or "default")
-    return config, Path(values["workdir"].value or default)
+    return config, Path(values["workdir"].value or default), values
 
 
-def train(config, workdir):
+def train(config, workdir, profile=None):
     """Do the run of `config` in `workdir`, from the start or from where it is.
 
     Everything that can be refused is refused before anything is written.
@@ -109,6 +118,10 @@ def train(config, workdir):
     if select not in ("best", "last"):
         raise Usage(f"select={select!r}; best or last was due")
     refuse_other(config, workdir)
+    if profile and profile.last > total_steps:
+        raise Usage(
+            f"--profile={profile.first}:{profile.last}, but the run has {total_steps} steps"
+        )
 
     state = objective.init(config.seed)
     score, higher_is_better = ranking(config)
@@ -127,7 +140,8 @@ def train(config, workdir):
     workdir.mkdir(parents=True, exist_ok=True)
     busy = "wait for it, or choose another --workdir"
     first = jax.process_index() == 0
-    with alone_in(workdir, busy) if first else nullcontext(), asked_by(signal.SIGTERM) as stop:
+    alone = alone_in(workdir, busy) if first else nullcontext()
+    with alone, asked_by(signal.SIGTERM) as stop, watch.Watch(profile) as stopwatch:
         describe(workdir, config)
         checkpoints = Checkpoints(saved, score=score, higher_is_better=higher_is_better)
         state = checkpoints.restore(state)
@@ -138,6 +152,8 @@ def train(config, workdir):
             + (f"; continues from step {done}" if done else ""),
             flush=True,
         )
+        if profile and done >= profile.first:
+            print(f"step {profile.first} is done: nothing is traced")
         journal = Journal(
             workdir / "metrics.jsonl", done=done, total=total_steps, images=batch_size
         )  # fmt: skip
@@ -169,6 +185,7 @@ def train(config, workdir):
             publish=publish,
             select=select,
             stop=stop,
+            watch=stopwatch,
         )
         checkpoints.close()
         print(f"{workdir}: done, {max(total_steps, done)} steps", flush=True)
@@ -332,7 +349,7 @@ def describe(workdir, config):
     """Write config.json, and versions.json: what ran it, where and when it was last started."""
     if jax.process_index():
         return
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    versions = {name: importlib.metadata.version(name) for name in devices.LIBRARIES}
     versions |= {
         "code": code(),
         "python": platform.python_version(),
