@@ -107,7 +107,7 @@ def missing():
         yield "this machine has an NVIDIA GPU that JAX does not use: pip install 'jax[cuda13]'"
     for module, (extra, purpose) in EXTRAS.items():
         if importlib.util.find_spec(module) is None:
-            yield f"{module}, for {purpose}: pip install 'emjax[{extra}]'"
+            yield f"{module}, for {purpose}: the extra `{extra}`"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from emjax import devices, errors, networks, optimizers, sharding, transfer, watch, weights
+from emjax import board, devices, errors, networks, optimizers, sharding, transfer, watch, weights
 from emjax.augment import Augmentation
 from emjax.checkpoints import Checkpoints, load_generator, saved_steps
 from emjax.choose import choose
@@ -154,8 +154,10 @@ def train(config, workdir, profile=None):
         )
         if profile and done >= profile.first:
             print(f"step {profile.first} is done: nothing is traced")
+        events = board.opened(workdir / "tensorboard", done)
+        grid = board.Grid(objective, held_out["val"], divisor) if events else None
         journal = Journal(
-            workdir / "metrics.jsonl", done=done, total=total_steps, images=batch_size
+            workdir / "metrics.jsonl", done=done, total=total_steps, images=batch_size, board=events
         )  # fmt: skip
 
         def publish(generator, step, scores):
@@ -170,6 +172,9 @@ def train(config, workdir, profile=None):
                     scores=scores,
                 )
                 weights.write(workdir / "model", generator, facts)
+            if events:
+                names, picture = grid(generator)
+                events.picture(step, f"val/{' | '.join(names)}", picture)
 
         fit(
             objective,

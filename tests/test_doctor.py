@@ -32,9 +32,9 @@ def test_what_is_missing_is_named_with_what_it_is_for(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
     lines = list(doctor.missing())
     assert [line.split(",")[0] for line in lines][-4:] == list(doctor.EXTRAS)
-    assert "pip install 'emjax[tensorboard]'" in lines[-4]
+    assert "the extra `tensorboard`" in lines[-4]
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: module)
-    assert not any("pip install 'emjax" in line for line in doctor.missing())
+    assert not any("the extra" in line for line in doctor.missing())
 
 
 def test_a_device_tells_its_memory_and_peak():

@@ -27,7 +27,7 @@ def train(config, workdir, data_dir, *changes):
 def test_pretrain_finetune_predict(tiny_records, tmp_path):
     """Every config's smoke variant, the transfer between them, and the result on a file."""
     pretrained, finetuned = tmp_path / "pretrained", tmp_path / "finetuned"
-    done = train("pretrain.py:smoke", pretrained, tiny_records)
+    done = train("pretrain.py:smoke", pretrained, tiny_records, "--profile=2:3")
     assert done.returncode == 0, done.stderr
     assert "1 x cpu (cpu), 28 records, 3 steps an epoch, 3 in all" in done.stdout
     assert "step 3/3  val/corrupted_l1" in done.stdout
@@ -38,7 +38,15 @@ def test_pretrain_finetune_predict(tiny_records, tmp_path):
         "metrics.jsonl",
         "checkpoints",
         "model",
+        "profile",
     }
+    assert list((pretrained / "profile").rglob("*.xplane.pb"))
+    row = next(row for row in journal.read(pretrained / "metrics.jsonl") if "train/g_l1" in row)
+    assert row["pace/images_per_s"] > 0 and row["pace/tflops"] > 0 and "pace/mfu" not in row
+    assert 0 < row["pace/step_ms_p50"] <= row["pace/step_ms_p95"]
+    assert 0 <= row["pace/data_wait"] <= 1
+    assert " ms  waits for data " in done.stdout and "pace/" not in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
     assert {p.name for p in (pretrained / "model").iterdir()} == {
         "model.safetensors",
         "config.json",
@@ -57,7 +65,8 @@ def test_pretrain_finetune_predict(tiny_records, tmp_path):
     assert model["scores"]["val/dice"] == row["val/dice"] == kept.best
 
     again = train("segment_au.py:smoke", finetuned, tiny_records,
-                  f"--config.initialise.workdir={pretrained}")  # fmt: skip
+                  f"--config.initialise.workdir={pretrained}", "--profile=1:3")  # fmt: skip
+    assert "step 1 is done: nothing is traced" in again.stdout
     assert again.returncode == 0 and "continues from step 3" in again.stdout
     other = train("segment_au.py:smoke", finetuned, tiny_records)
     assert other.returncode == 2
