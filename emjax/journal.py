@@ -59,8 +59,8 @@ class Journal:
         for name, form in SHOWN.items():
             note += f"  {form.format(pace[name])}" if name in pace else ""
         self.write(step, row, f"{note}  ETA {left}", pace)
-        self.last = "  ".join([*(f"{name} {value:.4f}" for name, value in terms.items()),
-                               f"{rate:.1f} images/s", f"ETA {left}"])  # fmt: skip
+        losses = (f"{name} {value:.4f}" for name, value in terms.items())
+        self.last = "  ".join([f"{rate:.1f} images/s", f"ETA {left}", *losses])
         self.resume(step)
 
     def at(self, step):

@@ -8,7 +8,7 @@ import jax
 
 from emjax import skips
 from emjax.errors import Stopped
-from emjax.watch import Watch
+from emjax.watch import Watch, operations
 
 
 def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, save_every,
@@ -45,7 +45,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     for step in range(done + 1, total_steps + 1):
         batch = watch.read(reader, step)
         if step == done + 1:
-            watch.cost(train_step.lower(state, batch))  # JAX keeps it for the call below
+            watch.flops = operations(train_step.trace(state, batch).jaxpr)  # kept for the call
         with jax.transfer_guard("disallow"):
             state, terms = train_step(state, batch)
         watch.stepped(step, terms)

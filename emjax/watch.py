@@ -1,5 +1,6 @@
 """How fast a run goes, seen without making its loop wait: docs/observability.md."""
 
+import math
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -42,11 +43,14 @@ class Watch:
 
     Args:
         profile: the Profile to trace, or None.
+
+    Attributes:
+        flops: operations of an update, over all devices; 0 where that is not known.
     """
 
     def __init__(self, profile=None):
         self.waiting = ThreadPoolExecutor(1)
-        self.profile, self.tracing, self.flops = profile, False, None
+        self.profile, self.tracing, self.flops = profile, False, 0
         self.resume()
 
     def __enter__(self):
@@ -84,13 +88,6 @@ class Watch:
                 self.ends[-1].result()
             jax.profiler.stop_trace()
 
-    def cost(self, lowered):
-        """Take the operations of an update from its lowered program, over all devices."""
-        try:
-            self.flops = (lowered.cost_analysis() or {}).get("flops", 0)
-        except (NotImplementedError, RuntimeError):  # a backend that does not count
-            self.flops = 0
-
     def row(self):
         """{"pace/...": number} since the last row or `resume`; waits for the last update."""
         ends = [end.result() for end in self.ends]
@@ -107,6 +104,32 @@ class Watch:
             row["peak_memory_gb"] = used / 1e9
         self.resume()
         return {f"pace/{name}": float(f"{value:.4g}") for name, value in row.items()}
+
+
+def operations(program):
+    """Multiplications and additions of the convolutions and matrix products of a jaxpr.
+
+    Those with the zeros that the gradient of a strided convolution puts between pixels are not
+    counted. All branches of a condition are; a loop of unknown length is counted once.
+    """
+    total = 0
+    for equation in program.eqns:
+        name, params, out = equation.primitive.name, equation.params, equation.outvars[0].aval
+        if name == "conv_general_dilated":
+            kernel, of_output = (
+                equation.invars[1].aval.shape,
+                params["dimension_numbers"].rhs_spec[0],
+            )
+            each = math.prod(kernel) // kernel[of_output]
+            total += 2 * out.size * each // math.prod(params["lhs_dilation"])
+        elif name == "dot_general":
+            sides = equation.invars[0].aval.shape
+            total += 2 * out.size * math.prod(sides[i] for i in params["dimension_numbers"][0][0])
+        for value in params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                if hasattr(inner, "eqns"):
+                    total += operations(inner) * params.get("length", 1)
+    return total
 
 
 def ended(terms):

@@ -68,7 +68,11 @@ def test_a_live_line_on_a_terminal_and_none_elsewhere(tmp_path, monkeypatch, cap
     for step in (2, 3):  # the second comes too soon to be shown
         log.at(step)
     shown = terminal.getvalue()
-    assert "\x1b[K 10%  step 2/20  loss 0.2500  " in shown and "step 3" not in shown
+    assert (
+        "\x1b[K 10%  step 2/20  " in shown
+        and "  ETA 0:00:00  loss 0.2500" in shown
+        and "step 3" not in shown
+    )
     assert shown.endswith("\r") and len(shown.split("\x1b[K")[-1]) <= 60
     log.write(3, {"val/dice": 0.5})
     assert terminal.getvalue().endswith("\r\x1b[K")
