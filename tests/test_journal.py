@@ -60,7 +60,7 @@ def test_a_live_line_on_a_terminal_and_none_elsewhere(tmp_path, monkeypatch, cap
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("COLUMNS", "70")
     log = Journal(tmp_path / "metrics.jsonl", done=0, total=20, images=8)
     log.train(1, {"loss": 0.25}, {"pace/step_ms_p50": 12.5, "pace/data_wait": 0.5})
     printed = capsys.readouterr().out
@@ -73,6 +73,6 @@ def test_a_live_line_on_a_terminal_and_none_elsewhere(tmp_path, monkeypatch, cap
         and "  ETA 0:00:00  loss 0.2500" in shown
         and "step 3" not in shown
     )
-    assert shown.endswith("\r") and len(shown.split("\x1b[K")[-1]) <= 60
+    assert shown.endswith("\r") and len(shown.split("\x1b[K")[-1]) <= 70
     log.write(3, {"val/dice": 0.5})
     assert terminal.getvalue().endswith("\r\x1b[K")
