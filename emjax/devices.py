@@ -37,15 +37,21 @@ def memory():
     return max(found, key=lambda stats: stats.get("peak_bytes_in_use", 0))
 
 
+def backend():
+    """The platform that JAX runs on: cpu, gpu, tpu.
+
+    Raises: Usage if the one that JAX_PLATFORMS names does not start.
+    """
+    try:
+        return jax.default_backend()
+    except (RuntimeError, AssertionError) as error:  # JAX 0.10 asserts that there is one
+        names = os.environ.get("JAX_PLATFORMS", "")
+        raise Usage(f"JAX_PLATFORMS={names}, but JAX starts no such device {error}") from error
+
+
 def require(platform):
     """Raise Usage unless JAX runs on `platform`, "gpu" or "tpu"; None takes anything."""
-    if not platform:
-        return
-    try:
-        found = jax.default_backend()
-    except RuntimeError as error:  # JAX_PLATFORMS names a platform that does not start
-        raise Usage(f"--require={platform}, but JAX has no device: {error}") from error
-    if found != platform:
+    if platform and backend() != platform:
         extra = "cuda13" if platform == "gpu" else platform
         raise Usage(
             f"--require={platform}, but JAX found {sharding.devices_in_use()}; look at "

@@ -31,6 +31,7 @@ def main(arguments):
     parser = errors.Parser(prog="emjax.doctor", description=__doc__.splitlines()[0])
     parser.add_argument("--require", choices=["gpu", "tpu"], help="fail on anything else")
     devices.require(parser.parse_args(arguments).require)
+    devices.backend()
     tell("machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
                     f"Python {platform.python_version()}")  # fmt: skip
     tell("backend", jax.default_backend())

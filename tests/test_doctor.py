@@ -28,6 +28,17 @@ def test_what_is_required_and_not_there():
         doctor.main(["--require=npu"])
 
 
+def test_a_platform_that_does_not_start(monkeypatch):
+    def none():
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr("jax.default_backend", none)
+    for arguments in [], ["--require=gpu"]:
+        with pytest.raises(Usage, match="JAX_PLATFORMS=cuda, but JAX starts no such device Unable"):
+            doctor.main(arguments)
+
+
 def test_what_is_missing_is_named_with_what_it_is_for(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
     lines = list(doctor.missing())
