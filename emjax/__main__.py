@@ -6,7 +6,7 @@ import sys
 from emjax import errors
 
 VERBS = {"train": "emjax.main"} | {
-    verb: f"emjax.{verb}" for verb in ("sweep", "predict", "report", "convert")
+    verb: f"emjax.{verb}" for verb in ("sweep", "predict", "report", "convert", "doctor")
 }
 
 

@@ -226,6 +226,15 @@ class EvalBatches:
         )
 
 
+def examples(records, divisor, count):
+    """(name, batch of one on a device) for the first records, padded as for evaluation."""
+    for position in range(min(count, len(records.source))):
+        record = records.source[position]
+        example = padded(record, divisor)
+        batch = jax.device_put({field: np.asarray(value)[None] for field, value in example.items()})
+        yield record["name"].decode(), batch
+
+
 def padded(record, divisor):
     """A record without its text, images mirrored up to multiples of `divisor`, and `valid`."""
     h, w, _ = record["image"].shape

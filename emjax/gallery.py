@@ -10,6 +10,7 @@ from PIL import Image
 
 from emjax import data, errors, metrics, networks, page, predict, weights
 from emjax.augment import to_network
+from emjax.board import grey
 from emjax.main import assemble
 from emjax.tasks import TASKS
 
@@ -17,15 +18,11 @@ PICTURES = 3  # records shown of a dataset
 
 
 def examples(run, split):
-    """(name, batch of one) for the first records of a split, padded as for evaluation."""
-    records = data.open_records(
-        run.config["data"]["dir"], *run.config["data"]["evals"][split]
-    ).source
+    """(name, batch of one) for the first records of a split."""
+    where = run.config["data"]
+    records = data.open_records(where["dir"], *where["evals"][split])
     divisor = networks.build_abstract(run.config["model"]).divisor
-    for position in range(min(PICTURES, len(records))):
-        record = data.padded(records[position], divisor)
-        batch = jax.device_put({field: np.asarray(value)[None] for field, value in record.items()})
-        yield records[position]["name"].decode(), batch
+    return data.examples(records, divisor, PICTURES)
 
 
 def trained(run):
@@ -101,13 +98,10 @@ def restorations(run):
 
 def inline(values, valid, caption, is_mask=False):
     """An HTML figure of float [1, h, w, 1] in [-1, 1], or in [0, 1] if a mask, without padding."""
-    valid = np.asarray(valid)[0, :, :, 0]
-    h, w = valid.any(1).sum(), valid.any(0).sum()
-    unit = np.asarray(values, np.float32)[0, :h, :w, 0]
-    unit = unit if is_mask else (unit + 1) / 2
-    picture = Image.fromarray(np.uint8(np.rint(255 * np.clip(unit, 0, 1))))
+    values = np.asarray(values, np.float32)
+    picture = Image.fromarray(grey(2 * values - 1 if is_mask else values, valid))
     larger = max(1, 256 // max(picture.size))
-    picture = picture.resize((larger * w, larger * h), Image.Resampling.NEAREST)
+    picture = picture.resize([larger * side for side in picture.size], Image.Resampling.NEAREST)
     picture.thumbnail((512, 512))
     shown = page.image(predict.png(np.asarray(picture)), caption)
     return f"<figure>{shown}<figcaption>{html.escape(caption)}</figcaption></figure>"

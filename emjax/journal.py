@@ -2,6 +2,9 @@
 
 import datetime
 import json
+import os
+import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -9,6 +12,12 @@ import jax
 
 from emjax import weights
 from emjax.errors import BadInput
+
+SHOWN = {  # of the pace, on the terminal
+    "pace/step_ms_p50": "{:.3g} ms",
+    "pace/mfu": "MFU {:.0%}",
+    "pace/data_wait": "waits for data {:.0%}",
+}
 
 
 class Journal:
@@ -20,27 +29,49 @@ class Journal:
         done: updates done when this process takes up the run.
         total: updates of the whole run.
         images: images in one update.
+        board: the Board that shows the same numbers, or None.
     """
 
-    def __init__(self, path, *, done, total, images):
-        self.path, self.total, self.images = Path(path), total, images
+    def __init__(self, path, *, done, total, images, board=None):
+        self.path, self.total, self.images, self.board = Path(path), total, images, board
         self.writes = jax.process_index() == 0
         self.start = self.lap = time.monotonic()
         self.lap_step = done
+        self.line, self.last = Line(sys.stderr), ""
         self.per_image = self.path.with_name("images.jsonl")
         for file in (self.path, self.per_image):
             if self.writes and file.exists():
                 kept = [row for row in read(file) if row["step"] <= done]
                 weights.replace(file, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
-    def train(self, step, terms):
-        """Report the terms of update `step`, with the images/s since the last report."""
+    def train(self, step, terms, pace=None):
+        """Report the terms of update `step`, with the images/s since the last report.
+
+        Args:
+            pace: {"pace/...": number} of the same stretch, as Watch.row gives it.
+        """
         now = time.monotonic()
         rate = (step - self.lap_step) * self.images / max(now - self.lap, 1e-9)
         left = datetime.timedelta(seconds=round((self.total - step) * self.images / rate))
-        self.write(step, {f"train/{name}": float(value) for name, value in terms.items()},
-                   f"  {rate:.1f} images/s  ETA {left}")  # fmt: skip
+        row = {f"train/{name}": float(value) for name, value in terms.items()}
+        pace = {"pace/images_per_s": float(f"{rate:.4g}"), **(pace or {})}
+        note = f"  {rate:.1f} images/s"
+        for name, form in SHOWN.items():
+            note += f"  {form.format(pace[name])}" if name in pace else ""
+        self.write(step, row, f"{note}  ETA {left}", pace)
+        losses = (f"{name} {value:.4f}" for name, value in terms.items())
+        self.last = "  ".join([f"{rate:.1f} images/s", f"ETA {left}", *losses])
         self.resume(step)
+
+    def at(self, step):
+        """Move the live line on to update `step`; what else it says is from the last report."""
+        if self.writes and self.line.due():
+            share = f"{step / self.total:.0%}".rjust(4)
+            self.line.show(f"{share}  step {step}/{self.total}  {self.last}")
+
+    def clear(self):
+        """Take the live line away, before something is printed."""
+        self.line.clear()
 
     def resume(self, step):
         """Leave what happened since the last report out of the next images/s."""
@@ -53,13 +84,41 @@ class Journal:
                      for index, each in scores.items()}  # fmt: skip
             append(self.per_image, {"step": step, "split": split, "images": short})
 
-    def write(self, step, row, note=""):
+    def write(self, step, row, note="", unprinted=None):
         if not self.writes:
             return
         seconds = round(time.monotonic() - self.start, 3)
-        append(self.path, {"step": step, "total": self.total, "seconds": seconds, **row})
+        whole = {**row, **(unprinted or {})}
+        append(self.path, {"step": step, "total": self.total, "seconds": seconds, **whole})
+        if self.board:
+            self.board.scalars(step, whole)
         terms = "  ".join(f"{name} {value:.4f}" for name, value in row.items())
+        self.clear()
         print(f"step {step}/{self.total}  {terms}{note}", flush=True)
+
+
+class Line:
+    """A line of a terminal that is written over; nothing where the stream is none.
+
+    The cursor stays at its start, so that whatever else is printed takes its place.
+    """
+
+    def __init__(self, stream):
+        self.stream, self.next = stream, 0.0
+        self.live = stream.isatty() and os.environ.get("TERM") != "dumb"
+
+    def due(self):
+        """Whether to show it again: ten times a second."""
+        return self.live and time.monotonic() >= self.next
+
+    def show(self, text):
+        self.next = time.monotonic() + 0.1
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\x1b[K{text[:width]}\r", end="", file=self.stream, flush=True)
+
+    def clear(self):
+        if self.live:
+            print("\x1b[K", end="", file=self.stream, flush=True)
 
 
 def append(path, row):

@@ -1,9 +1,12 @@
 """Train: python -m emjax.main --config=configs/X.py[:variant] [--workdir=DIR] [--config.a.b=v].
 
 Takes up whatever the workdir holds, from its latest checkpoint. --deterministic: bit for bit the
-same run on a GPU, too, which is slower. On several hosts, the same command on each: on a TPU pod
-and under SLURM they find each other; elsewhere by --coordinator=HOST:PORT --processes=N
---process=I. --processes=1 is a run without others, wherever it is.
+same run on a GPU, too, which is slower. --require=gpu or tpu: never on anything else.
+--profile=FROM:TO: a trace of these steps, in the workdir's profile/.
+
+On several hosts, the same command on each: on a TPU pod and under SLURM they find each other;
+elsewhere by --coordinator=HOST:PORT --processes=N --process=I. --processes=1 is a run without
+others, wherever it is.
 """
 
 import datetime
@@ -22,7 +25,18 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from emjax import errors, hosts, networks, optimizers, sharding, transfer, weights
+from emjax import (
+    board,
+    devices,
+    errors,
+    hosts,
+    networks,
+    optimizers,
+    sharding,
+    transfer,
+    watch,
+    weights,
+)
 from emjax.augment import Augmentation
 from emjax.checkpoints import Checkpoints, load_generator, saved_steps
 from emjax.choose import choose
@@ -35,7 +49,6 @@ from emjax.objectives import OBJECTIVES
 from emjax.tasks import TASKS
 from emjax.train import fit
 
-LIBRARIES = ("emjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # rules out autotuning and atomic sums
 MAY_DIFFER = ("epochs", "log_every", "eval_every", "save_every", "data.dir", "initialise.workdir")
 
@@ -43,17 +56,22 @@ MAY_DIFFER = ("epochs", "log_every", "eval_every", "save_every", "data.dir", "in
 def main(arguments):
     """Parse the command line and train; returns the exit code."""
     flags, arguments = hosts.split(arguments)
-    config, workdir = parse(arguments)
-    compiled = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "emjax"
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(compiled))
+    config, workdir, values = command_line(arguments)
+    profile = watch.profile(values["profile"].value, workdir / "profile")
     with hosts.joined(flags):
-        train(config, workdir)
+        devices.require(values["require"].value)
+        devices.keep_compiled()
+        train(config, workdir, profile)
     return 0
 
 
 def parse(arguments):
-    """(config, workdir) of a command line; --deterministic goes to XLA, which has not begun yet.
+    """(config, workdir) of a command line."""
+    return command_line(arguments)[:2]
+
+
+def command_line(arguments):
+    """(config, workdir, all flags) of one; --deterministic goes to XLA, which has not begun yet.
 
     Raises: Usage in place of every error absl, ml_collections and the config file have.
     """
@@ -66,6 +84,10 @@ def parse(arguments):
         "workdir", None, "Default: runs/<config>/<variant>.", flag_values=values
     )  # fmt: skip
     flags.DEFINE_boolean("deterministic", False, "The same bits on a GPU.", flag_values=values)
+    flags.DEFINE_enum(
+        "require", None, ["gpu", "tpu"], "Run on nothing else.", flag_values=values
+    )  # fmt: skip
+    flags.DEFINE_string("profile", None, "FROM:TO, steps to trace.", flag_values=values)
     if {"--help", "-help", "-h"} & set(argv):
         print(f"{__doc__}\nconfigs: {', '.join(map(str, sorted(Path('configs').glob('*.py'))))}")
         sys.exit(0)
@@ -85,10 +107,10 @@ def parse(arguments):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     recipe, _, variant = values["config"].config_filename.partition(":")
     default = Path("runs") / Path(recipe).stem / (variant or "default")
-    return config, Path(values["workdir"].value or default)
+    return config, Path(values["workdir"].value or default), values
 
 
-def train(config, workdir):
+def train(config, workdir, profile=None):
     """Do the run of `config` in `workdir`, from the start or from where it is.
 
     Everything that can be refused is refused before anything is written.
@@ -113,6 +135,10 @@ def train(config, workdir):
     if select not in ("best", "last"):
         raise Usage(f"select={select!r}; best or last was due")
     refuse_other(config, workdir)
+    if profile and profile.last > total_steps:
+        raise Usage(
+            f"--profile={profile.first}:{profile.last}, but the run has {total_steps} steps"
+        )
 
     state = objective.init(config.seed)
     score, higher_is_better = ranking(config)
@@ -132,7 +158,8 @@ def train(config, workdir):
     busy = "wait for it, or choose another --workdir"
     several = jax.process_count() > 1
     stopping = nullcontext(hosts.stop_agreed()) if several else asked_by(signal.SIGTERM)
-    with alone_in(workdir, busy) if hosts.first() else nullcontext(), stopping as stop:
+    alone = alone_in(workdir, busy) if hosts.first() else nullcontext()
+    with alone, stopping as stop, watch.Watch(profile) as stopwatch:
         describe(workdir, config)
         hosts.meet()
         checkpoints = Checkpoints(saved, score=score, higher_is_better=higher_is_better)
@@ -143,8 +170,12 @@ def train(config, workdir):
             f"{count} records, {steps_per_epoch} steps an epoch, {total_steps} in all"
             + (f"; continues from step {done}" if done else "")
         )
+        if profile and done >= profile.first:
+            hosts.say(f"step {profile.first} is done: nothing is traced")
+        events = board.opened(workdir / "tensorboard", done)
+        grid = board.Grid(objective, held_out["val"], divisor) if events else None
         journal = Journal(
-            workdir / "metrics.jsonl", done=done, total=total_steps, images=batch_size
+            workdir / "metrics.jsonl", done=done, total=total_steps, images=batch_size, board=events
         )  # fmt: skip
 
         def publish(generator, step, scores):
@@ -159,6 +190,9 @@ def train(config, workdir):
                     scores=scores,
                 )
                 weights.write(workdir / "model", generator, facts)
+            if events:
+                names, picture = grid(generator)
+                events.picture(step, f"val/{' | '.join(names)}", picture)
 
         fit(
             objective,
@@ -174,6 +208,7 @@ def train(config, workdir):
             publish=publish,
             select=select,
             stop=stop,
+            watch=stopwatch,
         )
         checkpoints.close()
         hosts.say(f"{workdir}: done, {max(total_steps, done)} steps")
@@ -344,7 +379,7 @@ def describe(workdir, config):
     """Write config.json, and versions.json: what ran it, where and when it was last started."""
     if not hosts.first():
         return
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    versions = {name: importlib.metadata.version(name) for name in devices.LIBRARIES}
     versions |= {
         "code": "+".join(dict.fromkeys([*codes_before(workdir), code()])),
         "python": platform.python_version(),

@@ -8,10 +8,11 @@ import jax
 
 from emjax import skips
 from emjax.errors import Stopped
+from emjax.watch import Watch, operations
 
 
 def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, save_every,
-        checkpoints, journal, publish, select="best", stop=lambda: False):  # fmt: skip
+        checkpoints, journal, publish, select="best", stop=lambda: False, watch=None):  # fmt: skip
     """Train from `state` to `total_steps` updates; returns the last state.
 
     Args:
@@ -23,6 +24,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
         publish: called with (generator, step, scores) at every new best.
         select: "best"; "last" publishes at every evaluation, so that the last one stays.
         stop: whether to save and stop after this step.
+        watch: the Watch that times the steps, with a profile to write or without.
 
     Raises: Stopped when `stop` said so before the last step; NonFinite as `skips.rolled_back`.
     """
@@ -35,23 +37,30 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     done = int(state.step)
     reader = train.starting_at(done)
     known = int(state.skips.count)
+    watch = watch or Watch()
 
     def due(step, every):
         return step == total_steps or (every and step % every == 0)
 
     for step in range(done + 1, total_steps + 1):
-        batch = next(reader)
+        batch = watch.read(reader, step)
+        if step == done + 1:
+            watch.flops = operations(train_step.trace(state, batch).jaxpr)  # kept for the call
         with jax.transfer_guard("disallow"):
             state, terms = train_step(state, batch)
+        watch.stepped(step, terms)
+        journal.at(step)
         stopping = stop() and step < total_steps
 
         if stopping or any(due(step, every) for every in (log_every, eval_every, save_every)):
             terms, skipped = jax.device_get((terms, state.skips))  # the loop's one wait
+            journal.clear()
             skips.tell(skipped, known, train.examples)
             known = int(skipped.count)
             if due(step, log_every):
                 terms = {name: value for name, value in terms.items() if math.isfinite(value)}
-                journal.train(step, {**terms, "skipped": known} if known else terms)
+                terms = {**terms, "skipped": known} if known else terms
+                journal.train(step, terms, watch.row())
             checkpoints.hold(before=skipped.since if skipped.last[0] == step else math.inf)
             if skips.too_many(skipped):
                 state, back_to = skips.rolled_back(state, skipped, checkpoints)
@@ -69,6 +78,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
                 publish(state.generator, step, scores)
             checkpoints.save(step, state, scores)
             journal.resume(step)
+            watch.resume()
         elif due(step, save_every) or stopping:
             checkpoints.save(step, state)
         if stopping:

@@ -18,8 +18,6 @@ from emjax.data import open_mixture
 from emjax.main import assemble, parse
 from tests.conftest import command
 
-UNTIMED = {"seconds"}
-
 
 def train(config, workdir, data_dir, *changes):
     return command("emjax.main", f"--config=configs/{config}", f"--workdir={workdir}",
@@ -29,12 +27,26 @@ def train(config, workdir, data_dir, *changes):
 def test_pretrain_finetune_predict(tiny_records, tmp_path):
     """Every config's smoke variant, the transfer between them, and the result on a file."""
     pretrained, finetuned = tmp_path / "pretrained", tmp_path / "finetuned"
-    done = train("pretrain.py:smoke", pretrained, tiny_records)
+    done = train("pretrain.py:smoke", pretrained, tiny_records, "--profile=2:3")
     assert done.returncode == 0, done.stderr
     assert "1 x cpu (cpu), 28 records, 3 steps an epoch, 3 in all" in done.stdout
     assert "step 3/3  val/corrupted_l1" in done.stdout
     left = {p.name for p in pretrained.iterdir()}
-    assert left == {"config.json", "versions.json", "metrics.jsonl", "checkpoints", "model"}
+    assert left - {"tensorboard"} == {
+        "config.json",
+        "versions.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "model",
+        "profile",
+    }
+    assert list((pretrained / "profile").rglob("*.xplane.pb"))
+    row = next(row for row in journal.read(pretrained / "metrics.jsonl") if "train/g_l1" in row)
+    assert row["pace/images_per_s"] > 0 and row["pace/tflops"] > 0 and "pace/mfu" not in row
+    assert 0 < row["pace/step_ms_p50"] <= row["pace/step_ms_p95"]
+    assert 0 <= row["pace/data_wait"] <= 1
+    assert " ms  waits for data " in done.stdout and "pace/" not in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
     assert {p.name for p in (pretrained / "model").iterdir()} == {
         "model.safetensors",
         "config.json",
@@ -53,7 +65,8 @@ def test_pretrain_finetune_predict(tiny_records, tmp_path):
     assert model["scores"]["val/dice"] == row["val/dice"] == kept.best
 
     again = train("segment_au.py:smoke", finetuned, tiny_records,
-                  f"--config.initialise.workdir={pretrained}")  # fmt: skip
+                  f"--config.initialise.workdir={pretrained}", "--profile=1:3")  # fmt: skip
+    assert "step 1 is done: nothing is traced" in again.stdout
     assert again.returncode == 0 and "continues from step 3" in again.stdout
     other = train("segment_au.py:smoke", finetuned, tiny_records)
     assert other.returncode == 2
@@ -89,7 +102,7 @@ def test_exit_codes_and_single_lines(tmp_path):
     done = train("pretrain.py:nothing", tmp_path / "run", tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     done = command("emjax", "nonsense")
-    assert done.returncode == 2 and "usage: emjax {train,predict,report,convert}" in done.stderr
+    assert done.returncode == 2 and "usage: emjax {train,sweep," in done.stderr
     done = command("emjax.main", "--help")
     assert done.returncode == 0 and "configs/pretrain.py" in done.stdout
 
@@ -98,7 +111,11 @@ LONG = ("--config.epochs=8", "--config.save_every=2", "--config.log_every=1")  #
 
 
 def untimed(rows):
-    return [{name: value for name, value in row.items() if name not in UNTIMED} for row in rows]
+    """The rows without what clocks and the device's memory counters said."""
+    return [
+        {k: v for k, v in row.items() if k != "seconds" and not k.startswith("pace/")}
+        for row in rows
+    ]
 
 
 def final_arrays(workdir, data_dir, steps=24):

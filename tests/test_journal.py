@@ -1,5 +1,6 @@
 """The metric log: rows, resuming, damage."""
 
+import io
 import json
 
 import pytest
@@ -45,3 +46,33 @@ def test_a_cut_last_line_is_left_out_and_another_bad_line_is_named(tmp_path):
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(BadInput, match="metrics.jsonl, line 2: no JSON"):
         journal.read(path)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_live_line_on_a_terminal_and_none_elsewhere(tmp_path, monkeypatch, capsys):
+    log = Journal(tmp_path / "metrics.jsonl", done=0, total=20, images=8)
+    log.at(1)
+    assert capsys.readouterr().err == ""
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "70")
+    log = Journal(tmp_path / "metrics.jsonl", done=0, total=20, images=8)
+    log.train(1, {"loss": 0.25}, {"pace/step_ms_p50": 12.5, "pace/data_wait": 0.5})
+    printed = capsys.readouterr().out
+    assert "train/loss 0.2500" in printed and "12.5 ms  waits for data 50%  ETA" in printed
+    for step in (2, 3):  # the second comes too soon to be shown
+        log.at(step)
+    shown = terminal.getvalue()
+    assert (
+        "\x1b[K 10%  step 2/20  " in shown
+        and "  ETA 0:00:00  loss 0.2500" in shown
+        and "step 3" not in shown
+    )
+    assert shown.endswith("\r") and len(shown.split("\x1b[K")[-1]) <= 70
+    log.write(3, {"val/dice": 0.5})
+    assert terminal.getvalue().endswith("\r\x1b[K")

@@ -62,7 +62,9 @@ def batch(offsets, valid, first=0):
 def fitted(request):
     rows, images, published, kept = {}, {}, [], Kept()
     journal = types.SimpleNamespace(
-        train=lambda step, terms: None,
+        train=lambda step, terms, pace: None,
+        at=lambda step: None,
+        clear=lambda: None,
         write=rows.__setitem__,
         write_images=lambda step, split, scores: images.__setitem__((step, split), scores),
         resume=lambda step: None,

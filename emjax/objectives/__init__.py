@@ -3,6 +3,7 @@
     init(seed) -> state                        at its initial values
     train_step(state, batch) -> state, terms   terms: a flat dict of scalars
     eval_step(state, batch) -> {metric: (value [b], counts bool [b])}   an entry an image
+    views(generator, batch) -> {name: images [b, h, w, 1]}       to look at, in the order of names
 
 An objective without a task also names `best`, the metric that chooses the best checkpoint, and
 `higher_is_better`, as a Task does. In every state, `step` counts the updates, `generator` is the

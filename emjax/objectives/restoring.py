@@ -32,6 +32,11 @@ class Restoring:
         """The pixels that count, bool [b, h, w, 1]."""
         return valid
 
+    def views(self, generator, batch):
+        """{name: float32 [b, h, w, 1] in [-1, 1]} of what is worth looking at side by side."""
+        micrograph, corrupted, restored = self.restore(generator, batch)
+        return {"corrupted": corrupted, "restored": restored, "truth": micrograph}
+
     def restore(self, generator, batch):
         """The batch's micrographs, their corrupted views and what `generator` makes of them."""
         micrograph = to_network(batch)["image"]

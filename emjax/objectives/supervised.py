@@ -64,3 +64,14 @@ class Supervised:
         output, _ = g.apply(g.params, g.stats, example["image"], train=False)
         scores = self.task.metrics(output, example[self.task.target], batch["valid"])
         return metrics.counted(scores, batch["valid"])
+
+    def views(self, generator, batch):
+        """{name: float32 [b, h, w, 1] in [-1, 1]} of what is worth looking at side by side."""
+        example = to_network(batch)
+        output, _ = generator.apply(
+            generator.params, generator.stats, example["image"], train=False
+        )
+        pair = {"prediction": self.task.prediction(output), "truth": example[self.task.target]}
+        if self.task.is_mask:  # from [0, 1]
+            pair = {name: 2 * values - 1 for name, values in pair.items()}
+        return {"input": example["image"], **pair}

@@ -1,0 +1,70 @@
+"""What the machine is: its devices, their peaks and memory, where compiled programs are kept."""
+
+import os
+import re
+from pathlib import Path
+
+import jax
+
+from emjax import sharding
+from emjax.errors import Usage
+
+LIBRARIES = ("emjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+# Dense bfloat16 (V100: float16) operations a second of one device, by its kind. Source: the data
+# sheets of NVIDIA and the pages of Google Cloud. Whatever else a kind says, "MIG 1g.18gb" or
+# "PCIe", has another peak and none here.
+PEAKS = {
+    r"NVIDIA H100 80GB HBM3": 989e12,
+    r"NVIDIA H200": 989e12,
+    r"NVIDIA A100-[^ ]+": 312e12,
+    r"Tesla V100-SXM[^ ]+": 125e12,
+    r"TPU v4": 275e12,
+    r"TPU v5( lite|e)": 197e12,
+    r"TPU v5p?": 459e12,
+    r"TPU v6( lite|e)": 918e12,
+}
+
+
+def peak(kind):
+    """Operations a second of a device of this kind; None if it is not in PEAKS."""
+    return next((peak for name, peak in PEAKS.items() if re.fullmatch(name, kind)), None)
+
+
+def memory():
+    """{"peak_bytes_in_use", "bytes_limit", ...} of this process's fullest device; {} on a CPU."""
+    found = [device.memory_stats() or {} for device in jax.local_devices()]
+    return max(found, key=lambda stats: stats.get("peak_bytes_in_use", 0))
+
+
+def backend():
+    """The platform that JAX runs on: cpu, gpu, tpu.
+
+    Raises: Usage if the one that JAX_PLATFORMS names does not start.
+    """
+    try:
+        return jax.default_backend()
+    except (RuntimeError, AssertionError) as error:  # JAX 0.10 asserts that there is one
+        names = os.environ.get("JAX_PLATFORMS", "")
+        raise Usage(f"JAX_PLATFORMS={names}, but JAX starts no such device {error}") from error
+
+
+def require(platform):
+    """Raise Usage unless JAX runs on `platform`, "gpu" or "tpu"; None takes anything."""
+    if platform and backend() != platform:
+        extra = "cuda13" if platform == "gpu" else platform
+        raise Usage(
+            f"--require={platform}, but JAX found {sharding.devices_in_use()}; look at "
+            f"JAX_PLATFORMS, or pip install 'jax[{extra}]'; python -m emjax.doctor says more"
+        )
+
+
+def keep_compiled():
+    """Keep compiled programs on disk, for the next run; returns the folder.
+
+    JAX_COMPILATION_CACHE_DIR or JAX's own setting goes first.
+    """
+    if not jax.config.jax_compilation_cache_dir:
+        folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "emjax"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    return Path(jax.config.jax_compilation_cache_dir)

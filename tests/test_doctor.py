@@ -1,0 +1,62 @@
+"""What the machine is said to be, and what is missing."""
+
+import importlib.util
+import types
+
+import pytest
+
+from emjax import doctor
+from emjax.errors import Usage
+from tests.conftest import command
+
+
+def test_it_runs_and_tells_everything(tmp_path):
+    done = command("emjax", "doctor")
+    assert done.returncode == 0, done.stderr
+    said = [line.split(":")[0] for line in done.stdout.splitlines()]
+    for what in ("machine", "backend", "devices", "device 0", "convolution", "libraries"):
+        assert what in said
+    assert "3 x 3, 64 channels, 1 x 256 x 256, float32: " in done.stdout
+    assert " ms, " in done.stdout and " TFLOP/s" in done.stdout and "jaxlib 0." in done.stdout
+    assert "1 x cpu (cpu)" in done.stdout and "compiled programs: kept in /" in done.stdout
+
+
+def test_what_is_required_and_not_there():
+    with pytest.raises(Usage, match="--require=tpu, but JAX found 8 x cpu"):
+        doctor.main(["--require=tpu"])
+    with pytest.raises(Usage, match="invalid choice"):
+        doctor.main(["--require=npu"])
+
+
+def test_a_platform_that_does_not_start(monkeypatch):
+    def none():
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr("jax.default_backend", none)
+    for arguments in [], ["--require=gpu"]:
+        with pytest.raises(Usage, match="JAX_PLATFORMS=cuda, but JAX starts no such device Unable"):
+            doctor.main(arguments)
+
+
+def test_what_is_missing_is_named_with_what_it_is_for(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
+    lines = list(doctor.missing())
+    assert [line.split(",")[0] for line in lines][-4:] == list(doctor.EXTRAS)
+    assert "the extra `tensorboard`" in lines[-4]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: module)
+    assert not any("the extra" in line for line in doctor.missing())
+
+
+def test_a_device_tells_its_memory_and_peak():
+    stats = {"bytes_limit": 100 * 10**9, "bytes_in_use": 2 * 10**9}
+    device = types.SimpleNamespace(device_kind="NVIDIA H200", memory_stats=lambda: stats)
+    assert list(doctor.facts(device)) == ["100.0 GB for JAX, 2.0 in use", "peak 989 TFLOP/s"]
+    device = types.SimpleNamespace(device_kind="cpu", memory_stats=lambda: None)
+    assert list(doctor.facts(device)) == ["memory not told", "peak not known"]
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    assert doctor.where(tmp_path / "a" / "b") == f"kept in {tmp_path / 'a' / 'b'}"
+    (tmp_path / "file").touch()
+    assert "is not writable" in doctor.where(tmp_path / "file")
