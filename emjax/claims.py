@@ -177,7 +177,10 @@ def late(arms):
 
 
 def calms(arms):
-    pairs = twins(arms, blocks=(2,)) if kind(arms[0]) == "segmentation" else hrnet_pairs(arms)
+    if kind(arms[0]) == "segmentation":
+        pairs = twins(arms, blocks=(2,))
+    else:
+        pairs = twins(arms) + hrnet_pairs(arms)
     return contrast([calmer(r) for _, r in pairs], [calmer(p) for p, _ in pairs])
 
 
