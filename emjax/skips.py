@@ -43,7 +43,8 @@ def applied(before, after, judged):
         judged: losses, gradients and statistics, float; their squares are looked at, since a
             gradient whose square overflows would hold Adam's memory at infinity.
     """
-    finite = jnp.stack([jnp.isfinite(x * x).all() for x in jax.tree.leaves(judged)]).all()
+    judged = jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(judged)])
+    finite = jnp.isfinite(judged * judged).all()
     chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
     old, update = before.skips, after.step
     skipped = Skips(
