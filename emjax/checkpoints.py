@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from emjax import weights
-from emjax.errors import BadInput
+from emjax.errors import BadInput, first_line
 
 POLICIES = ocp.training.preservation_policies
 EVERY_CALL = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
@@ -157,7 +157,7 @@ class Checkpoints:
             finished = saved_steps(self.folder)
             last = f"the last good one is step {finished[-1]}" if finished else "none is there yet"
             raise BadInput(
-                f"{self.folder}: a checkpoint cannot be saved: {reason(error)}; {last}. "
+                f"{self.folder}: a checkpoint cannot be saved: {first_line(error)}; {last}. "
                 "Make room and run it again"
             ) from error
 
@@ -217,7 +217,7 @@ def fault(folder):
     except OSError as error:
         raise BadInput(f"{folder}: cannot be read: {error}") from error
     except (AttributeError, ValueError) as error:
-        return f"a manifest is damaged: {reason(error)}"
+        return f"a manifest is damaged: {first_line(error)}"
     return None
 
 
@@ -253,10 +253,6 @@ def note(folder, step, wrong, instead):
     used = "from the start" if instead is None else f"{folder / str(instead)} is used instead"
     if jax.process_index() == 0:
         print(f"note: {folder / str(step)} cannot be used: {wrong}; {used}", file=sys.stderr)
-
-
-def reason(error):
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def rank(scores, *, score, higher_is_better):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from emjax.comparisons import NOTHING, by_seed, contrast, tested, unrest
-from emjax.runs import PARTS, recipe
+from emjax.runs import PARTS
 
 EARLY, TENTH_EPOCH = 1, 2  # twelfths of a run
 
@@ -51,9 +51,7 @@ def boards(arms):
     """{dataset and task: [[Arm] that differ in network and initial weights alone]}."""
     alike = {}
     for arm in arms:
-        shared = {**arm.config, "model": None, "initialise": None}
-        key = recipe(shared), arm.runs[0].code
-        alike.setdefault(key, []).append(arm)
+        alike.setdefault(arm.but("model", "initialise"), []).append(arm)
     found = collections.defaultdict(list)
     for members in alike.values():
         found[f"{members[0].data}, {members[0].config['task']}"].append(members)
@@ -62,14 +60,14 @@ def boards(arms):
 
 def judge(arms, pretrained):
     """[Finding]: of each claim on each dataset that has the runs, one without if none has."""
-    findings = []
+    findings, found_boards = [], boards(arms)
     for claim in CLAIMS:
         if claim.of == "pretraining":
             places = {"pretraining": claim.measure(pretrained)}
         else:
             places = {
                 where: most_runs(claim, candidates)
-                for where, candidates in boards(arms).items()
+                for where, candidates in found_boards.items()
                 if claim.of in ("both", kind(candidates[0][0]))
             }
         measured = {w: found for w, found in places.items() if not math.isnan(found.low)}
@@ -141,7 +139,7 @@ def calmer(arm):
 def falls_with_subset(arms):
     models = collections.defaultdict(list)
     for arm in filter(is_pix2pix, arms):
-        models[recipe({**arm.config, "data": None}), arm.runs[0].code].append(arm)
+        models[arm.but("data")].append(arm)
     ordered = [sorted(same, key=lambda arm: arm.runs[0].records) for same in models.values()]
     several = [same for same in ordered if same[0].runs[0].records < same[-1].runs[0].records]
     return contrast([validation(same[0]) for same in several],
@@ -240,8 +238,9 @@ def steadier(arms):
     for start in (is_random, is_pix2pix):
         rates = collections.defaultdict(dict)
         for arm in filter(start, arms):
-            shared = {**arm.config, "optimizer": None, "initialise": None}
-            rates[recipe(shared), arm.start][arm.config["optimizer"]["lr"]] = arm
+            rates[arm.but("optimizer", "initialise"), arm.start][arm.config["optimizer"]["lr"]] = (
+                arm
+            )
         for (key, _), same in rates.items():
             if len(same) > 2:
                 apart.setdefault(key, {}).setdefault(start, []).append(spread_of(same.values()))

@@ -236,12 +236,16 @@ def finetuning(groups):
         if rows:
             metric = arms[0].runs[0].score.split("/")[1]
             tables[f"Test {metric} by epoch: {title}"] = rows
-        panels[title] = {
-            network: [(arm.name, [*arm.seeds.values()] or arm.runs)
-                      for arm in arms if arm.model == network]
-            for network in dict.fromkeys(arm.model for arm in arms)
-        }  # fmt: skip
+        panels[title] = by_network(arms)
     return tables, panels
+
+
+def by_network(arms):
+    """{network: [(label, runs)]}, as `page.curves` draws them."""
+    panels = collections.defaultdict(list)
+    for arm in arms:
+        panels[arm.model].append((arm.name, [*arm.seeds.values()] or arm.runs))
+    return panels
 
 
 def main(arguments):
@@ -258,11 +262,7 @@ def main(arguments):
     tables, panels = finetuning(groups)
     if pretrained:
         tables["Pretraining"] = [pretraining_row(arm) for arm in pretrained]
-        panels["Pretraining"] = {
-            network: [(arm.name, [*arm.seeds.values()] or arm.runs)
-                      for arm in pretrained if arm.model == network]
-            for network in dict.fromkeys(arm.model for arm in pretrained)
-        }  # fmt: skip
+        panels["Pretraining"] = by_network(pretrained)
     printed = {title: rows for title, rows in tables.items() if "by epoch" not in title}
     findings = claims.judge([arm for arms in groups.values() for arm in arms], pretrained)
     tables["Claims of the paper"] = [claim_row(finding) for finding in findings]

@@ -168,7 +168,11 @@ class Arm(NamedTuple):
     @property
     def recipe(self):
         """What an arm shares with the one from random weights it is compared with."""
-        return {**self.config, "seed": None, "initialise": None}, self.runs[0].code
+        return self.but("initialise")
+
+    def but(self, *fields):
+        """What decides whether two arms differ in nothing but these fields and the seeds."""
+        return recipe({**self.config, **dict.fromkeys(fields)}), self.runs[0].code
 
 
 RANDOM = "random", {}
@@ -180,8 +184,9 @@ def arms(runs, root):
     Runs of different configs, pretraining recipes or programs are never in one arm.
     """
     alike, groups = {}, {}
+    origins = {workdir: origin(workdir, root) for workdir in {run.pretraining for run in runs}}
     for run in runs:
-        start = origin(run.pretraining, root)
+        start = origins[run.pretraining]
         key = recipe(run.config), json.dumps(start), run.code
         alike.setdefault(key, (start, []))[1].append(run)
     for start, same in sorted(alike.values(), key=lambda item: item[0] != RANDOM):
