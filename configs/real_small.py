@@ -7,7 +7,8 @@
 In this order, each a whole result:
     a   --only='np_sintering_*/unet_2_44/*,atomagined_denoise/unet_2_44/*'
         random weights, pix2pix, reconstruction; 2, 5 and all 12 labelled images; denoising
-    b   --only='b/*'    learning rates, masked-image modelling, smaller pretraining sets
+    b   --only='b/*'    learning rates, a fresh last block, masked-image modelling, smaller
+        pretraining sets; on 2 and all 12 labelled images, and denoising
     c   --only='c/*'    the other nanoparticles and restorations
     d   --only='*/unet_4_424/*,*/hrnet_w18_small_v1/*'    larger networks
 
@@ -24,6 +25,7 @@ from configs import pretrain, restore_temimagenet, segment_au, single
 LR = 1e-3
 CEM = "micrographs/cem"
 LABELLED = {"2": 2, "5": 5, "all": 12}  # images of np_sintering to train on
+LAST = ("up/0/.*", "head/.*")  # what is specialised on restoring: see docs/results/real_small.md
 RATES = {"lr_quarter": LR / 4, "lr_4x": 4 * LR}
 SUBSETS = {"1k": 1000, "2500": 2500}
 OTHERS = {  # passes an epoch over 8, 4, 4, 70 and 31 images
@@ -49,7 +51,7 @@ def pretraining(model, objective, seed, first=None, epochs=12):
     return config
 
 
-def finetuning(model, start, seed, *, task, dataset, first="train", passes, lr=LR):
+def finetuning(model, start, seed, *, task, dataset, first="train", passes, lr=LR, fresh=()):
     """24 epochs, of about ten updates."""
     if task == "segmentation":
         config = segment_au.get_config(model)
@@ -61,6 +63,7 @@ def finetuning(model, start, seed, *, task, dataset, first="train", passes, lr=L
     config.epochs = 24
     config.passes_per_epoch = passes
     config.initialise.workdir = start
+    config.initialise.fresh += fresh
     config.data.batch_size = 8
     config.augment.crop = 128
     config.optimizer.lr = lr
@@ -77,6 +80,7 @@ def sintering(labelled):
 FIRST = {f"np_sintering_{n}": sintering(n) for n in LABELLED} | {
     "atomagined_denoise": dict(task="denoise", dataset="atomagined", passes=2),
 }
+SECOND = ("np_sintering_2", "np_sintering_all", "atomagined_denoise")
 OTHER = {
     name: dict(task="segmentation", dataset=name, passes=passes) for name, passes in OTHERS.items()
 } | {
@@ -104,11 +108,14 @@ def runs(seeds):
             for arm, start in starts.items():
                 add(FIRST, model, arm, start, seed)
         model, pix2pix = "unet_2_44", f"pretrain/unet_2_44/pix2pix/seed_{seed}"
-        second = {f"b/{task}": fields for task, fields in FIRST.items()}
+        second = {f"b/{task}": FIRST[task] for task in SECOND}
         third = {f"c/{task}": fields for task, fields in OTHER.items()}
         for name, lr in RATES.items():
             add(second, model, f"random_{name}", "", seed, lr=lr)
             add(second, model, f"pix2pix_{name}", pix2pix, seed, lr=lr)
+        for objective in ("pix2pix", "reconstruction"):
+            start = f"pretrain/{model}/{objective}/seed_{seed}"
+            add(second, model, f"{objective}_fresh_last", start, seed, fresh=LAST)
         smaller = {"masked": partial(pretraining, model, "masked", seed)}
         for name, count in SUBSETS.items():  # of 4,125: at equal epochs, and at equal steps
             make = smaller[f"pix2pix_{name}"] = partial(pretraining, model, "pix2pix", seed, count)
