@@ -104,6 +104,7 @@ def get_config(variants=""):
         train=("cem500k", "train"),
         evals=dict(val=("cem500k", "val")),
         batch_size=128,  # over all devices
+        resident=placeholder(bool),  # records kept on the devices; unset: where they fit
     )
     config.objective = dict(
         name="pix2pix",

@@ -12,6 +12,7 @@ HRNet and starts from weights trained on ImageNet (docs/networks.md), which have
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs import varied
 from configs.pretrain import GENERATORS, NETWORKS, hrnet
@@ -49,6 +50,7 @@ def get_config(variants=""):
         train=("temimagenet", "train"),
         evals=dict(val=("temimagenet", "val"), test=("temimagenet", "test")),
         batch_size=64,  # over all devices
+        resident=placeholder(bool),  # records kept on the devices; unset: where they fit
     )
     config.objective = dict(name="supervised")
     config.task = "denoise"

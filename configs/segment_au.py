@@ -17,6 +17,7 @@ of them and what `sytwu` does otherwise than its authors: docs/data.md.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs import varied
 from configs.pretrain import GENERATORS, NETWORKS, unet
@@ -93,6 +94,7 @@ def get_config(variants=""):
             val=("au_nanoparticles/au5nm_v1", "val"), test=("au_nanoparticles/au5nm_v1", "test")
         ),
         batch_size=16,  # over all devices
+        resident=placeholder(bool),  # records kept on the devices; unset: where they fit
     )
     config.objective = dict(name="supervised")
     config.task = "segmentation"

@@ -50,7 +50,10 @@ from emjax.tasks import TASKS
 from emjax.train import fit
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # rules out autotuning and atomic sums
-MAY_DIFFER = ("epochs", "log_every", "eval_every", "save_every", "data.dir", "initialise.workdir")
+MAY_DIFFER = (
+    "epochs", "log_every", "eval_every", "save_every",
+    "data.dir", "data.resident", "initialise.workdir",
+)  # fmt: skip
 
 
 def main(arguments):
@@ -126,7 +129,13 @@ def train(config, workdir, profile=None):
     objective = assemble(config, mixture, divisor)
     count = sum(len(records.source) for records in mixture)
     steps_per_epoch, total_steps = steps(config, count)
-    batches = TrainBatches(mixture, batch_size=batch_size, seed=config.seed, mesh=mesh)
+    batches = TrainBatches(
+        mixture,
+        batch_size=batch_size,
+        seed=config.seed,
+        mesh=mesh,
+        resident=config.data.get("resident"),
+    )
     evals = {
         split: EvalBatches(held, batch_size=batch_size, divisor=divisor, mesh=mesh)
         for split, held in held_out.items()

@@ -17,7 +17,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
 
     Args:
         state: whole on every device, `sharding.replicated`.
-        train: `starting_at(step)` gives the batches from there on, `examples(batch)` names one's.
+        train: TrainBatches, or what has its `starting_at`, `rows` and `examples`.
         evals: split name to finite batches. `val` is scored at every evaluation; the others at each
             new best and at the last step.
         log_every, eval_every, save_every: in steps; each is also due at the last.
@@ -29,11 +29,15 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     Raises: Stopped when `stop` said so before the last step; NonFinite as `skips.rolled_back`.
     """
     everywhere = state.step.sharding
-    train_step = jax.jit(objective.train_step, donate_argnums=0, out_shardings=everywhere)
-    eval_step = jax.jit(
-        lambda state, batch: (objective.eval_step(state, batch), batch["index"]),
-        out_shardings=everywhere,
-    )
+
+    def update(state, batch):
+        return objective.train_step(state, train.rows(batch))
+
+    def scores(state, batch):
+        return objective.eval_step(state, batch), batch["index"]
+
+    train_step = jax.jit(update, donate_argnums=0, out_shardings=everywhere)
+    eval_step = jax.jit(scores, out_shardings=everywhere)
     done = int(state.step)
     reader = train.starting_at(done)
     known = int(state.skips.count)
@@ -45,7 +49,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     for step in range(done + 1, total_steps + 1):
         batch = watch.read(reader, step)
         if step == done + 1:
-            watch.flops = operations(train_step.trace(state, batch).jaxpr)  # kept for the call
+            watch.flops = operations(update, state, batch)
         with jax.transfer_guard("disallow"):
             state, terms = train_step(state, batch)
         watch.stepped(step, terms)
@@ -66,17 +70,17 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
                 state, back_to = skips.rolled_back(state, skipped, checkpoints)
                 journal.write(step, {"train/back_to": back_to})
         if due(step, eval_every):
-            scores, _ = evaluate(eval_step, state, "val", evals["val"])
-            is_best = checkpoints.is_best(scores)
+            means, _ = evaluate(eval_step, state, "val", evals["val"])
+            is_best = checkpoints.is_best(means)
             if is_best or step == total_steps:
                 for split in [name for name in evals if name != "val"]:
-                    means, images = evaluate(eval_step, state, split, evals[split])
-                    scores |= means
+                    more, images = evaluate(eval_step, state, split, evals[split])
+                    means |= more
                     journal.write_images(step, split, images)
-            journal.write(step, scores)
+            journal.write(step, means)
             if is_best or select == "last":
-                publish(state.generator, step, scores)
-            checkpoints.save(step, state, scores)
+                publish(state.generator, step, means)
+            checkpoints.save(step, state, means)
             journal.resume(step)
             watch.resume()
         elif due(step, save_every) or stopping:

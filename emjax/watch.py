@@ -11,6 +11,7 @@ import numpy as np
 
 from emjax import devices
 from emjax.errors import Usage
+from emjax.models.blocks import PLAIN, formulated
 
 
 class Profile(NamedTuple):
@@ -106,8 +107,17 @@ class Watch:
         return {f"pace/{name}": float(f"{value:.4g}") for name, value in row.items()}
 
 
-def operations(program):
-    """Multiplications and additions of the convolutions and matrix products of a jaxpr.
+def operations(function, *arguments):
+    """Multiplications and additions in convolutions and matrix products of a function, as traced.
+
+    In the plain formulation, whichever runs: the work that there is, not what a device makes of it.
+    """
+    with formulated(PLAIN):
+        return operations_of(jax.make_jaxpr(lambda *a: function(*a))(*arguments))
+
+
+def operations_of(program):
+    """Of a jaxpr, as `operations` counts them.
 
     Those with the zeros that the gradient of a strided convolution puts between pixels are not
     counted. All branches of a condition are; a loop of unknown length is counted once.
@@ -128,7 +138,7 @@ def operations(program):
         for value in params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
                 if hasattr(inner, "eqns"):
-                    total += operations(inner) * params.get("length", 1)
+                    total += operations_of(inner) * params.get("length", 1)
     return total
 
 

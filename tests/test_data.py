@@ -1,5 +1,6 @@
 """Batches: order, resuming, processes, padding, refusals."""
 
+import itertools
 import shutil
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 
 from emjax import sharding
 from emjax.data import (
+    RESIDENT_SHARE,
     EvalBatches,
     Readable,
     Records,
@@ -15,6 +17,7 @@ from emjax.data import (
     open_mixture,
     open_records,
     padded,
+    without_text,
 )
 from emjax.errors import BadInput, Usage
 
@@ -66,6 +69,37 @@ def test_processes_read_contiguous_rows_of_the_same_batches(train, processes, mo
         monkeypatch.setattr(sharding.jax, "process_index", lambda: process)  # noqa: B023
         parts.append(take(TrainBatches([train], batch_size=8, seed=1, mesh=mesh), 3))
     assert (np.concatenate(parts, axis=1) == whole).all()
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_resident_records_give_the_same_batches(train, devices, tiny_records):
+    val = open_records(tiny_records, "simulated/nanoparticles", "val")._replace(weight=0.3)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
+    options = dict(batch_size=8, seed=3, mesh=mesh)
+    for parts in ([train], [train, val]):
+        streamed = TrainBatches(parts, resident=False, **options)
+        resident = TrainBatches(parts, resident=True, **options)
+        rows = jax.jit(resident.rows)
+        readers = (streamed.starting_at(3), resident.starting_at(3))
+        for one, other in zip(*(itertools.islice(reader, 8) for reader in readers), strict=True):
+            with jax.transfer_guard("disallow"):
+                other = rows(other)
+            assert one.keys() == other.keys()
+            for name, values in one.items():
+                assert values.dtype == other[name].dtype
+                assert values.sharding.is_equivalent_to(other[name].sharding, values.ndim)
+                np.testing.assert_array_equal(values, other[name])
+
+
+def test_records_are_resident_where_they_take_little_of_the_memory(train, monkeypatch):
+    options = dict(batch_size=8, seed=0, mesh=one_device())
+    one = sum(np.asarray(value).nbytes for value in without_text(train.source[0]).values())
+    for records, resident in ((27, False), (29, True)):  # of 28
+        limit = records * one / RESIDENT_SHARE
+        monkeypatch.setattr("emjax.devices.memory", lambda: {"bytes_limit": limit})  # noqa: B023
+        assert TrainBatches([train], **options).resident is resident
+    monkeypatch.setattr("emjax.devices.memory", dict)  # a CPU says nothing
+    assert not TrainBatches([train], **options).resident
 
 
 def test_batches_travel_as_stored(train):

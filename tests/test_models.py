@@ -14,8 +14,11 @@ from emjax import networks
 from emjax.errors import Usage
 from emjax.models import __main__ as table
 from emjax.models.blocks import (
+    PLAIN,
     BatchNorm,
+    Formulation,
     GroupNorm,
+    formulated,
     max_pool,
     normalisation,
     upsample_bilinear,
@@ -73,9 +76,9 @@ def test_paper_unets(blocks, field, dilations, parameters):
     assert count(params) == parameters
     assert unet_dilations(field, (2,) * blocks) == dilations
     assert unet_receptive_field(dilations, (2,) * blocks) == field
-    assert [block.conv1.kernel_dilation for block in module.down] == dilations[:-1]
-    assert [block.conv1.kernel_dilation for block in module.up] == dilations[:-1]
-    assert module.bottleneck.conv2.kernel_dilation == dilations[-1]
+    assert [block.conv1.dilation for block in module.down] == dilations[:-1]
+    assert [block.conv1.dilation for block in module.up] == dilations[:-1]
+    assert module.bottleneck.conv2.dilation == dilations[-1]
     assert len(stats) == 4 * (2 * blocks + 1)  # mean and var, two norms a block
 
 
@@ -360,7 +363,7 @@ def test_dilations_beside_the_receptive_field_that_they_give():
     arguments = dict(blocks=4, dilations=[1, 1, 4, 2, 2], receptive_field=424)
     module = networks.build_abstract(dict(name="unet", filters=(8,) * 5, **arguments))
     assert module.receptive_field == 424
-    assert module.bottleneck.conv1.out_features == 8
+    assert module.bottleneck.conv1.kernel.shape[-1] == 8
 
 
 @pytest.mark.parametrize(
@@ -458,3 +461,68 @@ def test_bilinear_upsampling():
     corners = upsample_bilinear(x, 2, corners=True)[0, :, :, 0]
     np.testing.assert_allclose(corners[0], np.linspace(0, 3, 8), rtol=1e-6)
     np.testing.assert_allclose(corners[:, 0], np.linspace(0, 8, 6), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        dict(name="unet", blocks=2, receptive_field=44),
+        dict(name="unet", blocks=2, receptive_field=116, norm="group"),
+        dict(name="unet", blocks=1, dilations=(3, 1), norm="instance"),
+        dict(name="unet", blocks=1, pools=(4,), norm="none"),
+        dict(name="patchgan", width=4, depth=2),
+        dict(name="hrnet", variant="w18_small_v1"),
+    ],
+    ids=str,
+)
+def test_formulations_agree(model, float64):
+    """Outputs, statistics and gradients, of parameters and images, in training and after it."""
+    rng = np.random.default_rng(0)
+    module = networks.build_abstract(model)
+    definition = nnx.graphdef(module)
+    params, stats = (
+        {path: jnp.asarray(1 + 0.1 * rng.normal(size=like.shape)) for path, like in part.items()}
+        for part in networks.arrays(module)
+    )
+    images = [jnp.asarray(rng.normal(size=(2, 64, 32, 1)))] * (1 + (model["name"] == "patchgan"))
+
+    def loss(params, images):
+        run = nnx.merge(definition, networks.nest(params), networks.nest(stats))
+        in_training = run(*images, train=True)
+        after = run(*images, train=False)
+        ramp = jnp.cos(jnp.arange(in_training.size)).reshape(in_training.shape)
+        return (ramp * in_training).mean(), (in_training, after, networks.arrays(run)[1])
+
+    def run(chosen):
+        with formulated(chosen):
+            whole = jax.jit(
+                lambda *a: jax.value_and_grad(loss, (0, 1), has_aux=True)(*a),
+                compiler_options=QUICK,
+            )
+            return whole(params, images)
+
+    plain = run(PLAIN)
+    for chosen in (Formulation(*way) for way in np.eye(3, dtype=bool).tolist()):
+        other = run(chosen)
+        for ours, theirs in zip(jax.tree.leaves(other), jax.tree.leaves(plain), strict=True):
+            np.testing.assert_allclose(
+                ours, theirs, rtol=0, atol=1e-9 * max(jnp.abs(theirs).max(), 1)
+            )
+
+
+def test_a_bias_before_a_norm_is_in_the_running_mean_alone():
+    """As PyTorch has it, but its gradient is exactly zero and not what rounding leaves."""
+    model = dict(name="unet", blocks=1)
+    net = networks.create(model, optax.sgd(1.0), key=jax.random.key(0))
+    image = jax.random.normal(jax.random.key(1), (2, 16, 16, 1))
+
+    def loss(params):
+        output, stats = net.apply(params, net.stats, image, train=True)
+        return (output**2).mean(), stats
+
+    gradient, stats = jax.grad(loss, has_aux=True)(net.params)
+    conv = networks.assemble(model, net.params, net.stats).down[0].conv1
+    assert np.asarray(conv.bias[...]).all()
+    assert not np.asarray(gradient["down/0/conv1/bias"]).any()
+    expected = 0.1 * conv(image).mean((0, 1, 2))
+    np.testing.assert_allclose(stats["down/0/norm1/mean"], expected, rtol=1e-4, atol=1e-6)

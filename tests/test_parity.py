@@ -426,7 +426,7 @@ def test_initial_values_of_the_unet():
 
 def test_initial_values_of_a_default_convolution():
     torch.manual_seed(0)
-    ours = blocks.conv(64, 128, 1, rngs=nnx.Rngs(0))
+    ours = blocks.Conv(64, 128, 1, rngs=nnx.Rngs(0))
     theirs = torch.nn.Conv2d(64, 128, 1)
     arrays = np.asarray(ours.kernel[...]).ravel(), theirs.weight.detach().numpy().ravel()
     largest = same_distribution(*(8 * a for a in arrays), "head kernel / default bound")

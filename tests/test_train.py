@@ -75,7 +75,9 @@ def fitted(request):
         Counting(),
         jax.device_put(state, everywhere),
         types.SimpleNamespace(
-            starting_at=lambda step: iter(lambda: {}, None), examples=lambda batch: []
+            starting_at=lambda step: iter(lambda: {}, None),
+            rows=lambda batch: batch,
+            examples=lambda batch: [],
         ),
         {
             "test": [batch([0.1, 0.0], [True, True]), batch([0.3, 9.0], [True, False], 2)],

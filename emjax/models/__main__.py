@@ -13,6 +13,7 @@ from flax import nnx
 
 from configs.pretrain import GENERATORS, get_config
 from emjax import errors, networks
+from emjax.models.blocks import PLAIN, formulated
 
 SIDES = (224, 256, 448, 512)
 
@@ -48,9 +49,10 @@ def multiply_adds(module, side):
     definition, state = nnx.split(module)
     image = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
     images = [image] * (2 if type(module).__name__ == "PatchGAN" else 1)
-    program = jax.make_jaxpr(
-        lambda state, *images: nnx.merge(definition, state)(*images, train=False)
-    )(state, *images)
+    with formulated(PLAIN):
+        program = jax.make_jaxpr(
+            lambda state, *images: nnx.merge(definition, state)(*images, train=False)
+        )(state, *images)
     return sum(
         math.prod(equation.outvars[0].aval.shape) * math.prod(equation.invars[1].aval.shape[:-1])
         for equation in program.eqns

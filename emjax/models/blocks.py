@@ -1,7 +1,9 @@
 """Layers that several networks share, with PyTorch's initial values and running statistics."""
 
 import math
+from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,34 @@ from jax.nn import initializers
 
 from emjax.choose import choose
 from emjax.errors import Usage
+
+
+class Formulation(NamedTuple):
+    """How layers compute what they compute: the same up to rounding, fast on different devices."""
+
+    blocked: bool = False  # a U-Net's first level on blocks of pixels, see `to_blocks`
+    strided: bool = False  # input gradients of strided convolutions by blocks, see `strided_conv`
+    products: bool = False  # 1x1 convolutions as matrix products
+
+
+PLAIN = Formulation()
+FASTEST = {"cpu": Formulation(blocked=True, strided=True, products=True)}  # docs/performance.md
+forced = []
+
+
+def formulation():
+    """The one to trace with: the fastest of this backend, unless `formulated` says otherwise."""
+    return forced[-1] if forced else FASTEST.get(jax.default_backend(), PLAIN)
+
+
+@contextmanager
+def formulated(formulation):
+    """Trace with this one. What is traced already stays as it is."""
+    forced.append(formulation)
+    try:
+        yield
+    finally:
+        forced.pop()
 
 
 class RunningStat(nnx.Variable):
@@ -33,19 +63,38 @@ class BatchNorm(nnx.Module):
         self.var = RunningStat(jnp.ones(channels))
         self.decay, self.epsilon = decay, epsilon
 
-    def __call__(self, x, *, train):
+    def __call__(self, x, *, train, lacking=0, blocks=1):
+        """x [b, h, w, c] normalised.
+
+        Args:
+            lacking: [c], a bias that was left out of x: it is in the running mean alone, as the
+                mean of a batch takes it out again.
+            blocks: of x, as in `to_blocks`.
+        """
         if train:
             wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-            mean, var = wide.mean((0, 1, 2)), wide.var((0, 1, 2))
-            count = x.size // x.shape[-1]
-            self.mean[...] = self.decay * self.mean[...] + (1 - self.decay) * mean
+            mean = over_blocks(wide.mean((0, 1, 2)), blocks)
+            around = (wide - a_channel(mean, blocks)) ** 2
+            var = over_blocks(around.mean((0, 1, 2)), blocks)
+            count = x.size // mean.size
+            self.mean[...] = self.decay * self.mean[...] + (1 - self.decay) * (mean + lacking)
             unbiased = var * (count / max(count - 1, 1))
             self.var[...] = self.decay * self.var[...] + (1 - self.decay) * unbiased
         else:
-            mean, var = self.mean[...], self.var[...]
+            mean, var = self.mean[...] - lacking, self.var[...]
         factor = self.scale[...] * lax.rsqrt(var + self.epsilon)
-        mean, factor, bias = (v[None, None, None] for v in (mean, factor, self.bias[...]))
+        mean, factor, bias = (a_channel(v, blocks) for v in (mean, factor, self.bias[...]))
         return ((x - mean) * factor + bias).astype(x.dtype)
+
+
+def a_channel(values, blocks=1):
+    """`values` [c] beside [b, h, w, blocks * blocks * c]: [1, 1, 1, blocks * blocks * c]."""
+    return jnp.tile(values, blocks**2)[None, None, None]
+
+
+def over_blocks(values, blocks):
+    """The means [c] of `values` [blocks * blocks * c] over the places in a block."""
+    return values.reshape(blocks**2, -1).mean(0)
 
 
 class GroupNorm(nnx.Module):
@@ -59,14 +108,17 @@ class GroupNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels))
         self.groups, self.epsilon = groups, epsilon
 
-    def __call__(self, x, *, train):
-        b, h, w, c = x.shape
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        grouped = wide.reshape(b, h, w, self.groups, c // self.groups)
-        mean = grouped.mean((1, 2, 4), keepdims=True)
-        factor = lax.rsqrt(grouped.var((1, 2, 4), keepdims=True) + self.epsilon)
+    def __call__(self, x, *, train, lacking=0, blocks=1):
+        """As BatchNorm's; what x lacks is added first where it is not taken out again."""
+        b, h, w, _ = x.shape
+        lacking = 0 if self.groups == self.scale.size else lacking
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(b, h, w, blocks**2, -1)
+        wide += jnp.reshape(lacking, (1, 1, 1, 1, -1))
+        grouped = wide.reshape(b, h, w, blocks**2, self.groups, -1)
+        mean = grouped.mean((1, 2, 3, 5), keepdims=True)
+        factor = lax.rsqrt(grouped.var((1, 2, 3, 5), keepdims=True) + self.epsilon)
         normal = ((grouped - mean) * factor).reshape(x.shape)
-        scale, bias = (v[...][None, None, None] for v in (self.scale, self.bias))
+        scale, bias = (a_channel(v[...], blocks) for v in (self.scale, self.bias))
         return (normal * scale + bias).astype(x.dtype)
 
 
@@ -113,34 +165,120 @@ def uniform_by_fan_in(fan_in):
 kaiming_normal = initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
-def in_precision_of_input(arrays, **_):
-    """A layer's input and its parameters, in the input's number format."""
-    x, *parameters = arrays
-    return x, *(p if p is None else p.astype(x.dtype) for p in parameters)
-
-
-def conv(in_channels, out_channels, size, *, stride=1, padding=None, dilation=1, use_bias=True,
-         kernel_init=None, bias_init=None, rngs):  # fmt: skip
+class Conv(nnx.Module):
     """A size x size convolution, computed in the precision of its input.
 
-    Padded by dilation * (size // 2) on all sides unless told otherwise, as PyTorch's are; Flax's
-    "SAME" pads strided ones on one side only. Kernel and bias start as PyTorch's unless told
-    otherwise (Flax's defaults are a truncated normal and zero).
+    Padded by dilation * (size // 2) on all sides unless told otherwise, as PyTorch's are. Kernel
+    [size, size, in, out] and bias start as PyTorch's unless told otherwise.
     """
-    default = uniform_by_fan_in(in_channels * size * size)
-    return nnx.Conv(
-        in_channels,
-        out_channels,
-        (size, size),
-        strides=stride,
-        padding=dilation * (size // 2) if padding is None else padding,
-        kernel_dilation=dilation,
-        use_bias=use_bias,
-        kernel_init=kernel_init or default,
-        bias_init=bias_init or default,
-        promote_dtype=in_precision_of_input,
-        rngs=rngs,
+
+    def __init__(self, in_channels, out_channels, size, *, stride=1, padding=None, dilation=1,
+                 use_bias=True, kernel_init=None, bias_init=None, rngs):  # fmt: skip
+        default = uniform_by_fan_in(in_channels * size * size)
+        shape = size, size, in_channels, out_channels
+        self.kernel = nnx.Param((kernel_init or default)(rngs.params(), shape, jnp.float32))
+        if use_bias:
+            bias = (bias_init or default)(rngs.params(), (out_channels,), jnp.float32)
+        self.bias = nnx.Param(bias) if use_bias else None
+        self.stride, self.dilation = stride, dilation
+        self.padding = dilation * (size // 2) if padding is None else padding
+
+    def __call__(self, x, *, blocks=1):
+        """x [b, h, w, in], or in blocks, to [b, h / stride, w / stride, out], or in blocks."""
+        x = self.without_bias(x, blocks=blocks)
+        if self.bias is None:
+            return x
+        return x + a_channel(self.bias[...], blocks).astype(x.dtype)
+
+    def without_bias(self, x, *, blocks=1):
+        kernel, dilation, padding = self.kernel[...].astype(x.dtype), self.dilation, self.padding
+        if blocks > 1:
+            kernel, padding = blocked_kernel(kernel, blocks, dilation)
+            dilation = 1
+        if kernel.shape[:2] == (1, 1) and self.stride == 1 and formulation().products:
+            return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
+        halved = self.stride == 2 and padding == 1 and x.shape[1] % 2 == x.shape[2] % 2 == 0
+        if halved and formulation().strided:
+            return strided_conv(x, kernel)
+        return convolution(x, kernel, self.stride, padding, dilation)
+
+
+def convolution(x, kernel, stride, padding, dilation=1):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+@jax.custom_vjp
+def strided_conv(x, kernel):
+    """x [b, h, w, c], h and w even, by a 3x3 or 4x4 kernel: stride 2, padded by 1.
+
+    Its input gradient is a convolution of an image that is three quarters zeros. Here it is one of
+    stride 1 with a 2x2 kernel, to the four phases of the input's pixels as channels.
+    """
+    return convolution(x, kernel, 2, 1)
+
+
+def strided_conv_forward(x, kernel):
+    return strided_conv(x, kernel), (x, kernel)
+
+
+def strided_conv_backward(saved, gradient):
+    x, kernel = saved
+    size, _, before, after = kernel.shape
+    four = jnp.pad(kernel, ((0, 4 - size), (0, 4 - size), (0, 0), (0, 0)))
+    phases = four.reshape(2, 2, 2, 2, before, after).transpose(0, 2, 5, 1, 3, 4)
+    phases = phases.reshape(2, 2, after, 4 * before)[::-1, ::-1]
+    of_padded = from_blocks(convolution(gradient, phases, 1, 1), 2)
+    _, to_kernel = jax.vjp(lambda kernel: convolution(x, kernel, 2, 1), kernel)
+    return of_padded[:, 1:-1, 1:-1], *to_kernel(gradient)
+
+
+strided_conv.defvjp(strided_conv_forward, strided_conv_backward)
+
+
+def to_blocks(x, size):
+    """x [b, h, w, c] as [b, h / size, w / size, size * size * c]: a pixel is a block of pixels.
+
+    A layer of few channels at full resolution uses a vector unit badly; like this it has more.
+    """
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // size, size, w // size, size, c).swapaxes(2, 3)
+    return x.reshape(b, h // size, w // size, size * size * c)
+
+
+def from_blocks(x, size):
+    """What `to_blocks` was given."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, size, size, c // size**2).swapaxes(2, 3)
+    return x.reshape(b, h * size, w * size, c // size**2)
+
+
+def blocked_kernel(kernel, size, dilation):
+    """(the kernel that does on blocks what `kernel` [k, k, in, out] does on pixels, its padding).
+
+    Entries between pixels that `kernel` does not join are zero.
+    """
+    taps = kernel.shape[0]
+    reach = -(-dilation * (taps // 2) // size)
+    block, source, place, tap = np.ogrid[-reach : reach + 1, :size, :size, :taps]
+    joins = (size * block + source - place == dilation * (tap - taps // 2)).astype(kernel.dtype)
+    blocked = jnp.einsum("astk,bxyl,klio->absxityo", joins, joins, kernel)
+    sides = 2 * reach + 1, 2 * reach + 1
+    return blocked.reshape(*sides, *(size**2 * n for n in kernel.shape[2:])), reach
+
+
+def conv_norm(conv, norm, x, *, train, blocks=1):
+    """`norm` of `conv` of x. A bias between them goes to the running mean alone, see BatchNorm."""
+    if isinstance(norm, NoNorm):
+        return conv(x, blocks=blocks)
+    lacking = 0 if conv.bias is None else conv.bias[...]
+    return norm(conv.without_bias(x, blocks=blocks), train=train, lacking=lacking, blocks=blocks)
 
 
 class ResidualBlock(nnx.Module):
@@ -152,30 +290,35 @@ class ResidualBlock(nnx.Module):
 
     def __init__(self, in_channels, channels, *, dilation, norm="batch", rngs):
         options = dict(dilation=dilation, kernel_init=kaiming_normal, rngs=rngs)
-        self.conv1 = conv(in_channels, channels, 3, **options)
+        self.conv1 = Conv(in_channels, channels, 3, **options)
         self.norm1 = normalisation(norm, channels, rngs=rngs)
-        self.conv2 = conv(channels, channels, 3, **options)
+        self.conv2 = Conv(channels, channels, 3, **options)
         self.norm2 = normalisation(norm, channels, rngs=rngs)
-        self.project = conv(in_channels, channels, 1, kernel_init=kaiming_normal, rngs=rngs)
+        self.project = Conv(in_channels, channels, 1, kernel_init=kaiming_normal, rngs=rngs)
 
-    def __call__(self, x, *, train):
-        y = nnx.relu(self.norm1(self.conv1(x), train=train))
-        y = self.norm2(self.conv2(y), train=train)
-        return nnx.relu(y + self.project(x))
+    def __call__(self, x, *, train, blocks=1):
+        """x [b, h, w, c], or in blocks, as `to_blocks` makes them."""
+        how = dict(train=train, blocks=blocks)
+        y = nnx.relu(conv_norm(self.conv1, self.norm1, x, **how))
+        y = conv_norm(self.conv2, self.norm2, y, **how)
+        return nnx.relu(y + self.project(x, blocks=blocks))
 
 
 def max_pool(x, size):
-    """Maxima of the size x size blocks of x [b, h, w, c]; h and w must be divisible by `size`.
+    """Maxima of the size x size blocks of x [b, h, w, c]; h and w must be divisible by `size`."""
+    return block_maxima(to_blocks(x, size), size)
+
+
+def block_maxima(x, size):
+    """Maxima [b, h, w, c] of x, in blocks [b, h, w, size * size * c].
 
     The gradient goes to the first maximum of a block. Picking it by its place, not by its value,
     keeps the gradient right even if the compiler computes x twice with different rounding.
     """
-    b, h, w, c = x.shape
-    blocks = x.reshape(b, h // size, size, w // size, size, c).swapaxes(2, 3)
-    blocks = blocks.reshape(b, h // size, w // size, size * size, c)
-    first = lax.stop_gradient(jnp.argmax(blocks, 3, keepdims=True))
+    pixels = x.reshape(*x.shape[:3], size * size, -1)
+    first = lax.stop_gradient(jnp.argmax(pixels, 3, keepdims=True))
     place = jnp.arange(size * size)[None, None, None, :, None]
-    return jnp.where(place == first, blocks, 0).sum(3)
+    return jnp.where(place == first, pixels, 0).sum(3)
 
 
 def upsample_nearest(x, size):

@@ -7,7 +7,7 @@ from flax import nnx
 from jax.nn import initializers
 
 from emjax.choose import choose
-from emjax.models.blocks import UPSAMPLING, check_divisible, conv, normalisation
+from emjax.models.blocks import UPSAMPLING, Conv, check_divisible, conv_norm, normalisation
 from emjax.models.receptive_field import hrnet_receptive_field
 
 
@@ -195,7 +195,7 @@ class ConvNorm(nnx.Module):
         self.conv, self.norm, self.relu = conv, norm, relu
 
     def __call__(self, x, *, train):
-        x = self.norm(self.conv(x), train=train)
+        x = conv_norm(self.conv, self.norm, x, train=train)
         return nnx.relu(x) if self.relu else x
 
 
@@ -207,7 +207,7 @@ class Layers(NamedTuple):
 
     def conv(self, before, after, size, **options):
         init = None if self.norm == "none" else initializers.normal(0.001)
-        return conv(before, after, size, kernel_init=init, rngs=self.rngs, **options)
+        return Conv(before, after, size, kernel_init=init, rngs=self.rngs, **options)
 
     def conv_norm(self, before, after, size, *, stride=1, relu=True, use_bias=False):
         use_bias = use_bias or self.norm == "none"

@@ -6,7 +6,7 @@ from jax import random
 from jax.nn import initializers
 
 from emjax.errors import Usage
-from emjax.models.blocks import conv, normalisation
+from emjax.models.blocks import Conv, normalisation
 from emjax.models.receptive_field import patchgan_receptive_field
 
 
@@ -37,7 +37,7 @@ class PatchGAN(nnx.Module):
             rngs=rngs,
         )
         self.convs = nnx.List(
-            conv(before, after, 4, stride=stride, use_bias=level == 0 or norm == "none", **options)
+            Conv(before, after, 4, stride=stride, use_bias=level == 0 or norm == "none", **options)
             for level, (before, after, stride) in enumerate(
                 zip([in_channels, *widths], widths, strides, strict=False)
             )
@@ -45,7 +45,7 @@ class PatchGAN(nnx.Module):
         self.norms = nnx.List(
             normalisation(norm, after, scale_init=scale_near_one, rngs=rngs) for after in widths[1:]
         )
-        self.head = conv(widths[-1], 1, 4, **options)
+        self.head = Conv(widths[-1], 1, 4, **options)
 
     def __call__(self, corrupted, image, *, train):
         smallest = 3 * 2 ** (len(self.convs) - 1)

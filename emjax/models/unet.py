@@ -7,7 +7,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from emjax.errors import Usage
-from emjax.models.blocks import ResidualBlock, check_divisible, conv, max_pool, upsample_nearest
+from emjax.models.blocks import (
+    Conv,
+    ResidualBlock,
+    block_maxima,
+    check_divisible,
+    formulation,
+    from_blocks,
+    max_pool,
+    to_blocks,
+    upsample_nearest,
+)
 from emjax.models.receptive_field import unet_dilations, unet_receptive_field
 
 
@@ -65,23 +75,34 @@ class UNet(nnx.Module):
             block(width + below, width, dilation=dilation)
             for width, below, dilation in zip(widths, widths[1:], dilations, strict=False)
         )
-        self.head = conv(widths[0], out_channels, 1, rngs=rngs)
+        self.head = Conv(widths[0], out_channels, 1, rngs=rngs)
 
     def __call__(self, x, *, train):
         check_divisible(x, self.divisor)
         if self.input_interval:
             low, high = self.input_interval
             x = (x + 1) * ((high - low) / 2) + low
+        size = 2 if formulation().blocked and self.pools[0] == 2 else 1
+        blocks = [size] + [1] * len(self.pools)  # of each level; only the first is ever blocked
+        x = to_blocks(x, size)
+        levels = list(zip(self.down, self.up, self.pools, blocks, strict=False))
         skips = []
-        for block, pool in zip(self.down, self.pools, strict=True):
-            x = block(x, train=train)
+        for block, _, pool, size in levels:
+            x = block(x, train=train, blocks=size)
             skips.append(x)
-            x = max_pool(x, pool)
+            x = block_maxima(x, pool) if size == pool else max_pool(x, pool)
         x = self.bottleneck(x, train=train)
-        for block, pool, skip in reversed(list(zip(self.up, self.pools, skips, strict=True))):
-            x = jnp.concatenate([skip, upsample_nearest(x, pool)], -1)
-            x = block(x, train=train)
-        return self.head(x)
+        for (_, block, pool, size), skip in zip(levels[::-1], skips[::-1], strict=True):
+            repeated = jnp.tile(x, size * size) if size == pool else upsample_nearest(x, pool)
+            x = joined(skip, repeated, size)
+            x = block(x, train=train, blocks=size)
+        return from_blocks(self.head(x, blocks=size), size)
+
+
+def joined(a, b, size):
+    """The channels of a and b behind each other, both in blocks of size x size pixels."""
+    pixels = (x.reshape(*x.shape[:3], size * size, -1) for x in (a, b))
+    return jnp.concatenate([*pixels], -1).reshape(*a.shape[:3], -1)
 
 
 def per_level(name, values, count, default):

@@ -1,0 +1,77 @@
+"""What makes a run slow and can be counted: compilations, operations, bytes, transfers.
+
+Times are measured by `benchmarks/`, not here.
+"""
+
+import logging
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from emjax import networks
+from emjax.data import Records
+from emjax.main import assemble, main, parse
+
+PRETRAIN, SEGMENT = "configs/pretrain.py:unet_2_44", "configs/segment_au.py:unet_2_44"
+BATCH, SIDE = 4, 64
+
+# Million operations and megabytes of the compiled step, a tenth more than XLA counts for a CPU (JAX
+# 0.10.2 and 0.11.2 alike). A change that needs more must be worth it.
+MOST = {PRETRAIN: (11_400, 730), SEGMENT: (473, 95)}
+
+
+def test_nothing_is_compiled_after_the_first_epoch(tiny_records, tmp_path, caplog):
+    journal, compiled = tmp_path / "metrics.jsonl", []
+
+    class Listener(logging.Handler):
+        def emit(self, record):
+            if found := re.match(r"Compiling jit\((\w+)\)", record.getMessage()):
+                rows = journal.read_text() if journal.exists() else ""
+                compiled.append((found[1], rows.count('"val/dice"')))
+
+    logger, listener = logging.getLogger("jax._src.interpreters.pxla"), Listener()
+    logger.addHandler(listener)
+    try:
+        with jax.log_compiles():
+            main(
+                [
+                    "--config=configs/segment_au.py:smoke",
+                    f"--workdir={tmp_path}",
+                    f"--config.data.dir={tiny_records}",
+                    "--config.epochs=4",
+                ]
+            )
+    finally:
+        logger.removeHandler(listener)
+    names = [name for name, _ in compiled]  # of the programs, and after how many evaluations
+    assert names.count("update") == 1
+    assert names.count("scores") == 1  # the splits' last batches have as many rows
+    assert [name for name, evaluations in compiled if evaluations > 1] == []
+
+
+@pytest.fixture(scope="module", params=MOST)
+def step(request):
+    """(recipe, its compiled step on one device)."""
+    config, _ = parse([f"--config={request.param}", f"--config.augment.crop={SIDE}"])
+    record = {"image": np.zeros((SIDE, SIDE, 1), np.uint8)}
+    record["mask"] = record["image"]
+    divisor = networks.build_abstract(config.model.to_dict()).divisor
+    objective = assemble(config, [Records([record], {"targets": ["mask"]})], divisor)
+    batch = {name: np.stack([values] * BATCH) for name, values in record.items()}
+    batch["intensity_range"] = np.tile(np.float32([0, 255]), (BATCH, 1))
+    state = objective.init(0)
+    return request.param, jax.jit(objective.train_step).lower(state, batch).compile()
+
+
+def test_a_step_costs_no_more_than_it_did(step):
+    recipe, compiled = step
+    cost = compiled.cost_analysis()
+    operations, size = cost["flops"] / 1e6, cost["bytes accessed"] / 1e6
+    assert np.all((operations, size) <= np.array(MOST[recipe])), f"{operations:.1f}, {size:.1f}"
+
+
+def test_a_step_does_not_leave_the_device(step):
+    _, compiled = step
+    assert not re.search(r"outfeed|infeed|callback|\bsend\b|\brecv\b", compiled.as_text())
