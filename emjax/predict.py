@@ -29,7 +29,7 @@ class Predictor:
 
     Args:
         folder: a run's workdir or its model/.
-        memory: bytes the network may take at once; of a device that says how much it has, half.
+        memory: bytes the network may take on a CPU; of a device that tells its memory, half may be.
     """
 
     def __init__(self, folder, memory=micrographs.LIMIT):
@@ -86,12 +86,17 @@ class Predictor:
             return max(h, w), self.margin
         largest = max(affordable, 2 * self.divisor)
         margin = min(self.margin, largest // 4)
+        needed = h * w * self.bytes_a_pixel
         note(
             f"{h} x {w} pixels",
             f"predicted in tiles of {largest} with margins of {margin}, which is approximate: "
             f"{self.seen_whole or f'an output depends on {self.margin} pixels to either side'}, "
-            f"and the whole takes about {amount(h * w * self.bytes_a_pixel)}, "
-            f"not {amount(self.memory)} (--memory_limit, on a CPU)",
+            f"and the whole takes about {amount(needed)}; "
+            + (
+                f"half of the device's memory is {amount(self.memory)}"
+                if devices.memory()
+                else f"--memory_limit={-(-needed // 2**30)} allows it"
+            ),
         )
         return largest, margin
 

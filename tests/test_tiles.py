@@ -53,7 +53,7 @@ def test_margins_reach_as_far_as_any_output_sees():
         ]
     ] + [
         (dict(name="hrnet", variant=variant, upsampling=upsampling), hrnet_oracle(variant, grown))
-        for variant in ("w18_small_v1", "w18_small_v2", "w18")  # the others are wider, no more
+        for variant in ("w18_small_v1", "w18")
         for upsampling, grown in (("bilinear", interpolated), ("nearest", repeated))
     ]  # fmt: skip
     for model, seen in networks_seen:
@@ -94,9 +94,8 @@ HRNET = dict(name="hrnet", variant="w18_small_v1")
         (dict(name="unet", blocks=3, receptive_field=240), (560, 424)),
         (dict(name="unet", blocks=2, pools=[4, 4]), (368, 416)),
         (dict(name="unet", blocks=2, pools=[3, 2], dilations=[2, 1, 3]), (378, 402)),
-        (dict(name="unet", blocks=4, receptive_field=424), (560, 1040)),
+        (dict(name="unet", blocks=4, receptive_field=424), (64, 1040)),
         (HRNET, (1024, 64)),
-        (HRNET, (736, 768)),
         (dict(HRNET, upsampling="nearest"), (64, 1024)),
     ],
 )
@@ -106,7 +105,7 @@ def test_tiles_give_what_the_whole_image_gives(model, shape):
     image = np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32)
     whole = np.asarray(function(image[None, ..., None]))[0, ..., 0]
     margin, divisor = tiles.margin(module), module.divisor
-    sizes = dict(largest=tiles.up(2 * margin + 2 * divisor, divisor), divisor=divisor)
+    sizes = dict(largest=tiles.up(2 * margin + 4 * divisor, divisor), divisor=divisor)
     assert max(shape) > sizes["largest"]
 
     tiled = tiles.apply(function, image, margin=margin, **sizes)
@@ -165,7 +164,7 @@ def test_what_takes_the_whole_image_says_when_it_cannot_have_it(model, capsys, n
     line = capsys.readouterr().err
     assert line.startswith("note: 200 x 204 pixels: predicted in tiles of 180 with margins of 26")
     assert f"norm={norm} takes statistics over the whole image" in line
-    assert "--memory_limit" in line and line.count("\n") == 1
+    assert line.endswith("; --memory_limit=1 allows it\n") and line.count("\n") == 1
     predictor(image)
     assert capsys.readouterr().err == ""  # once for all planes of a stack
 
