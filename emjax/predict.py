@@ -2,10 +2,13 @@
 
 DIR/<name>.tif is a mask (uint8, 0 and 255) with DIR/<name>.overlay.png beside it, or the restored
 micrograph in the values and number format of the input. Size and pixel size are the input's. A
-stack is predicted plane by plane, in one intensity range, and written as a stack.
+stack is predicted plane by plane, in one intensity range, and written as a stack. Large images are
+predicted in tiles, with the values of the whole; where that cannot be, a note on stderr says so.
 """
 
+import functools
 import io
+import math
 import sys
 from pathlib import Path
 
@@ -13,8 +16,9 @@ import jax
 import numpy as np
 from PIL import Image
 
-from emjax import errors, micrographs, weights
+from emjax import devices, errors, micrographs, tiles, weights
 from emjax.errors import BadInput, Usage
+from emjax.micrographs.signal import amount, note
 from emjax.tasks import TASKS
 
 OUTLINE = (255, 64, 0)  # red, green, blue
@@ -25,9 +29,10 @@ class Predictor:
 
     Args:
         folder: a run's workdir or its model/.
+        memory: bytes the network may take on a CPU; of a device that tells its memory, half may be.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, memory=micrographs.LIMIT):
         module, self.config = weights.load(folder)
         if reason := self.config.get("only_to_start_from"):
             raise Usage(
@@ -37,7 +42,15 @@ class Predictor:
         self.divisor = module.divisor
         self.task = TASKS[self.config["task"]] if self.config["task"] else None
         self.is_mask = self.task is not None and self.task.is_mask
-        self.apply = jax.jit(lambda images: module(images, train=False))
+        self.margin = tiles.margin(module)
+        self.memory = devices.memory().get("bytes_limit", 2 * memory) // 2
+        self.seen_whole = whole_image_seen(self.config["model"])
+
+        def answer(images):
+            output = module(images, train=False)
+            return self.task.prediction(output) if self.task else output[..., :1]
+
+        self.answer, self.apply = answer, jax.jit(answer)
 
     def intensity_range(self, images):
         """The (low, high) of all `images`, by the rule the model was trained with."""
@@ -54,11 +67,47 @@ class Predictor:
         clip = self.config.get("clip", True)  # converted networks saw values beyond the range
         scaled = micrographs.from_range(image, intensity_range, clip=clip)
         padded = np.pad(scaled, more, mode="reflect")
-        output = self.apply(padded[None, :, :, None])
-        if self.task:
-            output = self.task.prediction(output)
-        output = np.asarray(output)[0, :h, :w, 0]
+        largest, margin = self.tiling(*padded.shape)
+        output = tiles.apply(
+            self.apply, padded, largest=largest, margin=margin, divisor=self.divisor
+        )[:h, :w]
         return output if self.is_mask else micrographs.to_range(output, intensity_range)
+
+    @functools.cached_property
+    def bytes_a_pixel(self):
+        return tiles.bytes_a_pixel(self.answer, self.divisor)
+
+    def tiling(self, h, w):
+        """(largest side of a tile, margin) for an image of h x w; a note if it is approximate."""
+        affordable = math.isqrt(self.memory // self.bytes_a_pixel) // self.divisor * self.divisor
+        if not self.seen_whole and affordable >= 4 * self.margin:
+            return min(affordable, tiles.largest_side(self.margin, self.divisor)), self.margin
+        if h * w * self.bytes_a_pixel <= self.memory:
+            return max(h, w), self.margin
+        largest = max(affordable, 2 * self.divisor)
+        margin = min(self.margin, largest // 4)
+        needed = h * w * self.bytes_a_pixel
+        note(
+            f"{h} x {w} pixels",
+            f"predicted in tiles of {largest} with margins of {margin}, which is approximate: "
+            f"{self.seen_whole or f'an output depends on {self.margin} pixels to either side'}, "
+            f"and the whole takes about {amount(needed)}; "
+            + (
+                f"half of the device's memory is {amount(self.memory)}"
+                if devices.memory()
+                else f"--memory_limit={-(-needed // 2**30)} allows it"
+            ),
+        )
+        return largest, margin
+
+
+def whole_image_seen(model):
+    """Why an output of a config's `model` depends on the whole image; empty if it does not."""
+    if (norm := model.get("norm")) in ("instance", "group"):
+        return f"norm={norm} takes statistics over the whole image"
+    if model.get("upsampling") == "bilinear_corners":
+        return "upsampling=bilinear_corners stretches with the size of the image"
+    return ""
 
 
 def mask_of(probability):
@@ -144,7 +193,12 @@ def main(arguments):
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--index", type=int, help="which image, of files that hold several")
     parser.add_argument("--pixel_size", help="nm per pixel (or y,x), instead of what files say")
-    parser.add_argument("--memory_limit", type=float, default=4, help="GiB an image may take")
+    parser.add_argument(
+        "--memory_limit",
+        type=float,
+        default=4,
+        help="GiB an image, and the network on it, may take",
+    )
     parser.add_argument("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
     stated = pixel_size(options.pixel_size) if options.pixel_size else None
@@ -152,7 +206,7 @@ def main(arguments):
         raise Usage(f"--memory_limit={options.memory_limit}; more than 0 GiB were due")
     limit = int(options.memory_limit * 2**30)
     files = inputs(options.inputs, options.out)
-    predictor = Predictor(options.model)
+    predictor = Predictor(options.model, limit)
     unread = 0
     for file in files:
         try:

@@ -163,7 +163,7 @@ def unet_oracle(dilations, pools):
     x = block(x, dilations[-1])
     for level in reversed(range(len(pools))):
         x = block(union(skips[level], repeated(x, pools[level])), dilations[level])
-    return mean_width(x)
+    return x
 
 
 def hrnet_oracle(variant, grown):
@@ -187,7 +187,7 @@ def hrnet_oracle(variant, grown):
                     terms.append(x)
                 branches.append(union(*terms))
     joined = union(*(grown(x, 2**i) if i else x for i, x in enumerate(branches)))
-    return mean_width(grown(joined, 4))
+    return grown(joined, 4)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def hrnet_oracle(variant, grown):
     + [([1, 1, 4, 2, 2], [2] * 4), ([1, 1, 1], [4, 4]), ([1, 2, 1], [2, 4]), ([3, 1, 2], [8, 2])],
 )
 def test_receptive_field_of_any_unet(dilations, pools):
-    assert unet_receptive_field(dilations, pools) == unet_oracle(dilations, pools)
+    assert unet_receptive_field(dilations, pools) == mean_width(unet_oracle(dilations, pools))
 
 
 @pytest.mark.parametrize("pools, field", [([4, 4], 120), ([2, 4], 64), ([8, 8], 392)])
@@ -211,7 +211,7 @@ def test_receptive_fields_that_sytwu_prints_for_pools(pools, field):
 def test_receptive_field_of_an_hrnet(variant, mixes):
     _, stage1, _, modules, blocks = VARIANTS[variant]
     field = hrnet_receptive_field(stage1, modules, blocks, upsampling_mixes=mixes)
-    assert field == hrnet_oracle(variant, interpolated if mixes else repeated)
+    assert field == mean_width(hrnet_oracle(variant, interpolated if mixes else repeated))
 
 
 @pytest.mark.parametrize("upsampling", ["bilinear", "bilinear_corners", "nearest"])
