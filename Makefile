@@ -22,7 +22,7 @@ demo: venv
 	$(PY) -m emjax.report --runs=$(DEMO) --out=$(DEMO)
 
 test: lint
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
 lint: venv
 	$(PY) -m ruff check .
