@@ -214,7 +214,8 @@ class EvalBatches:
                 yield self.batch(waiting.pop(size), self.batch_size)
                 compiled.add(size)
         for size, group in waiting.items():
-            fewest = -(-len(group) // self.mesh.size) * self.mesh.size
+            over = sharding.row_devices(self.mesh)
+            fewest = -(-len(group) // over) * over
             yield self.batch(group, self.batch_size if size in compiled else fewest)
 
     def batch(self, group, rows):

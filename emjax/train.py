@@ -16,7 +16,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     """Train from `state` to `total_steps` updates; returns the last state.
 
     Args:
-        state: whole on every device, `sharding.replicated`.
+        state: on the devices, as `sharding.placed` puts it; it stays so.
         train: `starting_at(step)` gives the batches from there on, `examples(batch)` names one's.
         evals: split name to finite batches. `val` is scored at every evaluation; the others at each
             new best and at the last step.
@@ -29,7 +29,10 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     Raises: Stopped when `stop` said so before the last step; NonFinite as `skips.rolled_back`.
     """
     everywhere = state.step.sharding
-    train_step = jax.jit(objective.train_step, donate_argnums=0, out_shardings=everywhere)
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    train_step = jax.jit(
+        objective.train_step, donate_argnums=0, out_shardings=(places, everywhere)
+    )
     eval_step = jax.jit(
         lambda state, batch: (objective.eval_step(state, batch), batch["index"]),
         out_shardings=everywhere,

@@ -8,10 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.nn import initializers
 
 from emjax.choose import choose
 from emjax.errors import Usage
+
+
+BLOCK = "block"  # what rematerialisation keeps: `checkpoint_name` of a block's output
 
 
 class RunningStat(nnx.Variable):
@@ -161,7 +165,7 @@ class ResidualBlock(nnx.Module):
     def __call__(self, x, *, train):
         y = nnx.relu(self.norm1(self.conv1(x), train=train))
         y = self.norm2(self.conv2(y), train=train)
-        return nnx.relu(y + self.project(x))
+        return checkpoint_name(nnx.relu(y + self.project(x)), BLOCK)
 
 
 def max_pool(x, size):

@@ -3,10 +3,11 @@
 import jax.numpy as jnp
 from flax import nnx
 from jax import random
+from jax.ad_checkpoint import checkpoint_name
 from jax.nn import initializers
 
 from emjax.errors import Usage
-from emjax.models.blocks import conv, normalisation
+from emjax.models.blocks import BLOCK, conv, normalisation
 from emjax.models.receptive_field import patchgan_receptive_field
 
 
@@ -57,7 +58,7 @@ class PatchGAN(nnx.Module):
         x = jnp.concatenate([corrupted, image], -1)
         x = nnx.leaky_relu(self.convs[0](x), 0.2)
         for layer, norm in zip(self.convs[1:], self.norms, strict=True):
-            x = nnx.leaky_relu(norm(layer(x), train=train), 0.2)
+            x = checkpoint_name(nnx.leaky_relu(norm(layer(x), train=train), 0.2), BLOCK)
         return self.head(x)
 
 
