@@ -295,7 +295,7 @@ def load_generator(folder, step, *, score, higher_is_better):
             note(folder, other, wrong, chosen)
     stored = ocp.metadata(folder / str(chosen), checkpointable_name="state").metadata["generator"]
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    averaged = bool(stored.get("average"))
+    averaged = "average" in stored
     stored = stored["average"] if averaged else stored
     wanted = {
         part: {

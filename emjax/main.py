@@ -13,7 +13,6 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import signal
@@ -131,7 +130,7 @@ def train(config, workdir, profile=None):
         split: open_records(config.data.dir, *where) for split, where in config.data.evals.items()
     }
     module = networks.build_abstract(config.model.to_dict())
-    divisor = math.lcm(module.divisor, mesh.shape["space"])
+    divisor, space = module.divisor, mesh.shape["space"]
     count = sum(len(records.source) for records in mixture)
     steps_per_epoch, total_steps = steps(config, count)
     objective = assemble(config, mixture, divisor, total_steps)
@@ -144,7 +143,7 @@ def train(config, workdir, profile=None):
         )
     batches = TrainBatches(mixture, batch_size=batch_size, seed=config.seed, mesh=mesh)
     evals = {
-        split: EvalBatches(held, batch_size=batch_size, divisor=divisor, mesh=mesh)
+        split: EvalBatches(held, batch_size=batch_size, divisor=divisor * space, mesh=mesh)
         for split, held in held_out.items()
     }
     select = config.get("select", "best")
@@ -262,7 +261,7 @@ def assemble(config, mixture, divisor, updates=None):
     """The objective of `config`, to be trained on `mixture`.
 
     Args:
-        divisor: of the sides that the network takes, on its mesh of devices.
+        divisor: of the sides that the network takes.
         updates: those of the whole run, which the learning rate may depend on.
     """
     arguments = config.objective.to_dict()
@@ -285,7 +284,8 @@ def assemble(config, mixture, divisor, updates=None):
         arguments["task"] = task
     augment = config.augment.to_dict()
     shape = mixture[0].source[0]["image"].shape[:2]
-    augment["crop"] = fitting_crop(augment["crop"], shape, divisor)
+    space = config.get("mesh", {}).get("space", 1)
+    augment["crop"] = fitting_crop(augment["crop"], shape, divisor, space)
     return constructor(
         generator=config.model.to_dict(),
         optimizer=optimizers.build(config.optimizer.to_dict(), updates),
@@ -296,22 +296,24 @@ def assemble(config, mixture, divisor, updates=None):
     )
 
 
-def fitting_crop(crop, shape, divisor):
+def fitting_crop(crop, shape, divisor, space=1):
     """The side to cut for training: `crop`, or less where the records, all [h, w], are smaller.
 
-    0 stays 0 (whole patches) if the network can take them.
+    0 stays 0 (whole patches) if the network can take them. With its height over `space` devices, a
+    network takes sides divisible by so many times its own `divisor`: no level may be cut unevenly.
 
     Raises: Usage naming the nearest sides if the network cannot take the crop.
     """
+    divisor *= space
     if crop == 0 and all(side % divisor == 0 for side in shape):
         return 0
     wanted = crop or min(shape)
     if wanted % divisor:
         below, above = wanted // divisor * divisor, (wanted // divisor + 1) * divisor
+        of_it = f", with mesh.space={space}" if space > 1 else ""
         raise Usage(
             f"augment.crop={crop} on records of {shape[0]} x {shape[1]}: the network takes sides "
-            f"divisible by {divisor} (mesh.space, too, divides them); the nearest are {below} and "
-            f"{above}"
+            f"divisible by {divisor}{of_it}; the nearest are {below} and {above}"
         )
     largest = min(shape) // divisor * divisor
     if not largest:

@@ -1,5 +1,7 @@
 """A network as plain arrays: parameters, running statistics and optimizer memory."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -27,11 +29,9 @@ class Network(struct.PyTreeNode):
     params: dict  # trained arrays
     stats: dict  # running statistics of BatchNorm
     memory: optax.OptState | None = None
-    average: dict | None = None  # {"params", "stats"}: their moving averages, where those are kept
     definition: nnx.GraphDef = struct.field(pytree_node=False, default=None)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False, default=None)
     precision: str = struct.field(pytree_node=False, default="float32")
-    decay: float = struct.field(pytree_node=False, default=0.0)  # of `average`, an update
     remat: bool = struct.field(pytree_node=False, default=False)  # keep no more than blocks' ends
     mesh: jax.sharding.Mesh | None = struct.field(pytree_node=False, default=None)
 
@@ -50,20 +50,17 @@ class Network(struct.PyTreeNode):
 
         if self.remat and train:
             run = jax.checkpoint(run, policy=jax.checkpoint_policies.save_only_these_names(BLOCK))
-        return run(params, stats, *(sharding.spread(x, self.mesh) for x in images))
+        with sharding.laid_out(params, images, self.mesh) as (params, images):
+            return run(params, stats, *images)
 
     def updated(self, grads, stats):
         """This network after one optimizer step along `grads`, with running statistics `stats`."""
         updates, memory = self.optimizer.update(grads, self.memory, self.params)
         params = optax.apply_updates(self.params, updates)
-        average = self.average
-        if average is not None:
-            new = {"params": params, "stats": stats}
-            average = optax.incremental_update(new, average, 1 - self.decay)
-        return self.replace(params=params, stats=stats, memory=memory, average=average)
+        return self.replace(params=params, stats=stats, memory=memory)
 
     def averaging(self, decay):
-        """This network, from here on with moving averages of its arrays; 0: as it is.
+        """This network, from here on with moving averages, as Averaging; 0: as it is.
 
         Raises: Usage unless `decay` is in [0, 1).
         """
@@ -72,12 +69,32 @@ class Network(struct.PyTreeNode):
         if not decay:
             return self
         copies = jax.tree.map(jnp.copy, {"params": self.params, "stats": self.stats})
-        return self.replace(average=copies, decay=decay)
+        return Averaging(**vars(self), average=copies, decay=decay)
 
     @property
     def averaged(self):
         """The network to be judged and kept: at its averages where there are any, else itself."""
-        return self.replace(**self.average, average=None) if self.average else self
+        return self
+
+
+class Averaging(Network):
+    """A Network beside which the exponential moving averages of its arrays are kept.
+
+    A class of its own, so that the state of a run without them has no place for them.
+    """
+
+    average: dict | None = None  # {"params", "stats"}, from their values at the start on
+    decay: float = struct.field(pytree_node=False, default=0.0)  # an update
+
+    def updated(self, grads, stats):
+        after = super().updated(grads, stats)
+        new = {"params": after.params, "stats": after.stats}
+        return after.replace(average=optax.incremental_update(new, self.average, 1 - self.decay))
+
+    @property
+    def averaged(self):
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Network)}
+        return Network(**{**fields, **self.average})
 
 
 class Keys:

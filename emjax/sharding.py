@@ -6,6 +6,7 @@
 """
 
 import math
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -94,11 +95,30 @@ def placed(state, mesh):
     return jax.tree.map(put, state, places)
 
 
-def spread(images, mesh):
-    """Images inside a step, laid out again as a batch is; a crop gathers what it cuts from."""
+@contextmanager
+def laid_out(params, images, mesh):
+    """Inside a step: (parameters whole on every device, images as a batch is laid out).
+
+    A crop gathers the image that it is cut from, hence again. Layers with odd heights ask `even`.
+    """
     if is_plain(mesh):
-        return images
-    return jax.lax.with_sharding_constraint(images, of_batch(images.shape, mesh))
+        yield params, images
+        return
+    params = jax.lax.with_sharding_constraint(params, replicated(mesh))
+    images = [jax.lax.with_sharding_constraint(x, of_batch(x.shape, mesh)) for x in images]
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        yield params, images
+
+
+def even(x, height):
+    """x [b, h, w, c] inside a layer, h spread only if `space` divides it and the next `height`.
+
+    Where it divides one of them only, the compiler (XLA of JAX 0.10.2) gets gradients wrong.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not (x.shape[1] % mesh.shape["space"] or height % mesh.shape["space"]):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS))
 
 
 def row_devices(mesh):
