@@ -1,4 +1,4 @@
-"""Optimizers by name, and what each of them may have: clipped gradients, a learning rate in time."""
+"""Optimizers by name, and what each may have: clipped gradients, a learning rate in time."""
 
 import optax
 
@@ -12,7 +12,7 @@ def adam(*, lr, b1=0.9, b2=0.999):
 
 
 OPTIMIZERS = {"adam": adam}
-SCHEDULES = {  # (learning rate, updates) to a schedule over so many; the last but one is not zero
+SCHEDULES = {  # (learning rate, updates) to a schedule over so many
     "constant": lambda lr, updates: optax.constant_schedule(lr),
     "cosine": optax.cosine_decay_schedule,
     "linear": lambda lr, updates: optax.linear_schedule(lr, 0.0, updates),

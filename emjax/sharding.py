@@ -1,8 +1,8 @@
 """Where arrays live on a mesh of devices with three axes.
 
-    data    rows of a batch
-    fsdp    rows of a batch, and parts of every kernel and of its optimizer memory
-    space   the height of images; the compiler exchanges what convolutions need across the borders
+data    rows of a batch
+fsdp    rows of a batch, and parts of every kernel and of its optimizer memory
+space   the height of images; the compiler exchanges what convolutions need across the borders
 """
 
 import math

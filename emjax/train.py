@@ -30,9 +30,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     """
     everywhere = state.step.sharding
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
-    train_step = jax.jit(
-        objective.train_step, donate_argnums=0, out_shardings=(places, everywhere)
-    )
+    train_step = jax.jit(objective.train_step, donate_argnums=0, out_shardings=(places, everywhere))
     eval_step = jax.jit(
         lambda state, batch: (objective.eval_step(state, batch), batch["index"]),
         out_shardings=everywhere,

@@ -52,7 +52,7 @@ def test_every_pass_holds_every_record_once_in_a_new_order(train):
 
 
 def one_device():
-    return jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    return sharding.data_mesh(devices=jax.devices()[:1])
 
 
 @pytest.mark.parametrize("processes", [2, 4, 8])

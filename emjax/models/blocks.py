@@ -14,7 +14,6 @@ from jax.nn import initializers
 from emjax.choose import choose
 from emjax.errors import Usage
 
-
 BLOCK = "block"  # what rematerialisation keeps: `checkpoint_name` of a block's output
 
 
