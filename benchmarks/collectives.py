@@ -56,7 +56,7 @@ def compiled(variant, batch_size, side, mesh):
     records = Records([{"image": image}], {"targets": ()})
     divisor = build_abstract(config.model.to_dict()).divisor
     objective = assemble(config, [records], divisor)
-    state = networks.each(jax.eval_shape(objective.init, 0), mesh=mesh)
+    state = networks.each(objective.init(0), mesh=mesh)
 
     def shape_of(shape, dtype):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.of_batch(shape, mesh))

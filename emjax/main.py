@@ -134,6 +134,7 @@ def train(config, workdir, profile=None):
     count = sum(len(records.source) for records in mixture)
     steps_per_epoch, total_steps = steps(config, count)
     objective = assemble(config, mixture, divisor, total_steps)
+    batches = TrainBatches(mixture, batch_size=batch_size, seed=config.seed, mesh=mesh)
     parts, over = objective.accumulate, sharding.row_devices(mesh)
     if parts < 1 or batch_size % (parts * over):
         raise Usage(
@@ -141,7 +142,6 @@ def train(config, workdir, profile=None):
             f"equal parts on {over} devices; a whole number that divides "
             f"{batch_size / over:g} was due"
         )
-    batches = TrainBatches(mixture, batch_size=batch_size, seed=config.seed, mesh=mesh)
     evals = {
         split: EvalBatches(held, batch_size=batch_size, divisor=divisor * space, mesh=mesh)
         for split, held in held_out.items()
