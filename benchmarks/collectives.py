@@ -3,7 +3,8 @@
 Of the paper's pretraining with each generator, as compiled for 8 virtual CPU devices: the sizes of
 what goes into the collectives of the HLO. Those of gradients and statistics do not depend on the
 batch or the number of devices; what does would show as a difference between two --batch sizes.
-Also the bytes of a checkpoint: all arrays of the state.
+Also the bytes of a checkpoint: all arrays of the state. --fsdp and --space lay the devices out as
+`config.mesh` does; the compiled step's temporary memory is that of one device.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import re
 import jax
 import numpy as np
 
-from emjax import sharding
+from emjax import networks, sharding
 from emjax.data import Records
 from emjax.main import assemble, parse
 from emjax.networks import build_abstract
@@ -27,42 +28,56 @@ def main():
     parser.add_argument("variants", nargs="*", default=["unet_4_424", "hrnet_w18_small_v1"])
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--side", type=int, default=64, help="of the patches, in pixels")
+    parser.add_argument("--fsdp", type=int, default=1)
+    parser.add_argument("--space", type=int, default=1)
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 8)
     for variant in options.variants:
-        text, state = compiled(variant, options.batch, options.side)
+        mesh = sharding.data_mesh(fsdp=options.fsdp, space=options.space)
+        step, state = compiled(variant, options.batch, options.side, mesh)
         told = "; ".join(
             f"{count} {kind} of {size:,} bytes in all"
-            for kind, (count, size) in exchanged(text).items()
+            for kind, (count, size) in exchanged(step.as_text()).items()
         )
         saved = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-        print(f"{variant}: {told}; the state has {saved:,} bytes", flush=True)
+        held = step.memory_analysis()
+        print(
+            f"{variant}: {told}; the state has {saved:,} bytes, {held.argument_size_in_bytes:,} "
+            f"of it and of the batch on a device, beside {held.temp_size_in_bytes:,} temporary",
+            flush=True,
+        )
 
 
-def compiled(variant, batch_size, side):
-    """(the HLO of one device's step, the state as shapes) of a pretraining."""
-    config, _ = parse([f"--config=configs/pretrain.py:{variant}", f"--config.augment.crop={side}"])
+def compiled(variant, batch_size, side, mesh):
+    """(the compiled step, the state as shapes) of a pretraining."""
+    config, _ = parse([f"--config=configs/pretrain.py:{variant}", f"--config.augment.crop={side}",
+                       f"--config.mesh.space={mesh.shape['space']}"])  # fmt: skip
     image = np.zeros((side, side, 1), np.uint8)
     records = Records([{"image": image}], {"targets": ()})
     divisor = build_abstract(config.model.to_dict()).divisor
     objective = assemble(config, [records], divisor)
-    state = objective.init(0)
-    mesh = sharding.data_mesh()
+    state = networks.each(objective.init(0), mesh=mesh)
+
+    def shape_of(shape, dtype):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.of_batch(shape, mesh))
+
     batch = {
-        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding.by_row(mesh))
+        name: shape_of((batch_size, *shape), dtype)
         for name, shape, dtype in (
             ("image", image.shape, np.uint8),
             ("intensity_range", (2,), np.float32),
             ("index", (), np.int32),
         )
     }
-    everywhere = sharding.replicated(mesh)
+    places = jax.tree.map(lambda leaf: sharding.of_kernel(leaf.shape, mesh), state)
     state = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), state
-    )
-    step = jax.jit(objective.train_step, donate_argnums=0, out_shardings=everywhere)
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        state, places,
+    )  # fmt: skip
+    step = jax.jit(objective.train_step, donate_argnums=0,
+                   out_shardings=(places, sharding.replicated(mesh)))  # fmt: skip
     quick = {"xla_backend_optimization_level": 0}
-    return step.lower(state, batch).compile(compiler_options=quick).as_text(), state
+    return step.lower(state, batch).compile(compiler_options=quick), state
 
 
 def exchanged(text):

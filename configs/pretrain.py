@@ -33,6 +33,18 @@ def unet(blocks, receptive_field):
     )
 
 
+def adam(lr, b1=0.9, b2=0.999):
+    return dict(
+        name="adam",
+        lr=lr,
+        b1=b1,
+        b2=b2,
+        clip=0.0,  # largest norm of a network's gradients; 0: any
+        schedule="constant",  # or cosine, linear: down to zero at the last step
+        warmup=0,  # steps in which the learning rate rises
+    )
+
+
 def hrnet(variant):
     return dict(name="hrnet", variant=variant, upsampling="bilinear", norm="batch")
 
@@ -105,7 +117,9 @@ def get_config(variants=""):
         evals=dict(val=("cem500k", "val")),
         batch_size=128,  # over all devices
         resident=placeholder(bool),  # records kept on the devices; unset: where they fit
+        accumulate=1,  # parts in which a batch is computed, one after the other
     )
+    config.mesh = dict(fsdp=1, space=1)  # docs/scaling.md; the other devices share the rows
     config.objective = dict(
         name="pix2pix",
         l1_weight=100.0,
@@ -115,6 +129,8 @@ def get_config(variants=""):
     config.model = unet(blocks=4, receptive_field=424)
     config.discriminator = dict(name="patchgan", width=64, depth=3, norm="batch")  # sees 70 px
     config.precision = "float32"  # what the networks compute in; or bfloat16
-    config.optimizer = dict(name="adam", lr=2e-4, b1=0.5, b2=0.999)
+    config.remat = False  # blocks are computed again for their gradient: less memory, more time
+    config.optimizer = adam(lr=2e-4, b1=0.5)
+    config.ema = 0.0  # decay a step of the averages that are kept in the generator's place; 0: none
 
     return varied(config, variants, VARIANTS)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import varied
-from configs.pretrain import GENERATORS, NETWORKS, hrnet
+from configs.pretrain import GENERATORS, NETWORKS, adam, hrnet
 from configs.segment_au import IMAGENET, splits
 
 TASKS = {task: {"task": task} for task in ("denoise", "background", "superresolution")}
@@ -51,7 +51,9 @@ def get_config(variants=""):
         evals=dict(val=("temimagenet", "val"), test=("temimagenet", "test")),
         batch_size=64,  # over all devices
         resident=placeholder(bool),  # records kept on the devices; unset: where they fit
+        accumulate=1,  # parts in which a batch is computed, one after the other
     )
+    config.mesh = dict(fsdp=1, space=1)  # docs/scaling.md; the other devices share the rows
     config.objective = dict(name="supervised")
     config.task = "denoise"
     config.select = "best"  # which network is the run's: that of the best val score, or "last"
@@ -63,5 +65,7 @@ def get_config(variants=""):
     config.augment = dict(crop=256, turns=True, resize=1.25, mirror=True, gaussian=0.05)
     config.model = hrnet("w48")
     config.precision = "float32"  # what the networks compute in; or bfloat16
-    config.optimizer = dict(name="adam", lr=2e-4, b1=0.9, b2=0.999)
+    config.remat = False  # blocks are computed again for their gradient: less memory, more time
+    config.optimizer = adam(lr=2e-4)
+    config.ema = 0.0  # decay a step of the averages that are kept in the generator's place; 0: none
     return varied(config, variants, VARIANTS)

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import varied
-from configs.pretrain import GENERATORS, NETWORKS, unet
+from configs.pretrain import GENERATORS, NETWORKS, adam, unet
 
 
 def splits(dataset):
@@ -63,7 +63,7 @@ SYTWU = {
     "select": "last",
     "data.batch_size": 32,
     "augment": dict(crop=0, turns=True, resize=0.0, noise_probability=0.0),
-    "optimizer": dict(name="adam", lr=1e-4, b1=0.9, b2=0.999),
+    "optimizer": adam(lr=1e-4),
 }
 # After an HRNet: from weights that timm or its authors trained on ImageNet. They upsample by
 # `nearest`, and have a classification head where ours merges the branches.
@@ -95,7 +95,9 @@ def get_config(variants=""):
         ),
         batch_size=16,  # over all devices
         resident=placeholder(bool),  # records kept on the devices; unset: where they fit
+        accumulate=1,  # parts in which a batch is computed, one after the other
     )
+    config.mesh = dict(fsdp=1, space=1)  # docs/scaling.md; the other devices share the rows
     config.objective = dict(name="supervised")
     config.task = "segmentation"
     config.select = "best"  # which network is the run's: that of the best val score, or "last"
@@ -107,6 +109,8 @@ def get_config(variants=""):
     config.augment = dict(crop=448, turns=True, resize=1.25, noise_probability=0.5)
     config.model = unet(blocks=4, receptive_field=424)
     config.precision = "float32"  # what the networks compute in; or bfloat16
-    config.optimizer = dict(name="adam", lr=2e-4, b1=0.9, b2=0.999)
+    config.remat = False  # blocks are computed again for their gradient: less memory, more time
+    config.optimizer = adam(lr=2e-4)
+    config.ema = 0.0  # decay a step of the averages that are kept in the generator's place; 0: none
 
     return varied(config, variants, VARIANTS)

@@ -71,7 +71,7 @@ class Grid:
         On one device of this process, whatever holds the generator.
         """
         arrays = {part: jax.device_get(getattr(generator, part)) for part in ("params", "stats")}
-        generator = generator.replace(memory=None, **arrays)
+        generator = generator.replace(memory=None, mesh=None, **arrays)
         rows = []
         for _, batch in self.examples:
             views = self.views(generator, batch)

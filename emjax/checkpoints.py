@@ -268,7 +268,7 @@ def scored(folder, steps):
 
 
 def load_generator(folder, step, *, score, higher_is_better):
-    """(params, stats) of the generator saved under `folder`, as host arrays.
+    """(params, stats) of the generator saved under `folder`, as host arrays; averages if kept.
 
     Args:
         step: "best" by `score`, "last", or a number as text.
@@ -295,6 +295,8 @@ def load_generator(folder, step, *, score, higher_is_better):
             note(folder, other, wrong, chosen)
     stored = ocp.metadata(folder / str(chosen), checkpointable_name="state").metadata["generator"]
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    averaged = "average" in stored
+    stored = stored["average"] if averaged else stored
     wanted = {
         part: {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
@@ -302,9 +304,11 @@ def load_generator(folder, step, *, score, higher_is_better):
         }
         for part in ("params", "stats")
     }
+    wanted = {"average": wanted} if averaged else wanted
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
         loaded = ocp.load(folder / str(chosen), {"generator": wanted}, checkpointable_name="state")
     loaded = jax.device_get(loaded["generator"])
+    loaded = loaded["average"] if averaged else loaded
     return loaded["params"], loaded["stats"]

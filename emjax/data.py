@@ -228,24 +228,24 @@ class TrainBatches:
     def looked_up(self, step):
         stored = self.stored()
         for batch in itertools.count(step):
-            places = sharding.everywhere(self.places(batch), self.mesh)
+            places = sharding.placed(self.places(batch), self.mesh)
             yield {"places": places, "stored": stored}
 
     def rows(self, batch):
         """{field: [batch_size, ...]} of a batch; to be called in the step."""
         if "stored" not in batch:
             return batch
-        place = sharding.by_row(self.mesh)
-        return {
-            name: jax.lax.with_sharding_constraint(
-                values[batch["places"]].reshape(self.shapes[name].shape), place
-            )
-            for name, values in batch["stored"].items()
-        }
+
+        def rows(name, values):
+            shape = self.shapes[name].shape
+            place = sharding.of_batch(shape, self.mesh)
+            return jax.lax.with_sharding_constraint(values[batch["places"]].reshape(shape), place)
+
+        return {name: rows(name, values) for name, values in batch["stored"].items()}
 
     def stored(self):
         """{field: [records, values of one]} of all records, in equal parts on all devices."""
-        place, total = sharding.by_row(self.mesh), int(self.starts[-1])
+        place, total = sharding.over_all(self.mesh), int(self.starts[-1])
         rounded = -(-total // self.mesh.size) * self.mesh.size
         shapes = {name: (rounded, math.prod(x.shape)) for name, x in self.record_shapes.items()}
         write = jax.jit(jax.lax.dynamic_update_slice_in_dim, static_argnums=3, donate_argnums=0)
@@ -302,7 +302,8 @@ class EvalBatches:
                 yield self.batch(waiting.pop(size), self.batch_size)
                 compiled.add(size)
         for size, group in waiting.items():
-            fewest = -(-len(group) // self.mesh.size) * self.mesh.size
+            over = sharding.row_devices(self.mesh)
+            fewest = -(-len(group) // over) * over
             yield self.batch(group, self.batch_size if size in compiled else fewest)
 
     def batch(self, group, rows):

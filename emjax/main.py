@@ -52,8 +52,15 @@ from emjax.train import fit
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # rules out autotuning and atomic sums
 MAY_DIFFER = (
     "epochs", "log_every", "eval_every", "save_every",
-    "data.dir", "data.resident", "initialise.workdir",
+    "data.dir", "data.resident", "initialise.workdir", "mesh.fsdp", "mesh.space", "remat",
 )  # fmt: skip
+OFF = {  # what a config that lacks these fields means
+    "data.accumulate": 1,
+    "ema": 0.0,
+    "optimizer.clip": 0.0,
+    "optimizer.schedule": "constant",
+    "optimizer.warmup": 0,
+}
 
 
 def main(arguments):
@@ -118,17 +125,17 @@ def train(config, workdir, profile=None):
 
     Everything that can be refused is refused before anything is written.
     """
-    mesh = sharding.data_mesh()
+    mesh = sharding.data_mesh(**config.get("mesh", {}))
     batch_size = config.data.batch_size
     mixture = open_mixture(config.data.dir, config.data.train)
     held_out = {
         split: open_records(config.data.dir, *where) for split, where in config.data.evals.items()
     }
     module = networks.build_abstract(config.model.to_dict())
-    divisor = module.divisor
-    objective = assemble(config, mixture, divisor)
+    divisor, space = module.divisor, mesh.shape["space"]
     count = sum(len(records.source) for records in mixture)
     steps_per_epoch, total_steps = steps(config, count)
+    objective = assemble(config, mixture, divisor, total_steps)
     batches = TrainBatches(
         mixture,
         batch_size=batch_size,
@@ -136,8 +143,15 @@ def train(config, workdir, profile=None):
         mesh=mesh,
         resident=config.data.get("resident"),
     )
+    parts, over = objective.accumulate, sharding.row_devices(mesh)
+    if parts < 1 or batch_size % (parts * over):
+        raise Usage(
+            f"data.accumulate={parts}: data.batch_size={batch_size} was to be cut into so many "
+            f"equal parts on {over} devices; a whole number that divides "
+            f"{batch_size / over:g} was due"
+        )
     evals = {
-        split: EvalBatches(held, batch_size=batch_size, divisor=divisor, mesh=mesh)
+        split: EvalBatches(held, batch_size=batch_size, divisor=divisor * space, mesh=mesh)
         for split, held in held_out.items()
     }
     select = config.get("select", "best")
@@ -160,8 +174,10 @@ def train(config, workdir, profile=None):
         )
         state = state.replace(generator=generator)
         hosts.say(f"from {config.initialise.workdir}: {account}")
+    state = networks.each(state, mesh=mesh, remat=config.get("remat", False))
+    state = state.replace(generator=state.generator.averaging(config.get("ema", 0.0)))
     jax.eval_shape(objective.train_step, state, batches.shapes)  # refuses what does not fit
-    state = sharding.everywhere(state, mesh)
+    state = sharding.placed(state, mesh)
 
     workdir.mkdir(parents=True, exist_ok=True)
     busy = "wait for it, or choose another --workdir"
@@ -175,7 +191,7 @@ def train(config, workdir, profile=None):
         state = checkpoints.restore(state)
         done = int(state.step)
         hosts.say(
-            f"{workdir}: {sharding.devices_in_use()}, "
+            f"{workdir}: {sharding.devices_in_use(mesh)}, "
             f"{count} records, {steps_per_epoch} steps an epoch, {total_steps} in all"
             + (f"; continues from step {done}" if done else "")
         )
@@ -188,6 +204,8 @@ def train(config, workdir, profile=None):
         )  # fmt: skip
 
         def publish(generator, step, scores):
+            kept = generator.averaged.replace(memory=None)
+            generator = jax.device_put(kept, sharding.replicated(mesh))
             if hosts.first():
                 facts = dict(
                     title=f"{config.model.name} of {workdir}",
@@ -247,8 +265,13 @@ def asked_by(*signals):
             signal.signal(each, handler)
 
 
-def assemble(config, mixture, divisor):
-    """The objective of `config`, to be trained on `mixture`, with a network of this `divisor`."""
+def assemble(config, mixture, divisor, updates=None):
+    """The objective of `config`, to be trained on `mixture`.
+
+    Args:
+        divisor: of the sides that the network takes.
+        updates: those of the whole run, which the learning rate may depend on.
+    """
     arguments = config.objective.to_dict()
     constructor = choose("objective", arguments.pop("name"), OBJECTIVES)
     if "corruption" in arguments:
@@ -269,31 +292,36 @@ def assemble(config, mixture, divisor):
         arguments["task"] = task
     augment = config.augment.to_dict()
     shape = mixture[0].source[0]["image"].shape[:2]
-    augment["crop"] = fitting_crop(augment["crop"], shape, divisor)
+    space = config.get("mesh", {}).get("space", 1)
+    augment["crop"] = fitting_crop(augment["crop"], shape, divisor, space)
     return constructor(
         generator=config.model.to_dict(),
-        optimizer=optimizers.build(config.optimizer.to_dict()),
+        optimizer=optimizers.build(config.optimizer.to_dict(), updates),
         augment=Augmentation(**augment),
         precision=config.precision,
+        accumulate=config.data.get("accumulate", 1),
         **arguments,
     )
 
 
-def fitting_crop(crop, shape, divisor):
+def fitting_crop(crop, shape, divisor, space=1):
     """The side to cut for training: `crop`, or less where the records, all [h, w], are smaller.
 
-    0 stays 0 (whole patches) if the network can take them.
+    0 stays 0 (whole patches) if the network can take them. With its height over `space` devices, a
+    network takes sides divisible by so many times its own `divisor`: no level may be cut unevenly.
 
     Raises: Usage naming the nearest sides if the network cannot take the crop.
     """
+    divisor *= space
     if crop == 0 and all(side % divisor == 0 for side in shape):
         return 0
     wanted = crop or min(shape)
     if wanted % divisor:
         below, above = wanted // divisor * divisor, (wanted // divisor + 1) * divisor
+        of_it = f", with mesh.space={space}" if space > 1 else ""
         raise Usage(
             f"augment.crop={crop} on records of {shape[0]} x {shape[1]}: the network takes sides "
-            f"divisible by {divisor}; the nearest are {below} and {above}"
+            f"divisible by {divisor}{of_it}; the nearest are {below} and {above}"
         )
     largest = min(shape) // divisor * divisor
     if not largest:
@@ -352,14 +380,15 @@ def refuse_other(config, workdir):
     """Raise Usage naming the fields that differ if `workdir` belongs to another config."""
     if not (workdir / "config.json").exists():
         return
-    theirs = dict(flat(json.loads((workdir / "config.json").read_text())))
-    ours = dict(flat(plain(config)))
+    theirs = OFF | dict(flat(json.loads((workdir / "config.json").read_text())))
+    ours = OFF | dict(flat(plain(config)))
+    fixed = ("epochs",) if ours["optimizer.schedule"] != "constant" else ()  # it ends with them
     for fields in (theirs, ours):
         fields["initialise"] = "pretrained" if fields.get("initialise.workdir") else "random"
     differ = [
         f"{name} {theirs.get(name)!r} -> {ours.get(name)!r}"
         for name in sorted(theirs.keys() | ours.keys())
-        if name not in MAY_DIFFER and theirs.get(name) != ours.get(name)
+        if (name not in MAY_DIFFER or name in fixed) and theirs.get(name) != ours.get(name)
     ]
     if differ:
         raise Usage(

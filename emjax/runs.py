@@ -209,9 +209,10 @@ def pretrainings(runs):
 
 
 def recipe(config):
-    """What runs of one arm share, as text."""
+    """What runs of one arm share, as text; the layout on devices changes nothing but rounding."""
     start = {**(config.get("initialise") or {}), "workdir": ""}
-    return json.dumps({**config, "seed": None, "initialise": start}, sort_keys=True)
+    alike = {"seed": None, "initialise": start, "mesh": None, "remat": None}
+    return json.dumps({**config, **alike}, sort_keys=True)
 
 
 def origin(workdir, root):

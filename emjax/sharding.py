@@ -1,4 +1,12 @@
-"""Where arrays live: batches in rows over all devices, everything else whole on each."""
+"""Where arrays live on a mesh of devices with three axes.
+
+data    rows of a batch
+fsdp    rows of a batch, and parts of every kernel and of its optimizer memory
+space   the height of images; the compiler exchanges what convolutions need across the borders
+"""
+
+import math
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -6,23 +14,47 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from emjax.errors import Usage
 
-
-def data_mesh():
-    """All devices of all processes along one axis, `data`; those of a process side by side."""
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+AXES = ("data", "fsdp", "space")
+ROWS = ("data", "fsdp")
 
 
-def devices_in_use():
-    """How many devices of what kind: `8 x NVIDIA H200 (gpu)`, and of how many processes."""
+def data_mesh(*, fsdp=1, space=1, devices=None):
+    """The mesh of `devices`, by default all of all processes; those of a process side by side.
+
+    What `fsdp` and `space` do not take goes along `data`.
+
+    Raises: Usage if they do not divide the devices, or if images would be cut between processes.
+    """
+    by_process = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    devices = by_process if devices is None else devices
+    if fsdp < 1 or space < 1 or len(devices) % (fsdp * space):
+        raise Usage(
+            f"mesh.fsdp={fsdp} and mesh.space={space} on {len(devices)} devices: whole numbers "
+            "from 1 up were due, whose product divides the number of devices"
+        )
+    if len(devices) // jax.process_count() % space:
+        raise Usage(
+            f"mesh.space={space}, but a process has {len(devices) // jax.process_count()} devices: "
+            "an image lies within one process, so a divisor of that was due"
+        )
+    shape = (len(devices) // (fsdp * space), fsdp, space)
+    return Mesh(np.array(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def devices_in_use(mesh=None):
+    """How many devices of what kind: `8 x NVIDIA H200 (gpu)`, of how many processes, how laid out.
+
+    The last only where `mesh` has more than its axis `data`.
+    """
     devices, processes = jax.devices(), jax.process_count()
     among = f" of {processes} processes" if processes > 1 else ""
-    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}){among}"
+    laid = "" if is_plain(mesh) else " as " + " x ".join(f"{n} {a}" for a, n in mesh.shape.items())
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}){among}{laid}"
 
 
-def by_row(mesh):
-    """Rows of the leading axis spread over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+def is_plain(mesh):
+    """Whether there is nothing to lay out but rows of batches."""
+    return mesh is None or mesh.shape["data"] == mesh.size
 
 
 def replicated(mesh):
@@ -30,19 +62,73 @@ def replicated(mesh):
     return NamedSharding(mesh, PartitionSpec())
 
 
-def everywhere(tree, mesh):
-    """A tree that every process has, whole on every device of all processes."""
-    place = replicated(mesh)
+def over_all(mesh):
+    """Rows of the leading axis in equal parts over all devices."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def of_batch(shape, mesh):
+    """Rows over `data` and `fsdp`; the height of images [b, h, w, c] over `space` if it divides."""
+    if len(shape) == 4 and shape[1] % mesh.shape["space"] == 0:
+        return NamedSharding(mesh, PartitionSpec(ROWS, "space"))
+    return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def of_kernel(shape, mesh):
+    """Arrays of two axes and more along their largest that `fsdp` divides; all others whole."""
+    parts = mesh.shape["fsdp"]
+    axes = [axis for axis, size in enumerate(shape) if size % parts == 0]
+    if parts == 1 or len(shape) < 2 or not axes:
+        return replicated(mesh)
+    axis = max(axes, key=lambda axis: shape[axis])
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
+
+
+def placed(state, mesh):
+    """A state that every process has, on the devices of all of them, by `of_kernel`."""
+    places = jax.tree.map(lambda leaf: of_kernel(leaf.shape, mesh), state)
     if jax.process_count() == 1:
-        return jax.device_put(tree, place)
+        return jax.device_put(state, places)
 
-    def put(leaf):
+    def put(leaf, place):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            bits = put(jax.random.key_data(leaf))
+            bits = put(jax.random.key_data(leaf), place)
             return jax.jit(jax.random.wrap_key_data, out_shardings=place)(bits)
-        return jax.make_array_from_process_local_data(place, np.asarray(leaf))
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, place, lambda part: whole[part])
 
-    return jax.tree.map(put, tree)
+    return jax.tree.map(put, state, places)
+
+
+@contextmanager
+def laid_out(params, images, mesh):
+    """Inside a step: (parameters whole on every device, images as a batch is laid out).
+
+    A crop gathers the image that it is cut from, hence again. Layers with odd heights ask `even`.
+    """
+    if is_plain(mesh):
+        yield params, images
+        return
+    params = jax.lax.with_sharding_constraint(params, replicated(mesh))
+    images = [jax.lax.with_sharding_constraint(x, of_batch(x.shape, mesh)) for x in images]
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        yield params, images
+
+
+def even(x, height):
+    """x [b, h, w, c] inside a layer, h spread only if `space` divides it and the next `height`.
+
+    Where it divides one of them only, the compiler (XLA of JAX 0.10.2) gets gradients wrong.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not (x.shape[1] % mesh.shape["space"] or height % mesh.shape["space"]):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS))
+
+
+def row_devices(mesh):
+    """Over how many devices rows are spread."""
+    return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
 def local_rows(rows, mesh):
@@ -50,10 +136,11 @@ def local_rows(rows, mesh):
 
     Raises: Usage if `rows` cannot be spread evenly over the devices.
     """
-    if rows % mesh.size:
+    over = row_devices(mesh)
+    if rows % over:
         raise Usage(
-            f"data.batch_size={rows} cannot be spread over {mesh.size} devices; "
-            f"take {max(rows // mesh.size, 1) * mesh.size} or {(rows // mesh.size + 1) * mesh.size}"
+            f"data.batch_size={rows} cannot be spread over {over} devices; "
+            f"take {max(rows // over, 1) * over} or {(rows // over + 1) * over}"
         )
     share = rows // jax.process_count()
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
@@ -61,7 +148,7 @@ def local_rows(rows, mesh):
 
 def to_devices(batch, mesh):
     """This process's rows of a batch as one global array a field."""
-    place = by_row(mesh)
     return {
-        name: jax.make_array_from_process_local_data(place, rows) for name, rows in batch.items()
+        name: jax.make_array_from_process_local_data(of_batch(rows.shape, mesh), rows)
+        for name, rows in batch.items()
     }

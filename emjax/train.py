@@ -16,7 +16,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     """Train from `state` to `total_steps` updates; returns the last state.
 
     Args:
-        state: whole on every device, `sharding.replicated`.
+        state: on the devices, as `sharding.placed` puts it; it stays so.
         train: TrainBatches, or what has its `starting_at`, `rows` and `examples`.
         evals: split name to finite batches. `val` is scored at every evaluation; the others at each
             new best and at the last step.
@@ -29,6 +29,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     Raises: Stopped when `stop` said so before the last step; NonFinite as `skips.rolled_back`.
     """
     everywhere = state.step.sharding
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
 
     def update(state, batch):
         return objective.train_step(state, train.rows(batch))
@@ -36,7 +37,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     def scores(state, batch):
         return objective.eval_step(state, batch), batch["index"]
 
-    train_step = jax.jit(update, donate_argnums=0, out_shardings=everywhere)
+    train_step = jax.jit(update, donate_argnums=0, out_shardings=(places, everywhere))
     eval_step = jax.jit(scores, out_shardings=everywhere)
     done = int(state.step)
     reader = train.starting_at(done)

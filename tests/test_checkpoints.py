@@ -262,7 +262,7 @@ def test_eight_devices_then_one_then_two_processes_with_four(state, tiny_records
     checkpoints = open_folder(folder)
     checkpoints.save(5, state.replace(step=state.step + 5))
     checkpoints.close()
-    one = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    one = sharding.data_mesh(devices=jax.devices()[:1])
     checkpoints = open_folder(folder)
     restored = checkpoints.restore(jax.device_put(state, sharding.replicated(one)))
     assert int(restored.step) == 5 and said_of(restored) == said_of(state)
@@ -291,6 +291,33 @@ def test_eight_devices_then_one_then_two_processes_with_four(state, tiny_records
     assert "state/ocdbt.process_1/d/" in fault(folder / "7")
     (folder / "7" / "manifest.1-of-2.json").unlink()
     assert fault(folder / "7") == "it was not saved to its end"
+
+
+def test_every_layout_reads_every_other(tmp_path):
+    """Whole, spread over fsdp, and with averages, which are what others start from."""
+    host = make_state()
+    host = host.replace(generator=host.generator.averaging(0.9))
+    average = jax.tree.map(lambda value: value + 1, host.generator.average)
+    host = host.replace(generator=host.generator.replace(average=average))
+    state = None
+    for step, axes in enumerate([{}, dict(fsdp=2, space=2), dict(fsdp=8), {}], start=1):
+        start = host if state is None else zeros_like(host)
+        placed = sharding.placed(start, sharding.data_mesh(**axes))
+        checkpoints = open_folder(tmp_path)
+        state = checkpoints.restore(placed)
+        assert said_of(state) == said_of(host)
+        for leaf, place in zip(*map(jax.tree.leaves, (state, placed)), strict=True):
+            assert leaf.sharding == place.sharding
+        checkpoints.save(step, state.replace(step=state.step + 1), {"val/l1": 0.5})
+        checkpoints.close()
+        params, stats = load_generator(tmp_path, "last", score="val/l1", higher_is_better=False)
+        np.testing.assert_array_equal(params["head/kernel"], average["params"]["head/kernel"])
+        assert (stats["down/0/norm1/mean"] == 1).all()
+
+
+def zeros_like(state):
+    generator = jax.tree.map(np.zeros_like, state.generator)
+    return state.replace(generator=generator)
 
 
 def two_processes(folder, data):

@@ -55,7 +55,7 @@ def test_every_pass_holds_every_record_once_in_a_new_order(train):
 
 
 def one_device():
-    return jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    return sharding.data_mesh(devices=jax.devices()[:1])
 
 
 @pytest.mark.parametrize("processes", [2, 4, 8])
@@ -74,7 +74,7 @@ def test_processes_read_contiguous_rows_of_the_same_batches(train, processes, mo
 @pytest.mark.parametrize("devices", [1, 4])
 def test_resident_records_give_the_same_batches(train, devices, tiny_records):
     val = open_records(tiny_records, "simulated/nanoparticles", "val")._replace(weight=0.3)
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
+    mesh = sharding.data_mesh(devices=jax.devices()[:devices])
     options = dict(batch_size=8, seed=3, mesh=mesh)
     for parts in ([train], [train, val]):
         streamed = TrainBatches(parts, resident=False, **options)

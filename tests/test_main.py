@@ -63,7 +63,9 @@ def test_the_recipe_of_sytwu_et_al():
     config, _ = parse([f"{SEGMENT}:au5nm,sytwu"])
     assert config.data.evals.test == ("au_nanoparticles/au5nm", "test")
     assert (config.epochs, config.passes_per_epoch, config.data.batch_size) == (100, 8, 32)
-    assert config.optimizer.to_dict() == dict(name="adam", lr=1e-4, b1=0.9, b2=0.999)
+    assert config.optimizer.to_dict() == dict(
+        name="adam", lr=1e-4, b1=0.9, b2=0.999, clip=0.0, schedule="constant", warmup=0
+    )
     augmentation = Augmentation(**config.augment.to_dict())
     assert augmentation == Augmentation(crop=0, turns=True)
     assert config.select == "last"
@@ -140,6 +142,15 @@ def test_deterministic_reaches_xla(monkeypatch):
         (["augment.crop=16"], Usage, "at least 24 pixels.*larger augment.crop"),
         (["objective.name=gan"], Usage, "no objective 'gan'; there are: masked, pix2pix"),
         (["optimizer.name=sgd"], Usage, "no optimizer 'sgd'; there are: adam"),
+        (["optimizer.warmup=3"], Usage, "optimizer.warmup=3; 0 to 2 updates were due"),
+        (["mesh.fsdp=3"], Usage, "mesh.fsdp=3 and mesh.space=1 on 8 devices"),
+        (
+            ["mesh.space=4", "augment.crop=24"],
+            Usage,
+            "divisible by 16, with mesh.space=4; the nearest are 16 and 32",
+        ),
+        (["data.accumulate=3"], Usage, "data.accumulate=3: data.batch_size=8 was .* divides 1 was"),
+        (["ema=2.0"], Usage, "ema=2.0; from 0, for none, to below 1"),
     ],
 )
 def test_wrong_runs_are_refused_and_leave_nothing(tiny_records, tmp_path, changes, error, words):
@@ -214,6 +225,21 @@ def test_a_workdir_of_another_config_is_refused_by_field(tmp_path):
     config.optimizer.lr, config.augment.crop = 1e-3, 64
     with pytest.raises(Usage, match="augment.crop 32 -> 64; optimizer.lr 0.0002 -> 0.001"):
         refuse_other(config, tmp_path)
+    config, _ = parse([f"{SEGMENT}:smoke", "--config.optimizer.schedule=cosine"])
+    (tmp_path / "config.json").write_text(config.to_json())
+    with config.unlocked():
+        config.mesh.space, config.remat = 2, True
+    refuse_other(config, tmp_path)
+    config.epochs = 99
+    with pytest.raises(Usage, match="another config: epochs 1 -> 99"):  # the rate ends with them
+        refuse_other(config, tmp_path)
+    config, _ = parse([f"{SEGMENT}:smoke"])
+    old = json.loads(config.to_json())  # from before there were these fields
+    old = {name: value for name, value in old.items() if name not in ("mesh", "remat", "ema")}
+    old["optimizer"] = dict(name="adam", lr=2e-4, b1=0.9, b2=0.999)
+    del old["data"]["accumulate"]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    refuse_other(config, tmp_path)
     config, _ = parse([f"{SEGMENT}:smoke", "--config.initialise.workdir=runs/x"])
     with pytest.raises(Usage, match="initialise 'random' -> 'pretrained'"):
         refuse_other(config, tmp_path)

@@ -50,6 +50,67 @@ def test_updated_takes_one_optimizer_step(network):
         np.testing.assert_allclose(after.params[path], value - 0.5, rtol=1e-6)
 
 
+def test_averages_follow_their_formula(network):
+    """After k updates by -1 each, with decay d: start - k + d (1 - d**k) / (1 - d)."""
+    averaging = network.replace(optimizer=optax.sgd(1.0)).averaging(0.8)
+    start = {path: np.array(value) for path, value in network.params.items()}
+    grads = jax.tree.map(jnp.ones_like, network.params)
+    for k in range(1, 4):
+        stats = {path: value + k for path, value in network.stats.items()}
+        averaging = averaging.updated(grads, stats)
+        for path, value in averaging.averaged.params.items():
+            expected = start[path] - k + 0.8 * (1 - 0.8**k) / (1 - 0.8)
+            np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(averaging.params[path], start[path] - k, atol=1e-6)
+    # Running statistics, which went up by 1 each time, are averaged alike.
+    lag = 0.8 * (1 - 0.8**3) / (1 - 0.8)
+    for path, value in averaging.averaged.stats.items():
+        np.testing.assert_allclose(value, network.stats[path] + 3 - lag, rtol=1e-5, atol=1e-6)
+    assert type(averaging.averaged) is networks.Network
+    assert network.averaging(0.0) is network is network.averaged
+    with pytest.raises(Usage, match="ema=1.0; from 0, for none, to below 1 was due"):
+        network.averaging(1.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "images", "share"),
+    [(UNET, 1, 0.5), (dict(name="patchgan", width=4), 2, 0.8),
+     (dict(name="hrnet", variant="w18_small_v1"), 1, 0.5)],
+)  # fmt: skip
+def test_rematerialisation_holds_less_and_computes_the_same(model, images, share):
+    """The bytes that the forward pass leaves for the gradient, but for the parameters."""
+    module = networks.build_abstract(model)
+    params, stats = networks.arrays(module)
+    network = networks.Network(params, stats, definition=nnx.graphdef(module))
+    given = [jax.ShapeDtypeStruct((2, 64, 64, 1), jnp.float32)] * images
+
+    def held(network):
+        def left(params, stats, *images):
+            return jax.vjp(lambda params: run(params, stats, *images), params)[1]
+
+        def run(params, stats, *images):
+            return network.apply(params, stats, *images, train=True)[0]
+
+        leaves = jax.tree.leaves(jax.eval_shape(left, params, stats, *given))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+    own = sum(leaf.size * 4 for leaf in params.values())
+    assert held(network.replace(remat=True)) - own < share * (held(network) - own)
+
+
+def test_rematerialised_gradients(network):
+    image = jax.random.normal(jax.random.key(1), (2, 16, 16, 1))
+
+    def loss(params, network):
+        output, stats = network.apply(params, network.stats, image, train=True)
+        return jnp.square(output - 1).mean(), stats
+
+    slope = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    plain, again = (slope(network.params, n) for n in (network, network.replace(remat=True)))
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
 def test_the_key_decides_the_initial_values_and_the_structure_does_not_change(network):
     again = networks.create(UNET, network.optimizer, key=jax.random.key(0))
     other = networks.create(UNET, network.optimizer, key=jax.random.key(1))

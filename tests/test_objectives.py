@@ -1,5 +1,8 @@
 """One step of each objective: the same on 1 and on 8 devices, pure, and what it says it does."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,13 +53,24 @@ def plain_sgd(objective):
     return objective.__class__(**{**vars(objective), "optimizer": optax.sgd(1.0)})
 
 
-def stepped(objective, devices):
+def on(mesh, objective):
+    """The objective's state at its start, on the devices of `mesh`."""
+    return sharding.placed(networks.each(objective.init(0), mesh=mesh), mesh)
+
+
+def stepped(objective, devices, **axes):
     """(params before, state after one step, terms) on the first `devices` devices, as numpy."""
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
-    state = jax.device_put(objective.init(0), sharding.replicated(mesh))
+    mesh = sharding.data_mesh(**axes, devices=jax.devices()[:devices])
+    state = on(mesh, objective)
     before = jax.device_get(network_arrays(state, "params"))
     batch = sharding.to_devices(uneven_batch(), mesh)
-    step = jax.jit(objective.train_step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = jax.jit(
+        objective.train_step, donate_argnums=0, out_shardings=(places, sharding.replicated(mesh))
+    )
+    if axes or objective.accumulate > 1:  # many programs, each run once: compiled fast
+        quick = {"xla_backend_optimization_level": 0}
+        step = step.lower(state, batch).compile(compiler_options=quick)
     with jax.transfer_guard("disallow"):
         state, terms = step(state, batch)
     after = {part: network_arrays(state, part) for part in ("params", "stats")}
@@ -72,12 +86,32 @@ def network_arrays(state, part):
     }
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_eight_devices_do_what_one_does(name):
+LAYOUTS = {
+    "data": {},
+    "all": dict(fsdp=2, space=2),
+    "fsdp": dict(fsdp=8),
+    "space": dict(space=8),  # 32 pixels: in the U-Net's bottleneck, one row of them a device
+}
+
+
+@functools.cache
+def on_one(name):
+    return stepped(plain_sgd(OBJECTIVES[name]), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [(name, "data") for name in OBJECTIVES]
+    + [("pix2pix", "all"), ("pix2pix", "fsdp"), ("pix2pix", "space"), ("supervised", "all")],
+)
+def test_eight_devices_do_what_one_does(name, layout):
+    same_update(on_one(name), stepped(plain_sgd(OBJECTIVES[name]), 8, **LAYOUTS[layout]))
+
+
+def same_update(first, second):
     """Losses to 1e-5; gradients (an SGD step at rate 1) and statistics to 1e-4 of their largest."""
-    objective = plain_sgd(OBJECTIVES[name])
-    before, one, terms, step = stepped(objective, 1)
-    _, eight, terms_of_eight, _ = stepped(objective, 8)
+    before, one, terms, step = first
+    _, eight, terms_of_eight, _ = second
     assert step == 1
     for term, value in terms.items():
         assert terms_of_eight[term] == pytest.approx(value, rel=1e-5), term
@@ -98,6 +132,48 @@ def test_eight_devices_do_what_one_does(name):
     for path, value in one["stats"].items():
         bound = 1e-4 * np.abs(value).max()
         assert np.abs(value - eight["stats"][path]).max() <= bound, path
+
+
+@pytest.mark.parametrize("name", ["pix2pix", "supervised"])
+def test_evaluation_is_the_same_with_heights_spread(name):
+    batch = {**uneven_batch(), "valid": np.ones((8, 40, 40, 1), bool)}
+    batch["valid"][:, 37:] = batch["valid"][6] = False
+    scores = []
+    for devices, axes in ((1, {}), (8, dict(fsdp=2, space=2))):
+        mesh = sharding.data_mesh(**axes, devices=jax.devices()[:devices])
+        evaluate = jax.jit(OBJECTIVES[name].eval_step, out_shardings=sharding.replicated(mesh))
+        scores.append(evaluate(on(mesh, OBJECTIVES[name]), sharding.to_devices(batch, mesh)))
+    for metric, (values, counts) in scores[0].items():
+        np.testing.assert_array_equal(counts, scores[1][metric][1], err_msg=metric)
+        np.testing.assert_allclose(values, scores[1][metric][0], rtol=1e-5, err_msg=metric)
+
+
+@pytest.mark.parametrize("name", ["pix2pix", "reconstruction", "supervised"])
+def test_a_batch_in_parts_is_one_batch(name, float64):
+    """Two parts without statistics over the batch, Pix2Pix's on four devices.
+
+    In float64: its generator's gradient passes a discriminator after a step at rate 1.
+    """
+    objective = plain_sgd(OBJECTIVES[name])
+    changes = dict(generator=dict(UNET, norm="group"))
+    if name == "pix2pix":
+        changes["discriminator"] = dict(name="patchgan", width=4, norm="instance")
+    whole = dataclasses.replace(objective, **changes)
+    parts = dataclasses.replace(whole, accumulate=2)
+    same_update(stepped(whole, 1), stepped(parts, 4 if name == "pix2pix" else 1))
+
+
+def test_parts_of_a_batch_and_batch_norm():
+    """Each part has statistics of its own; the running mean is still that of the batch."""
+    objective = OBJECTIVES["supervised"]
+    _, whole, _, _ = stepped(objective, 1)
+    _, parts, terms, _ = stepped(dataclasses.replace(objective, accumulate=4), 1)
+    first = "generator/down/0/norm1/"
+    mean, var = (whole["stats"][first + name] - start for name, start in (("mean", 0), ("var", 1)))
+    of_parts = parts["stats"][first + "mean"]
+    np.testing.assert_allclose(of_parts, mean, rtol=1e-4, atol=1e-7)
+    assert (parts["stats"][first + "var"] - 1 <= var + 1e-6).all()  # without that between parts
+    assert np.isfinite(terms["loss"])
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -220,7 +220,7 @@ def test_eight_devices_find_what_one_finds_and_exchange_no_images():
     batch = dict(predicted=masks, true=np.roll(masks, 1, 2))
     found = []
     for devices in (1, 8):
-        mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
+        mesh = sharding.data_mesh(devices=jax.devices()[:devices])
         placed = sharding.to_devices(batch, mesh)
         compiled = particles.match.lower(**placed).compile()
         assert "all-gather" not in compiled.as_text()

@@ -83,7 +83,7 @@ class Poisoned(TrainBatches):
             dict(image=np.full((4, 4, 1), i, np.float32), index=i, source=b"film%d.tif" % (i % 2))
             for i in range(6)
         ]
-        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+        mesh = sharding.data_mesh(devices=jax.devices()[:1])
         super().__init__([Records(records, {})], batch_size=2, seed=0, mesh=mesh)
 
     def starting_at(self, step):

@@ -10,10 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.nn import initializers
 
 from emjax.choose import choose
 from emjax.errors import Usage
+
+BLOCK = "block"  # what rematerialisation keeps: `checkpoint_name` of a block's output
 
 
 class Formulation(NamedTuple):
@@ -301,7 +304,7 @@ class ResidualBlock(nnx.Module):
         how = dict(train=train, blocks=blocks)
         y = nnx.relu(conv_norm(self.conv1, self.norm1, x, **how))
         y = conv_norm(self.conv2, self.norm2, y, **how)
-        return nnx.relu(y + self.project(x, blocks=blocks))
+        return checkpoint_name(nnx.relu(y + self.project(x, blocks=blocks)), BLOCK)
 
 
 def max_pool(x, size):

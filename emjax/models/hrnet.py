@@ -4,10 +4,18 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.nn import initializers
 
 from emjax.choose import choose
-from emjax.models.blocks import UPSAMPLING, Conv, check_divisible, conv_norm, normalisation
+from emjax.models.blocks import (
+    BLOCK,
+    UPSAMPLING,
+    Conv,
+    check_divisible,
+    conv_norm,
+    normalisation,
+)
 from emjax.models.receptive_field import hrnet_receptive_field
 
 
@@ -154,7 +162,7 @@ class Fuse(nnx.Module):
             for j, (path, x) in enumerate(zip(paths, branches, strict=True)):
                 x = in_turn(path, x, train=train)
                 total += self.upsample(x, 2 ** (j - i)) if j > i else x
-            fused.append(nnx.relu(total))
+            fused.append(checkpoint_name(nnx.relu(total), BLOCK))
         return fused
 
 
@@ -165,7 +173,7 @@ class BasicBlock(nnx.Module):
         self.convs = layers.chain((width, width, width), last_relu=False)
 
     def __call__(self, x, *, train):
-        return nnx.relu(in_turn(self.convs, x, train=train) + x)
+        return checkpoint_name(nnx.relu(in_turn(self.convs, x, train=train) + x), BLOCK)
 
 
 class Bottleneck(nnx.Module):
@@ -185,7 +193,7 @@ class Bottleneck(nnx.Module):
 
     def __call__(self, x, *, train):
         y = self.expand(self.conv(self.reduce(x, train=train), train=train), train=train)
-        return nnx.relu(y + in_turn(self.project, x, train=train))
+        return checkpoint_name(nnx.relu(y + in_turn(self.project, x, train=train)), BLOCK)
 
 
 class ConvNorm(nnx.Module):

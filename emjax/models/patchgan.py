@@ -3,10 +3,12 @@
 import jax.numpy as jnp
 from flax import nnx
 from jax import random
+from jax.ad_checkpoint import checkpoint_name
 from jax.nn import initializers
 
+from emjax import sharding
 from emjax.errors import Usage
-from emjax.models.blocks import Conv, normalisation
+from emjax.models.blocks import BLOCK, Conv, normalisation
 from emjax.models.receptive_field import patchgan_receptive_field
 
 
@@ -56,9 +58,11 @@ class PatchGAN(nnx.Module):
             )
         x = jnp.concatenate([corrupted, image], -1)
         x = nnx.leaky_relu(self.convs[0](x), 0.2)
-        for layer, norm in zip(self.convs[1:], self.norms, strict=True):
-            x = nnx.leaky_relu(norm(layer(x), train=train), 0.2)
-        return self.head(x)
+        for level, (layer, norm) in enumerate(zip(self.convs[1:], self.norms, strict=True), 1):
+            h = x.shape[1]
+            x = sharding.even(x, h // 2 if level < len(self.norms) else h - 1)
+            x = checkpoint_name(nnx.leaky_relu(norm(layer(x), train=train), 0.2), BLOCK)
+        return self.head(sharding.even(x, x.shape[1] - 1))
 
 
 def scale_near_one(key, shape):

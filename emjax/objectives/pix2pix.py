@@ -10,7 +10,7 @@ from flax import struct
 from emjax import losses, networks
 from emjax.augment import Augmentation, row_keys, to_network
 from emjax.corruptions import Corruption
-from emjax.networks import Network
+from emjax.networks import Network, in_parts
 from emjax.objectives.restoring import Restoring
 from emjax.skips import Skips, applied, none_yet
 
@@ -40,6 +40,7 @@ class Pix2Pix(Restoring):
     corrupt: Corruption
     l1_weight: float = 100.0
     precision: str = "float32"  # what the networks compute in; or bfloat16
+    accumulate: int = 1  # parts in which a batch is computed, one after the other
 
     def init(self, seed):
         generator_seed, discriminator_seed, key = jax.random.split(jax.random.key(seed), 3)
@@ -66,35 +67,54 @@ class Pix2Pix(Restoring):
         micrograph = self.augment(row_keys(augment_key, rows), to_network(batch))["image"]
         corrupted = self.corrupt(row_keys(corrupt_key, rows), micrograph)
 
-        # One generator pass serves both updates: `pull_back` takes a gradient with respect to the
-        # restored image to one with respect to the parameters.
-        def generate(params):
-            return g.apply(params, g.stats, corrupted, train=True)
+        pairs = micrograph, corrupted
 
-        restored, pull_back, g_stats = jax.vjp(generate, g.params, has_aux=True)
+        # `pull_back` takes a gradient with respect to the restored image to one with respect to the
+        # parameters. So one generator pass serves both updates, unless the batch goes in parts:
+        # then it is done again, as it would have to be held for all parts.
+        def generate(corrupted):
+            return jax.vjp(
+                lambda params: g.apply(params, g.stats, corrupted, train=True),
+                g.params,
+                has_aux=True,
+            )
 
-        def discriminator_loss(params):
-            on_fake, stats = d.apply(params, d.stats, corrupted, restored, train=True)
-            on_real, stats = d.apply(params, stats, corrupted, micrograph, train=True)
-            terms = {
-                "d_real": losses.adversarial(on_real, real=True),
-                "d_fake": losses.adversarial(on_fake, real=False),
-            }
-            return 0.5 * (terms["d_real"] + terms["d_fake"]), (stats, terms)
+        generated = generate(corrupted) if self.accumulate == 1 else None
 
-        d_grads, (d_stats, d_terms) = jax.grad(discriminator_loss, has_aux=True)(d.params)
+        def discriminator_turn(pair):
+            micrograph, corrupted = pair
+            restored, *_ = generated or generate(corrupted)
+
+            def loss(params):
+                on_fake, stats = d.apply(params, d.stats, corrupted, restored, train=True)
+                on_real, stats = d.apply(params, stats, corrupted, micrograph, train=True)
+                terms = {
+                    "d_real": losses.adversarial(on_real, real=True),
+                    "d_fake": losses.adversarial(on_fake, real=False),
+                }
+                return 0.5 * (terms["d_real"] + terms["d_fake"]), (stats, terms)
+
+            return jax.grad(loss, has_aux=True)(d.params)
+
+        d_grads, (d_stats, d_terms) = in_parts(discriminator_turn, pairs, self.accumulate)
         d = d.updated(d_grads, d_stats)
 
-        def generator_loss(restored):
-            on_fake, stats = d.apply(d.params, d.stats, corrupted, restored, train=True)
-            terms = {
-                "g_gan": losses.adversarial(on_fake, real=True),
-                "g_l1": losses.l1(prediction=restored, target=micrograph),
-            }
-            return terms["g_gan"] + self.l1_weight * terms["g_l1"], (stats, terms)
+        def generator_turn(pair):
+            micrograph, corrupted = pair
+            restored, pull_back, g_stats = generated or generate(corrupted)
 
-        image_grads, (d_stats, g_terms) = jax.grad(generator_loss, has_aux=True)(restored)
-        (g_grads,) = pull_back(image_grads)
+            def loss(restored):
+                on_fake, stats = d.apply(d.params, d.stats, corrupted, restored, train=True)
+                terms = {
+                    "g_gan": losses.adversarial(on_fake, real=True),
+                    "g_l1": losses.l1(prediction=restored, target=micrograph),
+                }
+                return terms["g_gan"] + self.l1_weight * terms["g_l1"], (stats, terms)
+
+            image_grads, (d_stats, terms) = jax.grad(loss, has_aux=True)(restored)
+            return *pull_back(image_grads), g_stats, d_stats, terms
+
+        g_grads, g_stats, d_stats, g_terms = in_parts(generator_turn, pairs, self.accumulate)
         after = state.replace(
             step=state.step + 1,
             generator=g.updated(g_grads, g_stats),

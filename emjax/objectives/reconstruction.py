@@ -1,11 +1,12 @@
 """Pretraining without a discriminator: restore a corrupted micrograph, judged by L1 alone."""
 
 import dataclasses
+import functools
 
 import jax
 import optax
 
-from emjax import losses
+from emjax import losses, networks
 from emjax.augment import Augmentation, row_keys, to_network
 from emjax.corruptions import Corruption
 from emjax.objectives.restoring import Restoring
@@ -22,6 +23,7 @@ class Reconstruction(Restoring):
     augment: Augmentation
     corrupt: Corruption
     precision: str = "float32"  # what the network computes in; or bfloat16
+    accumulate: int = 1  # parts in which a batch is computed, one after the other
 
     init = Supervised.init  # one network: from the same seed the same values
 
@@ -33,11 +35,14 @@ class Reconstruction(Restoring):
         micrograph = self.augment(row_keys(augment_key, rows), to_network(batch))["image"]
         corrupted = self.corrupt(row_keys(corrupt_key, rows), micrograph)
 
-        def loss(params):
+        def loss(params, pair):
+            micrograph, corrupted = pair
             restored, stats = g.apply(params, g.stats, corrupted, train=True)
             return self.loss(restored, micrograph, corrupted), stats
 
-        (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(g.params)
+        slope = functools.partial(jax.value_and_grad(loss, has_aux=True), g.params)
+        pairs = micrograph, corrupted
+        (value, stats), grads = networks.in_parts(slope, pairs, self.accumulate)
         after = state.replace(step=state.step + 1, generator=g.updated(grads, stats))
         return applied(state, after, (value, grads, stats)), {"g_l1": value}
 

@@ -19,7 +19,7 @@ class Restoring:
 
         The corruption of a record depends on its `index` alone: the same in every epoch and run.
         """
-        micrograph, corrupted, restored = self.restore(state.generator, batch)
+        micrograph, corrupted, restored = self.restore(state.generator.averaged, batch)
         valid = self.scored(micrograph, corrupted, batch["valid"])
         against = dict(target=micrograph, valid=valid)
         scores = {

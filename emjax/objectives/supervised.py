@@ -1,6 +1,7 @@
 """Finetuning: from an image to the target of a task."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,7 @@ class Supervised:
     augment: Augmentation
     task: Task
     precision: str = "float32"  # what the network computes in; or bfloat16
+    accumulate: int = 1  # parts in which a batch is computed, one after the other
 
     def init(self, seed):
         generator_seed, key = jax.random.split(jax.random.key(seed))
@@ -49,17 +51,18 @@ class Supervised:
         key = jax.random.fold_in(state.key, state.step)
         example = self.augment(row_keys(key, len(batch["image"])), to_network(batch))
 
-        def loss(params):
+        def loss(params, example):
             output, stats = g.apply(params, g.stats, example["image"], train=True)
             return self.task.loss(output, example[self.task.target]), stats
 
-        (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(g.params)
+        slope = functools.partial(jax.value_and_grad(loss, has_aux=True), g.params)
+        (value, stats), grads = networks.in_parts(slope, example, self.accumulate)
         after = state.replace(step=state.step + 1, generator=g.updated(grads, stats))
         return applied(state, after, (value, grads, stats)), {"loss": value}
 
     def eval_step(self, state, batch):
         """The task's metrics on whole images, with running statistics, image by image."""
-        g = state.generator
+        g = state.generator.averaged
         example = to_network(batch)
         output, _ = g.apply(g.params, g.stats, example["image"], train=False)
         scores = self.task.metrics(output, example[self.task.target], batch["valid"])
