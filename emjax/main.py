@@ -132,7 +132,7 @@ def train(config, workdir, profile=None):
         split: open_records(config.data.dir, *where) for split, where in config.data.evals.items()
     }
     module = networks.build_abstract(config.model.to_dict())
-    divisor, space = module.divisor, mesh.shape["space"]
+    divisor = module.divisor
     count = sum(len(records.source) for records in mixture)
     steps_per_epoch, total_steps = steps(config, count)
     objective = assemble(config, mixture, divisor, total_steps)
@@ -150,8 +150,9 @@ def train(config, workdir, profile=None):
             f"equal parts on {over} devices; a whole number that divides "
             f"{batch_size / over:g} was due"
         )
+    multiple = sharding.sides(divisor, mesh.shape["space"])
     evals = {
-        split: EvalBatches(held, batch_size=batch_size, divisor=divisor * space, mesh=mesh)
+        split: EvalBatches(held, batch_size=batch_size, divisor=multiple, mesh=mesh)
         for split, held in held_out.items()
     }
     select = config.get("select", "best")
@@ -307,12 +308,11 @@ def assemble(config, mixture, divisor, updates=None):
 def fitting_crop(crop, shape, divisor, space=1):
     """The side to cut for training: `crop`, or less where the records, all [h, w], are smaller.
 
-    0 stays 0 (whole patches) if the network can take them. With its height over `space` devices, a
-    network takes sides divisible by so many times its own `divisor`: no level may be cut unevenly.
+    0 stays 0 (whole patches) if the network can take them, with its height over `space` devices.
 
     Raises: Usage naming the nearest sides if the network cannot take the crop.
     """
-    divisor *= space
+    divisor = sharding.sides(divisor, space)
     if crop == 0 and all(side % divisor == 0 for side in shape):
         return 0
     wanted = crop or min(shape)

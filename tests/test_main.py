@@ -145,9 +145,9 @@ def test_deterministic_reaches_xla(monkeypatch):
         (["optimizer.warmup=3"], Usage, "optimizer.warmup=3; 0 to 2 updates were due"),
         (["mesh.fsdp=3"], Usage, "mesh.fsdp=3 and mesh.space=1 on 8 devices"),
         (
-            ["mesh.space=4", "augment.crop=24"],
+            ["mesh.space=4", "augment.crop=40"],
             Usage,
-            "divisible by 16, with mesh.space=4; the nearest are 16 and 32",
+            "divisible by 32, with mesh.space=4; the nearest are 32 and 64",
         ),
         (["data.accumulate=3"], Usage, "data.accumulate=3: data.batch_size=8 was .* divides 1 was"),
         (["ema=2.0"], Usage, "ema=2.0; from 0, for none, to below 1"),

@@ -90,7 +90,7 @@ LAYOUTS = {
     "data": {},
     "all": dict(fsdp=2, space=2),
     "fsdp": dict(fsdp=8),
-    "space": dict(space=8),  # 32 pixels: in the U-Net's bottleneck, one row of them a device
+    "space": dict(space=4),  # 32 pixels are 8 rows in the U-Net's bottleneck, 2 a device
 }
 
 
