@@ -4,6 +4,7 @@ Each side is a process of its own; medians with quartiles, JSON, tables and a pl
 later calls replace and add cases. docs/performance.md says what is measured and how.
 """
 
+import contextlib
 import datetime
 import importlib.util
 import json
@@ -111,10 +112,10 @@ def measure(case, data, sides, modes, repeats, seconds):
     A variant that failed has "error" instead.
     """
     how = dict(seconds=seconds, modes=modes, environment=ENVIRONMENT[case.device])
-    started = {name: Side(name, case, data, **how) for name in sides}
     variants, owner = {}, {}
-    try:
-        for name, side in started.items():
+    with contextlib.ExitStack() as processes:
+        for name in sides:  # one after the other: libraries choose their kernels by timing them
+            side = processes.enter_context(Side(name, case, data, **how))
             try:
                 told = side.answer()
             except RuntimeError as error:  # killed, for memory most likely
@@ -129,9 +130,6 @@ def measure(case, data, sides, modes, repeats, seconds):
                 took = owner[name].seconds(name, variants[name]["steps"])
                 variants[name]["seconds"].append(took)
                 time.sleep(SETTLE.get(case.kind, 0))
-    finally:
-        for side in started.values():
-            side.__exit__()
     for name in going:
         if broken := [took for took in variants[name]["seconds"] if isinstance(took, str)]:
             variants[name] = {"error": broken[0]}
@@ -140,7 +138,8 @@ def measure(case, data, sides, modes, repeats, seconds):
 
 def described(capacity, cores):
     """A line on the machine and the versions."""
-    facts = [variant.get("facts", {}) for variant in capacity[0]["variants"].values()]
+    variants = capacity[0]["variants"].values()
+    facts = [variant["facts"] for variant in variants if "error" not in variant]
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     versions = {name: version for fact in facts for name, version in fact["versions"].items()}
     devices = " and ".join(fact["machine"] for fact in facts[:1])

@@ -4,6 +4,7 @@ Two frameworks in one process would take each other's threads and memory. It rea
 stdin and answers on stdout, both a line of JSON; whatever else is printed goes to stderr.
 """
 
+import contextlib
 import importlib
 import json
 import math
@@ -80,7 +81,10 @@ class Side:
 
     def __exit__(self, *error):
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        self.process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
 
     def answer(self):
         """Raises: RuntimeError if the process is gone."""
@@ -91,8 +95,11 @@ class Side:
 
     def seconds(self, variant, steps):
         """Of one step of a round; the text of an error if there was one."""
-        print(json.dumps([variant, steps]), file=self.process.stdin, flush=True)
-        return self.answer()
+        try:
+            print(json.dumps([variant, steps]), file=self.process.stdin, flush=True)
+            return self.answer()
+        except (BrokenPipeError, RuntimeError) as error:
+            return f"{type(error).__name__}: {error}"
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def page(results):
         dates = sorted({result["date"] for result in here})
         able = here[-1]["limits"]
         about = f"**{machine}**; {' to '.join(dict.fromkeys((dates[0], dates[-1])))}"
-        if able:
+        if len(able) == 2:
             about += (f"; a large product {able['flops'] / 1e12:.3g} TFLOP/s, a large copy "
                       f"{able['bytes'] / 1e9:.3g} GB/s")  # fmt: skip
         text += [about + ".", markdown(rows(timed))] if timed else []

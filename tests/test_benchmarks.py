@@ -14,19 +14,19 @@ def told(name, case, data="-"):
     """What a side tells of its variants after preparing `case`."""
     with Side(name, case, data, seconds=0.01, modes=[], environment={}) as side:
         variants = side.answer()
-        for variant, found in variants.items():
+        for found in variants.values():
             assert "error" not in found, found
-            assert side.seconds(variant, 1) > 0
+        assert side.seconds(next(iter(variants)), 1) > 0
     return variants
 
 
-@pytest.mark.parametrize("objective", ["pix2pix", "segmentation", "denoise"])
+@pytest.mark.parametrize("objective", ["pix2pix", "segmentation"])
 def test_both_sides_do_the_same_work(objective):
     """As many images and operations, but for those at borders that one counts and one does not."""
     pytest.importorskip("torch", reason="needs PyTorch: make test TORCH=1")
-    case = Case("step", "step", objective=objective, network="unet_2_44", batch=8, side=64)
+    case = Case("step", "step", objective=objective, network="unet_2_44", batch=2, side=64)
     ours, theirs = told("ours", case)["emjax"], told("theirs", case)["PyTorch, eager"]
-    assert ours["images"] == theirs["images"] == 8
+    assert ours["images"] == theirs["images"] == 2
     assert ours["facts"]["flops"] == pytest.approx(theirs["facts"]["flops"], rel=0.1)
     for side in (ours, theirs):
         assert math.isfinite(side["facts"]["loss"])
@@ -37,11 +37,11 @@ def test_both_sides_train_on_the_same_images(tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="needs PyTorch: make test TORCH=1")
     monkeypatch.setattr(run, "RECORDS", 12)
     run.build(tmp_path)
-    case = Case("end", "end_to_end", network="unet_2_44", batch=8, side=32)
+    case = Case("end", "end_to_end", network="unet_2_44", batch=2, side=32)
     ours, theirs = told("ours", case, tmp_path), told("theirs", case, tmp_path)
     assert list(ours) == ["emjax", "emjax, one fixed batch"] and len(theirs) == 3
     for side in (*ours.values(), *theirs.values()):
-        assert side["images"] == 8
+        assert side["images"] == 2
         assert math.isfinite(side["facts"]["loss"])
 
 
