@@ -1,0 +1,175 @@
+"""emjax and PyTorch at the same work, round by round in turn: python -m benchmarks.run --out=DIR
+
+Each side is a process of its own; medians with quartiles, JSON, tables and a plot go to DIR, where
+later calls replace and add cases. docs/performance.md says what is measured and how.
+"""
+
+import contextlib
+import datetime
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import tables
+from benchmarks.cases import chosen, everything, limits
+from benchmarks.side import Side
+from emjax import errors
+from emjax.errors import Usage
+
+RECORDS = 800  # simulated, of 224 x 224 pixels; seven of ten to train on
+SETTLE = {"read": 1.0, "read_augmented": 1.0, "end_to_end": 1.0}  # s, to fill the buffers again
+MOST_STARTS = 3  # rounds of whole processes
+# JAX takes three quarters of a GPU at once unless told not to; here two share it.
+ENVIRONMENT = {
+    "cpu": {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
+    "gpu": {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+}
+
+
+def main(arguments):
+    """Measure the chosen cases; returns the exit code."""
+    parser = errors.Parser(prog="benchmarks.run", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", required=True, type=Path, help="folder for results and records")
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="default: gpu where one is")
+    parser.add_argument("--only", help="names of cases, with * and ?, joined by commas")
+    parser.add_argument("--repeats", type=int, default=9, help="rounds; default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=1.0, help="a round; default: %(default)s")
+    parser.add_argument("--host_cores", type=int, help="hold both sides to so many; default: all")
+    parser.add_argument("--compile", help="modes of torch.compile, joined by commas; default: "
+                        "`default` on a GPU, none on a CPU")  # fmt: skip
+    options = parser.parse_args(arguments)
+    device = options.device or ("gpu" if Path("/dev/nvidia0").exists() else "cpu")
+    cases = chosen(everything(device), options.only)
+    modes = options.compile if options.compile is not None else "default" * (device == "gpu")
+    modes = [mode for mode in modes.split(",") if mode]
+    if options.repeats < 1 or options.seconds <= 0:
+        raise Usage(f"--repeats={options.repeats} --seconds={options.seconds}; more was due")
+    cores = hold_to(options.host_cores)
+    sides = ["ours", "theirs"] if importlib.util.find_spec("torch") else ["ours"]
+    if len(sides) == 1:
+        print("note: PyTorch is not installed (the extra `torch`): emjax alone is measured")
+    data = options.out / "data"
+    build(data)
+
+    def measured(case):
+        result = measure(case, data, sides, modes, options.repeats, options.seconds)
+        return {**result, "host_cores": cores, "date": str(datetime.date.today())}
+
+    capacity = [measured(case) for case in limits(device)]
+    machine = described(capacity, cores)
+    for case in cases:
+        began = time.monotonic()
+        result = {**measured(case), "machine": machine, "limits": tables.capacity(capacity)}
+        keep(options.out, result)
+        rows = tables.rows([result])
+        print(tables.plain(rows), f"({time.monotonic() - began:.0f} s)", flush=True)
+    print(f"{options.out / 'results.md'} has all tables")
+    return 0
+
+
+def hold_to(cores):
+    """Hold this process, and those it starts, to so many cores; returns how many it has."""
+    own = sorted(os.sched_getaffinity(0))
+    if cores is not None:
+        if not 1 <= cores <= len(own):
+            raise Usage(f"--host_cores={cores}; 1 to {len(own)} were due")
+        os.sched_setaffinity(0, own[:cores])
+    return cores or len(own)
+
+
+def build(data):
+    """Records and, for PyTorch, the same images as TIFF files and as one array; once."""
+    if (data / "patches.npy").exists():
+        return
+    shutil.rmtree(data, ignore_errors=True)
+    name, records = "simulated/unlabelled", f"--data_dir={data / 'records'}"
+    run("data_builders.build", name, records, "--patch=224", f"--records={RECORDS}")
+    run("data_builders.export", name, records, "--split=train", f"--out={data / 'exported'}")
+    (data / "exported" / "image").rename(data / "files")
+    from emjax.data import open_records
+
+    source = open_records(data / "records", name, "train").source
+    np.save(data / "draft.npy", [source[place]["image"][..., 0] for place in range(len(source))])
+    (data / "draft.npy").rename(data / "patches.npy")
+
+
+def run(module, *arguments):
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=sys.stderr)
+
+
+def measure(case, data, sides, modes, repeats, seconds):
+    """{"case", "variants": {name: {"images", "seconds": [of a step, a round], "facts"}}}.
+
+    A variant that failed has "error" instead.
+    """
+    how = dict(seconds=seconds, modes=modes, environment=ENVIRONMENT[case.device])
+    variants, owner = {}, {}
+    with contextlib.ExitStack() as processes:
+        for name in sides:  # one after the other: libraries choose their kernels by timing them
+            side = processes.enter_context(Side(name, case, data, **how))
+            try:
+                told = side.answer()
+            except RuntimeError as error:  # killed, for memory most likely
+                told = {"emjax" if name == "ours" else "PyTorch": {"error": str(error)}}
+            variants.update(told)
+            owner.update(dict.fromkeys(told, side))
+        going = [name for name, told in variants.items() if "error" not in told]
+        for name in going:
+            variants[name]["seconds"] = []
+        for number in range(min(repeats, MOST_STARTS) if case.kind == "startup" else repeats):
+            for name in going[:: -1 if number % 2 else 1]:
+                took = owner[name].seconds(name, variants[name]["steps"])
+                variants[name]["seconds"].append(took)
+                time.sleep(SETTLE.get(case.kind, 0))
+    for name in going:
+        if broken := [took for took in variants[name]["seconds"] if isinstance(took, str)]:
+            variants[name] = {"error": broken[0]}
+    return {"case": vars(case), "variants": variants}
+
+
+def described(capacity, cores):
+    """A line on the machine and the versions."""
+    variants = capacity[0]["variants"].values()
+    facts = [variant["facts"] for variant in variants if "error" not in variant]
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    versions = {name: version for fact in facts for name, version in fact["versions"].items()}
+    devices = " and ".join(fact["machine"] for fact in facts[:1])
+    return (
+        f"{devices}; host {cpu[1] if cpu else platform.machine()}, {cores} cores; "
+        f"Python {platform.python_version()}, "
+        + ", ".join(f"{name} {version}" for name, version in versions.items())
+    )
+
+
+def keep(out, result):
+    """Put a result in the place of an older one of the same case and cores; write all tables."""
+    path = out / "results.json"
+    results = json.loads(path.read_text()) if path.exists() else []
+
+    def key(result):
+        return result["case"]["name"], result["case"]["device"], result["host_cores"]
+
+    places = [key(other) for other in results]
+    if key(result) in places:
+        results[places.index(key(result))] = result
+    else:
+        results.append(result)
+    draft = path.with_suffix(".partial")
+    draft.write_text(json.dumps(results, indent=1))
+    draft.replace(path)
+    (out / "results.md").write_text(tables.page(results))
+    if picture := tables.growth(results):
+        (out / "growth.png").write_bytes(picture)
+
+
+if __name__ == "__main__":
+    errors.run(main, sys.argv[1:])
