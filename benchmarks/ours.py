@@ -93,24 +93,28 @@ def objective_of(case, mixture=None):
 class Training:
     """An objective's jitted update and its state, as the loop has them."""
 
-    def __init__(self, objective, mesh, seeds=1):
+    def __init__(self, objective, mesh, seeds=1, rows=lambda batch: batch):
         everywhere = sharding.replicated(mesh)
         self.objective, self.mesh, self.terms = objective, mesh, {}
-        update = objective.train_step
+        train_step = objective.train_step
         if seeds == 1:
             state = objective.init(0)
         else:
             states = [objective.init(seed) for seed in range(seeds)]
             state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-            update = jax.vmap(update)
-        self.state = sharding.everywhere(state, mesh)
+            train_step = jax.vmap(train_step)
+
+        def update(state, batch):
+            return train_step(state, rows(batch))
+
+        self.state = sharding.placed(state, mesh)
         self.step = jax.jit(update, donate_argnums=0, out_shardings=everywhere)
 
     def again(self):
         """The same update with a state of its own."""
         other = object.__new__(Training)
         other.__dict__.update(self.__dict__)
-        other.state = sharding.everywhere(self.objective.init(1), self.mesh)
+        other.state = sharding.placed(self.objective.init(1), self.mesh)
         return other
 
     def run(self, batches, steps):
@@ -140,9 +144,9 @@ def loss_of(terms):
 
 def cost(function, *arguments):
     """{"flops", "bytes"} of a call: counted in the traced program, and by XLA in the compiled."""
-    traced = function.trace(*arguments)
-    analysis = traced.lower().compile().cost_analysis() or {}
-    return {"flops": operations(traced.jaxpr), "bytes": analysis.get("bytes accessed", 0)}
+    analysis = function.lower(*arguments).compile().cost_analysis() or {}
+    counted = operations(function.__wrapped__, *arguments)
+    return {"flops": counted, "bytes": analysis.get("bytes accessed", 0)}
 
 
 def repeated(function, *arguments, images=1):
@@ -184,7 +188,7 @@ def generator(case, data, *, train=True, part="generator"):
     def prepared():
         mesh = sharding.data_mesh()
         objective = objective_of(case)
-        network = sharding.everywhere(getattr(objective.init(0), part), mesh)
+        network = sharding.placed(getattr(objective.init(0), part), mesh)
         image = jax.jit(to_network)(random_batch(case, mesh))["image"]
         images = [image] * (2 if part == "discriminator" else 1)
 
@@ -220,19 +224,19 @@ def predict(case, data):
     return {"emjax": prepared}
 
 
-def batches_of(case, data):
+def batches_of(case, data, resident=False):
     mixture = open_mixture(Path(data) / "records", (RECORDS, "train"))
     mesh = sharding.data_mesh()
-    batches = TrainBatches(mixture, batch_size=case.batch, seed=0, mesh=mesh)
-    return mixture, mesh, batches.starting_at(0)
+    options = dict(batch_size=case.batch, seed=0, mesh=mesh, resident=resident)
+    return mixture, TrainBatches(mixture, **options)
 
 
 def read(case, data, *, augmented=False):
     """Batches on the device; `augmented`: and what a step does to them before the networks."""
 
     def prepared():
-        mixture, _, reader = batches_of(case, data)
-        objective = objective_of(case, mixture)
+        mixture, batches = batches_of(case, data)
+        objective, reader = objective_of(case, mixture), batches.starting_at(0)
 
         @jax.jit
         def views(batch):
@@ -253,15 +257,19 @@ def read(case, data, *, augmented=False):
 
 
 def end_to_end(case, data):
-    """Records to updates; beside it the same updates on one batch that stays."""
+    """Records to updates, read from disk or resident; beside them updates on one batch that stays.
+
+    On a GPU the first is what a run does by default: such few records are resident.
+    """
 
     @functools.cache
-    def training():
-        mixture, mesh, reader = batches_of(case, data)
-        return Training(objective_of(case, mixture), mesh), reader
+    def training(resident):
+        mixture, batches = batches_of(case, data, resident)
+        training = Training(objective_of(case, mixture), batches.mesh, rows=batches.rows)
+        return training, batches.starting_at(0)
 
-    def prepared():
-        trained, reader = training()
+    def prepared(resident):
+        trained, reader = training(resident)
         return Prepared(
             functools.partial(trained.run, reader),
             case.batch,
@@ -270,10 +278,16 @@ def end_to_end(case, data):
         )
 
     def fixed():
-        trained, reader = training()
+        trained, reader = training(False)
         return trained.again().on(next(reader))
 
-    return {"emjax": prepared, "emjax, one fixed batch": fixed}
+    here = jax.default_backend() != "cpu"
+    ways = {True: "emjax, resident", False: "emjax, streaming"}
+    return {
+        "emjax": functools.partial(prepared, here),
+        ways[not here]: functools.partial(prepared, not here),
+        "emjax, one fixed batch": fixed,
+    }
 
 
 def startup(case, data):
