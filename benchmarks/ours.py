@@ -27,6 +27,7 @@ from emjax import devices, losses, networks, sharding, weights
 from emjax.augment import Augmentation, row_keys, to_network
 from emjax.data import Records, TrainBatches, open_mixture
 from emjax.main import assemble
+from emjax.models.blocks import PLAIN, formulated, formulation
 from emjax.predict import Predictor
 from emjax.watch import Watch, operations
 
@@ -161,14 +162,22 @@ def repeated(function, *arguments, images=1):
 
 
 def step(case, data):
-    def prepared():
+    """As a run does it, and, where that is another, in the plain formulation of its layers."""
+
+    def prepared(way):
         mesh = sharding.data_mesh()
         batch = random_batch(case, mesh)
         if case.seeds > 1:
             batch = {name: jnp.stack([rows] * case.seeds) for name, rows in batch.items()}
-        return Training(objective_of(case), mesh, case.seeds).on(batch)
+        with formulated(way):
+            found = Training(objective_of(case), mesh, case.seeds).on(batch)
+            found.run(1)  # traces it
+        return found
 
-    return {"emjax": prepared}
+    ways = {"emjax": formulation(), "emjax, plain": PLAIN}
+    if formulation() == PLAIN or case.name.startswith("growth"):
+        del ways["emjax, plain"]
+    return {name: functools.partial(prepared, way) for name, way in ways.items()}
 
 
 def virtual(case, data):

@@ -274,7 +274,8 @@ class TrainBatches:
 
 
 def reading(prefetched):
-    threads = min(os.cpu_count(), 16)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = min(cores, 16)
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetched)
 
 
