@@ -174,9 +174,14 @@ def step(case, data):
             found.run(1)  # traces it
         return found
 
-    ways = {"emjax": formulation(), "emjax, plain": PLAIN}
-    if formulation() == PLAIN or case.name.startswith("growth"):
-        del ways["emjax, plain"]
+    return in_every_way(case, prepared)
+
+
+def in_every_way(case, prepared):
+    """{variant: `prepared` of a formulation}: that of runs, and the plain one if it is another."""
+    ways = {"emjax": formulation()}
+    if formulation() != PLAIN and not case.name.startswith("growth"):
+        ways["emjax, plain"] = PLAIN
     return {name: functools.partial(prepared, way) for name, way in ways.items()}
 
 
@@ -194,7 +199,7 @@ def virtual(case, data):
 def generator(case, data, *, train=True, part="generator"):
     """Forward and backward of one network, or forward with running statistics."""
 
-    def prepared():
+    def prepared(way):
         mesh = sharding.data_mesh()
         objective = objective_of(case)
         network = sharding.placed(getattr(objective.init(0), part), mesh)
@@ -210,9 +215,12 @@ def generator(case, data, *, train=True, part="generator"):
         else:
             function = jax.jit(lambda params, images: network.apply(
                 params, network.stats, *images, train=False)[0])  # fmt: skip
-        return repeated(function, network.params, images, images=case.batch)
+        found = repeated(function, network.params, images, images=case.batch)
+        with formulated(way):
+            found.run(1)  # traces it
+        return found
 
-    return {"emjax": prepared}
+    return in_every_way(case, prepared)
 
 
 def predict(case, data):
