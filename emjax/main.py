@@ -177,7 +177,8 @@ def train(config, workdir, profile=None):
         hosts.say(f"from {config.initialise.workdir}: {account}")
     state = networks.each(state, mesh=mesh, remat=config.get("remat", False))
     state = state.replace(generator=state.generator.averaging(config.get("ema", 0.0)))
-    jax.eval_shape(objective.train_step, state, batches.shapes)  # refuses what does not fit
+    # Traced here once to refuse what does not fit.
+    flops = watch.operations(objective.train_step, state, batches.shapes)
     state = sharding.placed(state, mesh)
 
     workdir.mkdir(parents=True, exist_ok=True)
@@ -185,7 +186,7 @@ def train(config, workdir, profile=None):
     several = jax.process_count() > 1
     stopping = nullcontext(hosts.stop_agreed()) if several else asked_by(signal.SIGTERM)
     alone = alone_in(workdir, busy) if hosts.first() else nullcontext()
-    with alone, stopping as stop, watch.Watch(profile) as stopwatch:
+    with alone, stopping as stop, watch.Watch(profile, flops) as stopwatch:
         describe(workdir, config)
         hosts.meet()
         checkpoints = Checkpoints(saved, score=score, higher_is_better=higher_is_better)

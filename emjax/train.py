@@ -8,7 +8,7 @@ import jax
 
 from emjax import skips
 from emjax.errors import Stopped
-from emjax.watch import Watch, operations
+from emjax.watch import Watch
 
 
 def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, save_every,
@@ -49,8 +49,6 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
 
     for step in range(done + 1, total_steps + 1):
         batch = watch.read(reader, step)
-        if step == done + 1:
-            watch.flops = operations(update, state, batch)
         with jax.transfer_guard("disallow"):
             state, terms = train_step(state, batch)
         watch.stepped(step, terms)

@@ -44,14 +44,12 @@ class Watch:
 
     Args:
         profile: the Profile to trace, or None.
-
-    Attributes:
         flops: operations of an update, over all devices; 0 where that is not known.
     """
 
-    def __init__(self, profile=None):
+    def __init__(self, profile=None, flops=0):
         self.waiting = ThreadPoolExecutor(1)
-        self.profile, self.tracing, self.flops = profile, False, 0
+        self.profile, self.tracing, self.flops = profile, False, flops
         self.resume()
 
     def __enter__(self):

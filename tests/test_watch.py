@@ -54,8 +54,7 @@ def test_operations_are_those_of_convolutions_and_products():
 
 
 def test_operations_of_a_step_become_a_speed():
-    clock = watch.Watch()
-    clock.flops = 8e12
+    clock = watch.Watch(flops=8e12)
     clock.stepped(1, {})
     time.sleep(0.01)
     row = clock.row()
@@ -66,8 +65,7 @@ def test_a_share_of_the_peak_where_that_is_known(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(device_kind="NVIDIA H200")])
     monkeypatch.setattr(devices, "memory", lambda: {"peak_bytes_in_use": 5 * 10**9})
-    clock = watch.Watch()
-    clock.flops = 1e12
+    clock = watch.Watch(flops=1e12)
     clock.stepped(1, {})
     row = clock.row()
     assert row["pace/mfu"] == pytest.approx(row["pace/tflops"] / 989, rel=1e-3)
