@@ -95,15 +95,18 @@ def joined(flags):
                 raise
         yield
     except BaseException as error:
+        if distributed.global_state.client is not None:
+            leave(error, watcher)
         watcher.communicate(b"ended\n")
-        if distributed.global_state.client is None:
-            raise
-        leave(error)
+        raise
     watcher.communicate(b"ended\n")
 
 
-def leave(error):
-    """Say `error`, unless another process has said the same, and end with its code."""
+def leave(error, watcher):
+    """Say `error`, unless another process has said the same, and end with its code.
+
+    The watcher is let go only then: JAX may abort this process before it has said anything.
+    """
     if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
         error = EmjaxError(f"{GONE} ({errors.first_line(error)})")
     code, line = errors.told(error)
@@ -117,7 +120,8 @@ def leave(error):
     if line is None:
         traceback.print_exception(error)
     elif not said:
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr, flush=True)
+    watcher.communicate(b"ended\n")
     try:
         client.wait_at_barrier("ended", ALIKE_SECONDS * 1000)
     except jax.errors.JaxRuntimeError:
