@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from copy import copy as duplicate
 from pathlib import Path
 
 import jax
@@ -113,8 +114,7 @@ class Training:
 
     def again(self):
         """The same update with a state of its own."""
-        other = object.__new__(Training)
-        other.__dict__.update(self.__dict__)
+        other = duplicate(self)
         other.state = sharding.placed(self.objective.init(1), self.mesh)
         return other
 

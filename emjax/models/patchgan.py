@@ -8,7 +8,7 @@ from jax.nn import initializers
 
 from emjax import sharding
 from emjax.errors import Usage
-from emjax.models.blocks import BLOCK, Conv, normalisation
+from emjax.models.blocks import BLOCK, Conv, conv_norm, normalisation
 from emjax.models.receptive_field import patchgan_receptive_field
 
 
@@ -61,7 +61,8 @@ class PatchGAN(nnx.Module):
         for level, (layer, norm) in enumerate(zip(self.convs[1:], self.norms, strict=True), 1):
             h = x.shape[1]
             x = sharding.even(x, h // 2 if level < len(self.norms) else h - 1)
-            x = checkpoint_name(nnx.leaky_relu(norm(layer(x), train=train), 0.2), BLOCK)
+            x = conv_norm(layer, norm, x, train=train)
+            x = checkpoint_name(nnx.leaky_relu(x, 0.2), BLOCK)
         return self.head(sharding.even(x, x.shape[1] - 1))
 
 
