@@ -108,6 +108,13 @@ shuffle.MAX_MEM_BUFFER_SIZE = 256 << 20  # bytes of a split held in memory; the 
 example_serializer.ExampleSerializer.serialize_example = _in_one_order
 
 
+class Info(tfds.core.DatasetInfo):
+    """What TFDS knows of the records, from their builder alone."""
+
+    def initialize_from_bucket(self):
+        """Ours are not among those it publishes; asking would leave an empty temporary folder."""
+
+
 class Writer(tfds.core.GeneratorBasedBuilder):
     """Writes ArrayRecord shards with TFDS, and remembers what the card says of the records."""
 
@@ -128,7 +135,7 @@ class Writer(tfds.core.GeneratorBasedBuilder):
 
     def _info(self):
         dtype, shape, targets = self.contents.dtype, self.contents.shape, self.contents.targets
-        return tfds.core.DatasetInfo(builder=self, features=features(dtype, shape, targets))
+        return Info(builder=self, features=features(dtype, shape, targets))
 
     def _split_generators(self, dl_manager):
         return {split: self._generate_examples(split) for split in self.contents.splits}

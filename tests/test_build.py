@@ -585,6 +585,16 @@ def test_a_name_is_built_once_and_never_from_something_else(tmp_path, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in home.rglob("*")}
 
 
+def test_building_and_reading_leave_no_temporary_files(tmp_path, capsys, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
+    assert call(capsys, "micrographs", f"--data_dir={tmp_path}", f"--source={source}")[0] == 0
+    assert sorted(all_records(tmp_path / "micrographs")) == ["a", "b"]
+    assert list(temporary.iterdir()) == []
+
+
 def test_named_and_plain_collections_stand_side_by_side(tmp_path, capsys):
     source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
     flags = ("micrographs", f"--data_dir={tmp_path}", f"--source={source}")
