@@ -20,7 +20,7 @@ import jax
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from emjax import weights
+from emjax import hosts, weights
 from emjax.errors import BadInput, first_line
 
 POLICIES = ocp.training.preservation_policies
@@ -78,7 +78,7 @@ class Checkpoints:
         Raises: BadInput if there are some and none is good, unless it is the first save that
             was not finished.
         """
-        if jax.process_index() == 0:
+        if hosts.first():
             good, broken = examined(self.folder)
             if broken and not good and (len(broken) > 1 or UNFINISHED not in broken.values()):
                 told = "; ".join(f"{step}: {wrong}" for step, wrong in broken.items())
@@ -251,7 +251,7 @@ def examined(folder):
 
 def note(folder, step, wrong, instead):
     used = "from the start" if instead is None else f"{folder / str(instead)} is used instead"
-    if jax.process_index() == 0:
+    if hosts.first():
         print(f"note: {folder / str(step)} cannot be used: {wrong}; {used}", file=sys.stderr)
 
 

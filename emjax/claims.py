@@ -28,6 +28,7 @@ class Claim(NamedTuple):
     measure: Callable  # (board or pretraining arms) to the Interval of the difference
     of: str  # "pretraining", or the tasks it is about: "segmentation", "restoration", "both"
     none: bool = False  # the claim is that there is no difference: zero lies in the interval
+    rates: bool = False  # it compares learning rates, which are boards of their own
 
 
 class Finding(NamedTuple):
@@ -83,7 +84,7 @@ def kind(arm):
 
 def most_runs(claim, candidates):
     """What `claim` finds on the board with the most finished runs that decides it."""
-    if claim.name == "6":  # the only one that compares learning rates
+    if claim.rates:
         return claim.measure([arm for board in candidates for arm in board])
     largest = sorted(candidates, key=lambda board: -sum(len(arm.seeds) for arm in board))
     found = (claim.measure(board) for board in largest)
@@ -307,5 +308,5 @@ CLAIMS = (
           calms, "restoration"),
     Claim("6", "Pretraining makes the result depend less on hyperparameters.",
           "highest minus lowest final test score over at least three learning rates, R minus P",
-          steadier, "both"),
+          steadier, "both", rates=True),
 )  # fmt: skip

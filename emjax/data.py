@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from emjax import devices, sharding
-from emjax.errors import BadInput, Usage
+from emjax.errors import BadInput, Usage, first_line
 
 ON_HOST = ("name", "source")  # text; never sent to a device
 
@@ -132,10 +132,6 @@ def open_mixture(data_dir, parts):
                 f"{first[1].dtype} {first[1].shape}; one mixture needs one kind: build them alike"
             )
     return mixture
-
-
-def first_line(error):
-    return (str(error).strip("'\"").splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def without_text(record):

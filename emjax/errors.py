@@ -57,7 +57,7 @@ def told(error):
 
 
 def first_line(error):
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip(" \n'\"").splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def run(main, *args):

@@ -8,9 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-import jax
-
-from emjax import weights
+from emjax import hosts, weights
 from emjax.errors import BadInput
 
 SHOWN = {  # of the pace, on the terminal
@@ -34,7 +32,7 @@ class Journal:
 
     def __init__(self, path, *, done, total, images, board=None):
         self.path, self.total, self.images, self.board = Path(path), total, images, board
-        self.writes = jax.process_index() == 0
+        self.writes = hosts.first()
         self.start = self.lap = time.monotonic()
         self.lap_step = done
         self.line, self.last = Line(sys.stderr), ""

@@ -74,20 +74,35 @@ class BatchNorm(nnx.Module):
                 mean of a batch takes it out again.
             blocks: of x, as in `to_blocks`.
         """
+        kept = self.mean[...], self.var[...]
+        options = dict(train=train, blocks=blocks, decay=self.decay, epsilon=self.epsilon)
+        x, kept = batch_norm(x, self.scale[...], self.bias[...], kept, lacking, **options)
         if train:
-            wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-            mean = over_blocks(wide.mean((0, 1, 2)), blocks)
-            around = (wide - a_channel(mean, blocks)) ** 2
-            var = over_blocks(around.mean((0, 1, 2)), blocks)
-            count = x.size // mean.size
-            self.mean[...] = self.decay * self.mean[...] + (1 - self.decay) * (mean + lacking)
-            unbiased = var * (count / max(count - 1, 1))
-            self.var[...] = self.decay * self.var[...] + (1 - self.decay) * unbiased
-        else:
-            mean, var = self.mean[...] - lacking, self.var[...]
-        factor = self.scale[...] * lax.rsqrt(var + self.epsilon)
-        mean, factor, bias = (a_channel(v, blocks) for v in (mean, factor, self.bias[...]))
-        return ((x - mean) * factor + bias).astype(x.dtype)
+            self.mean[...], self.var[...] = kept
+        return x
+
+
+@partial(jax.jit, static_argnames=("train", "blocks", "decay", "epsilon"))
+def batch_norm(x, scale, bias, kept, lacking, *, train, blocks, decay, epsilon):
+    """(x normalised, the running mean and variance from now on); a function that is traced once.
+
+    A network has hundreds of these layers of a few shapes; traced one by one they would take most
+    of the time from the start of a run to its first update.
+    """
+    if train:
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = over_blocks(wide.mean((0, 1, 2)), blocks)
+        around = (wide - a_channel(mean, blocks)) ** 2
+        var = over_blocks(around.mean((0, 1, 2)), blocks)
+        count = x.size // mean.size
+        unbiased = var * (count / max(count - 1, 1))
+        now = mean + lacking, unbiased
+        kept = tuple(decay * old + (1 - decay) * new for old, new in zip(kept, now, strict=True))
+    else:
+        mean, var = kept[0] - lacking, kept[1]
+    factor = scale * lax.rsqrt(var + epsilon)
+    mean, factor, bias = (a_channel(v, blocks) for v in (mean, factor, bias))
+    return ((x - mean) * factor + bias).astype(x.dtype), kept
 
 
 def a_channel(values, blocks=1):
