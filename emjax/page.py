@@ -15,6 +15,7 @@ UNITS = {
     "l1": "L1 (fraction of the full range)",
 }
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # Okabe and Ito 2008
+LINES = tuple(itertools.product(("-", "--", "-."), COLOURS))  # so many arms can be told apart
 STYLE = """:root{color-scheme:light dark}img{display:block;width:100%}
 body{max-width:66rem;margin:auto;padding:1rem;font:16px/1.5 system-ui,sans-serif}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin:2.2rem 0 .3rem}p{margin:.3rem 0}
@@ -126,33 +127,34 @@ def curves(title, networks):
     """
     scores = [next(iter(networks.values()))[0][1][0].score]
     scores += ["val/bce"] if scores == ["val/dice"] else []
-    size = (5.5 * len(scores) + 1.5, 3.3 * len(networks))
+    size = (5.5 * len(scores) + 4, 3.3 * len(networks))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(networks), len(scores), squeeze=False)
     for row, (network, lines) in zip(axes, networks.items(), strict=True):
         for panel, score in zip(row, scores, strict=True):
-            for colour, (label, runs) in zip(itertools.cycle(COLOURS), lines, strict=False):
-                draw(panel, runs, score, color=colour, label=label)
+            for (style, colour), (label, runs) in zip(itertools.cycle(LINES), lines, strict=False):
+                draw(panel, runs, score, color=colour, style=style, label=label)
             split, metric = score.split("/")
             panel.set(xlabel="epoch", ylabel=f"{split} {UNITS.get(metric, metric)}")
             panel.set_title(network, fontsize="medium")
             panel.grid(alpha=0.3)
-        row[0].legend(fontsize="x-small")
+        row[-1].legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
     figure.suptitle(title, fontsize="medium")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 
-def draw(panel, runs, score, *, color, label):
+def draw(panel, runs, score, *, color, style, label):
     """The mean and the range of a score over seeds, and the level of the corrupted images."""
     each = [{run.epoch(row["step"]): row[score] for row in run.evaluations if score in row}
             for run in runs]  # fmt: skip
     epochs = sorted(set.intersection(*map(set, each)))
     columns = [[scores[epoch] for scores in each] for epoch in epochs]
-    panel.plot(epochs, [*map(statistics.fmean, columns)], color=color, linewidth=2, label=label)
+    means = [*map(statistics.fmean, columns)]
+    panel.plot(epochs, means, style, color=color, linewidth=2, label=label)
     lowest, highest = [*map(min, columns)], [*map(max, columns)]
-    panel.fill_between(epochs, lowest, highest, color=color, alpha=0.2, linewidth=0)
+    panel.fill_between(epochs, lowest, highest, color=color, alpha=0.1, linewidth=0)
     level = runs[0].best().get("val/corrupted_l1", math.nan)
     if math.isfinite(level):
         panel.axhline(level, color=color, linestyle=":", label=f"corrupted, {label}")

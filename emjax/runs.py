@@ -189,11 +189,15 @@ def arms(runs, root):
         start = origins[run.pretraining]
         key = recipe(run.config), json.dumps(start), run.code
         alike.setdefault(key, (start, []))[1].append(run)
-    for start, same in sorted(alike.values(), key=lambda item: item[0] != RANDOM):
+    for start, same in alike.values():
         config = same[0].config
         group = f"{data_of(config)}, {config['task']}, {model_of(config)}"
         groups.setdefault(group, []).append((start, same))
-    return {group: named(members) for group, members in groups.items()}
+
+    def order(arm):
+        return arm.start != RANDOM[0], arm.start, arm.setting
+
+    return {group: sorted(named(members), key=order) for group, members in groups.items()}
 
 
 def pretrainings(runs):
