@@ -9,7 +9,8 @@ In this order, each a whole result:
         random weights, pix2pix, reconstruction; 2, 5 and all 12 labelled images; denoising
     b   --only='b/*'    learning rates, a fresh last block, masked-image modelling, smaller
         pretraining sets; on 2 and all 12 labelled images, and denoising
-    c   --only='c/*'    the other nanoparticles and restorations
+    c   --only='c/*'    the other nanoparticles, and background removal, at the rate that b found
+        best; random weights, pix2pix, reconstruction
     d   --only='*/unet_4_424/*,*/hrnet_w18_small_v1/*'    larger networks
 
 Needs micrographs/cem, micrographs/np_sintering, ..., each built from the table of that name
@@ -28,7 +29,7 @@ LABELLED = {"2": 2, "5": 5, "all": 12}  # images of np_sintering to train on
 LAST = ("up/0/.*", "head/.*")  # what is specialised on restoring: see docs/results/real_small.md
 RATES = {"lr_quarter": LR / 4, "lr_4x": 4 * LR}
 SUBSETS = {"1k": 1000, "2500": 2500}
-OTHERS = {  # passes an epoch over 8, 4, 4, 70 and 31 images
+OTHERS = {  # passes an epoch over 8, 4, 4, 135 and 31 records
     "au_tetrahedra": 10,
     "au_patchy_nanoprism": 20,
     "au_hrtem_750C": 20,
@@ -83,9 +84,8 @@ FIRST = {f"np_sintering_{n}": sintering(n) for n in LABELLED} | {
 SECOND = ("np_sintering_2", "np_sintering_all", "atomagined_denoise")
 OTHER = {
     name: dict(task="segmentation", dataset=name, passes=passes) for name, passes in OTHERS.items()
-} | {
-    f"atomagined_{task}": dict(task=task, dataset="atomagined_raw", passes=2)
-    for task in ("background", "superresolution")
+} | {  # its targets of superresolution are the same images
+    "atomagined_background": dict(task="background", dataset="atomagined", passes=2)
 }
 
 
@@ -124,8 +124,9 @@ def runs(seeds):
             start = f"b/pretrain/{model}/{arm}/seed_{seed}"
             matrix[start] = make
             add(second, model, arm, start, seed)
-        for arm, start in {"random": "", "pix2pix": pix2pix}.items():
-            add(third, model, arm, start, seed)
+        for arm in ("random", "pix2pix", "reconstruction"):
+            start = "" if arm == "random" else f"pretrain/{model}/{arm}/seed_{seed}"
+            add(third, model, arm, start, seed, lr=RATES["lr_4x"])
     return matrix
 
 
