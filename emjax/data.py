@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +44,7 @@ class Readable:
 
     def __init__(self, source, name):
         self.source, self.name, self.damaged = source, name, {}
+        self.noting = threading.Lock()
 
     def __len__(self):
         return len(self.source)
@@ -63,10 +65,14 @@ class Readable:
             at = (at + 1) % len(self)
 
     def note(self, at, error):
-        if self.damaged.setdefault(at, error) is not error:
-            return  # another thread was first
         told = f"{self.name}: record {at} cannot be decoded: {first_line(error)}"
-        if len(self.damaged) > BAD_SHARE * len(self):
+        most = BAD_SHARE * len(self)
+        with self.noting:  # so that the count that ends a run is the same on every machine
+            if at in self.damaged:
+                return  # another thread was first
+            if len(self.damaged) <= most:
+                self.damaged[at] = error
+        if len(self.damaged) > most:
             raise BadInput(
                 f"{told}; {len(self.damaged)} of {len(self)} so far, over the {BAD_SHARE:.1%} that "
                 "may be. Build the dataset again"
