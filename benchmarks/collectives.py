@@ -15,9 +15,9 @@ import jax
 import numpy as np
 
 from emjax import networks, sharding
-from emjax.data import Records
 from emjax.main import assemble, parse
 from emjax.networks import build_abstract
+from emjax.records import Records
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 SIZES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "u8": 1, "pred": 1}

@@ -57,7 +57,8 @@ def build(count, folder):
 
 def read(count, folder):
     from emjax import sharding
-    from emjax.data import TrainBatches, open_records
+    from emjax.data import TrainBatches
+    from emjax.records import open_records
 
     records = open_records(folder, f"noise/{count}", "train")
     mesh = sharding.data_mesh()

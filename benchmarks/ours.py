@@ -26,10 +26,11 @@ from benchmarks.cases import FILTERS, Prepared
 from configs import pretrain, restore_temimagenet, segment_au
 from emjax import devices, losses, networks, sharding, weights
 from emjax.augment import Augmentation, row_keys, to_network
-from emjax.data import Records, TrainBatches, open_mixture
+from emjax.data import TrainBatches
 from emjax.main import assemble
 from emjax.models.blocks import PLAIN, formulated, formulation
 from emjax.predict import Predictor
+from emjax.records import Records, open_mixture
 from emjax.watch import Watch, operations
 
 TARGETS = {"pix2pix": {}, "segmentation": {"mask": 2}, "denoise": {"denoised": 256}}

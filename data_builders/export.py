@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from emjax import micrographs
-from emjax.data import open_records
 from emjax.errors import Parser, run
+from emjax.records import open_records
 
 
 def main(arguments):

@@ -1,143 +1,18 @@
 """Records to sharded device batches: endless for training, finite and padded for evaluation."""
 
 import itertools
-import json
 import math
 import os
-import sys
-import threading
-from pathlib import Path
-from typing import NamedTuple
 
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tensorflow_datasets as tfds
 
 from emjax import devices, sharding
-from emjax.errors import BadInput, Usage, first_line
 
 ON_HOST = ("name", "source")  # text; never sent to a device
-
-
-BAD_SHARE = 0.001  # of a split's records may be damaged; more, and the run stops
 RESIDENT_SHARE = 0.3  # of a device's memory may hold records
-
-
-class Records(NamedTuple):
-    """A split of a dataset as it was built, and the dataset's card."""
-
-    source: "Readable"  # source[i]: {field: array}
-    card: dict
-    weight: float = 1.0  # of its examples in a mixture, against those of the other parts
-
-
-class Readable:
-    """The records of a split, by place. The next good one stands in for one that is damaged.
-
-    So each place has an example, the same one on every machine. A damaged record is named on
-    stderr, once.
-
-    Raises: BadInput once more than BAD_SHARE of the records are known to be damaged.
-    """
-
-    def __init__(self, source, name):
-        self.source, self.name, self.damaged = source, name, {}
-        self.noting = threading.Lock()
-
-    def __len__(self):
-        return len(self.source)
-
-    def __repr__(self):
-        return f"Readable({self.name}, {len(self)} records)"
-
-    def __getitem__(self, place):
-        at = int(place)
-        if not 0 <= at < len(self):
-            raise IndexError(f"{self.name} has {len(self)} records, no record {at}")
-        while True:
-            if at not in self.damaged:
-                try:
-                    return self.source[at]
-                except Exception as error:  # whatever a decoder makes of damaged bytes
-                    self.note(at, error)
-            at = (at + 1) % len(self)
-
-    def note(self, at, error):
-        told = f"{self.name}: record {at} cannot be decoded: {first_line(error)}"
-        most = BAD_SHARE * len(self)
-        with self.noting:  # so that the count that ends a run is the same on every machine
-            if at in self.damaged:
-                return  # another thread was first
-            if len(self.damaged) <= most:
-                self.damaged[at] = error
-        if len(self.damaged) > most:
-            raise BadInput(
-                f"{told}; {len(self.damaged)} of {len(self)} so far, over the {BAD_SHARE:.1%} that "
-                "may be. Build the dataset again"
-            )
-        print(f"note: {told}; the next one stands in for it", file=sys.stderr)
-
-
-def open_records(data_dir, name, split):
-    """The records of `split` ("train", "train[:50000]", ...) of the dataset `name`.
-
-    Raises: BadInput if the dataset is not built or the split is not in it or not that large.
-    """
-    folder = Path(data_dir) / name
-    cards = sorted(folder.glob("[0-9]*/card.json"))
-    if not cards:
-        kind, _, rest = name.partition("/")
-        what = f"micrographs --name={rest}" if kind == "micrographs" and rest else name
-        source = "" if kind == "simulated" else " --source=DIR"
-        raise BadInput(
-            f"{folder}: dataset {name!r} is not built. "
-            f"Build it: python -m data_builders.build {what} --data_dir={data_dir}{source}"
-        )
-    builder = tfds.builder_from_directory(cards[-1].parent)
-    counts = {key: info.num_examples for key, info in builder.info.splits.items()}
-    try:
-        records = builder.info.splits[split].num_examples
-        if not records:
-            raise ValueError("it is empty")
-    except (KeyError, ValueError, AssertionError) as error:
-        has = ", ".join(f"{key} {count}" for key, count in counts.items())
-        raise BadInput(
-            f"{folder}: no split {split!r} of it: {first_line(error)}. It has: {has}"
-        ) from error
-    source = Readable(builder.as_data_source(split), f"{name}:{split}")
-    return Records(source, json.loads(cards[-1].read_text()))
-
-
-def parts_of(train):
-    """A config's `data.train` as [(name, split, weight)]."""
-    return [(*train, 1.0)] if isinstance(train[0], str) else train
-
-
-def open_mixture(data_dir, parts):
-    """The Records to train on, of a config's `data.train`.
-
-    Args:
-        parts: (name, split), or several (name, split, weight): of the examples, shares in
-            proportion to the weights come from each, whatever their sizes.
-
-    Raises: BadInput as open_records, or if the images of two parts differ in size or number
-        format; Usage for a weight that is not positive.
-    """
-    mixture = []
-    for name, split, weight in parts_of(parts):
-        if not weight > 0:
-            raise Usage(f"data.train: weight {weight} of {name}; a positive number was due")
-        mixture.append(open_records(data_dir, name, split)._replace(weight=float(weight)))
-    first, *others = ((r.source.name, r.source[0]["image"]) for r in mixture)
-    for name, image in others:
-        if (image.shape, image.dtype) != (first[1].shape, first[1].dtype):
-            raise BadInput(
-                f"{name} has images {image.dtype} {image.shape}, {first[0]} has "
-                f"{first[1].dtype} {first[1].shape}; one mixture needs one kind: build them alike"
-            )
-    return mixture
 
 
 def without_text(record):

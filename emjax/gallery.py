@@ -12,6 +12,7 @@ from emjax import data, errors, metrics, networks, page, predict, weights
 from emjax.augment import to_network
 from emjax.board import grey
 from emjax.main import assemble
+from emjax.records import open_records
 from emjax.tasks import TASKS
 
 PICTURES = 3  # records shown of a dataset
@@ -20,7 +21,7 @@ PICTURES = 3  # records shown of a dataset
 def examples(run, split):
     """(name, batch of one) for the first records of a split."""
     where = run.config["data"]
-    records = data.open_records(where["dir"], *where["evals"][split])
+    records = open_records(where["dir"], *where["evals"][split])
     divisor = networks.build_abstract(run.config["model"]).divisor
     return data.examples(records, divisor, PICTURES)
 
@@ -80,7 +81,7 @@ def tuples(config):
 def restorations(run):
     """A gallery row a validation record, corrupted as in the evaluations."""
     where = run.config["data"]
-    records = data.open_records(where["dir"], *where["evals"]["val"])
+    records = open_records(where["dir"], *where["evals"]["val"])
     divisor = networks.build_abstract(run.config["model"]).divisor
     try:
         objective = assemble(ConfigDict(tuples(run.config)), [records], divisor)

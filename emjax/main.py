@@ -41,11 +41,12 @@ from emjax.augment import Augmentation
 from emjax.checkpoints import Checkpoints, load_generator, saved_steps
 from emjax.choose import choose
 from emjax.corruptions import Corruption, Masking
-from emjax.data import EvalBatches, TrainBatches, open_mixture, open_records
+from emjax.data import EvalBatches, TrainBatches
 from emjax.errors import BadInput, Usage
 from emjax.journal import Journal
 from emjax.locks import alone_in
 from emjax.objectives import OBJECTIVES
+from emjax.records import open_mixture, open_records
 from emjax.tasks import TASKS
 from emjax.train import fit
 

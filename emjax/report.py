@@ -15,9 +15,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from emjax import claims, comparisons, data, errors, gallery, page, runs, weights
+from emjax import claims, comparisons, errors, gallery, page, runs, weights
 from emjax.comparisons import by_seed, contrast, interval, tested
 from emjax.errors import BadInput
+from emjax.records import open_records, parts_of
 from emjax.runs import PARTS
 
 PROTOCOL = (
@@ -164,13 +165,13 @@ def count_rows(found):
     splits = collections.defaultdict(dict)
     for run in found:
         where = run.config["data"]
-        for name, split, *_ in [*data.parts_of(where["train"]), *where["evals"].values()]:
+        for name, split, *_ in [*parts_of(where["train"]), *where["evals"].values()]:
             splits[where["dir"], name][split] = None
     for (folder, name), each in sorted(splits.items()):
         row = {"dataset": name}
         for split in each:
             try:
-                row[split] = str(len(data.open_records(folder, name, split).source))
+                row[split] = str(len(open_records(folder, name, split).source))
             except BadInput:
                 row[split] = "not here"
         yield row

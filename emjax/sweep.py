@@ -26,10 +26,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from emjax import data, errors, journal, networks, runs, weights
+from emjax import errors, journal, networks, runs, weights
 from emjax import main as train
 from emjax.errors import BadInput, EmjaxError, Stopped, Usage
 from emjax.models.__main__ import multiply_adds
+from emjax.records import open_records, parts_of
 
 UTILISATION = 0.3  # of a large matrix product's speed: what hours are guessed by
 POLL_SECONDS = 0.2
@@ -148,13 +149,13 @@ def records(configs, expected):
     """({(folder, dataset, split): records or None}, [what is missing and how to build it])."""
     counts, missing = {}, {}
     for config in configs.values():
-        for name, split, *_ in [*data.parts_of(config.data.train), *config.data.evals.values()]:
+        for name, split, *_ in [*parts_of(config.data.train), *config.data.evals.values()]:
             key = (config.data.dir, name, split)
             if key in counts:
                 continue
             counts[key] = expected.get((name, split))
             try:
-                counts[key] = len(data.open_records(*key).source)
+                counts[key] = len(open_records(*key).source)
             except BadInput as error:
                 missing[str(error)] = None
     return counts, [*missing]
@@ -167,7 +168,7 @@ def plan(configs, counts, root):
     """
     jobs, others = [], []
     for name, config in configs.items():
-        parts = data.parts_of(config.data.train)
+        parts = parts_of(config.data.train)
         known = [counts[config.data.dir, dataset, split] for dataset, split, _ in parts]
         steps = None if None in known else train.steps(config, sum(known))[1]
         done, finished = 0, False

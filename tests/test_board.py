@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from emjax import board, networks
-from emjax.data import open_mixture, open_records
 from emjax.journal import Journal
 from emjax.main import assemble, parse
+from emjax.records import open_mixture, open_records
 
 
 @pytest.mark.parametrize(

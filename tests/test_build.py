@@ -38,7 +38,7 @@ def write_all(folder, images):
 
 
 def records_of(home, split):
-    """{name: record} of a finished dataset, read as emjax reads it."""
+    """{name: record} of a finished dataset, read by TFDS."""
     source = tfds.builder_from_directory(home / "1.0.0").as_data_source(split)
     return {record["name"].decode(): record for record in source}
 

@@ -16,9 +16,10 @@ from flax import struct
 
 from emjax import networks, sharding
 from emjax.checkpoints import Checkpoints, fault, load_generator, saved_steps
-from emjax.data import TrainBatches, open_records
+from emjax.data import TrainBatches
 from emjax.errors import BadInput
 from emjax.networks import Network
+from emjax.records import open_records
 
 
 class State(struct.PyTreeNode):

@@ -1,25 +1,16 @@
 """Batches: order, resuming, processes, padding, refusals."""
 
 import itertools
-import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from emjax import sharding
-from emjax.data import (
-    RESIDENT_SHARE,
-    EvalBatches,
-    Readable,
-    Records,
-    TrainBatches,
-    open_mixture,
-    open_records,
-    padded,
-    without_text,
-)
+from emjax.data import RESIDENT_SHARE, EvalBatches, TrainBatches, padded, without_text
 from emjax.errors import BadInput, Usage
+from emjax.records import Records, open_records
+from tests.test_records import numbered
 
 
 @pytest.fixture
@@ -170,51 +161,6 @@ def test_last_batch_of_a_full_size_keeps_the_compiled_shape():
     assert [len(batch["index"]) for batch in batches] == [5]
 
 
-def test_missing_dataset_names_the_command(tmp_path):
-    with pytest.raises(
-        BadInput, match="not built.*data_builders.build cem500k --data_dir=.*source"
-    ):
-        open_records(tmp_path, "cem500k", "train")
-    with pytest.raises(BadInput, match="build simulated/unlabelled --data_dir=[^ ]*$"):
-        open_records(tmp_path, "simulated/unlabelled", "train")
-    with pytest.raises(BadInput, match="build micrographs --name=mine --data_dir=.* --source=DIR"):
-        open_records(tmp_path, "micrographs/mine", "train")
-
-
-@pytest.mark.parametrize("split", ["train[:50000]", "validation", "train[:0]", "train[bad"])
-def test_missing_split_names_what_there_is(tiny_records, split):
-    with pytest.raises(BadInput, match="no split.*It has: .*train 28"):
-        open_records(tiny_records, "simulated/unlabelled", split)
-
-
-def test_slices_are_nested(tiny_records):
-    few, many = (
-        open_records(tiny_records, "simulated/unlabelled", f"train[:{count}]").source
-        for count in (5, 20)
-    )
-    assert [few[i]["index"] for i in range(5)] == [many[i]["index"] for i in range(5)]
-
-
-class Numbered:
-    """Records whose image is their number; those in `damaged` cannot be decoded."""
-
-    def __init__(self, count, damaged=(), side=2):
-        self.count, self.damaged, self.side = count, damaged, side
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, place):
-        if place in self.damaged:
-            raise RuntimeError("hash mismatch\nin a chunk")
-        image = np.full((self.side, self.side, 1), place, np.float32)
-        return {"image": image, "index": place, "name": "n", "source": "s"}
-
-
-def numbered(count, damaged=(), *, name="a:train", weight=1.0, **options):
-    return Records(Readable(Numbered(count, damaged, **options), name), {}, weight)
-
-
 def test_the_next_good_record_stands_in_for_a_damaged_one(capsys):
     """The other rows, the batches' shape and the order are those of the whole set."""
     options = dict(batch_size=100, seed=0, mesh=one_device())
@@ -228,10 +174,6 @@ def test_the_next_good_record_stands_in_for_a_damaged_one(capsys):
     assert "note: a:train: record 7 cannot be decoded: hash mismatch; the next one" in told
 
 
-def test_the_last_record_is_replaced_by_the_first():
-    assert numbered(1000, damaged=(999,)).source[999]["index"] == 0
-
-
 def test_too_many_damaged_records_stop_the_run():
     records = numbered(2000, damaged=range(100, 200))
     with pytest.raises(BadInput, match="3 of 2000 so far, over the 0.1% that may be"):
@@ -243,19 +185,6 @@ def test_too_many_damaged_records_stop_the_run():
         take(batches, 20)
 
 
-def test_a_flipped_bit_in_a_shard_is_found(tiny_records, tmp_path):
-    home = tmp_path / "simulated" / "nanoparticles"
-    shutil.copytree(tiny_records / "simulated" / "nanoparticles", home)
-    (shard,) = home.glob("*/*train*array_record*")
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 3] ^= 1
-    shard.write_bytes(bytes(content))
-    records = open_records(tmp_path, "simulated/nanoparticles", "train")
-    with pytest.raises(BadInput, match="nanoparticles:train: record .* cannot be decoded: Corrupt"):
-        for place in range(len(records.source)):
-            records.source[place]
-
-
 def test_a_mixture_draws_by_weight_and_is_a_function_of_seed_and_step():
     parts = [numbered(50, name="a", weight=3.0), numbered(2000, name="b")]
     options = dict(batch_size=40, seed=0, mesh=one_device())
@@ -264,14 +193,3 @@ def test_a_mixture_draws_by_weight_and_is_a_function_of_seed_and_step():
     # Of the second part, with 2000 numbers, nearly all drawn are 50 and above.
     assert abs(np.mean(np.concatenate(drawn) >= 50) - 0.25) < 0.02
     assert (np.array(drawn[5:]) == take(TrainBatches(parts, **options), 15, start=5)).all()
-
-
-def test_mixtures_are_opened_by_name(tiny_records):
-    parts = (("simulated/nanoparticles", "train", 2), ("simulated/nanoparticles", "val", 1))
-    first, second = open_mixture(tiny_records, parts)
-    assert (first.weight, second.weight) == (2.0, 1.0)
-    assert (len(first.source), len(second.source)) == (28, 4)
-    with pytest.raises(BadInput, match="unlabelled:train has images uint8 .64, 64, 1., simulated/"):
-        open_mixture(tiny_records, (*parts, ("simulated/unlabelled", "train", 1)))
-    with pytest.raises(Usage, match="weight 0 of simulated/nanoparticles; a positive"):
-        open_mixture(tiny_records, (("simulated/nanoparticles", "train", 0), *parts))

@@ -14,8 +14,8 @@ import tifffile
 
 from emjax import journal, sharding
 from emjax.checkpoints import Checkpoints, saved_steps
-from emjax.data import open_mixture
 from emjax.main import assemble, parse
+from emjax.records import open_mixture
 from tests.conftest import command
 
 

@@ -11,8 +11,9 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from emjax import data, gallery, main, networks, page, report, runs, weights
+from emjax import gallery, main, networks, page, report, runs, weights
 from emjax.errors import BadInput
+from emjax.records import open_records
 
 VAL = [0.30, 0.50, 0.70, 0.60, 0.65, 0.70, 0.69, 0.71, 0.40, 0.50]  # best of 10: 0.71 at step 80
 TEST = [0.20, 0.45, 0.66, 0.90, 0.60, 0.61, 0.62, 0.64, 0.95, 0.30]  # best of 10: 0.95, not it
@@ -220,7 +221,7 @@ def test_pictures_show_what_the_evaluation_scored(tmp_path, tiny_records):
 
     def scores(run):
         split, where = list(run.config["data"]["evals"].items())[-1]
-        records = data.open_records(tiny_records, *where)
+        records = open_records(tiny_records, *where)
         objective = main.assemble(ConfigDict(gallery.tuples(run.config)), [records], 4)
         state = SimpleNamespace(generator=gallery.trained(run))
         evaluate = jax.jit(lambda batch: objective.eval_step(state, batch))

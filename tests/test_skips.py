@@ -10,9 +10,10 @@ from flax import struct
 
 from emjax import sharding
 from emjax.checkpoints import Checkpoints
-from emjax.data import Records, TrainBatches
+from emjax.data import TrainBatches
 from emjax.errors import NonFinite, Stopped
 from emjax.journal import Journal, read
+from emjax.records import Records
 from emjax.skips import Skips, applied, none_yet
 from emjax.train import fit
 from tests.test_objectives import OBJECTIVES, uneven_batch

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from emjax import networks
-from emjax.data import Records
 from emjax.main import assemble, main, parse
+from emjax.records import Records
 
 PRETRAIN, SEGMENT = "configs/pretrain.py:unet_2_44", "configs/segment_au.py:unet_2_44"
 BATCH, SIDE = 4, 64
