@@ -111,7 +111,10 @@ class Training:
             return train_step(state, rows(batch))
 
         self.state = sharding.placed(state, mesh)
-        self.step = jax.jit(update, donate_argnums=0, out_shardings=everywhere)
+        options = devices.understood(objective.compiler_options)
+        self.step = jax.jit(
+            update, donate_argnums=0, out_shardings=everywhere, compiler_options=options
+        )
 
     def again(self):
         """The same update with a state of its own."""

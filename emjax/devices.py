@@ -59,6 +59,19 @@ def require(platform):
         )
 
 
+def understood(options):
+    """The options {name: value} for this backend's compiler of `options` {backend: options}.
+
+    None if there are none, or if this XLA does not know them: experimental ones may go.
+    """
+    options = options.get(jax.default_backend())
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        options = None
+    return options
+
+
 def keep_compiled():
     """Keep compiled programs on disk, for the next run; returns the folder.
 

@@ -6,7 +6,7 @@ import statistics
 
 import jax
 
-from emjax import skips
+from emjax import devices, skips
 from emjax.errors import Stopped
 from emjax.watch import Watch
 
@@ -37,7 +37,13 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     def scores(state, batch):
         return objective.eval_step(state, batch), batch["index"]
 
-    train_step = jax.jit(update, donate_argnums=0, out_shardings=(places, everywhere))
+    options = devices.understood(objective.compiler_options)
+    train_step = jax.jit(
+        update,
+        donate_argnums=0,
+        out_shardings=(places, everywhere),
+        compiler_options=options,
+    )
     eval_step = jax.jit(scores, out_shardings=everywhere)
     done = int(state.step)
     reader = train.starting_at(done)

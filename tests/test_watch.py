@@ -10,6 +10,7 @@ import pytest
 from emjax import devices, watch
 from emjax.errors import Usage
 from emjax.main import main
+from emjax.objectives.pix2pix import Pix2Pix
 
 PRETRAIN = "--config=configs/pretrain.py:smoke"
 
@@ -111,3 +112,10 @@ def test_a_profile_beyond_the_end_is_refused(tiny_records, tmp_path):
         main([PRETRAIN, f"--config.data.dir={tiny_records}", f"--workdir={tmp_path / 'run'}",
               "--profile=2:9"])  # fmt: skip
     assert not (tmp_path / "run").exists()
+
+
+def test_options_that_the_compiler_does_not_know_are_left_away():
+    known = Pix2Pix.compiler_options
+    assert devices.understood(known) == known["cpu"]
+    assert devices.understood({"cpu": {"xla_cpu_gone": "1"}}) is None
+    assert devices.understood({"gpu": {"xla_gpu_autotune_level": "4"}}) is None

@@ -1,6 +1,7 @@
 """Pretraining: restore a corrupted micrograph so that a discriminator takes it for the original."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,12 @@ class Pix2Pix(Restoring):
     l1_weight: float = 100.0
     precision: str = "float32"  # what the networks compute in; or bfloat16
     accumulate: int = 1  # parts in which a batch is computed, one after the other
+
+    # YNNPACK for sums alone: its convolutions as wide as the discriminator's are slow, 1.3 to 1.4
+    # times the whole update (JAX 0.10.2 and 0.11.2, docs/performance.md).
+    compiler_options: ClassVar = {
+        "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+    }
 
     def init(self, seed):
         generator_seed, discriminator_seed, key = jax.random.split(jax.random.key(seed), 3)

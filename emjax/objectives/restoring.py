@@ -13,6 +13,7 @@ class Restoring:
 
     best = "l1"
     higher_is_better = False
+    compiler_options = {}
 
     def eval_step(self, state, batch):
         """L1 of the restored and, for scale, of the corrupted image to the original, in [0, 1].

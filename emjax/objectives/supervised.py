@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,8 @@ class Supervised:
     task: Task
     precision: str = "float32"  # what the network computes in; or bfloat16
     accumulate: int = 1  # parts in which a batch is computed, one after the other
+
+    compiler_options: ClassVar = {}
 
     def init(self, seed):
         generator_seed, key = jax.random.split(jax.random.key(seed))
