@@ -65,10 +65,11 @@ def understood(options):
     None if there are none, or if this XLA does not know them: experimental ones may go.
     """
     options = options.get(jax.default_backend())
-    try:
-        jax.jit(lambda: 0, compiler_options=options).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        options = None
+    if options is not None:
+        try:
+            jax.jit(lambda: 0, compiler_options=options).lower().compile()
+        except jax.errors.JaxRuntimeError:
+            return None
     return options
 
 

@@ -74,7 +74,7 @@ class Decoded:
     """Stored bytes as records: what TFDS would make of them, in less than a third of its time.
 
     Decoding holds Python's global lock, so that its speed is all a host can stream, on however
-    many cores: TFDS's is less than what one accelerator can take.
+    many cores.
 
     Args:
         raw: raw[i]: the bytes of record i, a tf.train.Example.
