@@ -61,13 +61,13 @@ def draw(spent, title):
         kind: [max(counts[kind], 0.0) for counts in spent.values()] for kind in shown
     } | {"others": [sum(ms for kind, ms in counts.items() if kind not in shown)
                     for counts in spent.values()]}  # fmt: skip
-    figure = Figure(figsize=(9, 1.2 + 0.7 * len(spent)), layout="constrained")
+    figure = Figure(figsize=(9, 1.8 + 0.7 * len(spent)), layout="constrained")
     axes, left = figure.subplots(), [0.0] * len(spent)
     for kind, values in parts.items():
         axes.barh([*spent], values, left=left, label=kind)
         left = [a + b for a, b in zip(left, values, strict=True)]
     axes.set(xlabel="ms a step, summed over threads", title=title)
-    axes.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.35))
+    figure.legend(fontsize=7, ncols=3, loc="outside lower center")
     return figure
 
 

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from benchmarks.cases import Case, goal
 from emjax.page import COLOURS, markdown
@@ -166,6 +167,13 @@ def growth(results):
             )
             panel.loglog(*zip(*here, strict=True), "o-", color=colour, label=name)
         panel.set(xlabel=GROWING[axis], ylabel="images/s")
+        for side, places in (
+            (panel.xaxis, FixedLocator([value for value, _ in points])),
+            (panel.yaxis, LogLocator(subs=(1, 2, 3, 4, 5, 6, 8))),
+        ):
+            side.set_major_locator(places)
+            side.set_minor_locator(NullLocator())
+            side.set_major_formatter("{x:g}")
         panel.grid(alpha=0.3)
     axes[0].legend(fontsize="x-small")
     buffer = io.BytesIO()

@@ -66,6 +66,11 @@ def tested(arm, part=PARTS):
     return {seed: scores for seed, run in arm.seeds.items() if (scores := run.test(part))}
 
 
+def average(scores):
+    """The Interval of the mean of {seed: {image: score}}, over the images that all seeds have."""
+    return interval(aligned(scores)[0])
+
+
 def contrast(ours, theirs):
     """The Interval of the mean of some {seed: {image: score}} minus the mean of some others.
 

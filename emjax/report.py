@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from emjax import claims, comparisons, errors, gallery, page, runs, weights
-from emjax.comparisons import by_seed, contrast, interval, tested
+from emjax.comparisons import average, by_seed, contrast, tested
 from emjax.errors import BadInput
 from emjax.records import open_records, parts_of
 from emjax.runs import PARTS
@@ -49,11 +49,11 @@ def words(field):
 
 def scored(arm, part=PARTS):
     """The Interval of the arm's test score after `part` twelfths."""
-    return interval(comparisons.aligned(tested(arm, part))[0])
+    return average(tested(arm, part))
 
 
 def validated(arm):
-    return interval(comparisons.aligned(claims.validation(arm))[0])
+    return average(claims.validation(arm))
 
 
 def finetuning_row(arm):
@@ -116,7 +116,7 @@ def paired_row(arm, name, base):
     start = statistics.fmean(epoch for epoch, _ in races.values()) if races else math.nan
     there = comparisons.median([epoch for _, epoch in races.values()])
     never = sum(math.isinf(epoch) for _, epoch in races.values())
-    change = [interval(comparisons.aligned(by_seed(a, comparisons.unrest))[0]) for a in (arm, base)]
+    change = [average(by_seed(each, comparisons.unrest)) for each in (arm, base)]
     early, late = (contrast([better(arm, part)], [better(base, part)]) for part in (1, PARTS))
     return {
         "network": arm.model,
@@ -143,9 +143,7 @@ def pretraining_row(arm):
         "steps": ", ".join(sorted({str(run.done) for run in arm.seeds.values()})) or "-",
         f"best {score}": validated(arm).text(),
         "corrupted": page.number(statistics.fmean(corrupted) if corrupted else math.nan),
-        "change a validation": interval(
-            comparisons.aligned(by_seed(arm, comparisons.unrest))[0]
-        ).text(),
+        "change a validation": average(by_seed(arm, comparisons.unrest)).text(),
     }
 
 
