@@ -9,12 +9,8 @@ elsewhere by --coordinator=HOST:PORT --processes=N --process=I. --processes=1 is
 others, wherever it is.
 """
 
-import datetime
-import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import signal
 import sys
 import threading
@@ -46,22 +42,12 @@ from emjax.errors import BadInput, Usage
 from emjax.journal import Journal
 from emjax.locks import alone_in
 from emjax.objectives import OBJECTIVES
+from emjax.provenance import describe, ranking, refuse_other
 from emjax.records import open_mixture, open_records
 from emjax.tasks import TASKS
 from emjax.train import fit
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # rules out autotuning and atomic sums
-MAY_DIFFER = (
-    "epochs", "log_every", "eval_every", "save_every",
-    "data.dir", "data.resident", "initialise.workdir", "mesh.fsdp", "mesh.space", "remat",
-)  # fmt: skip
-OFF = {  # what a config that lacks these fields means
-    "data.accumulate": 1,
-    "ema": 0.0,
-    "optimizer.clip": 0.0,
-    "optimizer.schedule": "constant",
-    "optimizer.warmup": 0,
-}
 
 
 def main(arguments):
@@ -144,13 +130,7 @@ def train(config, workdir, profile=None):
         mesh=mesh,
         resident=config.data.get("resident"),
     )
-    parts, over = objective.accumulate, sharding.row_devices(mesh)
-    if parts < 1 or batch_size % (parts * over):
-        raise Usage(
-            f"data.accumulate={parts}: data.batch_size={batch_size} was to be cut into so many "
-            f"equal parts on {over} devices; a whole number that divides "
-            f"{batch_size / over:g} was due"
-        )
+    refuse_unequal_parts(objective.accumulate, batch_size, sharding.row_devices(mesh))
     multiple = sharding.sides(divisor, mesh.shape["space"])
     evals = {
         split: EvalBatches(held, batch_size=batch_size, divisor=multiple, mesh=mesh)
@@ -169,13 +149,7 @@ def train(config, workdir, profile=None):
     score, higher_is_better = ranking(config)
     saved = workdir / "checkpoints"
     if "initialise" in config and config.initialise.workdir and not saved_steps(saved):
-        params, stats, model = old_weights(config.initialise)
-        transfer.refuse_other_wiring(networks.build_abstract(model), module)
-        generator, account = transfer.fill(
-            state.generator, params, stats, fresh=config.initialise.fresh
-        )
-        state = state.replace(generator=generator)
-        hosts.say(f"from {config.initialise.workdir}: {account}")
+        state = state.replace(generator=transferred(state.generator, module, config.initialise))
     state = networks.each(state, mesh=mesh, remat=config.get("remat", False))
     state = state.replace(generator=state.generator.averaging(config.get("ema", 0.0)))
     # Traced here once to refuse what does not fit.
@@ -201,29 +175,11 @@ def train(config, workdir, profile=None):
         if profile and done >= profile.first:
             hosts.say(f"step {profile.first} is done: nothing is traced")
         events = board.opened(workdir / "tensorboard", done)
-        grid = board.Grid(objective, held_out["val"], divisor) if events else None
         journal = Journal(
             workdir / "metrics.jsonl", done=done, total=total_steps, images=batch_size, board=events
         )  # fmt: skip
-
-        def publish(generator, step, scores):
-            kept = generator.averaged.replace(memory=None)
-            generator = jax.device_put(kept, sharding.replicated(mesh))
-            if hosts.first():
-                facts = dict(
-                    title=f"{config.model.name} of {workdir}",
-                    model=config.model.to_dict(),
-                    task=config.get("task"),
-                    range_rule=mixture[0].card["range_rule"],
-                    trained_on=", ".join(records.source.name for records in mixture),
-                    step=step,
-                    scores=scores,
-                )
-                weights.write(workdir / "model", generator, facts)
-            if events:
-                names, picture = grid(generator)
-                events.picture(step, f"val/{' | '.join(names)}", picture)
-
+        grid = board.Grid(objective, held_out["val"], divisor) if events else None
+        publish = publisher(config, workdir, mesh, mixture, events, grid)
         fit(
             objective,
             state,
@@ -242,6 +198,43 @@ def train(config, workdir, profile=None):
         )
         checkpoints.close()
         hosts.say(f"{workdir}: done, {max(total_steps, done)} steps")
+
+
+def publisher(config, workdir, mesh, mixture, events, grid):
+    """What `fit` calls with the best generator so far: it goes to the workdir's model/.
+
+    A picture of what it does goes to TensorBoard, if there are `events`.
+    """
+
+    def publish(generator, step, scores):
+        kept = generator.averaged.replace(memory=None)
+        generator = jax.device_put(kept, sharding.replicated(mesh))
+        if hosts.first():
+            facts = dict(
+                title=f"{config.model.name} of {workdir}",
+                model=config.model.to_dict(),
+                task=config.get("task"),
+                range_rule=mixture[0].card["range_rule"],
+                trained_on=", ".join(records.source.name for records in mixture),
+                step=step,
+                scores=scores,
+            )
+            weights.write(workdir / "model", generator, facts)
+        if events:
+            names, picture = grid(generator)
+            events.picture(step, f"val/{' | '.join(names)}", picture)
+
+    return publish
+
+
+def refuse_unequal_parts(parts, batch_size, devices):
+    """Raise Usage unless a batch can be cut into `parts` equal ones on so many devices."""
+    if parts < 1 or batch_size % (parts * devices):
+        raise Usage(
+            f"data.accumulate={parts}: data.batch_size={batch_size} was to be cut into so many "
+            f"equal parts on {devices} devices; a whole number that divides "
+            f"{batch_size / devices:g} was due"
+        )
 
 
 def steps(config, count):
@@ -331,15 +324,13 @@ def fitting_crop(crop, shape, divisor, space=1):
     return min(crop, largest)
 
 
-def ranking(config):
-    """(score, higher_is_better): what chooses the best checkpoint, e.g. ("val/dice", True).
-
-    Always of the split `val`, never of another that is evaluated beside it.
-    """
-    if "val" not in config["data"]["evals"]:
-        raise Usage(f"data.evals has {', '.join(config['data']['evals'])}, but no val to choose by")
-    judge = TASKS[config["task"]] if "task" in config else OBJECTIVES[config["objective"]["name"]]
-    return f"val/{judge.best}", judge.higher_is_better
+def transferred(generator, module, initialise):
+    """`generator`, a Network of `module`, with the weights that `initialise` names."""
+    params, stats, model = old_weights(initialise)
+    transfer.refuse_other_wiring(networks.build_abstract(model), module)
+    generator, account = transfer.fill(generator, params, stats, fresh=initialise.fresh)
+    hosts.say(f"from {initialise.workdir}: {account}")
+    return generator
 
 
 def old_weights(initialise):
@@ -363,73 +354,6 @@ def old_weights(initialise):
         folder / "checkpoints", initialise.step, score=score, higher_is_better=higher
     )
     return params, stats, config["model"]
-
-
-def plain(config):
-    """A config as it reads back from JSON."""
-    return json.loads(config.to_json())
-
-
-def flat(config, prefix=""):
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def refuse_other(config, workdir):
-    """Raise Usage naming the fields that differ if `workdir` belongs to another config."""
-    if not (workdir / "config.json").exists():
-        return
-    theirs = OFF | dict(flat(json.loads((workdir / "config.json").read_text())))
-    ours = OFF | dict(flat(plain(config)))
-    fixed = ("epochs",) if ours["optimizer.schedule"] != "constant" else ()  # it ends with them
-    for fields in (theirs, ours):
-        fields["initialise"] = "pretrained" if fields.get("initialise.workdir") else "random"
-    differ = [
-        f"{name} {theirs.get(name)!r} -> {ours.get(name)!r}"
-        for name in sorted(theirs.keys() | ours.keys())
-        if (name not in MAY_DIFFER or name in fixed) and theirs.get(name) != ours.get(name)
-    ]
-    if differ:
-        raise Usage(
-            f"{workdir} holds a run of another config: {'; '.join(differ)}. "
-            "Choose another --workdir or delete it"
-        )
-
-
-def code():
-    """Twelve hexadecimal digits of the SHA-256 of this package's source files."""
-    package = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def codes_before(workdir):
-    """The digests of the programs that the run has been on so far."""
-    path = workdir / "versions.json"
-    known = json.loads(path.read_text()).get("code", "unknown") if path.exists() else ""
-    return known.split("+") if known else []
-
-
-def describe(workdir, config):
-    """Write config.json, and versions.json: what ran it, where and when it was last started."""
-    if not hosts.first():
-        return
-    versions = {name: importlib.metadata.version(name) for name in devices.LIBRARIES}
-    versions |= {
-        "code": "+".join(dict.fromkeys([*codes_before(workdir), code()])),
-        "python": platform.python_version(),
-        "devices": f"{sharding.devices_in_use()}, {platform.machine()}",
-        "cores": os.cpu_count(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "date": str(datetime.date.today()),
-    }
-    for name, facts in (("versions", versions), ("config", plain(config))):
-        weights.replace(workdir / f"{name}.json", json.dumps(facts, indent=2).encode())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from emjax import journal
 from emjax.errors import BadInput
-from emjax.main import flat, ranking
+from emjax.provenance import flat, ranking
 from emjax.records import parts_of
 
 PARTS = 12  # the test score is told after each twelfth of a run: every 5 of the paper's 60 epochs

@@ -30,6 +30,7 @@ from emjax import errors, journal, networks, runs, weights
 from emjax import main as train
 from emjax.errors import BadInput, EmjaxError, Stopped, Usage
 from emjax.models.__main__ import multiply_adds
+from emjax.provenance import plain, refuse_other
 from emjax.records import open_records, parts_of
 
 UTILISATION = 0.3  # of a large matrix product's speed: what hours are guessed by
@@ -173,7 +174,7 @@ def plan(configs, counts, root):
         steps = None if None in known else train.steps(config, sum(known))[1]
         done, finished = 0, False
         try:
-            train.refuse_other(config, root / name)
+            refuse_other(config, root / name)
         except Usage as error:
             others.append(str(error))
         if (root / name / "metrics.jsonl").exists():
@@ -208,7 +209,7 @@ def images_a_second(config, job, root, tflops, known):
     """Of a run of `config`: as measured in the folder of a run alike in cost, else guessed."""
     crop = config.augment.crop or 224
     cost = json.dumps(
-        [train.plain(config)[field] for field in ("model", "objective", "precision")]
+        [plain(config)[field] for field in ("model", "objective", "precision")]
         + [config.get("discriminator", {}).get("width"), crop, config.data.batch_size]
     )
     path = root / job.name / "metrics.jsonl"

@@ -25,7 +25,7 @@ install_import_hook(
 def command(module, *arguments):
     """Run `python -m module arguments` as a user does; returns the finished process."""
     line = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=300)
+    return subprocess.run(line, capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture(autouse=True, scope="module")

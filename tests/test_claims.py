@@ -8,7 +8,7 @@ import pytest
 
 from configs import pretrain, restore_temimagenet, segment_au
 from emjax import claims, runs
-from emjax.main import plain
+from emjax.provenance import plain
 
 SEEDS = (0, 1, 2)
 

@@ -14,7 +14,8 @@ from emjax import networks
 from emjax.augment import Augmentation
 from emjax.errors import BadInput, NonFinite, Usage
 from emjax.journal import read
-from emjax.main import describe, main, parse, plain, ranking, refuse_other
+from emjax.main import main, parse
+from emjax.provenance import describe, plain, ranking, refuse_other
 
 PRETRAIN, SEGMENT = "--config=configs/pretrain.py", "--config=configs/segment_au.py"
 
@@ -35,7 +36,7 @@ def test_defaults_are_the_papers_run():
 def test_a_run_says_which_programs_it_has_been_on(tmp_path, monkeypatch):
     config, _ = parse([f"{PRETRAIN}:smoke"])
     for digest in ("aaa", "bbb", "aaa"):
-        monkeypatch.setattr("emjax.main.code", lambda digest=digest: digest)
+        monkeypatch.setattr("emjax.provenance.code", lambda digest=digest: digest)
         describe(tmp_path, config)
     assert json.loads((tmp_path / "versions.json").read_text())["code"] == "aaa+bbb"
 

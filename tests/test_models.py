@@ -15,16 +15,14 @@ from emjax.errors import Usage
 from emjax.models import __main__ as table
 from emjax.models.blocks import (
     PLAIN,
-    BatchNorm,
     Formulation,
-    GroupNorm,
     formulated,
     max_pool,
-    normalisation,
     upsample_bilinear,
     upsample_nearest,
 )
 from emjax.models.hrnet import VARIANTS
+from emjax.models.norms import BatchNorm, GroupNorm, normalisation
 from emjax.models.receptive_field import (
     hrnet_receptive_field,
     patchgan_receptive_field,

@@ -13,7 +13,7 @@ import pytest
 from configs import paper, real_small
 from emjax import journal, sweep
 from emjax.errors import BadInput, EmjaxError, Usage
-from emjax.main import plain
+from emjax.provenance import plain
 from tests.conftest import command
 
 DEVICE = {"platform": "cpu", "count": 1}

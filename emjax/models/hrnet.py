@@ -14,8 +14,8 @@ from emjax.models.blocks import (
     Conv,
     check_divisible,
     conv_norm,
-    normalisation,
 )
+from emjax.models.norms import normalisation
 from emjax.models.receptive_field import hrnet_receptive_field
 
 

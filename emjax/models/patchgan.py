@@ -8,7 +8,8 @@ from jax.nn import initializers
 
 from emjax import sharding
 from emjax.errors import Usage
-from emjax.models.blocks import BLOCK, Conv, conv_norm, normalisation
+from emjax.models.blocks import BLOCK, Conv, conv_norm
+from emjax.models.norms import normalisation
 from emjax.models.receptive_field import patchgan_receptive_field
 
 

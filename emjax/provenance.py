@@ -1,0 +1,104 @@
+"""What a workdir says of its run, in config.json and versions.json: which it is, what ran it."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+
+from emjax import devices, hosts, sharding, weights
+from emjax.errors import Usage
+from emjax.objectives import OBJECTIVES
+from emjax.tasks import TASKS
+
+MAY_DIFFER = (
+    "epochs", "log_every", "eval_every", "save_every",
+    "data.dir", "data.resident", "initialise.workdir", "mesh.fsdp", "mesh.space", "remat",
+)  # fmt: skip
+OFF = {  # what a config that lacks these fields means
+    "data.accumulate": 1,
+    "ema": 0.0,
+    "optimizer.clip": 0.0,
+    "optimizer.schedule": "constant",
+    "optimizer.warmup": 0,
+}
+
+
+def ranking(config):
+    """(score, higher_is_better): what chooses the best checkpoint, e.g. ("val/dice", True).
+
+    Always of the split `val`, never of another that is evaluated beside it.
+    """
+    if "val" not in config["data"]["evals"]:
+        raise Usage(f"data.evals has {', '.join(config['data']['evals'])}, but no val to choose by")
+    judge = TASKS[config["task"]] if "task" in config else OBJECTIVES[config["objective"]["name"]]
+    return f"val/{judge.best}", judge.higher_is_better
+
+
+def plain(config):
+    """A config as it reads back from JSON."""
+    return json.loads(config.to_json())
+
+
+def flat(config, prefix=""):
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def refuse_other(config, workdir):
+    """Raise Usage naming the fields that differ if `workdir` belongs to another config."""
+    if not (workdir / "config.json").exists():
+        return
+    theirs = OFF | dict(flat(json.loads((workdir / "config.json").read_text())))
+    ours = OFF | dict(flat(plain(config)))
+    fixed = ("epochs",) if ours["optimizer.schedule"] != "constant" else ()  # it ends with them
+    for fields in (theirs, ours):
+        fields["initialise"] = "pretrained" if fields.get("initialise.workdir") else "random"
+    differ = [
+        f"{name} {theirs.get(name)!r} -> {ours.get(name)!r}"
+        for name in sorted(theirs.keys() | ours.keys())
+        if (name not in MAY_DIFFER or name in fixed) and theirs.get(name) != ours.get(name)
+    ]
+    if differ:
+        raise Usage(
+            f"{workdir} holds a run of another config: {'; '.join(differ)}. "
+            "Choose another --workdir or delete it"
+        )
+
+
+def code():
+    """Twelve hexadecimal digits of the SHA-256 of this package's source files."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def codes_before(workdir):
+    """The digests of the programs that the run has been on so far."""
+    path = workdir / "versions.json"
+    known = json.loads(path.read_text()).get("code", "unknown") if path.exists() else ""
+    return known.split("+") if known else []
+
+
+def describe(workdir, config):
+    """Write config.json, and versions.json: what ran it, where and when it was last started."""
+    if not hosts.first():
+        return
+    versions = {name: importlib.metadata.version(name) for name in devices.LIBRARIES}
+    versions |= {
+        "code": "+".join(dict.fromkeys([*codes_before(workdir), code()])),
+        "python": platform.python_version(),
+        "devices": f"{sharding.devices_in_use()}, {platform.machine()}",
+        "cores": os.cpu_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "date": str(datetime.date.today()),
+    }
+    for name, facts in (("versions", versions), ("config", plain(config))):
+        weights.replace(workdir / f"{name}.json", json.dumps(facts, indent=2).encode())
