@@ -22,7 +22,7 @@ class Account(NamedTuple):
 
 def refuse_other_wiring(old, new):
     """Raise Usage if two modules compute differently from the same arrays, naming where."""
-    settings = ("pools", "dilations", "upsampling", "input_interval")
+    settings = ("pools", "dilations", "upsampling", "input_interval", "norm")
     differ = [
         f"{name} {getattr(old, name)} -> {getattr(new, name)}"
         for name in settings

@@ -201,6 +201,9 @@ def test_old_weights_of_another_wiring_are_refused(tmp_path, tiny_records):
         emjax_main([*start, f"--workdir={tmp_path / 'run'}", "--config.model.pools=(1,4)",
                     "--config.model.receptive_field=60",
                     "--config.model.input_interval=(0.0,1.0)"])  # fmt: skip
+    with pytest.raises(Usage, match="norm batch -> instance; set config.model alike"):
+        emjax_main([*start, f"--workdir={tmp_path / 'run'}", "--config.model.norm=instance",
+                    "--config.model.input_interval=(0.0,1.0)"])  # fmt: skip
     assert not (tmp_path / "run").exists()
 
 

@@ -60,7 +60,7 @@ class HRNet(nnx.Module):
     def __init__(self, *, variant, in_channels=1, out_channels=1, upsampling="bilinear",
                  norm="batch", rngs):  # fmt: skip
         width, stage1, planes, modules, blocks = choose("variant", variant, VARIANTS)
-        self.upsampling = upsampling
+        self.norm, self.upsampling = norm, upsampling
         self.upsample = choose("upsampling", upsampling, UPSAMPLING)
         self.receptive_field = hrnet_receptive_field(
             stage1, modules, blocks, upsampling_mixes=upsampling != "nearest"

@@ -55,6 +55,7 @@ class UNet(nnx.Module):
             dilations = unet_dilations(receptive_field, self.pools)
         dilations = per_level("dilations", dilations, blocks + 1, (1,) * (blocks + 1))
         self.dilations, self.input_interval = dilations, input_interval and tuple(input_interval)
+        self.norm = norm
         self.receptive_field = unet_receptive_field(dilations, self.pools)
         if receptive_field not in (None, self.receptive_field):
             raise Usage(
