@@ -12,6 +12,9 @@ In this order, each a whole result:
     c   --only='c/*'    the other nanoparticles, and background removal, at the rate that b found
         best; random weights, pix2pix, reconstruction
     d   --only='*/unet_4_424/*,*/hrnet_w18_small_v1/*'    larger networks
+    e   --only='e/*,b/*/random_lr_4x/*'    what pretraining may owe to its choices: weaker,
+        stronger and counted noise, another norm, running statistics; restoration of 1,000 patches,
+        at the rate that b found best
 
 Needs micrographs/cem, micrographs/np_sintering, ..., each built from the table of that name
 (docs/results/real_small.md). Smaller than the paper: crops of 96 and 128 pixels, a discriminator of
@@ -27,8 +30,16 @@ LR = 1e-3
 CEM = "micrographs/cem"
 LABELLED = {"2": 2, "5": 5, "all": 12}  # images of np_sintering to train on
 LAST = ("up/0/.*", "head/.*")  # what is specialised on restoring: see docs/results/real_small.md
+STATISTICS = (".*/mean", ".*/var")
 RATES = {"lr_quarter": LR / 4, "lr_4x": 4 * LR}
 SUBSETS = {"1k": 1000, "2500": 2500}
+NORM = {"model.norm": "instance"}
+CHOICES = {  # changes of the restoration of 1,000 patches
+    "weak": {"objective.corruption.blur": (0.1, 1.0), "objective.corruption.noise": (0.01, 0.075)},
+    "strong": {"objective.corruption.blur": (0.1, 4.0), "objective.corruption.noise": (0.04, 0.3)},
+    "counted": {"objective.corruption.noise": (0.0, 0.0), "objective.corruption.dose": (20, 120)},
+    "instance": NORM,
+}
 OTHERS = {  # passes an epoch over 8, 4, 4, 135 and 31 records
     "au_tetrahedra": 10,
     "au_patchy_nanoprism": 20,
@@ -38,7 +49,7 @@ OTHERS = {  # passes an epoch over 8, 4, 4, 135 and 31 records
 }
 
 
-def pretraining(model, objective, seed, first=None, epochs=12):
+def pretraining(model, objective, seed, first=None, epochs=12, changes=()):
     config = pretrain.get_config(f"{model}" + f",{objective}" * (objective != "pix2pix"))
     config.seed = seed
     config.epochs = epochs
@@ -49,10 +60,13 @@ def pretraining(model, objective, seed, first=None, epochs=12):
     config.optimizer.lr = LR
     if objective == "pix2pix":
         config.discriminator.width = 16
+    config.update_from_flattened_dict(dict(changes))
     return config
 
 
-def finetuning(model, start, seed, *, task, dataset, first="train", passes, lr=LR, fresh=()):
+def finetuning(
+    model, start, seed, *, task, dataset, first="train", passes, lr=LR, fresh=(), changes=()
+):
     """24 epochs, of about ten updates."""
     if task == "segmentation":
         config = segment_au.get_config(model)
@@ -68,6 +82,7 @@ def finetuning(model, start, seed, *, task, dataset, first="train", passes, lr=L
     config.data.batch_size = 8
     config.augment.crop = 128
     config.optimizer.lr = lr
+    config.update_from_flattened_dict(dict(changes))
     return config
 
 
@@ -127,6 +142,17 @@ def runs(seeds):
         for arm in ("random", "pix2pix", "reconstruction"):
             start = "" if arm == "random" else f"pretrain/{model}/{arm}/seed_{seed}"
             add(third, model, arm, start, seed, lr=RATES["lr_4x"])
+        fifth, best = {f"e/{task}": FIRST[task] for task in SECOND}, RATES["lr_4x"]
+        for name, changes in {"reconstruction": {}, **CHOICES}.items():
+            start = f"e/pretrain/{model}/{name}/seed_{seed}"
+            matrix[start] = partial(
+                pretraining, model, "reconstruction", seed, SUBSETS["1k"], changes=changes
+            )
+            same = NORM if changes is NORM else ()
+            add(fifth, model, name, start, seed, lr=best, changes=same)
+        start = f"e/pretrain/{model}/reconstruction/seed_{seed}"
+        add(fifth, model, "fresh_statistics", start, seed, lr=best, fresh=STATISTICS)
+        add(fifth, model, "random_instance", "", seed, lr=best, changes=NORM)
     return matrix
 
 
