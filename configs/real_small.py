@@ -11,7 +11,8 @@ In this order, each a whole result:
         pretraining sets; on 2 and all 12 labelled images, and denoising
     c   --only='c/*'    the other nanoparticles, and background removal, at the rate that b found
         best; random weights, pix2pix, reconstruction
-    d   --only='*/unet_4_424/*,*/hrnet_w18_small_v1/*'    larger networks
+    d   --only='*/unet_4_424/*,*/hrnet_w18_small_v1/*'    larger networks,
+        pretrained on 1,000 patches, as many as b found enough
     e   --only='e/*,b/*/random_lr_4x/*'    what pretraining may owe to its choices: weaker,
         stronger and counted noise, another norm, running statistics; restoration of 1,000 patches,
         at the rate that b found best
@@ -116,10 +117,10 @@ def runs(seeds):
 
     for seed in range(seeds):
         for model in ("unet_2_44", "unet_4_424", "hrnet_w18_small_v1"):
-            starts = {"random": ""}
+            starts, first = {"random": ""}, None if model == "unet_2_44" else SUBSETS["1k"]
             for objective in ("pix2pix", "reconstruction"):
                 name = starts[objective] = f"pretrain/{model}/{objective}/seed_{seed}"
-                matrix[name] = partial(pretraining, model, objective, seed)
+                matrix[name] = partial(pretraining, model, objective, seed, first)
             for arm, start in starts.items():
                 add(FIRST, model, arm, start, seed)
         model, pix2pix = "unet_2_44", f"pretrain/unet_2_44/pix2pix/seed_{seed}"
