@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from emjax import gallery, main, networks, page, report, runs, weights
 from emjax.errors import BadInput
+from emjax.provenance import plain
 from emjax.records import open_records
 
 VAL = [0.30, 0.50, 0.70, 0.60, 0.65, 0.70, 0.69, 0.71, 0.40, 0.50]  # best of 10: 0.71 at step 80
@@ -27,7 +28,7 @@ def workdir(folder, recipe, rows, *, seed=0, start="", epochs=10, **fields):
     if start:
         config.initialise.workdir = str(start)
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(main.plain(config)))
+    (folder / "config.json").write_text(json.dumps(plain(config)))
     (folder / "versions.json").write_text('{"emjax": "0.1.0", "jax": "0.10.2"}')
     lines = [{"step": 5, "train/loss": 0.1}]
     lines += [{"step": 10 * n, **row} for n, row in enumerate(rows, start=1)]
