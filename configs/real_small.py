@@ -149,8 +149,8 @@ def runs(seeds):
             matrix[start] = partial(
                 pretraining, model, "reconstruction", seed, SUBSETS["1k"], changes=changes
             )
-            same = NORM if changes is NORM else ()
-            add(fifth, model, name, start, seed, lr=best, changes=same)
+            network = {field: changes[field] for field in changes if field.startswith("model.")}
+            add(fifth, model, name, start, seed, lr=best, changes=network)
         start = f"e/pretrain/{model}/reconstruction/seed_{seed}"
         add(fifth, model, "fresh_statistics", start, seed, lr=best, fresh=STATISTICS)
         add(fifth, model, "random_instance", "", seed, lr=best, changes=NORM)
