@@ -1,6 +1,5 @@
 """The command line: defaults are the paper's, every bad input is one clear line."""
 
-import json
 import os
 import re
 import subprocess
@@ -15,7 +14,6 @@ from emjax.augment import Augmentation
 from emjax.errors import BadInput, NonFinite, Usage
 from emjax.journal import read
 from emjax.main import main, parse
-from emjax.provenance import describe, plain, ranking, refuse_other
 
 PRETRAIN, SEGMENT = "--config=configs/pretrain.py", "--config=configs/segment_au.py"
 
@@ -31,14 +29,6 @@ def test_defaults_are_the_papers_run():
     assert config.discriminator.width == 64 and config.discriminator.depth == 3
     config, _ = parse([SEGMENT])
     assert config.epochs == 60 and config.augment.crop == 448 and config.passes_per_epoch == 8
-
-
-def test_a_run_says_which_programs_it_has_been_on(tmp_path, monkeypatch):
-    config, _ = parse([f"{PRETRAIN}:smoke"])
-    for digest in ("aaa", "bbb", "aaa"):
-        monkeypatch.setattr("emjax.provenance.code", lambda digest=digest: digest)
-        describe(tmp_path, config)
-    assert json.loads((tmp_path / "versions.json").read_text())["code"] == "aaa+bbb"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -192,16 +182,6 @@ def test_wrong_finetuning_is_refused_and_leaves_nothing(
     assert not workdir.exists()
 
 
-@pytest.mark.parametrize(("recipe", "score"), [(PRETRAIN, "val/l1"), (SEGMENT, "val/dice")])
-def test_the_validation_split_chooses_the_best_and_no_other(recipe, score):
-    config, _ = parse([recipe])
-    assert ranking(config)[0] == ranking(plain(config))[0] == score
-    with config.unlocked():
-        config.data.evals = dict(test=("simulated/nanoparticles", "test"))
-    with pytest.raises(Usage, match="data.evals has test, but no val to choose by"):
-        ranking(config)
-
-
 def test_losses_that_are_no_numbers_stop_the_run(tiny_records, tmp_path, capsys):
     with pytest.raises(NonFinite, match="steps 1 to 10: .*no good checkpoint from before") as error:
         main([f"{PRETRAIN}:smoke", f"--workdir={tmp_path}", f"--config.data.dir={tiny_records}",
@@ -214,33 +194,3 @@ def test_losses_that_are_no_numbers_stop_the_run(tiny_records, tmp_path, capsys)
     assert rows[-1]["step"] == 10 and rows[-1]["train/skipped"] == 10
     assert not any("NaN" in line for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
                    if "train/" in line)  # fmt: skip
-
-
-def test_a_workdir_of_another_config_is_refused_by_field(tmp_path):
-    config, _ = parse([f"{SEGMENT}:smoke"])
-    (tmp_path / "config.json").write_text(json.dumps(json.loads(config.to_json())))
-    refuse_other(config, tmp_path)
-    with config.unlocked():
-        config.epochs, config.eval_every, config.data.dir = 99, 7, "elsewhere"
-    refuse_other(config, tmp_path)
-    config.optimizer.lr, config.augment.crop = 1e-3, 64
-    with pytest.raises(Usage, match="augment.crop 32 -> 64; optimizer.lr 0.0002 -> 0.001"):
-        refuse_other(config, tmp_path)
-    config, _ = parse([f"{SEGMENT}:smoke", "--config.optimizer.schedule=cosine"])
-    (tmp_path / "config.json").write_text(config.to_json())
-    with config.unlocked():
-        config.mesh.space, config.remat = 2, True
-    refuse_other(config, tmp_path)
-    config.epochs = 99
-    with pytest.raises(Usage, match="another config: epochs 1 -> 99"):  # the rate ends with them
-        refuse_other(config, tmp_path)
-    config, _ = parse([f"{SEGMENT}:smoke"])
-    old = json.loads(config.to_json())  # from before there were these fields
-    old = {name: value for name, value in old.items() if name not in ("mesh", "remat", "ema")}
-    old["optimizer"] = dict(name="adam", lr=2e-4, b1=0.9, b2=0.999)
-    del old["data"]["accumulate"]
-    (tmp_path / "config.json").write_text(json.dumps(old))
-    refuse_other(config, tmp_path)
-    config, _ = parse([f"{SEGMENT}:smoke", "--config.initialise.workdir=runs/x"])
-    with pytest.raises(Usage, match="initialise 'random' -> 'pretrained'"):
-        refuse_other(config, tmp_path)
