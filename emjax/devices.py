@@ -1,15 +1,17 @@
 """What the machine is: its devices, their peaks and memory, where compiled programs are kept."""
 
+import importlib.metadata
 import os
 import re
 from pathlib import Path
 
 import jax
 
+import emjax
 from emjax import sharding
 from emjax.errors import Usage
 
-LIBRARIES = ("emjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 # Dense bfloat16 (V100: float16) operations a second of one device, by its kind. Source: the data
 # sheets of NVIDIA and the pages of Google Cloud. Whatever else a kind says, "MIG 1g.18gb" or
@@ -29,6 +31,18 @@ PEAKS = {
 def peak(kind):
     """Operations a second of a device of this kind; None if it is not in PEAKS."""
     return next((peak for name, peak in PEAKS.items() if re.fullmatch(name, kind)), None)
+
+
+def versions():
+    """{library: its version, or "missing"}; of emjax as it runs, which need not be installed."""
+
+    def of(library):
+        try:
+            return importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            return "missing"
+
+    return {"emjax": emjax.__version__, **{library: of(library) for library in LIBRARIES}}
 
 
 def memory():

@@ -4,7 +4,6 @@ Devices and their memory, a timed convolution, libraries, and what is missing. E
 with 2 if what --require names is not there.
 """
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -41,7 +40,7 @@ def main(arguments):
     for dtype in ("float32", "bfloat16") if jax.default_backend() != "cpu" else ("float32",):
         tell("convolution", convolution(dtype))
     tell("compiled programs", where(devices.keep_compiled()))
-    versions = {name: version(name) for name in devices.LIBRARIES}
+    versions = devices.versions()
     tell("libraries", ", ".join(f"{name} {found}" for name, found in versions.items()))
     for line in missing():
         tell("missing", line)
@@ -93,13 +92,6 @@ def where(folder):
     if there.is_dir() and os.access(there, os.W_OK):
         return f"kept in {folder}"
     return f"cannot be kept: {there} is not writable; set JAX_COMPILATION_CACHE_DIR"
-
-
-def version(library):
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return "missing"
 
 
 def missing():

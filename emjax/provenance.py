@@ -2,7 +2,6 @@
 
 import datetime
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -91,8 +90,7 @@ def describe(workdir, config):
     """Write config.json, and versions.json: what ran it, where and when it was last started."""
     if not hosts.first():
         return
-    versions = {name: importlib.metadata.version(name) for name in devices.LIBRARIES}
-    versions |= {
+    versions = devices.versions() | {
         "code": "+".join(dict.fromkeys([*codes_before(workdir), code()])),
         "python": platform.python_version(),
         "devices": f"{sharding.devices_in_use()}, {platform.machine()}",

@@ -3,7 +3,8 @@
 The config file has `runs(seeds)`: {name: a function that makes the run's config}, in which
 `initialise.workdir` is the name of another run. Each run is `emjax.main` in a process of its own,
 in the folder DIR/<name>, with its output in log.txt there; one run at a time on each local GPU or
-TPU chip, one in all on a CPU. What is finished is left alone, what was interrupted goes on.
+TPU chip, one in all on a CPU, or as many as --at_once says: small networks leave a large GPU idle.
+What is finished is left alone, what was interrupted goes on.
 """
 
 import argparse
@@ -61,8 +62,12 @@ def main(arguments):
     parser.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--share", default="0/1", help="I/N: the I-th, from 0 on, of N sweeps that "
                         "share the runs, each on a machine of its own; default: all")  # fmt: skip
+    parser.add_argument("--at_once", type=int, default=1, help="runs at a time on a device; on a "
+                        "TPU chip only one can be; default: %(default)s")  # fmt: skip
     parser.add_argument("--dry_run", action="store_true", help="print the plan and stop")
     options = parser.parse_args(arguments)
+    if options.at_once < 1:
+        raise Usage(f"--at_once={options.at_once}; at least 1 was due")
     jax.config.update("jax_platforms", "cpu")  # the devices are for the runs
     configs, expected = matrix(options.config, options.seeds)
     everything = chosen(configs, options.only)
@@ -78,6 +83,8 @@ def main(arguments):
             check=True, capture_output=True, text=True,
         ).stdout.splitlines()[-1]
     )  # fmt: skip
+    if device["platform"] == "tpu" and options.at_once > 1:
+        raise Usage(f"--at_once={options.at_once}; a TPU chip takes one run at a time, 1 was due")
     tell(jobs, options.runs, device)
     if missing:
         print(f"\n{problem}")
@@ -88,7 +95,7 @@ def main(arguments):
             names = json.loads(known.read_text()) if known.exists() else []
             names = dict.fromkeys([*names, *everything])
             weights.replace(known, json.dumps([*names], indent=1).encode())
-        run(jobs, options.config, options.runs, device)
+        run(jobs, options.config, options.runs, device, options.at_once)
     return 0
 
 
@@ -259,12 +266,14 @@ def tell(jobs, root, device):
     )
 
 
-def environment(device, place):
-    """What shows a process the device `place` alone."""
+def environment(device, place, at_once=1):
+    """What shows a process the device `place` alone, with `at_once` processes on it."""
     if device["platform"] == "gpu":
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = seen.split(",") if seen else [*map(str, range(device["count"]))]
-        return {"CUDA_VISIBLE_DEVICES": names[place]}
+        # JAX reserves three quarters of a GPU at its start unless told not to.
+        shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if at_once > 1 else {}
+        return {"CUDA_VISIBLE_DEVICES": names[place], **shared}
     if device["platform"] == "tpu":
         return {
             "TPU_VISIBLE_CHIPS": str(place),
@@ -281,15 +290,16 @@ def command(job, config, root):
     return [sys.executable, "-m", "emjax.main", *arguments]
 
 
-def run(jobs, config, root, device):
-    """Do all jobs that are not finished, at most one a device.
+def run(jobs, config, root, device, at_once=1):
+    """Do all jobs that are not finished, at most `at_once` on a device.
 
     Raises: EmjaxError naming those that failed, once all others are done; Stopped on SIGTERM or
         SIGINT, which the runs under way get as SIGTERM.
     """
     waiting = {job.name: job for job in jobs if not job.finished}
     total, busy, failed = len(waiting), {}, {}
-    free = [*range(device["count"] if device["platform"] != "cpu" else 1)]
+    devices = device["count"] if device["platform"] != "cpu" else 1
+    free = [*range(devices * at_once)]  # places, of which `place % devices` is the device
 
     def startable():
         return [
@@ -311,12 +321,15 @@ def run(jobs, config, root, device):
             log.flush()
             child = subprocess.Popen(
                 line, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
-                env={**os.environ, **environment(device, place)},
+                env={**os.environ, **environment(device, place % devices, at_once)},
             )  # fmt: skip
         free.remove(place)
         busy[place] = (job, child, time.monotonic())
         count = total - len(waiting)
-        print(f"[{count}/{total}] {job.name}: started on {device['platform']} {place}", flush=True)
+        print(
+            f"[{count}/{total}] {job.name}: started on {device['platform']} {place % devices}",
+            flush=True,
+        )
 
     def end(place):
         job, child, began = busy.pop(place)

@@ -1,9 +1,11 @@
 """What a workdir says of its run: which programs it has been on, and whose it is."""
 
+import importlib.metadata
 import json
 
 import pytest
 
+import emjax
 from emjax.errors import Usage
 from emjax.main import parse
 from emjax.provenance import describe, plain, ranking, refuse_other
@@ -17,6 +19,18 @@ def test_a_run_says_which_programs_it_has_been_on(tmp_path, monkeypatch):
         monkeypatch.setattr("emjax.provenance.code", lambda digest=digest: digest)
         describe(tmp_path, config)
     assert json.loads((tmp_path / "versions.json").read_text())["code"] == "aaa+bbb"
+
+
+def test_a_checkout_that_is_not_installed_runs_too(tmp_path, monkeypatch):
+    def version(library):
+        if library in ("emjax", "grain"):
+            raise importlib.metadata.PackageNotFoundError(library)
+        return "1.2.3"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    describe(tmp_path, parse([f"{PRETRAIN}:smoke"])[0])
+    told = json.loads((tmp_path / "versions.json").read_text())
+    assert (told["emjax"], told["grain"], told["jax"]) == (emjax.__version__, "missing", "1.2.3")
 
 
 @pytest.mark.parametrize(("recipe", "score"), [(PRETRAIN, "val/l1"), (SEGMENT, "val/dice")])

@@ -98,6 +98,7 @@ def test_missing_datasets_are_all_listed_before_anything_runs(tmp_path, capsys, 
         (["--config=configs/nowhere.py"], "--config=configs/nowhere.py is no file"),
         (["--config=configs/pretrain.py"], "configs/pretrain.py is no matrix"),
         (["--config=configs/paper.py", "--seeds=0"], "--seeds=0; at least 1 was due"),
+        (["--config=configs/paper.py", "--at_once=0"], "--at_once=0; at least 1 was due"),
     ],
 )
 def test_bad_options(arguments, words, tmp_path):
@@ -132,16 +133,23 @@ def test_one_failed_run_stops_only_what_starts_from_it(tmp_path, monkeypatch, ca
     assert set(done) == {"late", "early", "grown"} and done.index("early") < done.index("late")
 
 
-def test_runs_are_spread_over_the_devices(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("count", "at_once"), [(2, 1), (1, 2)])
+def test_runs_are_spread_over_the_devices(count, at_once, tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    wait = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], time.time()); time.sleep(1)"
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "unset")
+    wait = (
+        "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], "
+        "os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'], time.time()); time.sleep(1)"
+    )
     names = [f"run_{n}" for n in range(4)]
     scripted(monkeypatch, dict.fromkeys(names, wait))
-    sweep.run([job(n) for n in names], "x.py", tmp_path, {"platform": "gpu", "count": 2})
+    device = {"platform": "gpu", "count": count}
+    sweep.run([job(n) for n in names], "x.py", tmp_path, device, at_once)
     outputs = [(tmp_path / n / "log.txt").read_text().splitlines()[-1].split() for n in names]
-    assert [device for device, _ in outputs[:2]] == ["0", "1"]
-    assert {device for device, _ in outputs[2:]} == {"0", "1"}
-    began = [float(second) for _, second in outputs]
+    assert [device for device, *_ in outputs[:2]] == (["0", "1"] if count == 2 else ["0", "0"])
+    assert {device for device, *_ in outputs[2:]} == {*map(str, range(count))}
+    assert {memory for _, memory, _ in outputs} == {"false" if at_once > 1 else "unset"}
+    began = [float(second) for *_, second in outputs]
     assert min(began[2:]) > max(began[:2])  # two at a time
 
 

@@ -4,7 +4,6 @@ import contextlib
 import io
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 from PIL import Image
 
@@ -32,6 +31,8 @@ def signals(path, limit):
 
         def raw(i):
             if wide:  # Pillow would drop the lower 8 bits
+                import imagecodecs  # not at the top: few need it
+
                 return imagecodecs.png_decode(content)
             return np.array(file if file.mode == mode else file.convert(mode))
 
