@@ -28,7 +28,7 @@ from emjax import devices, losses, networks, sharding, weights
 from emjax.augment import Augmentation, row_keys, to_network
 from emjax.data import TrainBatches
 from emjax.main import assemble
-from emjax.models.blocks import PLAIN, formulated, formulation
+from emjax.models.blocks import FASTEST, PLAIN, formulated, formulation
 from emjax.predict import Predictor
 from emjax.records import Records, open_mixture
 from emjax.watch import Watch, operations
@@ -166,7 +166,7 @@ def repeated(function, *arguments, images=1):
 
 
 def step(case, data):
-    """As a run does it, and, where that is another, in the plain formulation of its layers."""
+    """As a run does it, and in the formulation of its layers that this backend does not take."""
 
     def prepared(way):
         mesh = sharding.data_mesh()
@@ -182,10 +182,11 @@ def step(case, data):
 
 
 def in_every_way(case, prepared):
-    """{variant: `prepared` of a formulation}: that of runs, and the plain one if it is another."""
+    """{variant: `prepared` of a formulation}: that of runs, and the other one beside it."""
     ways = {"emjax": formulation()}
-    if formulation() != PLAIN and not case.name.startswith("growth"):
-        ways["emjax, plain"] = PLAIN
+    if not case.name.startswith("growth"):
+        others = {"emjax, plain": PLAIN, "emjax, in blocks": FASTEST["cpu"]}
+        ways |= {name: way for name, way in others.items() if way != formulation()}
     return {name: functools.partial(prepared, way) for name, way in ways.items()}
 
 

@@ -1,6 +1,6 @@
 """Where a step's time goes, before and after: python -m benchmarks.profile [CASE] --out=FILE.png
 
-Three updates of a case of benchmarks.run in the plain and in this backend's formulation, each under
+Three updates of a case of benchmarks.run in this backend's formulation and in the other, each under
 JAX's profiler: the time of the compiled operations by kind, summed over threads.
 """
 
@@ -29,7 +29,7 @@ def main():
     device = "cpu" if jax.default_backend() == "cpu" else "gpu"
     (case,) = chosen(everything(device), options.case)
     spent = {}
-    for name, prepare in ours.step(case, None).items():
+    for name, prepare in ours.prepare(case, None).items():
         prepared = prepare()
         with tempfile.TemporaryDirectory() as folder:
             with jax.profiler.trace(folder):

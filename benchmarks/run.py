@@ -27,6 +27,7 @@ from emjax.errors import Usage
 
 RECORDS = 800  # simulated, of 224 x 224 pixels; seven of ten to train on
 SETTLE = {"read": 1.0, "read_augmented": 1.0, "end_to_end": 1.0}  # s, to fill the buffers again
+WITH_DATA = (*SETTLE, "startup")
 MOST_STARTS = 3  # rounds of whole processes
 # JAX takes three quarters of a GPU at once unless told not to; here two share it.
 ENVIRONMENT = {
@@ -58,7 +59,8 @@ def main(arguments):
     if len(sides) == 1:
         print("note: PyTorch is not installed (the extra `torch`): emjax alone is measured")
     data = options.out / "data"
-    build(data)
+    if any(case.kind in WITH_DATA for case in cases):
+        build(data)
 
     def measured(case):
         result = measure(case, data, sides, modes, options.repeats, options.seconds)
