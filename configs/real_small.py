@@ -75,6 +75,7 @@ def finetuning(
         config = restore_temimagenet.get_config(f"{task},{model}")
     config.update_from_flattened_dict(segment_au.splits(f"micrographs/{dataset}"))
     config.data.train = (f"micrographs/{dataset}", first)
+    config.data.resident = False  # as their number is a shape: one program for 2, 5 and 12 images
     config.seed = seed
     config.epochs = 24
     config.passes_per_epoch = passes

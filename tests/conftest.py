@@ -36,6 +36,12 @@ def forget_compiled():
 
 
 @pytest.fixture
+def compiled_quickly(monkeypatch):
+    """The test's commands compile most of the time and run for a moment: nothing is optimised."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+@pytest.fixture
 def key():
     return jax.random.key(7)
 
