@@ -313,7 +313,7 @@ def run(jobs, config, root, device, at_once=1):
         if job.after in failed:
             failed[job.name] = f"{job.after} did not finish"
             return
-        folder = root / job.name
+        folder, number = root / job.name, place % devices
         folder.mkdir(parents=True, exist_ok=True)
         line = command(job, config, root)
         with (folder / "log.txt").open("ab") as log:
@@ -321,15 +321,12 @@ def run(jobs, config, root, device, at_once=1):
             log.flush()
             child = subprocess.Popen(
                 line, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
-                env={**os.environ, **environment(device, place % devices, at_once)},
+                env={**os.environ, **environment(device, number, at_once)},
             )  # fmt: skip
         free.remove(place)
         busy[place] = (job, child, time.monotonic())
         count = total - len(waiting)
-        print(
-            f"[{count}/{total}] {job.name}: started on {device['platform']} {place % devices}",
-            flush=True,
-        )
+        print(f"[{count}/{total}] {job.name}: started on {device['platform']} {number}", flush=True)
 
     def end(place):
         job, child, began = busy.pop(place)

@@ -26,8 +26,7 @@ def told(name, case, data="-"):
 def test_both_sides_do_the_same_work(objective):
     """As many images and operations, but for those at borders that one counts and one does not."""
     pytest.importorskip("torch", reason="needs PyTorch: make test TORCH=1")
-    name = "growth/none"  # in one formulation alone
-    case = Case(name, "step", objective=objective, network="unet_2_44", batch=2, side=64)
+    case = Case("step", "step", objective=objective, network="unet_2_44", batch=2, side=64)
     ours, theirs = told("ours", case)["emjax"], told("theirs", case)["PyTorch, eager"]
     assert ours["images"] == theirs["images"] == 2
     assert ours["facts"]["flops"] == pytest.approx(theirs["facts"]["flops"], rel=0.1)
