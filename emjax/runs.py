@@ -134,12 +134,16 @@ def find(root):
     return runs
 
 
-def missing(root, runs):
-    """Names of the matrix in `root` (matrix.json, by emjax.sweep) that have no finished run."""
+def matrix(root):
+    """Names of the runs that are to be in `root`, by emjax.sweep; [] if it has written none."""
     path = root / "matrix.json"
-    names = json.loads(path.read_text()) if path.exists() else [run.name for run in runs]
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def missing(root, runs):
+    """Names of the matrix in `root`, if there is one, that have no finished run."""
     finished = {run.name for run in runs if run.finished}
-    return [name for name in names if name not in finished]
+    return [name for name in matrix(root) or [run.name for run in runs] if name not in finished]
 
 
 class Arm(NamedTuple):
@@ -224,12 +228,20 @@ def origin(workdir, root):
     if not workdir:
         return RANDOM
     try:
-        source = read(Path(workdir), root)
+        source = read(placed(workdir, root), root)
     except BadInput:
         return f"weights of {workdir}", {}
     label = f"{source.config['objective']['name']}, {data_of(source.config)}"
     facts = {"code": source.code, "records": source.records if source.planned else 0}
     return label, {"config": json.loads(recipe(source.config)), **facts}
+
+
+def placed(workdir, root):
+    """The folder `workdir`, or where it is now if the matrix in `root` was moved or copied here."""
+    path = Path(workdir)
+    ends = ["/".join(path.parts[part:]) for part in range(len(path.parts))]
+    known = [name for name in ends if name in matrix(root)]
+    return root / known[0] if known and not path.exists() else path
 
 
 def named(members):

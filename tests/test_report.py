@@ -178,6 +178,21 @@ def test_seeds_of_one_pretraining_recipe_are_one_arm(tmp_path):
     assert [sorted(arm.seeds) for arm in runs.pretrainings(found[:3])] == [[0, 1], [2]]
 
 
+def test_a_matrix_that_was_moved_still_knows_its_pretrainings(tmp_path):
+    """Runs of a cluster, reported on a laptop: config.json says where the weights were then."""
+    root, away = tmp_path / "runs", tmp_path / "cluster" / "runs"
+    workdir(root / "pretrain" / "seed_0", "pretrain", [{"val/l1": 0.05}], epochs=1)
+    for name, start in (("ours", away / "pretrain" / "seed_0"), ("other", away / "seed_0")):
+        workdir(root / name, "segment_au", segmentation(VAL, TEST), start=start)
+    (root / "matrix.json").write_text('["pretrain/seed_0", "ours", "other"]')
+    found = [run for run in runs.find(root) if "task" in run.config]
+    (arms,) = runs.arms(found, root).values()
+    assert {arm.runs[0].name: arm.start for arm in arms} == {
+        "ours": ORIGIN,
+        "other": f"weights of {away / 'seed_0'}",
+    }
+
+
 def test_pretraining_and_settings(reported):
     (row,) = reported[1]["Pretraining"]
     change = f"{np.std(np.diff([0.05, 0.02, 0.03])):.4f}"
