@@ -18,7 +18,6 @@ A dataset is a class with
 
 import contextlib
 import hashlib
-import importlib.metadata
 import itertools
 import json
 import os
@@ -208,11 +207,7 @@ def _card(dataset, contents, writer):
         "notes": notes,
         "nm_per_pixel": writer.pixel_sizes(),
         "near_duplicates": writer.near_duplicates(),
-        "versions": {
-            "emjax": emjax.__version__,
-            "python": platform.python_version(),
-            **{library: importlib.metadata.version(library) for library in LIBRARIES},
-        },
+        "versions": emjax.versions(LIBRARIES) | {"python": platform.python_version()},
     }
 
 

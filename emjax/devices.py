@@ -1,13 +1,11 @@
 """What the machine is: its devices, their peaks and memory, where compiled programs are kept."""
 
-import importlib.metadata
 import os
 import re
 from pathlib import Path
 
 import jax
 
-import emjax
 from emjax import sharding
 from emjax.errors import Usage
 
@@ -31,18 +29,6 @@ PEAKS = {
 def peak(kind):
     """Operations a second of a device of this kind; None if it is not in PEAKS."""
     return next((peak for name, peak in PEAKS.items() if re.fullmatch(name, kind)), None)
-
-
-def versions():
-    """{library: its version, or "missing"}; of emjax as it runs, which need not be installed."""
-
-    def of(library):
-        try:
-            return importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            return "missing"
-
-    return {"emjax": emjax.__version__, **{library: of(library) for library in LIBRARIES}}
 
 
 def memory():

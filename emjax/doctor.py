@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+import emjax
 from emjax import devices, errors, sharding
 
 SIDE, CHANNELS = 256, 64  # of the timed convolution: a layer of a U-Net in the middle
@@ -40,7 +41,7 @@ def main(arguments):
     for dtype in ("float32", "bfloat16") if jax.default_backend() != "cpu" else ("float32",):
         tell("convolution", convolution(dtype))
     tell("compiled programs", where(devices.keep_compiled()))
-    versions = devices.versions()
+    versions = emjax.versions(devices.LIBRARIES)
     tell("libraries", ", ".join(f"{name} {found}" for name, found in versions.items()))
     for line in missing():
         tell("missing", line)

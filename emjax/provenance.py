@@ -7,6 +7,7 @@ import os
 import platform
 from pathlib import Path
 
+import emjax
 from emjax import devices, hosts, sharding, weights
 from emjax.errors import Usage
 from emjax.objectives import OBJECTIVES
@@ -90,7 +91,7 @@ def describe(workdir, config):
     """Write config.json, and versions.json: what ran it, where and when it was last started."""
     if not hosts.first():
         return
-    versions = devices.versions() | {
+    versions = emjax.versions(devices.LIBRARIES) | {
         "code": "+".join(dict.fromkeys([*codes_before(workdir), code()])),
         "python": platform.python_version(),
         "devices": f"{sharding.devices_in_use()}, {platform.machine()}",
