@@ -17,8 +17,8 @@ UNITS = {
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # Okabe and Ito 2008
 LINES = tuple(itertools.product(("-", "--", "-."), COLOURS))  # so many arms can be told apart
 STYLE = """:root{color-scheme:light dark}img{display:block;width:100%}
-body{max-width:66rem;margin:auto;padding:1rem;font:16px/1.5 system-ui,sans-serif}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin:2.2rem 0 .3rem}p{margin:.3rem 0}
+body{max-width:100rem;margin:auto;padding:1rem;font:16px/1.5 system-ui,sans-serif}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin:2.2rem 0 .3rem}p{max-width:60rem;margin:.3rem 0}
 .wide{overflow-x:auto}.short{white-space:nowrap}.long{min-width:9rem}
 table{border-collapse:collapse;font-size:.87rem;margin:.6rem 0}
 td,th{padding:.3rem 1rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid #8886;
@@ -65,8 +65,8 @@ def markdown(rows):
 def table(title, rows):
     """The same as HTML, under its title."""
 
-    def line(tag, texts):  # short texts are not broken
-        kinds = ("short" if len(text) < 24 else "long" for text in texts)
+    def line(tag, texts):  # short texts, and intervals, are not broken
+        kinds = ("short" if len(text) < 27 else "long" for text in texts)
         return "".join(f'<{tag} class="{kind}">{html.escape(text)}</{tag}>'
                        for kind, text in zip(kinds, texts, strict=True))  # fmt: skip
 
