@@ -18,9 +18,9 @@ In this order, each a whole result:
         at the rate that b found best
 
 Needs micrographs/cem, micrographs/np_sintering, ..., each built from the table of that name
-(docs/results/real_small.md). Smaller than the paper: crops of 96 and 128 pixels, a discriminator of
-width 16, far fewer steps and, for that, five times its learning rate. Epochs of finetuning are ten
-updates short, as there the arms differ if anywhere.
+(docs/results/real_small_tables.md). Smaller than the paper: crops of 96 and 128 pixels, a
+discriminator of width 16, far fewer steps and, for that, five times its learning rate. Epochs of
+finetuning are ten updates short, as there the arms differ if anywhere.
 """
 
 from functools import partial
