@@ -14,8 +14,8 @@ In this order, each a whole result:
     d   --only='*/unet_4_424/*,*/hrnet_w18_small_v1/*'    larger networks,
         pretrained on 1,000 patches, as many as b found enough
     e   --only='e/*,b/*/random_lr_4x/*'    what pretraining may owe to its choices: weaker,
-        stronger and counted noise, another norm, running statistics; restoration of 1,000 patches,
-        at the rate that b found best
+        stronger and counted noise, another norm, running statistics, more of the discriminator;
+        1,000 patches, at the rate that b found best
 
 Needs micrographs/cem, micrographs/np_sintering, ..., each built from the table of that name
 (docs/results/real_small_tables.md). Smaller than the paper: crops of 96 and 128 pixels, a
@@ -35,11 +35,23 @@ STATISTICS = (".*/mean", ".*/var")
 RATES = {"lr_quarter": LR / 4, "lr_4x": 4 * LR}
 SUBSETS = {"1k": 1000, "2500": 2500}
 NORM = {"model.norm": "instance"}
-CHOICES = {  # changes of the restoration of 1,000 patches
-    "weak": {"objective.corruption.blur": (0.1, 1.0), "objective.corruption.noise": (0.01, 0.075)},
-    "strong": {"objective.corruption.blur": (0.1, 4.0), "objective.corruption.noise": (0.04, 0.3)},
-    "counted": {"objective.corruption.noise": (0.0, 0.0), "objective.corruption.dose": (20, 120)},
-    "instance": NORM,
+CHOICES = {  # restoration of 1,000 patches, and what is changed of it
+    "reconstruction": ("reconstruction", {}),
+    "weak": (
+        "reconstruction",
+        {"objective.corruption.blur": (0.1, 1.0), "objective.corruption.noise": (0.01, 0.075)},
+    ),
+    "strong": (
+        "reconstruction",
+        {"objective.corruption.blur": (0.1, 4.0), "objective.corruption.noise": (0.04, 0.3)},
+    ),
+    "counted": (
+        "reconstruction",
+        {"objective.corruption.noise": (0.0, 0.0), "objective.corruption.dose": (20, 120)},
+    ),
+    "instance": ("reconstruction", NORM),
+    "pix2pix": ("pix2pix", {}),
+    "adversarial": ("pix2pix", {"objective.l1_weight": 10.0}),  # in place of 100
 }
 OTHERS = {  # passes an epoch over 8, 4, 4, 135 and 31 records
     "au_tetrahedra": 10,
@@ -145,10 +157,10 @@ def runs(seeds):
             start = "" if arm == "random" else f"pretrain/{model}/{arm}/seed_{seed}"
             add(third, model, arm, start, seed, lr=RATES["lr_4x"])
         fifth, best = {f"e/{task}": FIRST[task] for task in SECOND}, RATES["lr_4x"]
-        for name, changes in {"reconstruction": {}, **CHOICES}.items():
+        for name, (objective, changes) in CHOICES.items():
             start = f"e/pretrain/{model}/{name}/seed_{seed}"
             matrix[start] = partial(
-                pretraining, model, "reconstruction", seed, SUBSETS["1k"], changes=changes
+                pretraining, model, objective, seed, SUBSETS["1k"], changes=changes
             )
             network = {field: changes[field] for field in changes if field.startswith("model.")}
             add(fifth, model, name, start, seed, lr=best, changes=network)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import jax
 from jax._src import distributed  # its keys and barriers, which work where collectives fail
@@ -122,10 +122,9 @@ def leave(error, watcher):
     elif not said:
         print(f"error: {line}", file=sys.stderr, flush=True)
     watcher.communicate(b"ended\n")
-    try:
+    with suppress(jax.errors.JaxRuntimeError):
         client.wait_at_barrier("ended", ALIKE_SECONDS * 1000)
-    except jax.errors.JaxRuntimeError:
-        time.sleep(first())  # the others need it to the end
+    time.sleep(first())  # the others need it until they have ended: JAX aborts them without it
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
