@@ -4,7 +4,8 @@ The config file has `runs(seeds)`: {name: a function that makes the run's config
 `initialise.workdir` is the name of another run. Each run is `emjax.main` in a process of its own,
 in the folder DIR/<name>, with its output in log.txt there; one run at a time on each local GPU or
 TPU chip, one in all on a CPU, or as many as --at_once says: small networks leave a large GPU idle.
-What is finished is left alone, what was interrupted goes on.
+Then the first run of a kind compiles for all, before others of it start. What is finished is left
+alone, what was interrupted goes on.
 """
 
 import argparse
@@ -47,6 +48,7 @@ class Job(NamedTuple):
     steps: int | None  # in all; None where the records are not built and nobody knows how many
     done: int
     finished: bool
+    kind: str  # runs of one kind have the same cost and, mostly, the same programs
 
 
 def main(arguments):
@@ -188,10 +190,16 @@ def plan(configs, counts, root):
             run = runs.read(root / name, root)
             done, finished = run.done, run.finished and run.done == steps
         after = start(config) if start(config) in configs else ""
-        jobs.append(Job(name, config, after, steps, done, finished))
+        jobs.append(Job(name, config, after, steps, done, finished, kind(config)))
     if others:
         raise Usage("\n".join(others))
     return jobs
+
+
+def kind(config):
+    parts = ("model", "objective", "task", "precision", "discriminator")
+    sizes = config.augment.crop or 224, config.data.batch_size
+    return json.dumps([*(plain(config).get(part) for part in parts), *sizes])
 
 
 def without_seed(name):
@@ -214,11 +222,6 @@ def probe():
 
 def images_a_second(config, job, root, tflops, known):
     """Of a run of `config`: as measured in the folder of a run alike in cost, else guessed."""
-    crop = config.augment.crop or 224
-    cost = json.dumps(
-        [plain(config)[field] for field in ("model", "objective", "precision")]
-        + [config.get("discriminator", {}).get("width"), crop, config.data.batch_size]
-    )
     path = root / job.name / "metrics.jsonl"
     if path.exists():
         rows = [row for row in journal.read(path) if any(key.startswith("train/") for key in row)]
@@ -227,15 +230,16 @@ def images_a_second(config, job, root, tflops, known):
             for a, b in zip(rows, rows[1:], strict=False) if b["seconds"] > a["seconds"]
         ]  # fmt: skip
         if rates:
-            known[cost] = statistics.median(rates)
-    if cost not in known:
+            known[job.kind] = statistics.median(rates)
+    if job.kind not in known:
         module = networks.build_abstract(config.model.to_dict())
+        crop = config.augment.crop or 224
         flops = 6 * multiply_adds(module, 64) * (crop / 64) ** 2
         if "discriminator" in config:
             module = networks.build_abstract(config.discriminator.to_dict())
             flops += 16 * multiply_adds(module, 224) * (crop / 224) ** 2
-        known[cost] = UTILISATION * tflops * 1e12 / flops
-    return known[cost]
+        known[job.kind] = UTILISATION * tflops * 1e12 / flops
+    return known[job.kind]
 
 
 def tell(jobs, root, device):
@@ -308,6 +312,16 @@ def run(jobs, config, root, device, at_once=1):
             if job.after not in waiting.keys() | {other.name for other, *_ in busy.values()}
         ]
 
+    def compiling(job):
+        """Whether a run of its kind, on a device with others, has yet to report for the first time.
+
+        Processes that compile the same programs side by side share the cores for nothing.
+        """
+        return at_once > 1 and any(
+            other.kind == job.kind and not (root / other.name / "metrics.jsonl").exists()
+            for other, *_ in busy.values()
+        )
+
     def begin(job, place):
         del waiting[job.name]
         if job.after in failed:
@@ -342,9 +356,8 @@ def run(jobs, config, root, device, at_once=1):
     with train.asked_by(signal.SIGTERM, signal.SIGINT) as stop:
         while (waiting or busy) and not stop():
             for job in startable():
-                if not free:
-                    break
-                begin(job, free[0])
+                if free and not compiling(job):
+                    begin(job, free[0])
             for place in [place for place, (_, child, _) in busy.items()
                           if child.poll() is not None]:  # fmt: skip
                 end(place)

@@ -106,8 +106,8 @@ def test_bad_options(arguments, words, tmp_path):
         sweep.main([*arguments, f"--runs={tmp_path}"])
 
 
-def job(name, after="", finished=False):
-    return sweep.Job(name, None, after, 10, 0, finished)
+def job(name, after="", finished=False, kind=None):
+    return sweep.Job(name, None, after, 10, 0, finished, kind or name)
 
 
 def scripted(monkeypatch, scripts):
@@ -153,6 +153,24 @@ def test_runs_are_spread_over_the_devices(count, at_once, tmp_path, monkeypatch)
     assert min(began[2:]) > max(began[:2])  # two at a time
 
 
+def test_the_first_of_a_kind_compiles_for_the_others(tmp_path, monkeypatch):
+    """Of four alike and another, three at once: two start, the rest once the first has reported."""
+    report = (
+        "import pathlib, sys, time; folder = pathlib.Path(sys.argv[1]); print(time.time()); "
+        "time.sleep(1); (folder / 'metrics.jsonl').touch(); print(time.time()); time.sleep(1)"
+    )
+    monkeypatch.setattr(
+        sweep, "command", lambda job, _, root: [sys.executable, "-c", report, str(root / job.name)]
+    )
+    jobs = [job(f"alike_{n}", kind="small") for n in range(4)] + [job("other")]
+    sweep.run(jobs, "x.py", tmp_path, {"platform": "gpu", "count": 1}, at_once=3)
+    began, reported = (
+        {j.name: float((tmp_path / j.name / "log.txt").read_text().split()[line]) for j in jobs}
+        for line in (-2, -1)
+    )
+    assert began["other"] < reported["alike_0"] < min(began[f"alike_{n}"] for n in (1, 2, 3))
+
+
 def test_a_mask_of_gpus_is_kept_to(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     seen = sweep.environment({"platform": "gpu", "count": 2}, 1)
@@ -166,12 +184,13 @@ from emjax import errors, sweep
 wait = ("import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); "
         "print('up', flush=True); time.sleep(60)")
 sweep.command = lambda job, config, root: [sys.executable, "-c", wait]
-jobs = [sweep.Job(name, None, "", 1, 0, False) for name in "ab"]
+jobs = [sweep.Job(name, None, "", 1, 0, False, name) for name in "ab"]
 errors.run(sweep.run, jobs, "x.py", sweep.Path({str(tmp_path)!r}), {DEVICE})
 """
     child = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     log = tmp_path / "a" / "log.txt"
     while not log.exists() or "up" not in log.read_text().splitlines():
+        assert child.poll() is None, child.stderr.read()
         time.sleep(0.1)
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=60)
