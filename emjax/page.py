@@ -22,7 +22,7 @@ h1{font-size:1.5rem}h2{font-size:1.15rem;margin:2.2rem 0 .3rem}p{max-width:60rem
 .wide{overflow-x:auto}.short{white-space:nowrap}.long{min-width:9rem}
 table{border-collapse:collapse;font-size:.87rem;margin:.6rem 0}
 td,th{padding:.3rem 1rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid #8886;
-font-variant-numeric:tabular-nums}.curves{max-width:44rem;border-radius:4px}
+font-variant-numeric:tabular-nums}.curves{max-width:66rem;border-radius:4px}
 .row{display:grid;gap:.6rem;max-width:52rem;margin:.8rem 0;grid-auto-columns:minmax(0,1fr);
 grid-auto-flow:column}figure{margin:0}figcaption{font-size:.78rem;overflow-wrap:anywhere}"""
 
@@ -136,13 +136,24 @@ def curves(title, networks):
                 draw(panel, runs, score, color=colour, style=style, label=label)
             split, metric = score.split("/")
             panel.set(xlabel="epoch", ylabel=f"{split} {UNITS.get(metric, metric)}")
-            panel.set_title(network, fontsize="medium")
+            panel.set_title(network + cut(panel, lines, score), fontsize="medium")
             panel.grid(alpha=0.3)
         row[-1].legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
     figure.suptitle(title, fontsize="medium")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
+
+
+def cut(panel, lines, score):
+    """Leave out of the panel what would press all else flat, a few huge losses; says so as text."""
+    values = [row[score] for _, runs in lines for run in runs for row in run.evaluations
+              if score in row]  # fmt: skip
+    usual = statistics.quantiles(values, n=40)[-1] if len(values) > 1 else math.inf
+    if max(values, default=0) <= 3 * usual:
+        return ""
+    panel.set_ylim(0, 1.1 * usual)
+    return f", without some losses up to {max(values):.2g}"
 
 
 def draw(panel, runs, score, *, color, style, label):

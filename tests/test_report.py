@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from emjax import gallery, main, networks, page, report, runs, weights
@@ -252,6 +253,18 @@ def test_pictures_show_what_the_evaluation_scored(tmp_path, tiny_records):
     for row, (name, score) in zip(restorations, scores(found["pretrain"]), strict=True):
         assert f"corrupted: l1 {score['corrupted_l1']:.4f}" in row[0]
         assert f"restored: l1 {score['l1']:.4f}" in row[1] and f"original: {name}" in row[2]
+
+
+def test_a_few_huge_losses_do_not_press_the_curves_flat():
+    panel = Figure().subplots()
+
+    def said(*losses):
+        run = SimpleNamespace(evaluations=[{"val/l1": loss} for loss in losses])
+        return page.cut(panel, [("arm", [run])], "val/l1")
+
+    assert said(9.2, *[0.1, 0.2] * 60) == ", without some losses up to 9.2"
+    assert panel.get_ylim() == pytest.approx((0, 0.22))
+    assert said(0.5, 0.3, 0.2) == said(0.5) == said() == ""
 
 
 def test_the_drawing_of_the_readme_is_the_reports():
