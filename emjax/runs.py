@@ -135,9 +135,15 @@ def find(root):
 
 
 def matrix(root):
-    """Names of the runs that are to be in `root`, by emjax.sweep; [] if it has written none."""
+    """Names of the runs that are to be in `root`, by emjax.sweep; [] if it has written none.
+
+    Raises: BadInput if its file does not read.
+    """
     path = root / "matrix.json"
-    return json.loads(path.read_text()) if path.exists() else []
+    try:
+        return json.loads(path.read_text()) if path.exists() else []
+    except ValueError as error:
+        raise BadInput(f"{path}: not the names of runs: {error}; delete it") from error
 
 
 def missing(root, runs):

@@ -93,10 +93,9 @@ def main(arguments):
     if not options.dry_run:
         options.runs.mkdir(parents=True, exist_ok=True)
         if options.share.startswith("0/"):  # the others would write the same
-            known = options.runs / "matrix.json"  # what a report is to find
-            names = json.loads(known.read_text()) if known.exists() else []
-            names = dict.fromkeys([*names, *everything])
-            weights.replace(known, json.dumps([*names], indent=1).encode())
+            names = dict.fromkeys([*runs.matrix(options.runs), *everything])
+            path = options.runs / "matrix.json"  # what a report is to find
+            weights.replace(path, json.dumps([*names], indent=1).encode())
         run(jobs, options.config, options.runs, device, options.at_once)
     return 0
 

@@ -303,3 +303,10 @@ def test_a_damaged_config_is_named(tmp_path):
     (folder / "config.json").write_text('{"task": "segmentation"}')
     with pytest.raises(BadInput, match="run/config.json"):
         report.main([f"--runs={tmp_path}", f"--out={tmp_path / 'out'}"])
+
+
+def test_a_damaged_matrix_is_named(tmp_path):
+    workdir(tmp_path / "run", "segment_au", segmentation(VAL, TEST))
+    (tmp_path / "matrix.json").write_text('["run"')
+    with pytest.raises(BadInput, match="matrix.json: not the names of runs"):
+        report.main([f"--runs={tmp_path}", f"--out={tmp_path / 'out'}"])

@@ -157,7 +157,7 @@ def test_the_first_of_a_kind_compiles_for_the_others(tmp_path, monkeypatch):
     """Of four alike and another, three at once: two start, the rest once the first has reported."""
     report = (
         "import pathlib, sys, time; folder = pathlib.Path(sys.argv[1]); print(time.time()); "
-        "time.sleep(1); (folder / 'metrics.jsonl').touch(); print(time.time()); time.sleep(1)"
+        "time.sleep(2); (folder / 'metrics.jsonl').touch(); print(time.time()); time.sleep(1)"
     )
     monkeypatch.setattr(
         sweep, "command", lambda job, _, root: [sys.executable, "-c", report, str(root / job.name)]
