@@ -233,8 +233,9 @@ def origin(workdir, root):
     """(label, recipe) of the pretraining in `workdir`, one for all its seeds."""
     if not workdir:
         return RANDOM
+    folder = placed(Path(workdir), root)
     try:
-        source = read(placed(workdir, root), root)
+        source = read(folder, root)
     except BadInput:
         return f"weights of {workdir}", {}
     label = f"{source.config['objective']['name']}, {data_of(source.config)}"
@@ -244,10 +245,11 @@ def origin(workdir, root):
 
 def placed(workdir, root):
     """The folder `workdir`, or where it is now if the matrix in `root` was moved or copied here."""
-    path = Path(workdir)
-    ends = ["/".join(path.parts[part:]) for part in range(len(path.parts))]
-    known = [name for name in ends if name in matrix(root)]
-    return root / known[0] if known and not path.exists() else path
+    if workdir.exists():
+        return workdir
+    ends = ("/".join(workdir.parts[part:]) for part in range(len(workdir.parts)))
+    known = {*matrix(root)}
+    return next((root / end for end in ends if end in known), workdir)
 
 
 def named(members):

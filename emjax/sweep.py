@@ -196,9 +196,16 @@ def plan(configs, counts, root):
 
 
 def kind(config):
+    """The Job's `kind` of a run, as text."""
+    fields = plain(config)
     parts = ("model", "objective", "task", "precision", "discriminator")
-    sizes = config.augment.crop or 224, config.data.batch_size
-    return json.dumps([*(plain(config).get(part) for part in parts), *sizes])
+    sizes = crop(config), config.data.batch_size
+    return json.dumps([*(fields.get(part) for part in parts), *sizes])
+
+
+def crop(config):
+    """The side of what a run is trained on, in pixels; whole patches are taken for CEM500K's."""
+    return config.augment.crop or 224
 
 
 def without_seed(name):
@@ -219,9 +226,9 @@ def probe():
     print(json.dumps({**facts, "kind": jax.devices()[0].device_kind, "tflops": speed}))
 
 
-def images_a_second(config, job, root, tflops, known):
-    """Of a run of `config`: as measured in the folder of a run alike in cost, else guessed."""
-    path = root / job.name / "metrics.jsonl"
+def images_a_second(job, root, tflops, known):
+    """Of a run: as measured in the folder of one of its kind, else guessed."""
+    config, path = job.config, root / job.name / "metrics.jsonl"
     if path.exists():
         rows = [row for row in journal.read(path) if any(key.startswith("train/") for key in row)]
         rates = [
@@ -232,11 +239,11 @@ def images_a_second(config, job, root, tflops, known):
             known[job.kind] = statistics.median(rates)
     if job.kind not in known:
         module = networks.build_abstract(config.model.to_dict())
-        crop = config.augment.crop or 224
-        flops = 6 * multiply_adds(module, 64) * (crop / 64) ** 2
+        side = crop(config)
+        flops = 6 * multiply_adds(module, 64) * (side / 64) ** 2
         if "discriminator" in config:
             module = networks.build_abstract(config.discriminator.to_dict())
-            flops += 16 * multiply_adds(module, 224) * (crop / 224) ** 2
+            flops += 16 * multiply_adds(module, 224) * (side / 224) ** 2
         known[job.kind] = UTILISATION * tflops * 1e12 / flops
     return known[job.kind]
 
@@ -246,7 +253,7 @@ def tell(jobs, root, device):
     known, groups = {}, collections.defaultdict(list)
     ordered = sorted(jobs, key=lambda job: not (root / job.name / "metrics.jsonl").exists())
     for job in ordered:  # measured ones first
-        speed = images_a_second(job.config, job, root, device["tflops"], known)
+        speed = images_a_second(job, root, device["tflops"], known)
         left = 0 if job.steps is None else max(job.steps - job.done, 0)
         hours = left * job.config.data.batch_size / speed / 3600
         groups[without_seed(job.name)].append((job, hours))

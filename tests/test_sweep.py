@@ -155,14 +155,13 @@ def test_runs_are_spread_over_the_devices(count, at_once, tmp_path, monkeypatch)
 
 def test_the_first_of_a_kind_compiles_for_the_others(tmp_path, monkeypatch):
     """Of four alike and another, three at once: two start, the rest once the first has reported."""
-    report = (
-        "import pathlib, sys, time; folder = pathlib.Path(sys.argv[1]); print(time.time()); "
-        "time.sleep(2); (folder / 'metrics.jsonl').touch(); print(time.time()); time.sleep(1)"
-    )
-    monkeypatch.setattr(
-        sweep, "command", lambda job, _, root: [sys.executable, "-c", report, str(root / job.name)]
-    )
     jobs = [job(f"alike_{n}", kind="small") for n in range(4)] + [job("other")]
+    report = (
+        "import pathlib, time; print(time.time()); time.sleep(2); "
+        "pathlib.Path({!r}).touch(); print(time.time()); time.sleep(1)"
+    )
+    paths = {j.name: str(tmp_path / j.name / "metrics.jsonl") for j in jobs}
+    scripted(monkeypatch, {name: report.format(path) for name, path in paths.items()})
     sweep.run(jobs, "x.py", tmp_path, {"platform": "gpu", "count": 1}, at_once=3)
     began, reported = (
         {j.name: float((tmp_path / j.name / "log.txt").read_text().split()[line]) for j in jobs}
