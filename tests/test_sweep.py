@@ -1,6 +1,5 @@
-"""Matrices of runs: what is in the paper's, and what becomes of runs that end badly."""
+"""Sweeps: what they refuse, in which order runs start, and what becomes of those that fail."""
 
-import collections
 import json
 import signal
 import subprocess
@@ -10,70 +9,11 @@ import time
 import jax
 import pytest
 
-from configs import paper, real_small
-from emjax import journal, sweep
+from emjax import journal, plan, sweep
 from emjax.errors import BadInput, EmjaxError, Usage
-from emjax.provenance import plain
 from tests.conftest import command
 
 DEVICE = {"platform": "cpu", "count": 1}
-
-
-def test_the_matrix_of_the_paper():
-    matrix = paper.runs(1)
-    configs = {name: plain(make()) for name, make in matrix.items()}
-    kinds = collections.Counter(
-        config.get("task", config["objective"]["name"]) for config in configs.values()
-    )
-    assert kinds == {
-        "pix2pix": 30, "segmentation": 205, "denoise": 4, "background": 4, "superresolution": 4,
-    }  # fmt: skip
-    assert len({json.dumps(config, sort_keys=True) for config in configs.values()}) == 247
-    for name, config in configs.items():
-        start = config.get("initialise", {}).get("workdir", "")
-        if not start:
-            assert name.startswith("pretrain/") or "/random/" in name
-            continue
-        assert configs[start]["model"] == config["model"]
-        assert start.split("/")[1:] == name.split("/")[1:]  # model, arm and seed
-    theirs = {name for name, config in configs.items() if config["epochs"] != 60}
-    assert len(theirs) == 5 and all("/sytwu/" in name for name in theirs)
-    assert len(paper.runs(3)) == 3 * 247
-
-
-@pytest.mark.parametrize("matrix", [paper, real_small])
-def test_each_run_is_a_config_of_its_own(matrix):
-    for name, make in [*matrix.runs(3).items()][-7:]:
-        assert plain(matrix.get_config(name)) == plain(make())
-    with pytest.raises(Usage, match="no run 'unet/seed_x'; there are: "):
-        matrix.get_config("unet/seed_x")
-
-
-def test_a_choice_brings_what_it_needs():
-    configs = {name: make() for name, make in real_small.runs(2).items()}
-    names = sweep.chosen(
-        configs, "np_sintering_2/unet_2_44/pix2pix/*,atomagined*/unet_2_44/random/seed_0"
-    )
-    assert set(names) == {
-        "np_sintering_2/unet_2_44/pix2pix/seed_0", "pretrain/unet_2_44/pix2pix/seed_0",
-        "np_sintering_2/unet_2_44/pix2pix/seed_1", "pretrain/unet_2_44/pix2pix/seed_1",
-        "atomagined_denoise/unet_2_44/random/seed_0",
-    }  # fmt: skip
-    with pytest.raises(Usage, match=r"--only=nothing\* matches no run; there are atomagined"):
-        sweep.chosen(configs, "nothing*")
-
-
-def test_shares_are_all_runs_once_and_whole():
-    configs = {name: make() for name, make in real_small.runs(3).items()}
-    shares = [sweep.shared(configs, f"{part}/4") for part in range(4)]
-    assert sorted(name for share in shares for name in share) == sorted(configs)
-    for share in shares:
-        assert 0 < len(share) < len(configs)
-        assert {sweep.start(config) for config in share.values()} <= share.keys() | {""}
-    assert sweep.shared(configs, "0/1") == configs
-    for share in ("4/4", "-1/4", "1", "a/b"):
-        with pytest.raises(Usage, match=f"--share={share}; I/N with I from 0 to N - 1 was due"):
-            sweep.shared(configs, share)
 
 
 def test_missing_datasets_are_all_listed_before_anything_runs(tmp_path, capsys, monkeypatch):
@@ -107,7 +47,7 @@ def test_bad_options(arguments, words, tmp_path):
 
 
 def job(name, after="", finished=False, kind=None):
-    return sweep.Job(name, None, after, 10, 0, finished, kind or name)
+    return plan.Job(name, None, after, 10, 0, finished, kind or name)
 
 
 def scripted(monkeypatch, scripts):
@@ -179,11 +119,11 @@ def test_a_mask_of_gpus_is_kept_to(monkeypatch):
 def test_a_stopped_sweep_stops_its_runs_and_says_so(tmp_path):
     program = f"""
 import signal, sys
-from emjax import errors, sweep
+from emjax import errors, plan, sweep
 wait = ("import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); "
         "print('up', flush=True); time.sleep(60)")
 sweep.command = lambda job, config, root: [sys.executable, "-c", wait]
-jobs = [sweep.Job(name, None, "", 1, 0, False, name) for name in "ab"]
+jobs = [plan.Job(name, None, "", 1, 0, False, name) for name in "ab"]
 errors.run(sweep.run, jobs, "x.py", sweep.Path({str(tmp_path)!r}), {DEVICE})
 """
     child = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
