@@ -13,7 +13,8 @@ import skimage.measure
 import skimage.metrics
 from PIL import Image
 
-from emjax import metrics, particles, sharding
+from emjax import metrics, sharding
+from emjax.metrics import particles
 
 REAL = os.environ.get("EMJAX_REAL_DATA")
 SIDE = 48
@@ -185,7 +186,7 @@ def scores(predicted, true, valid=None):
         target=jnp.array(true, jnp.float32)[..., None],
         valid=jnp.array(np.ones(true.shape, bool) if valid is None else valid)[..., None],
     )
-    return metrics.particles(**arrays)
+    return metrics.particle_scores(**arrays)
 
 
 def test_metrics_by_hand():
@@ -206,7 +207,7 @@ def test_padding_and_nan_are_nowhere_mask():
     found = scores(predicted, true, valid)
     cut = scores(predicted[:, :30, :20], true[:, :30, :20])
     jax.tree.map(np.testing.assert_array_equal, found, cut)
-    lost = metrics.particles(
+    lost = metrics.particle_scores(
         logits=jnp.full((1, 4, 4, 1), jnp.nan),
         target=jnp.ones((1, 4, 4, 1)),
         valid=jnp.ones((1, 4, 4, 1), bool),

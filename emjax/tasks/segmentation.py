@@ -31,7 +31,7 @@ def scores(output, target, valid):
         "precision": metrics.precision(**arrays),
         "recall": metrics.recall(**arrays),
         "bce": metrics.binary_cross_entropy(**arrays),
-        **metrics.particles(**arrays),
+        **metrics.particle_scores(**arrays),
     }
 
 

@@ -11,7 +11,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from emjax.particles import match
+from emjax.metrics.particles import match
 
 Images = Float[Array, "b h w 1"]
 Valid = Bool[Array, "b h w 1"]
@@ -110,10 +110,10 @@ def recall(*, logits: Images, target: Images, valid: Valid) -> PerImage:
     return share(overlap, true)
 
 
-def particles(
+def particle_scores(
     *, logits: Images, target: Images, valid: Valid
 ) -> dict[str, PerImage | tuple[PerImage, Applies]]:
-    """How well whole particles are found, and how well sized; see `emjax.particles`.
+    """How well whole particles are found, and how well sized; see `emjax.metrics.particles`.
 
     particle_f1: twice the pairs over the predicted plus the true particles; 1 if there are none.
     particle_size_error: |predicted - true| / true diameter of a circle of the particle's area,
