@@ -5,7 +5,7 @@ import fnmatch
 from collections.abc import Callable
 from typing import NamedTuple
 
-from emjax.errors import Usage
+from emjax.errors import UsageError
 
 SIZES = {  # images of a batch, their sides in pixels: the paper's on a GPU
     "cpu": {"pix2pix": (16, 128), "segmentation": (16, 128), "denoise": (16, 128)},
@@ -165,6 +165,6 @@ def chosen(cases, only):
     for pattern in only.split(","):
         matching = fnmatch.filter(names, pattern)
         if not matching:
-            raise Usage(f"--only={pattern} matches no case; there are {', '.join(names)}")
+            raise UsageError(f"--only={pattern} matches no case; there are {', '.join(names)}")
         found.update(matching)
     return [case for case in cases if case.name in found]

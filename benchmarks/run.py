@@ -22,8 +22,8 @@ import numpy as np
 from benchmarks import tables
 from benchmarks.cases import chosen, everything, limits
 from benchmarks.side import Side
-from emjax import errors
-from emjax.errors import Usage
+from emjax import cli
+from emjax.errors import UsageError
 
 RECORDS = 800  # simulated, of 224 x 224 pixels; seven of ten to train on
 SETTLE = {"read": 1.0, "read_augmented": 1.0, "end_to_end": 1.0}  # s, to fill the buffers again
@@ -38,7 +38,7 @@ ENVIRONMENT = {
 
 def main(arguments):
     """Measure the chosen cases; returns the exit code."""
-    parser = errors.Parser(prog="benchmarks.run", description=__doc__.splitlines()[0])
+    parser = cli.Parser(prog="benchmarks.run", description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True, type=Path, help="folder for results and records")
     parser.add_argument("--device", choices=("cpu", "gpu"), help="default: gpu where one is")
     parser.add_argument("--only", help="names of cases, with * and ?, joined by commas")
@@ -53,7 +53,7 @@ def main(arguments):
     modes = options.compile if options.compile is not None else "default" * (device == "gpu")
     modes = [mode for mode in modes.split(",") if mode]
     if options.repeats < 1 or options.seconds <= 0:
-        raise Usage(f"--repeats={options.repeats} --seconds={options.seconds}; more was due")
+        raise UsageError(f"--repeats={options.repeats} --seconds={options.seconds}; more was due")
     cores = hold_to(options.host_cores)
     sides = ["ours", "theirs"] if importlib.util.find_spec("torch") else ["ours"]
     if len(sides) == 1:
@@ -83,7 +83,7 @@ def hold_to(cores):
     own = sorted(os.sched_getaffinity(0))
     if cores is not None:
         if not 1 <= cores <= len(own):
-            raise Usage(f"--host_cores={cores}; 1 to {len(own)} were due")
+            raise UsageError(f"--host_cores={cores}; 1 to {len(own)} were due")
         os.sched_setaffinity(0, own[:cores])
     return cores or len(own)
 
@@ -174,4 +174,4 @@ def keep(out, result):
 
 
 if __name__ == "__main__":
-    errors.run(main, sys.argv[1:])
+    cli.run(main, sys.argv[1:])

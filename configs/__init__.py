@@ -7,7 +7,7 @@ import copy
 
 from ml_collections import ConfigDict
 
-from emjax.choose import choose
+from emjax.errors import choose
 
 
 def varied(config, names, variants):

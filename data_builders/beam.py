@@ -26,8 +26,7 @@ from tensorflow_datasets.core.utils import shard_utils
 
 from data_builders import common
 from data_builders.writer import Writer
-from emjax.choose import choose
-from emjax.errors import BadInput, EmjaxError, Usage
+from emjax.errors import EmjaxError, InputError, UsageError, choose
 
 RUNNERS = ("DirectRunner", "DataflowRunner", "FlinkRunner", "PortableRunner", "SparkRunner")
 QUIET = "--default_sdk_harness_log_level=ERROR"  # what fails is told here
@@ -66,22 +65,24 @@ def writer_of(options):
         for flag in ("workers", "beam_options"):
             if getattr(options, flag) is not None:
                 given = f"--{flag}={getattr(options, flag)}"
-                raise Usage(f"{given} without --beam_runner; one of {', '.join(RUNNERS)} was due")
+                raise UsageError(
+                    f"{given} without --beam_runner; one of {', '.join(RUNNERS)} was due"
+                )
         return Writer
     choose("runner", runner, dict.fromkeys(RUNNERS))
     if workers is not None and workers < 1:
-        raise Usage(f"--workers={workers}; at least 1 was due")
+        raise UsageError(f"--workers={workers}; at least 1 was due")
     if workers is not None and runner != "DirectRunner":
-        raise Usage(
+        raise UsageError(
             f"--workers={workers} is for DirectRunner; {runner} was given. Say it in its own way, "
             "by --beam_options: launch/beam.md"
         )
     try:
         flags = shlex.split(flags or "")
     except ValueError as error:
-        raise Usage(f"--beam_options={flags}: {error}") from None
+        raise UsageError(f"--beam_options={flags}: {error}") from None
     if not all(flag.startswith("--") for flag in flags):
-        raise Usage(f"--beam_options={shlex.join(flags)}; --FLAG=VALUE was due for each")
+        raise UsageError(f"--beam_options={shlex.join(flags)}; --FLAG=VALUE was due for each")
     if workers is not None and workers > 1:
         # Threads share one interpreter, which decoding in Python holds.
         flags = [
@@ -99,26 +100,26 @@ def _checked(runner, flags):
         from apache_beam.options.pipeline_options import PipelineOptions
         from apache_beam.runners import create_runner
     except ImportError:
-        raise Usage(
+        raise UsageError(
             "--beam_runner needs Apache Beam, which is not installed: pip install -e '.[beam]', "
             "in an environment of its own"
         ) from None
     try:
         create_runner(runner)
     except ImportError as error:
-        raise Usage(f"--beam_runner={runner}: {error}") from None
+        raise UsageError(f"--beam_runner={runner}: {error}") from None
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             known = PipelineOptions([]).get_all_options()
             got = PipelineOptions(flags).get_all_options(retain_unknown_options=True)
     except SystemExit:
-        raise Usage(
+        raise UsageError(
             f"--beam_options: {said.getvalue().splitlines()[-1].partition('error: ')[2]}"
         ) from None
     unknown = sorted(got.keys() - known.keys())
     if unknown:
-        raise Usage(
+        raise UsageError(
             f"--beam_options: Beam has no option {', '.join(f'--{key}' for key in unknown)}"
         )
     return flags
@@ -237,7 +238,7 @@ def _no_worker_lost():
         ended.set()
         if not lost:
             raise
-        raise BadInput(
+        raise InputError(
             f"{lost[0]}: it was killed, perhaps for its memory; fewer --workers need less"
         ) from None
     finally:

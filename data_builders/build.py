@@ -19,8 +19,8 @@ from data_builders import au_nanoparticles, beam, cem500k, common
 from data_builders.micrographs import Micrographs
 from data_builders.simulated import Atoms, Nanoparticles, Unlabelled
 from data_builders.temimagenet import Multislice, TEMImageNet
-from emjax.choose import choose
-from emjax.errors import Parser, Usage, run
+from emjax.cli import Parser, run
+from emjax.errors import UsageError, choose
 
 BUILDERS = {
     **dict.fromkeys(au_nanoparticles.NAMES, au_nanoparticles.AuNanoparticles),
@@ -40,7 +40,7 @@ def main(arguments):
         print(f"{__doc__}\nNAME is one of: {', '.join(sorted(BUILDERS))}")
         return 0 if arguments else 2
     if arguments[0].startswith("-"):
-        raise Usage(f"the dataset's name comes first, not {arguments[0]}; see --help")
+        raise UsageError(f"the dataset's name comes first, not {arguments[0]}; see --help")
     builder = choose("dataset", arguments[0], BUILDERS)
     parser = Parser(
         prog=f"python -m data_builders.build {arguments[0]}",
@@ -61,7 +61,7 @@ def main(arguments):
     builder.add_options(parser)
     options = parser.parse_args(arguments[1:])
     if not 0 <= options.left_out <= 1:
-        raise Usage(f"--left_out={options.left_out}; a share from 0 to 1 was due")
+        raise UsageError(f"--left_out={options.left_out}; a share from 0 to 1 was due")
     writer = beam.writer_of(options)
     dataset = builder(options)
     card, already = common.build(

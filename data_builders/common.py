@@ -31,8 +31,8 @@ from typing import NamedTuple
 
 import emjax
 from data_builders.writer import VERSION, Writer, refuse_too_many
-from emjax.errors import BadInput
-from emjax.locks import alone_in
+from emjax.errors import InputError
+from emjax.files import lock_folder
 
 ALL = range(sys.maxsize)  # units of a dataset
 TARGETS = ("mask", "denoised", "background_removed", "superresolved")
@@ -139,7 +139,7 @@ def build(dataset, data_dir, *, left_out=LEFT_OUT_SHARE, writer=Writer):
     try:
         with disk_errors(home):
             home.mkdir(parents=True, exist_ok=True)
-            with alone_in(home, "it is being built; wait for that"):
+            with lock_folder(home, "it is being built; wait for that"):
                 if final.exists():  # another build finished while this one was reading
                     return _same_or_refused(dataset, home), True
                 _write(dataset, contents, home, left_out, writer)
@@ -181,7 +181,7 @@ def disk_errors(home):
         if not isinstance(error, OSError) and not said:
             raise
         reason = said[1] if said else error.strerror or error
-        raise BadInput(
+        raise InputError(
             f"{home}: {reason}; a folder to write to, with room for the records, was due"
         ) from None
 
@@ -215,7 +215,9 @@ def read_card(home):
     """The card.json of the dataset in `home`, which a build wrote last of all."""
     path = Path(home) / VERSION / "card.json"
     if not path.is_file():
-        raise BadInput(f"{path.parent} was not written by data_builders.build: it has no card.json")
+        raise InputError(
+            f"{path.parent} was not written by data_builders.build: it has no card.json"
+        )
     return json.loads(path.read_text())
 
 
@@ -229,7 +231,7 @@ def _same_or_refused(dataset, home):
         def told(values):
             return ", ".join(f"{key}={values.get(key, 'none')}" for key in changed)
 
-        raise BadInput(
+        raise InputError(
             f"{home} exists, built with {told(old)}; this call has {told(new)}. "
             f"Choose another {dataset.other_name} or delete it."
         )

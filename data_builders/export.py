@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from emjax import micrographs
-from emjax.errors import Parser, run
+from emjax.cli import Parser, run
 from emjax.records import open_records
 
 

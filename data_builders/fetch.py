@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 from data_builders.common import file_sha256
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 ZENODO = "https://zenodo.org/api/records"
 GITHUB = "https://github.com"
@@ -42,7 +42,7 @@ def from_zenodo(record, names, folder, *, base=ZENODO):
             address = published[name]["links"]["self"]
             _fetch(address, published[name], folder / name)
     except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
-        raise BadInput(
+        raise InputError(
             f"{address}: {_reason(error)}. Try again, or download "
             f"{', '.join(missing)} from https://doi.org/10.5281/zenodo.{record} into {folder}"
         ) from None
@@ -81,7 +81,7 @@ def from_github(repository, folder, *, base=GITHUB):
         record.write_text(f"{digest}  {address}\n")
         print(f"{name}: SHA-256 {digest}, {due / 1e6:.1f} MB")
     except (OSError, ValueError, http.client.HTTPException, zipfile.BadZipFile) as error:
-        raise BadInput(
+        raise InputError(
             f"{address}: {_reason(error)}. Try again, or run "
             f"git clone {GITHUB}/{repository} in {folder}"
         ) from None

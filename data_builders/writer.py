@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer, shuffle
 
 from data_builders import duplicates
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 VERSION = "1.0.0"
 PAIRS_NAMED = 5  # near-duplicates of two splits that the card names
@@ -61,7 +61,7 @@ def refuse_too_many(dataset, unusable, images, share):
         return
     first = "; ".join(f"{path}: {reason}" for path, reason in unusable[:3])
     more = f"; and {len(unusable) - 3} more" if len(unusable) > 3 else ""
-    raise BadInput(
+    raise InputError(
         f"{dataset.folder}: {len(unusable)} of {images} images cannot be used, over the "
         f"{share:.1%} that may be left out: {first}{more}. "
         "Repair or remove them, or raise --left_out"
@@ -162,7 +162,7 @@ class Writer(tfds.core.GeneratorBasedBuilder):
     def _refuse_nothing(self, split):
         if not self.fingerprints[split]:
             last = "".join(f"; {path}: {reason}" for path, reason in self.unusable[-1:])
-            raise BadInput(f"{self.dataset.folder}: nothing is left of the split {split}{last}")
+            raise InputError(f"{self.dataset.folder}: nothing is left of the split {split}{last}")
 
     def _leave_out(self, record):
         self.unusable.append(record)

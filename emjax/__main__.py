@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from emjax import errors
+from emjax import cli
 
 VERBS = {"train": "emjax.main"} | {
     verb: f"emjax.{verb}" for verb in ("sweep", "predict", "report", "convert", "doctor")
@@ -16,7 +16,7 @@ def main():
         print(f"usage: emjax {{{','.join(VERBS)}}} ...", file=sys.stderr)
         sys.exit(2)
     module = importlib.import_module(VERBS[verb])
-    errors.run(module.main, sys.argv[2:])
+    cli.run(module.main, sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from emjax import data, predict
+from emjax import data, pictures
+from emjax.pictures import grey
 
 SHOWN, SIDE, GAP = 4, 256, 4  # records in the grid, the most pixels of one picture, between two
 
@@ -50,7 +51,7 @@ class Board:
         """A picture, uint8 [h, w]."""
         height, width = grey.shape
         image = self.Summary.Image(height=height, width=width, colorspace=1,
-                                   encoded_image_string=predict.png(grey))  # fmt: skip
+                                   encoded_image_string=pictures.png(grey))  # fmt: skip
         self.add(step, summary=self.Summary(value=[self.Summary.Value(tag=name, image=image)]))
 
 
@@ -93,11 +94,3 @@ def small(picture):
     picture = Image.fromarray(picture)
     picture.thumbnail((SIDE, SIDE))
     return np.asarray(picture)
-
-
-def grey(values, valid):
-    """uint8 [h, w] of float [1, h, w, 1] in [-1, 1], without what is not `valid`."""
-    valid = np.asarray(valid)[0, :, :, 0]
-    h, w = valid.any(1).sum(), valid.any(0).sum()
-    unit = (np.asarray(values, np.float32)[0, :h, :w, 0] + 1) / 2
-    return np.uint8(np.rint(255 * np.clip(unit, 0, 1)))

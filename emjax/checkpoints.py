@@ -20,8 +20,9 @@ import jax
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from emjax import hosts, weights
-from emjax.errors import BadInput, first_line
+from emjax import hosts
+from emjax.errors import InputError, first_line
+from emjax.files import write_atomically
 
 POLICIES = ocp.training.preservation_policies
 EVERY_CALL = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
@@ -82,7 +83,7 @@ class Checkpoints:
             good, broken = examined(self.folder)
             if broken and not good and (len(broken) > 1 or UNFINISHED not in broken.values()):
                 told = "; ".join(f"{step}: {wrong}" for step, wrong in broken.items())
-                raise BadInput(
+                raise InputError(
                     f"{self.folder}: no good checkpoint: {told}. "
                     "Choose another --workdir, or delete this one to start over"
                 )
@@ -156,7 +157,7 @@ class Checkpoints:
         except Exception as error:  # whatever the file system and the libraries above it say
             finished = saved_steps(self.folder)
             last = f"the last good one is step {finished[-1]}" if finished else "none is there yet"
-            raise BadInput(
+            raise InputError(
                 f"{self.folder}: a checkpoint cannot be saved: {first_line(error)}; {last}. "
                 "Make room and run it again"
             ) from error
@@ -179,7 +180,7 @@ def seal(folder, process, processes):
         if writer(name) == process and not is_manifest(folder / name)
     }
     content = json.dumps(mine, indent=0).encode()
-    weights.replace(folder / f"manifest.{process}-of-{processes}.json", content)
+    write_atomically(folder / f"manifest.{process}-of-{processes}.json", content)
 
 
 def writer(name):
@@ -215,7 +216,7 @@ def fault(folder):
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         return f"{error.filename} is missing"
     except OSError as error:
-        raise BadInput(f"{folder}: cannot be read: {error}") from error
+        raise InputError(f"{folder}: cannot be read: {error}") from error
     except (AttributeError, ValueError) as error:
         return f"a manifest is damaged: {first_line(error)}"
     return None
@@ -288,7 +289,7 @@ def load_generator(folder, step, *, score, higher_is_better):
         wrong = broken.get(int(step)) if str(step).isdigit() else None
         there = ", ".join(names) or "none"
         told = f" ({wrong})" if wrong else ""
-        raise BadInput(f"{folder}: no good checkpoint {str(step)!r}{told}; there are: {there}")
+        raise InputError(f"{folder}: no good checkpoint {str(step)!r}{told}; there are: {there}")
     chosen = names[str(step)]
     if not str(step).isdigit():
         for other, wrong in broken.items():

@@ -18,8 +18,9 @@ import jax
 import numpy as np
 from safetensors.numpy import save
 
-from emjax import errors, networks, unpickle, weights
-from emjax.errors import BadInput, Usage
+from emjax import cli, networks, unpickle, weights
+from emjax.errors import InputError, UsageError
+from emjax.files import write_atomically
 from emjax.models.blocks import UPSAMPLING
 from emjax.models.hrnet import VARIANTS, Variant
 from emjax.tasks import TASKS
@@ -120,7 +121,7 @@ def names_of(model, naming, paths):
         return unet_names(paths, levels=naming == "levels")
     if model["name"] == "hrnet":
         return hrnet_names(paths)
-    raise Usage(f"a {model['name']} has no original names; a unet or hrnet was due")
+    raise UsageError(f"a {model['name']} has no original names; a unet or hrnet was due")
 
 
 def unet_in(path, file, options):
@@ -134,7 +135,7 @@ def unet_in(path, file, options):
         filters = [tensors[f"{name}.conv1.weight"].shape[0] for name in names]
         head = tensors["final_conv.weight"].shape[0]
     except KeyError as error:
-        raise BadInput(f"{path}: a U-Net without {error.args[0]}") from None
+        raise InputError(f"{path}: a U-Net without {error.args[0]}") from None
     pools = [m["kernel_size"] for m in file.modules.values() if m["class"].endswith("MaxPool2d")]
     dilations = [file.modules.get(f"{name}.conv1", {}).get("dilation") for name in names]
     stated = {"pools": pools, "dilations": [d[0] if d else None for d in dilations]}
@@ -143,7 +144,7 @@ def unet_in(path, file, options):
         said, asked = stated[field], getattr(options, field)
         known = len(said) == len(default) and None not in said
         if known and asked not in (None, said):
-            raise Usage(f"--{field}={asked}, but {path} says {said}; leave the option out")
+            raise UsageError(f"--{field}={asked}, but {path} says {said}; leave the option out")
         model[field] = said if known else asked or default
         if not known and not asked:
             print(f"note: {path} does not say its {field}; {default} is assumed, see --{field}")
@@ -168,7 +169,7 @@ def implied_input(path, tensors, block):
     each channel, and that is the running mean; m by least squares over the channels.
     """
     if f"{block}.bn1.running_mean" not in tensors:
-        raise BadInput(f"{path}: no {block}.bn1.running_mean; a U-Net with BatchNorm was due")
+        raise InputError(f"{path}: no {block}.bn1.running_mean; a U-Net with BatchNorm was due")
     totals = tensors[f"{block}.conv1.weight"].sum((1, 2, 3), dtype=np.float64)
     seen = tensors[f"{block}.bn1.running_mean"] - tensors[f"{block}.conv1.bias"]
     mean = np.sum(seen * totals) / np.sum(totals**2)
@@ -197,7 +198,7 @@ def hrnet_in(path, file, options):
     )
     known = {variant: name for name, variant in VARIANTS.items()}
     if numbers not in known:
-        raise BadInput(f"{path}: an HRNet with {numbers}; one of {', '.join(VARIANTS)} was due")
+        raise InputError(f"{path}: an HRNet with {numbers}; one of {', '.join(VARIANTS)} was due")
     trained = "last_layer.3.weight" in tensors
     upsampling = options.upsampling or ("bilinear" if trained else "nearest")
     variant = known[numbers]
@@ -242,7 +243,7 @@ def recognised(path, file, options):
             config = json.loads(file.metadata["emjax"])
             return config, config["conversion"]["naming"]
         except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{path}: the note of emjax in it is damaged: {error!r}") from None
+            raise InputError(f"{path}: the note of emjax in it is damaged: {error!r}") from None
     if "final_conv.weight" in tensors:
         return unet_in(path, file, options)
     if any(name.startswith("stage4.0.branches.") for name in tensors):
@@ -250,7 +251,7 @@ def recognised(path, file, options):
     hint = ", ".join(list(tensors)[:5])
     if all(name.startswith(weights.PREFIXES) for name in tensors):
         hint = "arrays of emjax: it need not be converted, its folder is the model"
-    raise BadInput(
+    raise InputError(
         f"{path}: no network that is known here; a residual U-Net (final_conv.weight) or an HRNet "
         f"(stage4.0.branches...) was due, it has {hint}"
     )
@@ -283,7 +284,7 @@ def take_in(path, options):
             fresh.append(ours)
             account[theirs] = f"not in the file: {ours} is at its initial values"
         else:
-            raise BadInput(f"{path}: no {theirs}; a {model['name']} with {model} has it")
+            raise InputError(f"{path}: no {theirs}; a {model['name']} with {model} has it")
     arrays |= initial(model, fresh)
 
     counts = {name: int(left.pop(name)) for name in list(left) if name.endswith(COUNTER)}
@@ -291,7 +292,7 @@ def take_in(path, options):
     for name in left:
         heads = [head for pattern, head in OTHER_HEADS.items() if re.fullmatch(pattern, name)]
         if not heads:
-            raise BadInput(f"{path}: {name} is not known in a {model['name']} with {model}")
+            raise InputError(f"{path}: {name} is not known in a {model['name']} with {model}")
         account[name] = f"left out: of the {heads[0]}, which is not of use here"
 
     config["conversion"] = dict(naming=naming, counter=max(counts.values(), default=None))
@@ -314,10 +315,10 @@ def fitting(path, name, array, shape):
     """A PyTorch array as ours of `shape`: float32, kernels [h, w, in, out]."""
     array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
     if array.shape != shape:
-        raise BadInput(f"{path}: {name} has shape {array.shape} (h, w, in, out), {shape} was due")
+        raise InputError(f"{path}: {name} has shape {array.shape} (h, w, in, out), {shape} was due")
     array = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(array).all():
-        raise BadInput(f"{path}: {name} has values that are NaN or infinite")
+        raise InputError(f"{path}: {name} has values that are NaN or infinite")
     return array
 
 
@@ -345,7 +346,7 @@ def give_out(folder, path):
         count = np.array(conversion["counter"])
         norms = [name for name in tensors if name.endswith(".running_mean")]
         tensors |= {name.replace(".running_mean", COUNTER): count for name in norms}
-    weights.replace(path, save(tensors, {"emjax": json.dumps(config)}))
+    write_atomically(path, save(tensors, {"emjax": json.dumps(config)}))
     print(f"{folder} -> {path}: {len(tensors)} arrays")
 
 
@@ -355,7 +356,7 @@ def whole_numbers(text):
 
 def main(arguments):
     """Convert one way or the other, by whether --from is a folder; returns the exit code."""
-    parser = errors.Parser(prog="emjax.convert", description=__doc__.splitlines()[0])
+    parser = cli.Parser(prog="emjax.convert", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--from", required=True, type=Path, dest="source", metavar="FILE_OR_DIR")
     add("--to", required=True, type=Path, metavar="DIR_OR_FILE")
@@ -367,16 +368,16 @@ def main(arguments):
     options = parser.parse_args(arguments)
     if options.source.is_dir():
         if options.to.suffix != ".safetensors":
-            raise Usage(f"--to={options.to}: a name that ends in .safetensors was due")
+            raise UsageError(f"--to={options.to}: a name that ends in .safetensors was due")
         give_out(options.source, options.to)
         return 0
     if options.to.exists() and not options.to.is_dir():
-        raise Usage(f"--to={options.to} is a file; a folder was due")
+        raise UsageError(f"--to={options.to} is a file; a folder was due")
     params, stats, config, account = take_in(options.source, options)
     network = networks.Network(params, stats)
     weights.write(options.to, network, config)
     told = json.dumps(account, indent=2, sort_keys=True) + "\n"
-    weights.replace(options.to / "conversion.json", told.encode())
+    write_atomically(options.to / "conversion.json", told.encode())
     parameters = sum(value.size for value in params.values())
     print(f"{options.to}: {config['title']}, {parameters} parameters")
     for what in ("used", "folded", "left out", "not in the file"):
@@ -386,4 +387,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    errors.run(main, sys.argv[1:])
+    cli.run(main, sys.argv[1:])

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from emjax import sharding
-from emjax.errors import Usage
+from emjax.errors import UsageError
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -46,14 +46,14 @@ def backend():
         return jax.default_backend()
     except (RuntimeError, AssertionError) as error:  # JAX 0.10 asserts that there is one
         names = os.environ.get("JAX_PLATFORMS", "")
-        raise Usage(f"JAX_PLATFORMS={names}, but JAX starts no such device {error}") from error
+        raise UsageError(f"JAX_PLATFORMS={names}, but JAX starts no such device {error}") from error
 
 
 def require(platform):
     """Raise Usage unless JAX runs on `platform`, "gpu" or "tpu"; None takes anything."""
     if platform and backend() != platform:
         extra = "cuda13" if platform == "gpu" else platform
-        raise Usage(
+        raise UsageError(
             f"--require={platform}, but JAX found {sharding.devices_in_use()}; look at "
             f"JAX_PLATFORMS, or pip install 'jax[{extra}]'; python -m emjax.doctor says more"
         )

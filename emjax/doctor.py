@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 import emjax
-from emjax import devices, errors, sharding
+from emjax import cli, devices, sharding
 
 SIDE, CHANNELS = 256, 64  # of the timed convolution: a layer of a U-Net in the middle
 EXTRAS = {  # module: the extra that has it, and what for
@@ -28,7 +28,7 @@ EXTRAS = {  # module: the extra that has it, and what for
 
 def main(arguments):
     """Print what there is; returns the exit code."""
-    parser = errors.Parser(prog="emjax.doctor", description=__doc__.splitlines()[0])
+    parser = cli.Parser(prog="emjax.doctor", description=__doc__.splitlines()[0])
     parser.add_argument("--require", choices=["gpu", "tpu"], help="fail on anything else")
     devices.require(parser.parse_args(arguments).require)
     devices.backend()
@@ -105,4 +105,4 @@ def missing():
 
 
 if __name__ == "__main__":
-    errors.run(main, sys.argv[1:])
+    cli.run(main, sys.argv[1:])

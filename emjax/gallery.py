@@ -8,10 +8,10 @@ from flax import nnx
 from ml_collections import ConfigDict
 from PIL import Image
 
-from emjax import data, errors, metrics, networks, page, predict, weights
+from emjax import data, errors, metrics, networks, page, pictures, weights
 from emjax.augment import to_network
-from emjax.board import grey
 from emjax.main import assemble
+from emjax.pictures import grey
 from emjax.records import open_records
 from emjax.tasks import TASKS
 
@@ -86,7 +86,7 @@ def restorations(run):
     try:
         objective = assemble(ConfigDict(tuples(run.config)), [records], divisor)
     except AttributeError as error:
-        raise errors.BadInput(f"{run.name} has a config of another version: {error}") from error
+        raise errors.InputError(f"{run.name} has a config of another version: {error}") from error
     generator, restore = trained(run), jax.jit(objective.restore)
     for name, batch in examples(run, "val"):
         micrograph, corrupted, restored = restore(generator, batch)
@@ -104,7 +104,7 @@ def inline(values, valid, caption, is_mask=False):
     larger = max(1, 256 // max(picture.size))
     picture = picture.resize([larger * side for side in picture.size], Image.Resampling.NEAREST)
     picture.thumbnail((512, 512))
-    shown = page.image(predict.png(np.asarray(picture)), caption)
+    shown = page.image(pictures.png(np.asarray(picture)), caption)
     return f"<figure>{shown}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 

@@ -17,8 +17,8 @@ import jax
 from jax._src import distributed  # its keys and barriers, which work where collectives fail
 from jax.experimental import multihost_utils
 
-from emjax import errors
-from emjax.errors import EmjaxError, Usage
+from emjax import cli, errors
+from emjax.errors import EmjaxError, UsageError
 
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long is gone
 MEET_SECONDS = 600
@@ -28,19 +28,19 @@ GONE = "another process is gone or did not come; its last line may say why. Run 
 
 def split(arguments):
     """(--coordinator, --processes and --process of a command line; its other arguments)."""
-    parser = errors.Parser(prog="emjax.main", add_help=False, allow_abbrev=False)
+    parser = cli.Parser(prog="emjax.main", add_help=False, allow_abbrev=False)
     parser.add_argument("--coordinator")
     parser.add_argument("--processes", type=int)
     parser.add_argument("--process", type=int)
     flags, others = parser.parse_known_args(arguments)
     given = (flags.coordinator, flags.processes, flags.process)
     if None in given and given not in ((None, None, None), (None, 1, None)):
-        raise Usage(
+        raise UsageError(
             "--coordinator=HOST:PORT, --processes=N and --process=I belong together; "
             "--processes=1 by itself is a run without others"
         )
     if None not in given and not 0 <= flags.process < flags.processes:
-        raise Usage(f"--process={flags.process}; 0 to {flags.processes - 1} was due")
+        raise UsageError(f"--process={flags.process}; 0 to {flags.processes - 1} was due")
     return flags, others
 
 
@@ -59,7 +59,7 @@ def found(environment):
         return {}  # JAX looks whether there is a TPU
     if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys():
         if not importlib.util.find_spec("kubernetes"):
-            raise Usage(
+            raise UsageError(
                 "this is a pod of an indexed Job: give --coordinator=HOST:PORT, --processes=N and "
                 "--process=I, or install kubernetes; or --processes=1 for a run without others"
             )
@@ -109,7 +109,7 @@ def leave(error, watcher):
     """
     if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
         error = EmjaxError(f"{GONE} ({errors.first_line(error)})")
-    code, line = errors.told(error)
+    code, line = cli.exit_code_and_line(error)
     client = distributed.global_state.client
     try:
         client.key_value_set(f"error: {line}", "")

@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from emjax import hosts, weights
-from emjax.errors import BadInput
+from emjax import hosts
+from emjax.errors import InputError
+from emjax.files import write_atomically
 
 SHOWN = {  # of the pace, on the terminal
     "pace/step_ms_p50": "{:.3g} ms",
@@ -40,7 +41,7 @@ class Journal:
         for file in (self.path, self.per_image):
             if self.writes and file.exists():
                 kept = [row for row in read(file) if row["step"] <= done]
-                weights.replace(file, "".join(json.dumps(row) + "\n" for row in kept).encode())
+                write_atomically(file, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def train(self, step, terms, pace=None):
         """Report the terms of update `step`, with the images/s since the last report.
@@ -136,5 +137,5 @@ def read(path):
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
             if number < len(lines):
-                raise BadInput(f"{path}, line {number}: no JSON ({error})") from error
+                raise InputError(f"{path}, line {number}: no JSON ({error})") from error
     return rows

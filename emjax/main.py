@@ -23,8 +23,8 @@ from ml_collections import config_flags
 
 from emjax import (
     board,
+    cli,
     devices,
-    errors,
     hosts,
     networks,
     optimizers,
@@ -35,12 +35,11 @@ from emjax import (
 )
 from emjax.augment import Augmentation
 from emjax.checkpoints import Checkpoints, load_generator, saved_steps
-from emjax.choose import choose
 from emjax.corruptions import Corruption, Masking
 from emjax.data import EvalBatches, TrainBatches
-from emjax.errors import BadInput, Usage
+from emjax.errors import InputError, UsageError, choose
+from emjax.files import lock_folder
 from emjax.journal import Journal
-from emjax.locks import alone_in
 from emjax.objectives import OBJECTIVES
 from emjax.provenance import describe, ranking, refuse_other
 from emjax.records import open_mixture, open_records
@@ -95,11 +94,13 @@ def command_line(arguments):
             config.is_locked  # noqa: B018  a config that did not load raises here
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         lines = str(error.args[0]).split("\n")
-        raise Usage(lines[-1].strip() if "Traceback" in lines[0] or isinstance(error, OSError)
+        raise UsageError(lines[-1].strip() if "Traceback" in lines[0] or isinstance(error, OSError)
                     else " ".join(lines)) from error  # fmt: skip
     if extra or config is None:
         what = f"{extra[0]!r} is no option." if extra else "--config is missing."
-        raise Usage(f"{what} Give --config=configs/X.py[:variant] [--workdir=DIR] [--config.a.b=v]")
+        raise UsageError(
+            f"{what} Give --config=configs/X.py[:variant] [--workdir=DIR] [--config.a.b=v]"
+        )
     if values["deterministic"].value:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     recipe, _, variant = values["config"].config_filename.partition(":")
@@ -138,10 +139,10 @@ def train(config, workdir, profile=None):
     }
     select = config.get("select", "best")
     if select not in ("best", "last"):
-        raise Usage(f"select={select!r}; best or last was due")
+        raise UsageError(f"select={select!r}; best or last was due")
     refuse_other(config, workdir)
     if profile and profile.last > total_steps:
-        raise Usage(
+        raise UsageError(
             f"--profile={profile.first}:{profile.last}, but the run has {total_steps} steps"
         )
 
@@ -160,7 +161,7 @@ def train(config, workdir, profile=None):
     busy = "wait for it, or choose another --workdir"
     several = jax.process_count() > 1
     stopping = nullcontext(hosts.stop_agreed()) if several else asked_by(signal.SIGTERM)
-    alone = alone_in(workdir, busy) if hosts.first() else nullcontext()
+    alone = lock_folder(workdir, busy) if hosts.first() else nullcontext()
     with alone, stopping as stop, watch.Watch(profile, flops) as stopwatch:
         describe(workdir, config)
         hosts.meet()
@@ -230,7 +231,7 @@ def publisher(config, workdir, mesh, mixture, events, grid):
 def refuse_unequal_parts(parts, batch_size, devices):
     """Raise Usage unless a batch can be cut into `parts` equal ones on so many devices."""
     if parts < 1 or batch_size % (parts * devices):
-        raise Usage(
+        raise UsageError(
             f"data.accumulate={parts}: data.batch_size={batch_size} was to be cut into so many "
             f"equal parts on {devices} devices; a whole number that divides "
             f"{batch_size / devices:g} was due"
@@ -244,7 +245,9 @@ def steps(config, count):
     """
     passes, batch_size = config.get("passes_per_epoch", 1), config.data.batch_size
     if not 1 <= batch_size <= passes * count:
-        raise Usage(f"data.batch_size={batch_size}, but an epoch is {passes} x {count} records")
+        raise UsageError(
+            f"data.batch_size={batch_size}, but an epoch is {passes} x {count} records"
+        )
     per_epoch = passes * count // batch_size
     return per_epoch, config.epochs * per_epoch
 
@@ -281,7 +284,7 @@ def assemble(config, mixture, divisor, updates=None):
         for records in mixture:
             if task.target not in records.card["targets"]:
                 has = ", ".join(records.card["targets"]) or "none"
-                raise BadInput(
+                raise InputError(
                     f"{records.card['name']}: task {config.task!r} needs the target "
                     f"{task.target!r}; the dataset's targets: {has}"
                 )
@@ -314,13 +317,13 @@ def fitting_crop(crop, shape, divisor, space=1):
     if wanted % divisor:
         below, above = wanted // divisor * divisor, (wanted // divisor + 1) * divisor
         of_it = f", with mesh.space={space}" if space > 1 else ""
-        raise Usage(
+        raise UsageError(
             f"augment.crop={crop} on records of {shape[0]} x {shape[1]}: the network takes sides "
             f"divisible by {divisor}{of_it}; the nearest are {below} and {above}"
         )
     largest = min(shape) // divisor * divisor
     if not largest:
-        raise BadInput(f"records of {shape[0]} x {shape[1]} are smaller than {divisor} pixels")
+        raise InputError(f"records of {shape[0]} x {shape[1]} are smaller than {divisor} pixels")
     return min(crop, largest)
 
 
@@ -347,7 +350,7 @@ def old_weights(initialise):
         )
         return params, stats, config["model"]
     if not (folder / "config.json").exists():
-        raise BadInput(f"{folder}: neither a run (config.json) nor a model (model.safetensors)")
+        raise InputError(f"{folder}: neither a run (config.json) nor a model (model.safetensors)")
     config = json.loads((folder / "config.json").read_text())
     score, higher = ranking(config)
     params, stats = load_generator(
@@ -357,4 +360,4 @@ def old_weights(initialise):
 
 
 if __name__ == "__main__":
-    errors.run(main, sys.argv[1:])
+    cli.run(main, sys.argv[1:])

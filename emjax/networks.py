@@ -8,8 +8,7 @@ import optax
 from flax import nnx, struct
 
 from emjax import sharding
-from emjax.choose import choose
-from emjax.errors import Usage
+from emjax.errors import UsageError, choose
 from emjax.models import MODELS
 from emjax.models.blocks import BLOCK, PLAIN, formulated, formulation
 
@@ -67,7 +66,9 @@ class Network(struct.PyTreeNode):
         Raises: Usage unless `decay` is in [0, 1).
         """
         if not 0 <= decay < 1:
-            raise Usage(f"ema={decay}; from 0, for none, to below 1 was due, 0.999 for example")
+            raise UsageError(
+                f"ema={decay}; from 0, for none, to below 1 was due, 0.999 for example"
+            )
         if not decay:
             return self
         copies = jax.tree.map(jnp.copy, {"params": self.params, "stats": self.stats})
@@ -125,7 +126,7 @@ def build(model, *, key):
     try:
         return constructor(**arguments, rngs=Keys(key))
     except TypeError as error:
-        raise Usage(f"model {name!r} with {arguments}: {error}") from error
+        raise UsageError(f"model {name!r} with {arguments}: {error}") from error
 
 
 def create(model, optimizer, *, key, precision="float32"):

@@ -2,8 +2,7 @@
 
 import optax
 
-from emjax.choose import choose
-from emjax.errors import Usage
+from emjax.errors import UsageError, choose
 
 
 def adam(*, lr, b1=0.9, b2=0.999):
@@ -37,9 +36,9 @@ def build(optimizer, updates=None):
     constructor = choose("optimizer", arguments.pop("name"), OPTIMIZERS)
     decay = choose("optimizer.schedule", schedule, SCHEDULES)
     if not clip >= 0:
-        raise Usage(f"optimizer.clip={clip}; a norm above 0, or 0 for none, was due")
+        raise UsageError(f"optimizer.clip={clip}; a norm above 0, or 0 for none, was due")
     if warmup < 0 or (updates and warmup >= updates):
-        raise Usage(f"optimizer.warmup={warmup}; 0 to {(updates or 1) - 1} updates were due")
+        raise UsageError(f"optimizer.warmup={warmup}; 0 to {(updates or 1) - 1} updates were due")
     if updates and (schedule != "constant" or warmup):
         lr = arguments["lr"]
         rise = optax.linear_schedule(lr / max(warmup, 1), lr, warmup - 1)

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 
 from emjax import journal, networks, runs
 from emjax import main as train
-from emjax.errors import BadInput, Usage
+from emjax.config import parts_of, plain
+from emjax.errors import InputError, UsageError
 from emjax.models.__main__ import multiply_adds
-from emjax.provenance import plain, refuse_other
-from emjax.records import open_records, parts_of
+from emjax.provenance import refuse_other
+from emjax.records import open_records
 
 UTILISATION = 0.3  # of a large matrix product's speed: what hours are guessed by
 
@@ -38,12 +39,14 @@ class Job(NamedTuple):
 def matrix(path, seeds):
     """({name: ConfigDict}, {(dataset, split): expected number of records}) of a config file."""
     if seeds < 1:
-        raise Usage(f"--seeds={seeds}; at least 1 was due")
+        raise UsageError(f"--seeds={seeds}; at least 1 was due")
     if not Path(path).is_file():
-        raise Usage(f"--config={path} is no file")
+        raise UsageError(f"--config={path} is no file")
     module = runpy.run_path(str(path))
     if "runs" not in module:
-        raise Usage(f"{path} is no matrix: it has no runs(seeds); emjax.main takes single recipes")
+        raise UsageError(
+            f"{path} is no matrix: it has no runs(seeds); emjax.main takes single recipes"
+        )
     return {name: make() for name, make in module["runs"](seeds).items()}, module.get("RECORDS", {})
 
 
@@ -59,7 +62,7 @@ def chosen(configs, only):
         found = fnmatch.filter(configs, pattern)
         if not found:
             near = ", ".join(sorted({without_seed(name) for name in configs})[:12])
-            raise Usage(f"--only={pattern} matches no run; there are {near}, ...")
+            raise UsageError(f"--only={pattern} matches no run; there are {near}, ...")
         names.update(found)
     names |= {start(configs[name]) for name in names} - {""}
     return {name: config for name, config in configs.items() if name in names}
@@ -75,7 +78,7 @@ def shared(configs, share):
     except ValueError:
         part, count = 0, 0
     if not 0 <= part < count:
-        raise Usage(f"--share={share}; I/N with I from 0 to N - 1 was due, e.g. 0/4")
+        raise UsageError(f"--share={share}; I/N with I from 0 to N - 1 was due, e.g. 0/4")
 
     def origin(name):
         return origin(start(configs[name])) if start(configs[name]) in configs else name
@@ -100,7 +103,7 @@ def records(configs, expected):
             counts[key] = expected.get((name, split))
             try:
                 counts[key] = len(open_records(*key).source)
-            except BadInput as error:
+            except InputError as error:
                 missing[str(error)] = None
     return counts, [*missing]
 
@@ -118,7 +121,7 @@ def jobs_of(configs, counts, root):
         done, finished = 0, False
         try:
             refuse_other(config, root / name)
-        except Usage as error:
+        except UsageError as error:
             others.append(str(error))
         if (root / name / "metrics.jsonl").exists():
             run = runs.read(root / name, root)
@@ -126,7 +129,7 @@ def jobs_of(configs, counts, root):
         after = start(config) if start(config) in configs else ""
         jobs.append(Job(name, config, after, steps, done, finished, kind(config)))
     if others:
-        raise Usage("\n".join(others))
+        raise UsageError("\n".join(others))
     return jobs
 
 

@@ -7,21 +7,19 @@ predicted in tiles, with the values of the whole; where that cannot be, a note o
 """
 
 import functools
-import io
 import math
 import sys
 from pathlib import Path
 
 import jax
 import numpy as np
-from PIL import Image
 
-from emjax import devices, errors, micrographs, tiles, weights
-from emjax.errors import BadInput, Usage
-from emjax.micrographs.signal import amount, note
+from emjax import cli, devices, micrographs, tiles, weights
+from emjax.errors import InputError, UsageError, note
+from emjax.files import write_atomically
+from emjax.micrographs.signal import amount
+from emjax.pictures import overlay, png
 from emjax.tasks import TASKS
-
-OUTLINE = (255, 64, 0)  # red, green, blue
 
 
 class Predictor:
@@ -35,7 +33,7 @@ class Predictor:
     def __init__(self, folder, memory=micrographs.LIMIT):
         module, self.config = weights.load(folder)
         if reason := self.config.get("only_to_start_from"):
-            raise Usage(
+            raise UsageError(
                 f"{folder}: not to be predicted with, {reason}; finetune it first, by "
                 f"--config.initialise.workdir={folder}"
             )
@@ -115,24 +113,6 @@ def mask_of(probability):
     return np.where(probability > 0.5, 255, 0).astype(np.uint8)
 
 
-def overlay(image, mask):
-    """uint8 [h, w, 3]: the image in grey, the border of the mask in colour."""
-    low, high = np.percentile(image, [0.1, 99.9])
-    grey = np.clip((image - low) / max(high - low, 1e-9), 0, 1)
-    picture = np.repeat(np.uint8(255 * grey)[..., None], 3, axis=2)
-    inside = np.pad(mask > 0, 1, mode="edge")
-    eroded = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
-    picture[(mask > 0) & ~eroded] = OUTLINE
-    return picture
-
-
-def png(picture):
-    """The bytes of a PNG of uint8 [h, w, 3] or [h, w]."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
 def in_format_of(image, values):
     """`values` in the number format of `image`, rounded and cut off where they do not fit."""
     if image.dtype.kind == "f":
@@ -153,9 +133,9 @@ def inputs(names, out):
     for file in files:
         other = stems.setdefault(file.stem, file)
         if other is not file:
-            raise Usage(f"{other} and {file} would both become {out / file.stem}.tif")
+            raise UsageError(f"{other} and {file} would both become {out / file.stem}.tif")
         if file.resolve() == (out / f"{file.stem}.tif").resolve():
-            raise Usage(f"{file} would be overwritten by its result; choose another --out")
+            raise UsageError(f"{file} would be overwritten by its result; choose another --out")
     return files
 
 
@@ -182,13 +162,13 @@ def pixel_size(text):
     except ValueError:
         sizes = []
     if len(sizes) not in (1, 2) or not all(0 < size < np.inf for size in sizes):
-        raise Usage(f"--pixel_size={text}; nm per pixel, one positive number or y,x, were due")
+        raise UsageError(f"--pixel_size={text}; nm per pixel, one positive number or y,x, were due")
     return sizes[0], sizes[-1]
 
 
 def main(arguments):
     """Predict every input; returns 0, or 3 if some could not be read (they are named)."""
-    parser = errors.Parser(prog="emjax.predict", description=__doc__.splitlines()[0])
+    parser = cli.Parser(prog="emjax.predict", description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="a run's workdir or its model/ folder")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--index", type=int, help="which image, of files that hold several")
@@ -203,7 +183,7 @@ def main(arguments):
     options = parser.parse_args(arguments)
     stated = pixel_size(options.pixel_size) if options.pixel_size else None
     if not options.memory_limit > 0:
-        raise Usage(f"--memory_limit={options.memory_limit}; more than 0 GiB were due")
+        raise UsageError(f"--memory_limit={options.memory_limit}; more than 0 GiB were due")
     limit = int(options.memory_limit * 2**30)
     files = inputs(options.inputs, options.out)
     predictor = Predictor(options.model, limit)
@@ -211,7 +191,7 @@ def main(arguments):
     for file in files:
         try:
             result, first = predicted(predictor, file, options.index, limit)
-        except BadInput as error:
+        except InputError as error:
             print(f"error: {file}: {error}".replace(f"{file}: {file}", str(file)), file=sys.stderr)
             unread += 1
             continue
@@ -221,7 +201,7 @@ def main(arguments):
         note = f"{result.dtype}"
         if predictor.is_mask:
             mask = result if result.ndim == 2 else result[0]
-            weights.replace(
+            write_atomically(
                 options.out / f"{file.stem}.overlay.png", png(overlay(first.image, mask))
             )
             note = f"{100 * np.mean(result > 0):.1f} % foreground"
@@ -230,8 +210,8 @@ def main(arguments):
         print(f"{file} -> {written}  {' x '.join(map(str, result.shape))}, {note}")
     if unread:
         print(f"error: {unread} of {len(files)} inputs were not predicted", file=sys.stderr)
-    return BadInput.code if unread else 0
+    return InputError.code if unread else 0
 
 
 if __name__ == "__main__":
-    errors.run(main, sys.argv[1:])
+    cli.run(main, sys.argv[1:])

@@ -8,8 +8,10 @@ import platform
 from pathlib import Path
 
 import emjax
-from emjax import devices, hosts, sharding, weights
-from emjax.errors import Usage
+from emjax import devices, hosts, sharding
+from emjax.config import flat, plain
+from emjax.errors import UsageError
+from emjax.files import write_atomically
 from emjax.objectives import OBJECTIVES
 from emjax.tasks import TASKS
 
@@ -32,22 +34,11 @@ def ranking(config):
     Always of the split `val`, never of another that is evaluated beside it.
     """
     if "val" not in config["data"]["evals"]:
-        raise Usage(f"data.evals has {', '.join(config['data']['evals'])}, but no val to choose by")
+        raise UsageError(
+            f"data.evals has {', '.join(config['data']['evals'])}, but no val to choose by"
+        )
     judge = TASKS[config["task"]] if "task" in config else OBJECTIVES[config["objective"]["name"]]
     return f"val/{judge.best}", judge.higher_is_better
-
-
-def plain(config):
-    """A config as it reads back from JSON."""
-    return json.loads(config.to_json())
-
-
-def flat(config, prefix=""):
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def refuse_other(config, workdir):
@@ -65,7 +56,7 @@ def refuse_other(config, workdir):
         if (name not in MAY_DIFFER or name in fixed) and theirs.get(name) != ours.get(name)
     ]
     if differ:
-        raise Usage(
+        raise UsageError(
             f"{workdir} holds a run of another config: {'; '.join(differ)}. "
             "Choose another --workdir or delete it"
         )
@@ -100,4 +91,4 @@ def describe(workdir, config):
         "date": str(datetime.date.today()),
     }
     for name, facts in (("versions", versions), ("config", plain(config))):
-        weights.replace(workdir / f"{name}.json", json.dumps(facts, indent=2).encode())
+        write_atomically(workdir / f"{name}.json", json.dumps(facts, indent=2).encode())

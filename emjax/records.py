@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from emjax.errors import BadInput, Usage, first_line
+from emjax.config import parts_of
+from emjax.errors import InputError, UsageError, first_line
 
 BAD_SHARE = 0.001  # of a split's records may be damaged; more, and the run stops
 
@@ -63,7 +64,7 @@ class Readable:
             if len(self.damaged) <= most:
                 self.damaged[at] = error
         if len(self.damaged) > most:
-            raise BadInput(
+            raise InputError(
                 f"{told}; {len(self.damaged)} of {len(self)} so far, over the {BAD_SHARE:.1%} that "
                 "may be. Build the dataset again"
             )
@@ -120,7 +121,7 @@ def open_records(data_dir, name, split):
         kind, _, rest = name.partition("/")
         what = f"micrographs --name={rest}" if kind == "micrographs" and rest else name
         source = "" if kind == "simulated" else " --source=DIR"
-        raise BadInput(
+        raise InputError(
             f"{folder}: dataset {name!r} is not built. "
             f"Build it: python -m data_builders.build {what} --data_dir={data_dir}{source}"
         )
@@ -132,17 +133,12 @@ def open_records(data_dir, name, split):
             raise ValueError("it is empty")
     except (KeyError, ValueError, AssertionError) as error:
         has = ", ".join(f"{key} {count}" for key, count in counts.items())
-        raise BadInput(
+        raise InputError(
             f"{folder}: no split {split!r} of it: {first_line(error)}. It has: {has}"
         ) from error
     raw = builder.as_data_source(split).data_source
     source = Readable(Decoded(raw, builder.info.features), f"{name}:{split}")
     return Records(source, json.loads(cards[-1].read_text()))
-
-
-def parts_of(train):
-    """A config's `data.train` as [(name, split, weight)]."""
-    return [(*train, 1.0)] if isinstance(train[0], str) else train
 
 
 def open_mixture(data_dir, parts):
@@ -158,12 +154,12 @@ def open_mixture(data_dir, parts):
     mixture = []
     for name, split, weight in parts_of(parts):
         if not weight > 0:
-            raise Usage(f"data.train: weight {weight} of {name}; a positive number was due")
+            raise UsageError(f"data.train: weight {weight} of {name}; a positive number was due")
         mixture.append(open_records(data_dir, name, split)._replace(weight=float(weight)))
     first, *others = ((r.source.name, r.source[0]["image"]) for r in mixture)
     for name, image in others:
         if (image.shape, image.dtype) != (first[1].shape, first[1].dtype):
-            raise BadInput(
+            raise InputError(
                 f"{name} has images {image.dtype} {image.shape}, {first[0]} has "
                 f"{first[1].dtype} {first[1].shape}; one mixture needs one kind: build them alike"
             )

@@ -15,10 +15,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from emjax import claims, comparisons, errors, gallery, page, runs, weights
+from emjax import claims, cli, comparisons, gallery, page, runs
 from emjax.comparisons import average, by_seed, contrast, tested
-from emjax.errors import BadInput
-from emjax.records import open_records, parts_of
+from emjax.config import parts_of
+from emjax.errors import InputError
+from emjax.files import write_atomically
+from emjax.records import open_records
 from emjax.runs import PARTS
 
 PROTOCOL = (
@@ -170,7 +172,7 @@ def count_rows(found):
         for split in each:
             try:
                 row[split] = str(len(open_records(folder, name, split).source))
-            except BadInput:
+            except InputError:
                 row[split] = "not here"
         yield row
 
@@ -249,7 +251,7 @@ def by_network(arms):
 
 def main(arguments):
     """Write the report and print its main tables; returns the exit code."""
-    parser = errors.Parser(prog="emjax.report", description=__doc__.splitlines()[0])
+    parser = cli.Parser(prog="emjax.report", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", required=True, type=Path, help="folder with workdirs in it")
     parser.add_argument("--out", required=True, type=Path, help="folder for the report")
     options = parser.parse_args(arguments)
@@ -303,9 +305,9 @@ def main(arguments):
     ]  # fmt: skip
     (out / "curves").mkdir(parents=True, exist_ok=True)
     for title, png in curves.items():
-        weights.replace(out / "curves" / f"{slug(title)}.png", png)
-    weights.replace(out / "report.md", text.encode())
-    weights.replace(
+        write_atomically(out / "curves" / f"{slug(title)}.png", png)
+    write_atomically(out / "report.md", text.encode())
+    write_atomically(
         out / "report.html", page.whole("emjax report", [made, PROTOCOL, missing], body).encode()
     )
     for title, rows in printed.items():
@@ -320,4 +322,4 @@ def slug(title):
 
 
 if __name__ == "__main__":
-    errors.run(main, sys.argv[1:])
+    cli.run(main, sys.argv[1:])

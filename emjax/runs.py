@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from emjax import journal
-from emjax.errors import BadInput
-from emjax.provenance import flat, ranking
-from emjax.records import parts_of
+from emjax.config import flat, parts_of
+from emjax.errors import InputError
+from emjax.provenance import ranking
 
 PARTS = 12  # the test score is told after each twelfth of a run: every 5 of the paper's 60 epochs
 
@@ -86,7 +86,7 @@ def images(path):
     try:
         return {row["step"]: row["images"] for row in journal.read(path) if row["split"] == "test"}
     except (KeyError, TypeError) as error:
-        raise BadInput(f"{path}: not the scores of a run: {error!r}") from error
+        raise InputError(f"{path}: not the scores of a run: {error!r}") from error
 
 
 def read(folder, root):
@@ -107,7 +107,7 @@ def read(folder, root):
         path = folder / "versions.json"
         code = json.loads(path.read_text()).get("code", "unknown") if path.exists() else "unknown"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path}: not the record of a run: {error!r}") from error
+        raise InputError(f"{path}: not the record of a run: {error!r}") from error
     evaluations = [row for row in rows if math.isfinite(row.get(score, math.nan))]
     return Run(
         name=folder.name if folder == root else os.path.relpath(folder, root),
@@ -130,7 +130,7 @@ def find(root):
     folders = sorted(path.parent for path in root.rglob("metrics.jsonl"))
     runs = [read(folder, root) for folder in folders if (folder / "config.json").exists()]
     if not runs:
-        raise BadInput(f"{root}: no runs in it, no folder with config.json and metrics.jsonl")
+        raise InputError(f"{root}: no runs in it, no folder with config.json and metrics.jsonl")
     return runs
 
 
@@ -143,7 +143,7 @@ def matrix(root):
     try:
         return json.loads(path.read_text()) if path.exists() else []
     except ValueError as error:
-        raise BadInput(f"{path}: not the names of runs: {error}; delete it") from error
+        raise InputError(f"{path}: not the names of runs: {error}; delete it") from error
 
 
 def missing(root, runs):
@@ -236,7 +236,7 @@ def origin(workdir, root):
     folder = placed(Path(workdir), root)
     try:
         source = read(folder, root)
-    except BadInput:
+    except InputError:
         return f"weights of {workdir}", {}
     label = f"{source.config['objective']['name']}, {data_of(source.config)}"
     facts = {"code": source.code, "records": source.records if source.planned else 0}

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from emjax.errors import Usage
+from emjax.errors import UsageError
 
 AXES = ("data", "fsdp", "space")
 ROWS = ("data", "fsdp")
@@ -28,12 +28,12 @@ def data_mesh(*, fsdp=1, space=1, devices=None):
     by_process = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     devices = by_process if devices is None else devices
     if fsdp < 1 or space < 1 or len(devices) % (fsdp * space):
-        raise Usage(
+        raise UsageError(
             f"mesh.fsdp={fsdp} and mesh.space={space} on {len(devices)} devices: whole numbers "
             "from 1 up were due, whose product divides the number of devices"
         )
     if len(devices) // jax.process_count() % space:
-        raise Usage(
+        raise UsageError(
             f"mesh.space={space}, but a process has {len(devices) // jax.process_count()} devices: "
             "an image lies within one process, so a divisor of that was due"
         )
@@ -147,7 +147,7 @@ def local_rows(rows, mesh):
     """
     over = row_devices(mesh)
     if rows % over:
-        raise Usage(
+        raise UsageError(
             f"data.batch_size={rows} cannot be spread over {over} devices; "
             f"take {max(rows // over, 1) * over} or {(rows // over + 1) * over}"
         )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from emjax import hosts
-from emjax.errors import NonFinite
+from emjax.errors import NonFiniteError
 
 IN_A_ROW = 10  # without one between that was applied
 
@@ -103,10 +103,10 @@ def rolled_back(state, skips, checkpoints):
     )
     look = "Look at the examples named above, or take a smaller optimizer.lr"
     if skips.rollbacks:
-        raise NonFinite(f"{why}, after going back to a checkpoint before. {look}")
+        raise NonFiniteError(f"{why}, after going back to a checkpoint before. {look}")
     old = checkpoints.restore_before(state, int(skips.since))
     if old is None:
-        raise NonFinite(f"{why}, and there is no good checkpoint from before. {look}")
+        raise NonFiniteError(f"{why}, and there is no good checkpoint from before. {look}")
     step = int(old.step)
     if hosts.first():
         print(f"note: {why}; goes on from what was saved at step {step}, once", file=sys.stderr)

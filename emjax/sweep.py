@@ -21,16 +21,17 @@ from pathlib import Path
 
 import jax
 
-from emjax import errors, plan, runs, weights
+from emjax import cli, plan, runs
 from emjax import main as train
-from emjax.errors import BadInput, EmjaxError, Stopped, Usage
+from emjax.errors import EmjaxError, InputError, Interrupted, UsageError
+from emjax.files import write_atomically
 
 POLL_SECONDS = 0.2
 
 
 def main(arguments):
     """Run what is missing of a matrix; returns the exit code."""
-    parser = errors.Parser(
+    parser = cli.Parser(
         prog="emjax.sweep",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -46,7 +47,7 @@ def main(arguments):
     parser.add_argument("--dry_run", action="store_true", help="print the plan and stop")
     options = parser.parse_args(arguments)
     if options.at_once < 1:
-        raise Usage(f"--at_once={options.at_once}; at least 1 was due")
+        raise UsageError(f"--at_once={options.at_once}; at least 1 was due")
     jax.config.update("jax_platforms", "cpu")  # the devices are for the runs
     configs, expected = plan.matrix(options.config, options.seeds)
     everything = plan.chosen(configs, options.only)
@@ -54,7 +55,7 @@ def main(arguments):
     counts, missing = plan.records(configs, expected)
     problem = "\n".join([f"{len(missing)} datasets or splits are missing:", *missing])
     if missing and not options.dry_run:
-        raise BadInput(problem)
+        raise InputError(problem)
     jobs = plan.jobs_of(configs, counts, options.runs)
     device = json.loads(
         subprocess.run(
@@ -63,7 +64,9 @@ def main(arguments):
         ).stdout.splitlines()[-1]
     )  # fmt: skip
     if device["platform"] == "tpu" and options.at_once > 1:
-        raise Usage(f"--at_once={options.at_once}; a TPU chip takes one run at a time, 1 was due")
+        raise UsageError(
+            f"--at_once={options.at_once}; a TPU chip takes one run at a time, 1 was due"
+        )
     plan.tell(jobs, options.runs, device)
     if missing:
         print(f"\n{problem}")
@@ -72,7 +75,7 @@ def main(arguments):
         if options.share.startswith("0/"):  # the others would write the same
             names = dict.fromkeys([*runs.matrix(options.runs), *everything])
             path = options.runs / "matrix.json"  # what a report is to find
-            weights.replace(path, json.dumps([*names], indent=1).encode())
+            write_atomically(path, json.dumps([*names], indent=1).encode())
         run(jobs, options.config, options.runs, device, options.at_once)
     return 0
 
@@ -175,7 +178,7 @@ def run(jobs, config, root, device, at_once=1):
             busy[place][1].wait()
             end(place)
         if stop():
-            raise Stopped(f"{root}: stopped; the same command goes on from there")
+            raise Interrupted(f"{root}: stopped; the same command goes on from there")
     if failed:
         told = "\n".join(f"{name}: {why}" for name, why in failed.items())
         raise EmjaxError(f"{len(failed)} of {len(jobs)} runs did not finish:\n{told}")
@@ -183,4 +186,4 @@ def run(jobs, config, root, device, at_once=1):
 
 
 if __name__ == "__main__":
-    errors.run(main, sys.argv[1:])
+    cli.run(main, sys.argv[1:])

@@ -7,7 +7,7 @@ import statistics
 import jax
 
 from emjax import devices, skips
-from emjax.errors import Stopped
+from emjax.errors import Interrupted
 from emjax.watch import Watch
 
 
@@ -92,7 +92,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
             checkpoints.save(step, state)
         if stopping:
             checkpoints.wait()
-            raise Stopped(f"stopped at step {step} of {total_steps}, all saved; run it again")
+            raise Interrupted(f"stopped at step {step} of {total_steps}, all saved; run it again")
     checkpoints.wait()
     return state
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from emjax.errors import Usage
+from emjax.errors import UsageError
 
 
 class Account(NamedTuple):
@@ -30,7 +30,7 @@ def refuse_other_wiring(old, new):
         and hasattr(old, name) and hasattr(new, name)
     ]  # fmt: skip
     if differ:
-        raise Usage(
+        raise UsageError(
             "the old weights belong to another network: "
             + "; ".join(differ)
             + "; set config.model alike"
@@ -63,7 +63,7 @@ def fill(network, params, stats, *, fresh=()):
     ]
     if problems:
         anew = ". Name in initialise.fresh what is to start anew" if missing - keep else ""
-        raise Usage("the weights do not fit: " + "; ".join(problems) + anew)
+        raise UsageError("the weights do not fit: " + "; ".join(problems) + anew)
 
     def filled(arrays):
         return {

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of files from before PyTorch 1.6
 STORAGES = {
@@ -117,10 +117,10 @@ def read(path):
             raise ValueError(f"a {what} without a tensor")
         arrays = {name: tensor.array() for name, tensor in tensors.items()}
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror or error}; a file of weights was due") from None
+        raise InputError(f"{path}: {error.strerror or error}; a file of weights was due") from None
     except Exception as error:  # a damaged pickle fails in any way it likes, out of memory too
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadInput(
+        raise InputError(
             f"{path}: {reason}; a safetensors file, a PyTorch state dict or a pickled PyTorch "
             "module was due"
         ) from None
@@ -133,7 +133,7 @@ def _safetensors(path):
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return File("safetensors", tensors, {}, file.metadata() or {})
     except (SafetensorError, TypeError) as error:
-        raise BadInput(f"{path}: not a readable safetensors file: {error}") from None
+        raise InputError(f"{path}: not a readable safetensors file: {error}") from None
 
 
 class _Unpickler(pickle.Unpickler):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from emjax import devices
-from emjax.errors import Usage
+from emjax.errors import UsageError
 from emjax.models.blocks import PLAIN, formulated
 
 
@@ -32,7 +32,7 @@ def profile(text, folder):
     ends = re.fullmatch(r"(\d+):(\d+)", text)
     first, last = map(int, ends.groups()) if ends else (0, 0)
     if not 1 <= first <= last:
-        raise Usage(f"--profile={text}; FROM:TO was due, the first and last step, as in 20:25")
+        raise UsageError(f"--profile={text}; FROM:TO was due, the first and last step, as in 20:25")
     return Profile(first, last, str(folder))
 
 

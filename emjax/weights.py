@@ -1,7 +1,6 @@
 """A trained network as people keep it: model.safetensors, config.json and a README card."""
 
 import json
-import os
 from pathlib import Path
 
 import jax
@@ -11,7 +10,8 @@ from safetensors.numpy import load_file, save
 
 import emjax
 from emjax import networks
-from emjax.errors import BadInput
+from emjax.errors import InputError
+from emjax.files import write_atomically
 
 FORMAT = 1
 PREFIXES = ("params/", "stats/")
@@ -33,16 +33,9 @@ def write(folder, network, config):
         for path, value in jax.device_get(part).items()
     }
     config = {"format": FORMAT, "emjax": emjax.__version__, **config}
-    replace(folder / "model.safetensors", save(arrays))
-    replace(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
-    replace(folder / "README.md", card(config, network).encode())
-
-
-def replace(path, content):
-    """Write `content` to `path` so that a reader sees the old file or the new one."""
-    draft = path.with_name(path.name + ".partial")
-    draft.write_bytes(content)
-    os.replace(draft, path)
+    write_atomically(folder / "model.safetensors", save(arrays))
+    write_atomically(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    write_atomically(folder / "README.md", card(config, network).encode())
 
 
 def read(folder):
@@ -59,14 +52,14 @@ def read(folder):
         config = json.loads((folder / "config.json").read_text())
         arrays = load_file(folder / "model.safetensors")
     except FileNotFoundError as error:
-        raise BadInput(
+        raise InputError(
             f"{error.filename or folder}: no such file; {folder} should be a run's workdir that "
             "has a best model, or its model/ folder"
         ) from error
     except (json.JSONDecodeError, SafetensorError, OSError) as error:
-        raise BadInput(f"{folder}: not a readable model: {error}") from error
+        raise InputError(f"{folder}: not a readable model: {error}") from error
     if config.get("format") != FORMAT:
-        raise BadInput(f"{folder}: model of format {config.get('format')}; {FORMAT} was due")
+        raise InputError(f"{folder}: model of format {config.get('format')}; {FORMAT} was due")
     params, stats = (
         {path.removeprefix(prefix): value for path, value in arrays.items()
          if path.startswith(prefix)}

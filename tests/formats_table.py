@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from emjax import micrographs
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 NM = {"pm": 1e-3, "A": 0.1, "nm": 1.0, "µm": 1e3, "cm": 1e7, "m": 1e9}
 
@@ -72,7 +72,7 @@ def examine(path, rows):
                 for place in range(len(read)):
                     for _ in micrographs.planes(path, place):
                         pass
-            except BadInput as error:
+            except InputError as error:
                 told.append("refused: " + str(error).removeprefix(f"{path}: "))
                 read = []
             if len(rows) != len(signals) and read:
@@ -84,7 +84,7 @@ def examine(path, rows):
                 for text in (differences(signal, row) if row["dtype"] else ["not read"])
             ]
             return told, found
-    except BadInput as error:
+    except InputError as error:
         return ["refused: " + str(error).removeprefix(f"{path}: ")], []
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from emjax import micrographs
-from emjax.errors import BadInput
+from emjax.errors import InputError
 from tests import format_samples
 
 ADDRESSES = 3 << 30  # bytes of address space; importing all readers takes 1.3 GB of it
@@ -85,7 +85,7 @@ def outcome(path):
         for _ in micrographs.planes(path, 0, LIMIT):
             pass
         return "read"
-    except BadInput as error:
+    except InputError as error:
         if str(error).endswith("more memory was asked for than there is"):
             return HUNGRY
         assert str(error).startswith(str(path)) and "\n" not in str(error), error

@@ -12,7 +12,7 @@ from skimage.util import view_as_blocks
 
 from data_builders import au_nanoparticles, build, common
 from data_builders.au_nanoparticles import DATASETS, AuNanoparticles, preprocessing
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 RNG = np.random.default_rng(5)
 SIDE, FEWEST = 16, 8  # of the fixtures' patches
@@ -88,7 +88,7 @@ def built(tmp_path, name, *flags):
 
 
 def refused(tmp_path, name, *flags):
-    with pytest.raises(BadInput) as error:
+    with pytest.raises(InputError) as error:
         built(tmp_path, name, *flags)
     assert not (tmp_path / "data").exists()
     return str(error.value)
@@ -145,7 +145,7 @@ def test_standardising_is_over_the_whole_image():
     done = preprocessing.standardised(image)
     assert done.dtype == np.float32
     np.testing.assert_allclose(done, stats.zscore(image.astype(float), axis=None), atol=1e-5)
-    with pytest.raises(BadInput, match="all pixels are 7"):
+    with pytest.raises(InputError, match="all pixels are 7"):
         preprocessing.standardised(np.full((4, 4), 7.0))
 
 
@@ -265,7 +265,7 @@ def test_patches_standardised_by_their_authors_are_split_and_left_as_they_are(tm
 
 
 def refused_by_source(tmp_path, name):
-    with pytest.raises(BadInput) as error:
+    with pytest.raises(InputError) as error:
         built(tmp_path, f"{name}_by_source")
     return str(error.value)
 

@@ -136,7 +136,7 @@ def test_what_stops_one_process_stops_beam_with_the_same_words(
     assert one == many and one[0] == 3 and not (tmp_path / "data").exists()
 
     def breaks(self, split, units=None):
-        raise errors.BadInput(f"{split}: it has changed")
+        raise errors.InputError(f"{split}: it has changed")
         yield
 
     monkeypatch.setattr(build.Nanoparticles, "records", breaks)

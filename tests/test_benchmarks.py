@@ -7,7 +7,7 @@ import pytest
 from benchmarks import run, tables
 from benchmarks.cases import Case, chosen, everything, goal
 from benchmarks.side import Side
-from emjax.errors import Usage
+from emjax.errors import UsageError
 
 CALM = {"OMP_WAIT_POLICY": "passive"}  # PyTorch's threads wait without taking the cores
 
@@ -119,5 +119,7 @@ def test_cases_are_chosen_by_name():
     assert "step/pix2pix/unet_4_424" in names and "step/pix2pix/hrnet_w48" not in names
     (large,) = chosen(cases, "step/pix2pix/hrnet_w48")
     assert large.network == "hrnet_w48"
-    with pytest.raises(Usage, match="^--only=step/none matches no case; there are step/pix2pix/"):
+    with pytest.raises(
+        UsageError, match="^--only=step/none matches no case; there are step/pix2pix/"
+    ):
         run.main(["--out=unused", "--only=read/*,step/none"])

@@ -19,8 +19,8 @@ import tifffile
 from scipy import ndimage
 
 from data_builders import build, common, export, writer
-from emjax import errors, micrographs
-from emjax.locks import alone_in
+from emjax import cli, errors, micrographs
+from emjax.files import lock_folder
 from tests import format_samples
 
 RNG = np.random.default_rng(1)
@@ -51,7 +51,7 @@ def all_records(home):
 def call(capsys, *argv):
     """(exit code, stdout, stderr) of `python -m data_builders.build *argv`."""
     with pytest.raises(SystemExit) as stopped:
-        errors.run(build.main, [str(part) for part in argv])
+        cli.run(build.main, [str(part) for part in argv])
     out, err = capsys.readouterr()
     return stopped.value.code or 0, out, err
 
@@ -628,7 +628,7 @@ def test_two_builds_of_one_name_at_once(tmp_path, capsys):
     source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
     home = tmp_path / "micrographs"
     home.mkdir()
-    with alone_in(home, ""):
+    with lock_folder(home, ""):
         code, _, err = call(capsys, "micrographs", f"--data_dir={tmp_path}", f"--source={source}")
     assert code == 3 and "is in use by another process; it is being built; wait" in err
 
@@ -660,9 +660,9 @@ def test_exported_records_build_the_same_records(tmp_path, built, capsys):
     few = ["micrographs/one", f"--data_dir={tmp_path / 'data'}", "--split=train"]
     export.main([*few, f"--out={tmp_path / 'few'}", "--first=3"])
     assert len(list((tmp_path / "few" / "image").iterdir())) == 3
-    with pytest.raises(errors.BadInput, match="no split 'tset' of it.*It has: train"):
+    with pytest.raises(errors.InputError, match="no split 'tset' of it.*It has: train"):
         export.main([*few[:2], "--split=tset", f"--out={out}"])
-    with pytest.raises(errors.BadInput, match="three' is not built. Build it: python -m"):
+    with pytest.raises(errors.InputError, match="three' is not built. Build it: python -m"):
         export.main(["micrographs/three", *few[1:], f"--out={out}"])
 
 

@@ -9,7 +9,7 @@ import tifffile
 from scipy import ndimage
 
 from data_builders import build, cem500k, common, writer
-from emjax.errors import BadInput
+from emjax.errors import InputError
 from emjax.records import open_records
 
 RNG = np.random.default_rng(7)
@@ -48,7 +48,7 @@ def built(tmp_path, *flags, name="cem500k"):
 
 
 def refused(tmp_path, *flags):
-    with pytest.raises(BadInput) as error:
+    with pytest.raises(InputError) as error:
         built(tmp_path, *flags)
     assert not (tmp_path / "data").exists() and "\n" not in str(error.value)
     return str(error.value)
@@ -222,7 +222,7 @@ def test_a_build_of_other_files_is_refused(tmp_path):
     built(tmp_path)
     built(tmp_path)
     write(tmp_path / "in", {"a/new.tif": patch()})
-    with pytest.raises(BadInput, match="exists, built with files=.*; this call has files="):
+    with pytest.raises(InputError, match="exists, built with files=.*; this call has files="):
         built(tmp_path)
 
 

@@ -17,7 +17,7 @@ from flax import struct
 from emjax import networks, sharding
 from emjax.checkpoints import Checkpoints, fault, load_generator, saved_steps
 from emjax.data import TrainBatches
-from emjax.errors import BadInput
+from emjax.errors import InputError
 from emjax.networks import Network
 from emjax.records import open_records
 
@@ -98,9 +98,9 @@ def test_generator_is_loaded_alone_by_best_last_or_number(state, tmp_path):
         assert set(params) == set(state.generator.params)
         np.testing.assert_array_equal(params["head/kernel"], state.generator.params["head/kernel"])
         assert (stats["down/0/norm1/mean"] == step).all()
-    with pytest.raises(BadInput, match="no good checkpoint '1'; there are: 2, 3, 4, last, best"):
+    with pytest.raises(InputError, match="no good checkpoint '1'; there are: 2, 3, 4, last, best"):
         load_generator(tmp_path, "1", score="val/l1", higher_is_better=False)
-    with pytest.raises(BadInput, match="no good checkpoint 'best'; there are: none"):
+    with pytest.raises(InputError, match="no good checkpoint 'best'; there are: none"):
         load_generator(tmp_path / "no", "best", score="val/l1", higher_is_better=False)
 
 
@@ -218,7 +218,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(state, filling):
     checkpoints.wait()
     with (
         full(),
-        pytest.raises(BadInput, match="a checkpoint cannot be saved: .*last good one is step 1"),
+        pytest.raises(InputError, match="a checkpoint cannot be saved: .*last good one is step 1"),
     ):
         checkpoints.save(2, state)
         checkpoints.wait()
@@ -242,14 +242,16 @@ def test_transfer_falls_back_too(three, tmp_path, capfd):
     said = capfd.readouterr().err
     assert f"{folder}/1 cannot be used: metrics/metrics is not" in said
     assert f"{folder}/3 is used instead" in said
-    with pytest.raises(BadInput, match="no good checkpoint '1' .metrics/metrics is not what was"):
+    with pytest.raises(InputError, match="no good checkpoint '1' .metrics/metrics is not what was"):
         loaded("1")
     assert open_folder(folder).best == -0.2
     for step in (2, 3):
         flip(folder / str(step) / "_CHECKPOINT_METADATA")
-    with pytest.raises(BadInput, match="no good checkpoint 'best'; there are: none"):
+    with pytest.raises(InputError, match="no good checkpoint 'best'; there are: none"):
         loaded("best")
-    with pytest.raises(BadInput, match="no good checkpoint: 2: .*; 3: .*Choose another --workdir"):
+    with pytest.raises(
+        InputError, match="no good checkpoint: 2: .*; 3: .*Choose another --workdir"
+    ):
         open_folder(folder)
     assert (folder / "2").exists() and (folder / "3").exists()
 

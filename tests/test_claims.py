@@ -8,7 +8,7 @@ import pytest
 
 from configs import pretrain, restore_temimagenet, segment_au
 from emjax import claims, runs
-from emjax.provenance import plain
+from emjax.config import plain
 
 SEEDS = (0, 1, 2)
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from emjax import convert, micrographs, networks, transfer, unpickle, weights
 from emjax.convert import main
-from emjax.errors import BadInput, Usage
+from emjax.errors import InputError, UsageError
 from emjax.main import main as emjax_main
 from emjax.main import old_weights, parse
 from emjax.predict import Predictor
@@ -139,7 +139,7 @@ def test_every_array_is_accounted_for(tmp_path):
     assert "classification head" in account["classifier.bias"]
     assert account["last_layer.3.weight"].startswith("not in the file: head/kernel is at its")
     assert config["conversion"] == dict(naming="hrnet", counter=7)
-    with pytest.raises(Usage, match="its last layers were not in the file; finetune it first"):
+    with pytest.raises(UsageError, match="its last layers were not in the file; finetune it first"):
         Predictor(tmp_path / "in")
 
 
@@ -163,20 +163,20 @@ def test_wrappers_of_names_are_taken_off(tmp_path):
 )
 def test_another_architecture_is_one_error(model, drop, change, message, tmp_path):
     file, _ = as_file(tmp_path, model, drop=drop, change=change)
-    with pytest.raises(BadInput, match=f"net.safetensors: .*{message}"):
+    with pytest.raises(InputError, match=f"net.safetensors: .*{message}"):
         main([f"--from={file}", f"--to={tmp_path / 'in'}"])
     assert not (tmp_path / "in").exists()
 
 
 def test_the_command_line(tmp_path):
     file, _ = as_file(tmp_path, UNET)
-    with pytest.raises(Usage, match="ends in .safetensors was due"):
+    with pytest.raises(UsageError, match="ends in .safetensors was due"):
         main([f"--from={tmp_path}", "--to=x.pt"])
-    with pytest.raises(Usage, match="is a file; a folder was due"):
+    with pytest.raises(UsageError, match="is a file; a folder was due"):
         main([f"--from={file}", f"--to={file}"])
-    with pytest.raises(Usage, match="pools=.2, 2, 2.; 2 positive"):
+    with pytest.raises(UsageError, match="pools=.2, 2, 2.; 2 positive"):
         main([f"--from={file}", f"--to={tmp_path / 'in'}", "--pools=2,2,2"])
-    with pytest.raises(Usage, match="--pools"):
+    with pytest.raises(UsageError, match="--pools"):
         main([f"--from={file}", f"--to={tmp_path / 'in'}", "--pools=two"])
     _, _, config = converted(
         file, tmp_path / "in", "--pools=4,2", "--dilations=1,2,2", "--task=segmentation"
@@ -195,13 +195,13 @@ def test_old_weights_of_another_wiring_are_refused(tmp_path, tiny_records):
     converted(file, tmp_path / "in", "--input=unit")
     start = ["--config=configs/segment_au.py:smoke", f"--config.data.dir={tiny_records}",
              f"--config.initialise.workdir={tmp_path / 'in'}"]  # fmt: skip
-    with pytest.raises(Usage, match=r"input_interval \(0.0, 1.0\) -> None"):
+    with pytest.raises(UsageError, match=r"input_interval \(0.0, 1.0\) -> None"):
         emjax_main([*start, f"--workdir={tmp_path / 'run'}"])
-    with pytest.raises(Usage, match=r"pools \(2, 2\) -> \(1, 4\)"):
+    with pytest.raises(UsageError, match=r"pools \(2, 2\) -> \(1, 4\)"):
         emjax_main([*start, f"--workdir={tmp_path / 'run'}", "--config.model.pools=(1,4)",
                     "--config.model.receptive_field=60",
                     "--config.model.input_interval=(0.0,1.0)"])  # fmt: skip
-    with pytest.raises(Usage, match="norm batch -> instance; set config.model alike"):
+    with pytest.raises(UsageError, match="norm batch -> instance; set config.model alike"):
         emjax_main([*start, f"--workdir={tmp_path / 'run'}", "--config.model.norm=instance",
                     "--config.model.input_interval=(0.0,1.0)"])  # fmt: skip
     assert not (tmp_path / "run").exists()
@@ -247,15 +247,19 @@ def test_finetuning_from_imagenet_takes_the_trunk_and_nothing_untrained(recipe, 
                 due = due.transpose(2, 3, 1, 0) if due.ndim == 4 else due
                 np.testing.assert_array_equal(arrays[path], due)
 
-    with pytest.raises(Usage, match="upsampling nearest -> bilinear; set config.model alike"):
+    with pytest.raises(UsageError, match="upsampling nearest -> bilinear; set config.model alike"):
         filled("hrnet_w18_small_v1", tmp_path / "in")
-    with pytest.raises(Usage, match=r"only in the new network merge/conv/bias.*Name in initialise"):
+    with pytest.raises(
+        UsageError, match=r"only in the new network merge/conv/bias.*Name in initialise"
+    ):
         filled("hrnet_w18_small_v1", tmp_path / "in", "--config.model.upsampling=nearest")
 
 
 def test_imagenet_is_for_an_hrnet():
     config, _ = parse(["--config=configs/segment_au.py:unet_2_44,imagenet"])
-    with pytest.raises(Usage, match="model 'unet' with .*unexpected keyword argument 'upsampling'"):
+    with pytest.raises(
+        UsageError, match="model 'unet' with .*unexpected keyword argument 'upsampling'"
+    ):
         networks.build_abstract(config.model.to_dict())
 
 

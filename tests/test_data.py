@@ -8,7 +8,7 @@ import pytest
 
 from emjax import sharding
 from emjax.data import RESIDENT_SHARE, EvalBatches, TrainBatches, padded, without_text
-from emjax.errors import BadInput, Usage
+from emjax.errors import InputError, UsageError
 from emjax.records import Records, open_records
 from tests.test_records import numbered
 
@@ -109,7 +109,7 @@ def test_batches_travel_as_stored(train):
 
 def test_batch_size_must_fit_the_devices(train):
     with pytest.raises(
-        Usage, match="data.batch_size=12 cannot be spread over 8 devices; take 8 or"
+        UsageError, match="data.batch_size=12 cannot be spread over 8 devices; take 8 or"
     ):
         TrainBatches([train], batch_size=12, seed=0, mesh=sharding.data_mesh())
 
@@ -176,9 +176,9 @@ def test_the_next_good_record_stands_in_for_a_damaged_one(capsys):
 
 def test_too_many_damaged_records_stop_the_run():
     records = numbered(2000, damaged=range(100, 200))
-    with pytest.raises(BadInput, match="3 of 2000 so far, over the 0.1% that may be"):
+    with pytest.raises(InputError, match="3 of 2000 so far, over the 0.1% that may be"):
         records.source[100]
-    with pytest.raises(BadInput, match="cannot be decoded: hash mismatch; 3 of 2000"):
+    with pytest.raises(InputError, match="cannot be decoded: hash mismatch; 3 of 2000"):
         batches = TrainBatches(
             [numbered(2000, damaged=range(100, 200))], batch_size=100, seed=0, mesh=one_device()
         )

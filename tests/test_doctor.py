@@ -6,7 +6,7 @@ import types
 import pytest
 
 from emjax import doctor
-from emjax.errors import Usage
+from emjax.errors import UsageError
 from tests.conftest import command
 
 
@@ -22,9 +22,9 @@ def test_it_runs_and_tells_everything(tmp_path):
 
 
 def test_what_is_required_and_not_there():
-    with pytest.raises(Usage, match="--require=tpu, but JAX found 8 x cpu"):
+    with pytest.raises(UsageError, match="--require=tpu, but JAX found 8 x cpu"):
         doctor.main(["--require=tpu"])
-    with pytest.raises(Usage, match="invalid choice"):
+    with pytest.raises(UsageError, match="invalid choice"):
         doctor.main(["--require=npu"])
 
 
@@ -35,7 +35,9 @@ def test_a_platform_that_does_not_start(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     monkeypatch.setattr("jax.default_backend", none)
     for arguments in [], ["--require=gpu"]:
-        with pytest.raises(Usage, match="JAX_PLATFORMS=cuda, but JAX starts no such device Unable"):
+        with pytest.raises(
+            UsageError, match="JAX_PLATFORMS=cuda, but JAX starts no such device Unable"
+        ):
             doctor.main(arguments)
 
 

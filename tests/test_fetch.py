@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_builders import fetch
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 CONTENT = {
     "a b.h5": np.random.default_rng(1).bytes(3_000_000),
@@ -66,7 +66,7 @@ def zenodo():
 
 
 def refused(zenodo, folder, names=tuple(CONTENT), base=None):
-    with pytest.raises(BadInput) as error:
+    with pytest.raises(InputError) as error:
         fetch.from_zenodo("1", names, folder, base=base or zenodo.base)
     line = str(error.value)
     assert "\n" not in line and f"zenodo.1 into {folder}" in line
@@ -169,6 +169,6 @@ def test_a_snapshot_that_does_not_come_whole_leaves_nothing(zenodo, snapshot, tm
         zenodo.content["owner/atoms/archive/refs/heads/master.zip"] = file.getvalue()
     else:
         name = "owner/nothing"
-    with pytest.raises(BadInput, match=f"git clone https://github.com/{name} in ") as error:
+    with pytest.raises(InputError, match=f"git clone https://github.com/{name} in ") as error:
         fetch.from_github(name, tmp_path, base=base)
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())

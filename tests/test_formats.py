@@ -17,7 +17,7 @@ import pytest
 import tifffile
 
 from emjax import micrographs
-from emjax.errors import BadInput, Usage
+from emjax.errors import InputError, UsageError
 from emjax.micrographs import lzw
 from tests import format_samples, formats_table, soak_formats
 from tests.format_samples import DEEP, GREY, NM, STACK
@@ -140,7 +140,7 @@ def test_every_odd_file_is_read_or_refused_for_its_reason(capsys):
     assert found.keys() == ODD.keys()
     for name, reason in ODD.items():
         if reason:
-            with pytest.raises(BadInput, match=reason) as caught:
+            with pytest.raises(InputError, match=reason) as caught:
                 list(micrographs.planes(found[name]))
             assert str(caught.value).startswith(f"{found[name]}: ")
             assert "\n" not in str(caught.value)
@@ -214,7 +214,7 @@ def test_what_is_written_without_a_pixel_size_has_none(tmp_path, name, dtype):
         assert np.isnan(plane.nm_per_pixel).all() and plane.origin == "none"
         np.testing.assert_array_equal(plane.image, due)
         assert plane.image.dtype == (np.uint16 if name == "a.mrc" and dtype == np.uint8 else dtype)
-    with pytest.raises(Usage, match=r"cannot write '.gif'; one of .ome.tif"):
+    with pytest.raises(UsageError, match=r"cannot write '.gif'; one of .ome.tif"):
         micrographs.write(tmp_path / "a.gif", DEEP)
 
 
@@ -247,17 +247,17 @@ def test_several_images_are_chosen_from_by_index(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["one"], file["two"], file["text"], file["line"] = DEEP, STACK, "words", np.arange(5)
         file["complex"] = DEEP.astype(np.complex64)
-    with pytest.raises(BadInput, match=r"2 different images \(0: /one 24x20 uint16, 1: /two"):
+    with pytest.raises(InputError, match=r"2 different images \(0: /one 24x20 uint16, 1: /two"):
         micrographs.read(tmp_path / "a.h5")
     np.testing.assert_array_equal(micrographs.read(tmp_path / "a.h5", 0).image, DEEP)
     assert len(list(micrographs.planes(tmp_path / "a.h5", 1))) == 3
-    with pytest.raises(BadInput, match="no image 2; it holds 0: /one"):
+    with pytest.raises(InputError, match="no image 2; it holds 0: /one"):
         micrographs.read(tmp_path / "a.h5", 2)
 
 
 def test_what_is_no_micrograph_is_refused_with_its_reason(tmp_path, monkeypatch):
     def refused(path, reason):
-        with pytest.raises(BadInput, match=reason):
+        with pytest.raises(InputError, match=reason):
             list(micrographs.planes(path))
 
     format_samples.dm(tmp_path / "a.dm3", DEEP, unit="1/nm")
@@ -402,7 +402,7 @@ BAD = {
 def test_files_that_lie_or_reach_out_are_refused(tmp_path, make):
     path = tmp_path / "scan.bin"
     make(path)
-    with pytest.raises(BadInput, match=BAD[make]) as caught:
+    with pytest.raises(InputError, match=BAD[make]) as caught:
         micrographs.read(path)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
     assert not (tmp_path / "canary").exists()
@@ -417,23 +417,25 @@ def zarr_metadata(path, **changes):
 def test_zarr_stores_that_lie_or_reach_out_are_refused(tmp_path):
     path = tmp_path / "a.zarr"
     zarr_metadata(path, shape=[1_000_000, 1_000_000])
-    with pytest.raises(BadInput, match="declares 1000000x1000000 uint16, 2 TB, .* times the file"):
+    with pytest.raises(
+        InputError, match="declares 1000000x1000000 uint16, 2 TB, .* times the file"
+    ):
         micrographs.read(path)
     grid = {"name": "regular", "configuration": {"chunk_shape": [1_000_000, 1_000_000]}}
     zarr_metadata(path, chunk_grid=grid)
-    with pytest.raises(BadInput, match="a chunk declares 1000000x1000000"):
+    with pytest.raises(InputError, match="a chunk declares 1000000x1000000"):
         micrographs.read(path)
     zarr_metadata(path, codecs=[{"name": "numcodecs.pickle", "configuration": {}}])
-    with pytest.raises(BadInput, match="asks for the codec 'numcodecs.pickle'; not allowed"):
+    with pytest.raises(InputError, match="asks for the codec 'numcodecs.pickle'; not allowed"):
         micrographs.read(path)
     zarr_metadata(path)
     chunk = next(file for file in (path / "0" / "c").rglob("*") if file.is_file())
     chunk.rename(tmp_path / "elsewhere")
     chunk.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(BadInput, match="is a link, which is not followed"):
+    with pytest.raises(InputError, match="is a link, which is not followed"):
         micrographs.read(path)
     (tmp_path / "b.zarr").mkdir()
-    with pytest.raises(BadInput, match="is a folder and no Zarr"):
+    with pytest.raises(InputError, match="is a folder and no Zarr"):
         micrographs.read(tmp_path / "b.zarr")
 
 
@@ -466,7 +468,7 @@ def test_an_ome_tiff_that_names_another_file_reads_only_itself(tmp_path):
 
 def test_the_limit_is_said_and_can_be_raised(tmp_path):
     micrographs.write(tmp_path / "a.tif", np.zeros((300, 400), np.uint8))
-    with pytest.raises(BadInput, match="100 kB may be read at once, more by --memory_limit"):
+    with pytest.raises(InputError, match="100 kB may be read at once, more by --memory_limit"):
         micrographs.read(tmp_path / "a.tif", limit=100_000)
     assert micrographs.read(tmp_path / "a.tif", limit=120_000).image.shape == (300, 400)
 
@@ -559,7 +561,7 @@ def test_a_stack_of_images_has_no_distance_of_planes(tmp_path, suffix):
     for axis, nm in (("y", 1), ("x", 2)):
         first = next(micrographs.planes(tmp_path / f"a.{suffix}", axis=axis))
         np.testing.assert_allclose(first.nm_per_pixel, (np.nan, nm), rtol=1e-5)
-    with pytest.raises(BadInput, match="a.* 1.26 kB, to be sliced along y or x; 1.25 kB may be"):
+    with pytest.raises(InputError, match="a.* 1.26 kB, to be sliced along y or x; 1.25 kB may be"):
         next(micrographs.planes(tmp_path / f"a.{suffix}", axis="y", limit=1255))
     assert not list(micrographs.planes(tmp_path / f"a.{suffix}", axis="z"))[5:]
     micrographs.write(tmp_path / f"one.{suffix}", stack[0])
@@ -588,7 +590,7 @@ def test_lzw_data_are_whole_or_refused():
     whole = imagecodecs.lzw_encode(rng.integers(0, 256, 9000).astype(np.uint8))
     later = bytearray(whole)
     later[3:6] = b"\xff\xff\xff"  # a code beyond the table
-    with pytest.raises(BadInput, match="a code that stands for nothing"):
+    with pytest.raises(InputError, match="a code that stands for nothing"):
         lzw.check(bytes(later))
-    with pytest.raises(BadInput, match="with 17 clear codes"):
+    with pytest.raises(InputError, match="with 17 clear codes"):
         lzw.check(np.packbits(np.tile([1, 0, 0, 0, 0, 0, 0, 0, 0], 100)).tobytes())

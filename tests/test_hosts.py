@@ -16,7 +16,7 @@ import pytest
 
 from emjax import hosts, journal
 from emjax.checkpoints import saved_steps
-from emjax.errors import Usage
+from emjax.errors import UsageError
 
 COUNT = int(os.environ.get("HOSTS", 2))
 GONE = "error: another process is gone or did not come; its last line may say why"
@@ -41,7 +41,7 @@ def test_flags_are_taken_from_the_command_line():
     ],
 )
 def test_wrong_flags(arguments, words):
-    with pytest.raises(Usage, match=words):
+    with pytest.raises(UsageError, match=words):
         hosts.split(arguments)
 
 
@@ -65,7 +65,7 @@ def test_what_schedulers_tell(environment, packages, expected, monkeypatch):
     assert hosts.found(environment) == expected
     if expected and "k8s" in expected.values():
         monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: None)
-        with pytest.raises(Usage, match="indexed Job: give --coordinator=HOST:PORT"):
+        with pytest.raises(UsageError, match="indexed Job: give --coordinator=HOST:PORT"):
             hosts.found(environment)
 
 

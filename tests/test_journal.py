@@ -6,7 +6,7 @@ import json
 import pytest
 
 from emjax import journal
-from emjax.errors import BadInput
+from emjax.errors import InputError
 from emjax.journal import Journal
 
 
@@ -44,7 +44,7 @@ def test_a_cut_last_line_is_left_out_and_another_bad_line_is_named(tmp_path):
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert len(journal.read(path)) == 2
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(BadInput, match="metrics.jsonl, line 2: no JSON"):
+    with pytest.raises(InputError, match="metrics.jsonl, line 2: no JSON"):
         journal.read(path)
 
 

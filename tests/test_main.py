@@ -11,7 +11,7 @@ from configs import restore_temimagenet
 from configs.pretrain import VARIANTS
 from emjax import networks
 from emjax.augment import Augmentation
-from emjax.errors import BadInput, NonFinite, Usage
+from emjax.errors import InputError, NonFiniteError, UsageError
 from emjax.journal import read
 from emjax.main import main, parse
 
@@ -98,7 +98,7 @@ def test_variants_join_and_fields_override():
     ],
 )
 def test_wrong_command_lines(arguments, words):
-    with pytest.raises(Usage, match=words) as error:
+    with pytest.raises(UsageError, match=words) as error:
         parse(arguments)
     assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
 
@@ -122,26 +122,30 @@ def test_deterministic_reaches_xla(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        (["data.dir=nowhere"], BadInput, "'simulated/unlabelled' is not built. Build it: python"),
-        (["data.train=('simulated/unlabelled','train[:50000]')"], BadInput, "It has: train 28"),
-        (["data.batch_size=64"], Usage, "data.batch_size=64, but an epoch is 1 x 28 records"),
-        (["data.batch_size=0"], Usage, "data.batch_size=0, but an epoch"),
-        (["data.batch_size=9"], Usage, "cannot be spread over 8 devices; take 8 or 16"),
-        (["model.name=unett"], Usage, "no model 'unett'; there are: hrnet, patchgan, unet"),
-        (["model.receptive_field=43"], Usage, "nearest are 44, "),
-        (["augment.crop=30"], Usage, "divisible by 4; the nearest are 28 and 32"),
-        (["augment.crop=16"], Usage, "at least 24 pixels.*larger augment.crop"),
-        (["objective.name=gan"], Usage, "no objective 'gan'; there are: masked, pix2pix"),
-        (["optimizer.name=sgd"], Usage, "no optimizer 'sgd'; there are: adam"),
-        (["optimizer.warmup=3"], Usage, "optimizer.warmup=3; 0 to 2 updates were due"),
-        (["mesh.fsdp=3"], Usage, "mesh.fsdp=3 and mesh.space=1 on 8 devices"),
+        (["data.dir=nowhere"], InputError, "'simulated/unlabelled' is not built. Build it: python"),
+        (["data.train=('simulated/unlabelled','train[:50000]')"], InputError, "It has: train 28"),
+        (["data.batch_size=64"], UsageError, "data.batch_size=64, but an epoch is 1 x 28 records"),
+        (["data.batch_size=0"], UsageError, "data.batch_size=0, but an epoch"),
+        (["data.batch_size=9"], UsageError, "cannot be spread over 8 devices; take 8 or 16"),
+        (["model.name=unett"], UsageError, "no model 'unett'; there are: hrnet, patchgan, unet"),
+        (["model.receptive_field=43"], UsageError, "nearest are 44, "),
+        (["augment.crop=30"], UsageError, "divisible by 4; the nearest are 28 and 32"),
+        (["augment.crop=16"], UsageError, "at least 24 pixels.*larger augment.crop"),
+        (["objective.name=gan"], UsageError, "no objective 'gan'; there are: masked, pix2pix"),
+        (["optimizer.name=sgd"], UsageError, "no optimizer 'sgd'; there are: adam"),
+        (["optimizer.warmup=3"], UsageError, "optimizer.warmup=3; 0 to 2 updates were due"),
+        (["mesh.fsdp=3"], UsageError, "mesh.fsdp=3 and mesh.space=1 on 8 devices"),
         (
             ["mesh.space=4", "augment.crop=40"],
-            Usage,
+            UsageError,
             "divisible by 32, with mesh.space=4; the nearest are 32 and 64",
         ),
-        (["data.accumulate=3"], Usage, "data.accumulate=3: data.batch_size=8 was .* divides 1 was"),
-        (["ema=2.0"], Usage, "ema=2.0; from 0, for none, to below 1"),
+        (
+            ["data.accumulate=3"],
+            UsageError,
+            "data.accumulate=3: data.batch_size=8 was .* divides 1 was",
+        ),
+        (["ema=2.0"], UsageError, "ema=2.0; from 0, for none, to below 1"),
     ],
 )
 def test_wrong_runs_are_refused_and_leave_nothing(tiny_records, tmp_path, changes, error, words):
@@ -159,16 +163,16 @@ def test_wrong_runs_are_refused_and_leave_nothing(tiny_records, tmp_path, change
     [
         (
             ["task=segmantation"],
-            Usage,
+            UsageError,
             "no task 'segmantation'; there are: back",
         ),
         (
             ["data.train=('simulated/unlabelled','train')"],
-            BadInput,
+            InputError,
             "task 'segmentation' needs the target 'mask'; the dataset's targets: none",
         ),
-        (["select=first"], Usage, "select='first'; best or last was due"),
-        (["initialise.workdir=nowhere"], BadInput, "nowhere: neither a run .* nor a model"),
+        (["select=first"], UsageError, "select='first'; best or last was due"),
+        (["initialise.workdir=nowhere"], InputError, "nowhere: neither a run .* nor a model"),
     ],
 )
 def test_wrong_finetuning_is_refused_and_leaves_nothing(
@@ -183,7 +187,9 @@ def test_wrong_finetuning_is_refused_and_leaves_nothing(
 
 
 def test_losses_that_are_no_numbers_stop_the_run(tiny_records, tmp_path, capsys):
-    with pytest.raises(NonFinite, match="steps 1 to 10: .*no good checkpoint from before") as error:
+    with pytest.raises(
+        NonFiniteError, match="steps 1 to 10: .*no good checkpoint from before"
+    ) as error:
         main([f"{PRETRAIN}:smoke", f"--workdir={tmp_path}", f"--config.data.dir={tiny_records}",
               "--config.optimizer.lr=1e30", "--config.log_every=1",
               "--config.epochs=4"])  # fmt: skip

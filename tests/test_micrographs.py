@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from emjax import micrographs
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 RNG = np.random.default_rng(0)
 GREY8 = RNG.integers(0, 256, (13, 17), np.uint8)
@@ -172,7 +172,7 @@ BAD = {
 def test_bad_files_give_one_line_that_names_them(tmp_path, make, capfd):
     path = tmp_path / "scan.tif"
     make(path)
-    with pytest.raises(BadInput, match=BAD[make]) as caught:
+    with pytest.raises(InputError, match=BAD[make]) as caught:
         micrographs.read(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and "\n" not in message
@@ -187,7 +187,7 @@ def test_find_is_sorted_recursive_and_skips_the_hidden(tmp_path):
     assert [str(path.relative_to(tmp_path)) for path in found] == ["a.png", "b.TIF", "sub/c.jpeg"]
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "nowhere", tmp_path / "a.png"):
-        with pytest.raises(BadInput, match=folder.name):
+        with pytest.raises(InputError, match=folder.name):
             micrographs.find(folder)
 
 

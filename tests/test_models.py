@@ -11,7 +11,7 @@ from flax import nnx
 
 from configs.pretrain import GENERATORS
 from emjax import networks
-from emjax.errors import Usage
+from emjax.errors import UsageError
 from emjax.models import __main__ as table
 from emjax.models.blocks import (
     PLAIN,
@@ -324,12 +324,12 @@ def test_patchgan():
 def test_patchgan_refuses_images_without_a_single_score():
     module = networks.build(dict(name="patchgan", width=4), key=jax.random.key(0))
     tiny = jnp.zeros((1, 16, 16, 1))
-    with pytest.raises(Usage, match="at least 24 pixels"):
+    with pytest.raises(UsageError, match="at least 24 pixels"):
         module(tiny, tiny, train=False)
 
 
 def test_impossible_receptive_field_names_the_nearest():
-    with pytest.raises(Usage, match="receptive_field=45; the nearest are 44, "):
+    with pytest.raises(UsageError, match="receptive_field=45; the nearest are 44, "):
         networks.build_abstract(dict(name="unet", blocks=2, receptive_field=45))
 
 
@@ -353,7 +353,7 @@ def test_impossible_receptive_field_names_the_nearest():
     ],
 )
 def test_impossible_unets(arguments, message):
-    with pytest.raises(Usage, match=message):
+    with pytest.raises(UsageError, match=message):
         networks.build_abstract(dict(name="unet", **arguments))
 
 
@@ -378,7 +378,7 @@ def test_dilations_beside_the_receptive_field_that_they_give():
     ],
 )
 def test_unknown_names(model, message):
-    with pytest.raises(Usage, match=message):
+    with pytest.raises(UsageError, match=message):
         networks.build_abstract(model)
 
 
@@ -398,14 +398,14 @@ def test_sizes_that_do_not_divide(model, height, width, message):
     def run(state, x):
         return nnx.merge(definition, state)(x, train=False)
 
-    with pytest.raises(Usage, match=message):
+    with pytest.raises(UsageError, match=message):
         jax.eval_shape(run, state, jax.ShapeDtypeStruct((1, height, width, 1), jnp.float32))
 
 
 def test_unknown_model_and_argument():
-    with pytest.raises(Usage, match="no model 'unett'; there are: hrnet, patchgan, unet"):
+    with pytest.raises(UsageError, match="no model 'unett'; there are: hrnet, patchgan, unet"):
         networks.build_abstract(dict(name="unett"))
-    with pytest.raises(Usage, match="model 'unet' with .*depth"):
+    with pytest.raises(UsageError, match="model 'unet' with .*depth"):
         networks.build_abstract(dict(name="unet", depth=3))
 
 

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from emjax import networks, optimizers
-from emjax.errors import Usage
+from emjax.errors import UsageError
 
 UNET = dict(name="unet", blocks=2, receptive_field=44)
 
@@ -68,7 +68,7 @@ def test_averages_follow_their_formula(network):
         np.testing.assert_allclose(value, network.stats[path] + 3 - lag, rtol=1e-5, atol=1e-6)
     assert type(averaging.averaged) is networks.Network
     assert network.averaging(0.0) is network is network.averaged
-    with pytest.raises(Usage, match="ema=1.0; from 0, for none, to below 1 was due"):
+    with pytest.raises(UsageError, match="ema=1.0; from 0, for none, to below 1 was due"):
         network.averaging(1.0)
 
 
@@ -167,7 +167,7 @@ def test_bfloat16_is_near_float32_and_learns(model, off):
 
 
 def test_unknown_precision():
-    with pytest.raises(Usage, match="no precision 'float16'; there are: bfloat16, float32"):
+    with pytest.raises(UsageError, match="no precision 'float16'; there are: bfloat16, float32"):
         networks.create(UNET, optax.sgd(0.5), key=jax.random.key(0), precision="float16")
 
 
@@ -176,5 +176,5 @@ def test_optimizers_by_name():
     adam = optimizers.build(dict(name="adam", lr=0.1, b1=0.5, b2=0.9))
     updates, _ = adam.update({"x": jnp.array([2.0, -3.0, 0.5])}, adam.init(params), params)
     np.testing.assert_allclose(updates["x"], [-0.1, 0.1, -0.1], rtol=1e-5)  # Adam's first step
-    with pytest.raises(Usage, match="no optimizer 'adamw'; there are: adam"):
+    with pytest.raises(UsageError, match="no optimizer 'adamw'; there are: adam"):
         optimizers.build(dict(name="adamw", lr=0.1))

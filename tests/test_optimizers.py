@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from emjax import optimizers
-from emjax.errors import Usage
+from emjax.errors import UsageError
 
 
 def sgd(monkeypatch):
@@ -78,5 +78,5 @@ def test_without_them_it_is_plain_adam():
     ],
 )
 def test_what_cannot_be(changes, words):
-    with pytest.raises(Usage, match=words):
+    with pytest.raises(UsageError, match=words):
         optimizers.build(dict(name="adam", lr=1e-3, **changes), 10)

@@ -7,8 +7,8 @@ import pytest
 
 from configs import paper, real_small
 from emjax import plan
-from emjax.errors import Usage
-from emjax.provenance import plain
+from emjax.config import plain
+from emjax.errors import UsageError
 
 
 def test_the_matrix_of_the_paper():
@@ -37,7 +37,7 @@ def test_the_matrix_of_the_paper():
 def test_each_run_is_a_config_of_its_own(matrix):
     for name, make in [*matrix.runs(3).items()][-7:]:
         assert plain(matrix.get_config(name)) == plain(make())
-    with pytest.raises(Usage, match="no run 'unet/seed_x'; there are: "):
+    with pytest.raises(UsageError, match="no run 'unet/seed_x'; there are: "):
         matrix.get_config("unet/seed_x")
 
 
@@ -51,7 +51,7 @@ def test_a_choice_brings_what_it_needs():
         "np_sintering_2/unet_2_44/pix2pix/seed_1", "pretrain/unet_2_44/pix2pix/seed_1",
         "atomagined_denoise/unet_2_44/random/seed_0",
     }  # fmt: skip
-    with pytest.raises(Usage, match=r"--only=nothing\* matches no run; there are atomagined"):
+    with pytest.raises(UsageError, match=r"--only=nothing\* matches no run; there are atomagined"):
         plan.chosen(configs, "nothing*")
 
 
@@ -64,5 +64,7 @@ def test_shares_are_all_runs_once_and_whole():
         assert {plan.start(config) for config in share.values()} <= share.keys() | {""}
     assert plan.shared(configs, "0/1") == configs
     for share in ("4/4", "-1/4", "1", "a/b"):
-        with pytest.raises(Usage, match=f"--share={share}; I/N with I from 0 to N - 1 was due"):
+        with pytest.raises(
+            UsageError, match=f"--share={share}; I/N with I from 0 to N - 1 was due"
+        ):
             plan.shared(configs, share)

@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image
 
 from emjax import micrographs, networks, predict, weights
-from emjax.errors import BadInput, Usage
+from emjax.errors import InputError, UsageError
 
 UNET = dict(name="unet", blocks=2, receptive_field=44)
 
@@ -96,7 +96,7 @@ def test_stacks_stay_stacks_and_pixel_sizes_are_kept(model, tmp_path, capsys):
     assert predict.main([*line, "--index=1", "--pixel_size=3,4"]) == 0
     assert micrographs.read(out / "b.tif").nm_per_pixel == pytest.approx((3, 4))
     for text in ("0", "a", "1,2,3", "inf"):
-        with pytest.raises(Usage, match="nm per pixel, one positive number or y,x"):
+        with pytest.raises(UsageError, match="nm per pixel, one positive number or y,x"):
             predict.main([*line, f"--pixel_size={text}"])
     assert predict.main([*line, "--index=1", "--memory_limit=0.0000001"]) == 3
     assert "more by --memory_limit" in capsys.readouterr().err
@@ -119,19 +119,19 @@ def test_refusals(model, tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", picture(16, 16))
     Image.fromarray(picture(16, 16)).save(tmp_path / "a.png")
     folder = f"--model={model('segmentation')}"
-    with pytest.raises(Usage, match="would both become"):
+    with pytest.raises(UsageError, match="would both become"):
         predict.main([folder, f"--out={tmp_path / 'out'}", str(tmp_path)])
-    with pytest.raises(Usage, match="would be overwritten by its result"):
+    with pytest.raises(UsageError, match="would be overwritten by its result"):
         predict.main([folder, f"--out={tmp_path}", str(tmp_path / "a.tif")])
-    with pytest.raises(BadInput, match="no such file.*workdir"):
+    with pytest.raises(InputError, match="no such file.*workdir"):
         predict.main([f"--model={tmp_path}", f"--out={tmp_path}/o", str(tmp_path / "a.tif")])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match="holds no micrograph"):
+    with pytest.raises(InputError, match="holds no micrograph"):
         predict.main([folder, f"--out={tmp_path}/o", str(tmp_path / "empty")])
 
 
 def test_a_missing_option_is_one_line(capsys):
-    with pytest.raises(Usage, match="required: --out"):
+    with pytest.raises(UsageError, match="required: --out"):
         predict.main(["--model=x", "a.tif"])
     assert capsys.readouterr().err == ""
 

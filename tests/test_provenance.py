@@ -6,9 +6,10 @@ import json
 import pytest
 
 import emjax
-from emjax.errors import Usage
+from emjax.config import plain
+from emjax.errors import UsageError
 from emjax.main import parse
-from emjax.provenance import describe, plain, ranking, refuse_other
+from emjax.provenance import describe, ranking, refuse_other
 
 PRETRAIN, SEGMENT = "--config=configs/pretrain.py", "--config=configs/segment_au.py"
 
@@ -39,7 +40,7 @@ def test_the_validation_split_chooses_the_best_and_no_other(recipe, score):
     assert ranking(config)[0] == ranking(plain(config))[0] == score
     with config.unlocked():
         config.data.evals = dict(test=("simulated/nanoparticles", "test"))
-    with pytest.raises(Usage, match="data.evals has test, but no val to choose by"):
+    with pytest.raises(UsageError, match="data.evals has test, but no val to choose by"):
         ranking(config)
 
 
@@ -51,7 +52,7 @@ def test_a_workdir_of_another_config_is_refused_by_field(tmp_path):
         config.epochs, config.eval_every, config.data.dir = 99, 7, "elsewhere"
     refuse_other(config, tmp_path)
     config.optimizer.lr, config.augment.crop = 1e-3, 64
-    with pytest.raises(Usage, match="augment.crop 32 -> 64; optimizer.lr 0.0002 -> 0.001"):
+    with pytest.raises(UsageError, match="augment.crop 32 -> 64; optimizer.lr 0.0002 -> 0.001"):
         refuse_other(config, tmp_path)
     config, _ = parse([f"{SEGMENT}:smoke", "--config.optimizer.schedule=cosine"])
     (tmp_path / "config.json").write_text(config.to_json())
@@ -59,7 +60,9 @@ def test_a_workdir_of_another_config_is_refused_by_field(tmp_path):
         config.mesh.space, config.remat = 2, True
     refuse_other(config, tmp_path)
     config.epochs = 99
-    with pytest.raises(Usage, match="another config: epochs 1 -> 99"):  # the rate ends with them
+    with pytest.raises(
+        UsageError, match="another config: epochs 1 -> 99"
+    ):  # the rate ends with them
         refuse_other(config, tmp_path)
     config, _ = parse([f"{SEGMENT}:smoke"])
     old = json.loads(config.to_json())  # from before there were these fields
@@ -69,5 +72,5 @@ def test_a_workdir_of_another_config_is_refused_by_field(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(old))
     refuse_other(config, tmp_path)
     config, _ = parse([f"{SEGMENT}:smoke", "--config.initialise.workdir=runs/x"])
-    with pytest.raises(Usage, match="initialise 'random' -> 'pretrained'"):
+    with pytest.raises(UsageError, match="initialise 'random' -> 'pretrained'"):
         refuse_other(config, tmp_path)

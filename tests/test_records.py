@@ -7,7 +7,7 @@ import pytest
 from tensorflow_datasets.core import example_serializer
 
 from data_builders import writer
-from emjax.errors import BadInput, Usage
+from emjax.errors import InputError, UsageError
 from emjax.records import Decoded, Readable, Records, open_mixture, open_records
 
 
@@ -40,18 +40,20 @@ def test_records_are_decoded_as_tfds_does(dtype, shape):
 
 def test_missing_dataset_names_the_command(tmp_path):
     with pytest.raises(
-        BadInput, match="not built.*data_builders.build cem500k --data_dir=.*source"
+        InputError, match="not built.*data_builders.build cem500k --data_dir=.*source"
     ):
         open_records(tmp_path, "cem500k", "train")
-    with pytest.raises(BadInput, match="build simulated/unlabelled --data_dir=[^ ]*$"):
+    with pytest.raises(InputError, match="build simulated/unlabelled --data_dir=[^ ]*$"):
         open_records(tmp_path, "simulated/unlabelled", "train")
-    with pytest.raises(BadInput, match="build micrographs --name=mine --data_dir=.* --source=DIR"):
+    with pytest.raises(
+        InputError, match="build micrographs --name=mine --data_dir=.* --source=DIR"
+    ):
         open_records(tmp_path, "micrographs/mine", "train")
 
 
 @pytest.mark.parametrize("split", ["train[:50000]", "validation", "train[:0]", "train[bad"])
 def test_missing_split_names_what_there_is(tiny_records, split):
-    with pytest.raises(BadInput, match="no split.*It has: .*train 28"):
+    with pytest.raises(InputError, match="no split.*It has: .*train 28"):
         open_records(tiny_records, "simulated/unlabelled", split)
 
 
@@ -95,7 +97,9 @@ def test_a_flipped_bit_in_a_shard_is_found(tiny_records, tmp_path):
     content[len(content) // 3] ^= 1
     shard.write_bytes(bytes(content))
     records = open_records(tmp_path, "simulated/nanoparticles", "train")
-    with pytest.raises(BadInput, match="nanoparticles:train: record .* cannot be decoded: Corrupt"):
+    with pytest.raises(
+        InputError, match="nanoparticles:train: record .* cannot be decoded: Corrupt"
+    ):
         for place in range(len(records.source)):
             records.source[place]
 
@@ -105,7 +109,9 @@ def test_mixtures_are_opened_by_name(tiny_records):
     first, second = open_mixture(tiny_records, parts)
     assert (first.weight, second.weight) == (2.0, 1.0)
     assert (len(first.source), len(second.source)) == (28, 4)
-    with pytest.raises(BadInput, match="unlabelled:train has images uint8 .64, 64, 1., simulated/"):
+    with pytest.raises(
+        InputError, match="unlabelled:train has images uint8 .64, 64, 1., simulated/"
+    ):
         open_mixture(tiny_records, (*parts, ("simulated/unlabelled", "train", 1)))
-    with pytest.raises(Usage, match="weight 0 of simulated/nanoparticles; a positive"):
+    with pytest.raises(UsageError, match="weight 0 of simulated/nanoparticles; a positive"):
         open_mixture(tiny_records, (("simulated/nanoparticles", "train", 0), *parts))

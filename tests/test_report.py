@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from emjax import gallery, main, networks, page, report, runs, weights
-from emjax.errors import BadInput
-from emjax.provenance import plain
+from emjax.config import plain
+from emjax.errors import InputError
 from emjax.records import open_records
 
 VAL = [0.30, 0.50, 0.70, 0.60, 0.65, 0.70, 0.69, 0.71, 0.40, 0.50]  # best of 10: 0.71 at step 80
@@ -273,7 +273,7 @@ def test_the_drawing_of_the_readme_is_the_reports():
 
 
 def test_no_runs(tmp_path):
-    with pytest.raises(BadInput, match=f"{tmp_path}: no runs"):
+    with pytest.raises(InputError, match=f"{tmp_path}: no runs"):
         report.main([f"--runs={tmp_path}", f"--out={tmp_path / 'out'}"])
     assert not (tmp_path / "out").exists()
 
@@ -286,7 +286,7 @@ def test_no_runs(tmp_path):
 def test_a_damaged_journal_is_named(tmp_path, damage):
     folder = workdir(tmp_path / "run", "segment_au", segmentation(VAL, TEST))
     (folder / "metrics.jsonl").write_bytes(damage)
-    with pytest.raises(BadInput, match="run/metrics.jsonl"):
+    with pytest.raises(InputError, match="run/metrics.jsonl"):
         report.main([f"--runs={tmp_path}", f"--out={tmp_path / 'out'}"])
     assert not (tmp_path / "out").exists()
 
@@ -294,19 +294,19 @@ def test_a_damaged_journal_is_named(tmp_path, damage):
 def test_damaged_scores_of_images_are_named(tmp_path):
     folder = workdir(tmp_path / "run", "segment_au", segmentation(VAL, TEST))
     (folder / "images.jsonl").write_text('{"step": 80}\n')
-    with pytest.raises(BadInput, match="run/images.jsonl"):
+    with pytest.raises(InputError, match="run/images.jsonl"):
         report.main([f"--runs={tmp_path}", f"--out={tmp_path / 'out'}"])
 
 
 def test_a_damaged_config_is_named(tmp_path):
     folder = workdir(tmp_path / "run", "segment_au", segmentation(VAL, TEST))
     (folder / "config.json").write_text('{"task": "segmentation"}')
-    with pytest.raises(BadInput, match="run/config.json"):
+    with pytest.raises(InputError, match="run/config.json"):
         report.main([f"--runs={tmp_path}", f"--out={tmp_path / 'out'}"])
 
 
 def test_a_damaged_matrix_is_named(tmp_path):
     workdir(tmp_path / "run", "segment_au", segmentation(VAL, TEST))
     (tmp_path / "matrix.json").write_text('["run"')
-    with pytest.raises(BadInput, match="matrix.json: not the names of runs"):
+    with pytest.raises(InputError, match="matrix.json: not the names of runs"):
         report.main([f"--runs={tmp_path}", f"--out={tmp_path / 'out'}"])

@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from emjax import sharding
-from emjax.errors import Usage
+from emjax.errors import UsageError
 
 
 def test_axes_and_their_devices():
@@ -52,12 +52,12 @@ def test_kernels_are_spread_and_the_rest_is_whole():
     ],
 )
 def test_meshes_that_cannot_be(axes, words):
-    with pytest.raises(Usage, match=words):
+    with pytest.raises(UsageError, match=words):
         sharding.data_mesh(**axes)
 
 
 def test_an_image_lies_within_one_process(monkeypatch):
     monkeypatch.setattr(sharding.jax, "process_count", lambda: 4)
     assert sharding.data_mesh(fsdp=4, space=2).size == 8
-    with pytest.raises(Usage, match="mesh.space=4, but a process has 2 devices"):
+    with pytest.raises(UsageError, match="mesh.space=4, but a process has 2 devices"):
         sharding.data_mesh(space=4)

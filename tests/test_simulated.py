@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from data_builders import build
 from data_builders.simulated import KINDS, NM_PER_PIXEL, SCENES, scenes
-from emjax.errors import BadInput, Usage
+from emjax.errors import InputError, UsageError
 
 
 def draw(kind, records, patch=64, seed=0):
@@ -107,12 +107,12 @@ def test_the_command_builds_them_once(kind, tmp_path, capsys):
     assert "train 14, val 2, test 4" in capsys.readouterr().out
     build.main(argv)
     assert "already built" in capsys.readouterr().out
-    with pytest.raises(BadInput, match="built with records=20; this call has records=21"):
+    with pytest.raises(InputError, match="built with records=20; this call has records=21"):
         build.main([*argv, "--records=21"])
 
 
 def test_impossible_sizes_are_usage_errors(tmp_path):
     for flag in ("--patch=8", "--records=0", "--seed=-1", "--source=x"):
-        with pytest.raises(Usage, match=flag.split("=")[0]):
+        with pytest.raises(UsageError, match=flag.split("=")[0]):
             build.main(["simulated/unlabelled", f"--data_dir={tmp_path}", flag])
     assert not any(tmp_path.iterdir())

@@ -11,7 +11,7 @@ from flax import struct
 from emjax import sharding
 from emjax.checkpoints import Checkpoints
 from emjax.data import TrainBatches
-from emjax.errors import NonFinite, Stopped
+from emjax.errors import Interrupted, NonFiniteError
 from emjax.journal import Journal, read
 from emjax.records import Records
 from emjax.skips import Skips, applied, none_yet
@@ -137,9 +137,9 @@ def test_back_to_a_checkpoint_once(tmp_path, capsys):
     assert (
         int(state.step) == 60 and int(state.skips.rollbacks) == 1 and np.isfinite(state.generator)
     )
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         run(tmp_path / "parts", bad, stop_at=28)
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         run(tmp_path / "parts", bad, stop_at=41)
     parts, _ = run(tmp_path / "parts", bad)
     assert leaves(parts) == leaves(state)
@@ -154,5 +154,5 @@ def test_back_to_a_checkpoint_once(tmp_path, capsys):
     ],
 )
 def test_then_the_run_stops(tmp_path, bad, words):
-    with pytest.raises(NonFinite, match=words):
+    with pytest.raises(NonFiniteError, match=words):
         run(tmp_path, set(bad))

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from emjax import journal, plan, sweep
-from emjax.errors import BadInput, EmjaxError, Usage
+from emjax.errors import EmjaxError, InputError, UsageError
 from tests.conftest import command
 
 DEVICE = {"platform": "cpu", "count": 1}
@@ -20,7 +20,7 @@ def test_missing_datasets_are_all_listed_before_anything_runs(tmp_path, capsys, 
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
     arguments = ["--config=configs/paper.py", f"--runs={tmp_path / 'runs'}",
                  "--only=au5nm/unet_2_44/*/seed_0,denoise/hrnet_w48/random/seed_0"]  # fmt: skip
-    with pytest.raises(BadInput, match="^3 datasets or splits are missing:\n") as refused:
+    with pytest.raises(InputError, match="^3 datasets or splits are missing:\n") as refused:
         sweep.main(arguments)
     for name in ("cem500k", "au_nanoparticles/au5nm", "temimagenet"):
         assert f"dataset '{name}' is not built. Build it: python -m data" in str(refused.value)
@@ -42,7 +42,7 @@ def test_missing_datasets_are_all_listed_before_anything_runs(tmp_path, capsys, 
     ],
 )
 def test_bad_options(arguments, words, tmp_path):
-    with pytest.raises(Usage, match=words):
+    with pytest.raises(UsageError, match=words):
         sweep.main([*arguments, f"--runs={tmp_path}"])
 
 

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from data_builders import build, common, temimagenet
-from emjax import errors
+from emjax import cli
 
 FOLDERS = temimagenet.FOLDERS
 RNG = np.random.default_rng(5)
@@ -45,7 +45,7 @@ def command(tmp_path, capsys):
     def run(source, name="temimagenet", *options):
         argv = [name, f"--data_dir={tmp_path / 'data'}", f"--source={source}", *options]
         with pytest.raises(SystemExit) as stopped:
-            errors.run(build.main, argv)
+            cli.run(build.main, argv)
         out, err = capsys.readouterr()
         path = tmp_path / "data" / name / "1.0.0" / "card.json"
         card = json.loads(path.read_text()) if path.exists() else None

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from emjax import networks, transfer
-from emjax.errors import Usage
+from emjax.errors import UsageError
 
 UNET = dict(name="unet", blocks=2, receptive_field=44)
 
@@ -40,7 +40,7 @@ def test_every_misfit_is_named_at_once():
     params["extra/kernel"] = params.pop("up/0/conv1/bias")
     params["head/kernel"] = np.zeros((1, 1, 4, 2), np.float32)
     stats = {path: value for path, value in old.stats.items() if path != "down/0/norm1/var"}
-    with pytest.raises(Usage) as error:
+    with pytest.raises(UsageError) as error:
         transfer.fill(new, params, stats, fresh=["haed/.*"])
     for words in (
         "fresh pattern 'haed/.*' matches nothing",
@@ -54,5 +54,5 @@ def test_every_misfit_is_named_at_once():
 
 def test_another_architecture_does_not_fit():
     old = network(1, blocks=3, receptive_field=96)
-    with pytest.raises(Usage, match="only in the checkpoint down/2"):
+    with pytest.raises(UsageError, match="only in the checkpoint down/2"):
         transfer.fill(network(0), old.params, old.stats, fresh=["head/.*"])

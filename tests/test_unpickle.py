@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from emjax import unpickle
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 REAL = os.environ.get("EMJAX_REAL_DATA")
 needs_real_weights = pytest.mark.skipif(not REAL, reason="released weights: $EMJAX_REAL_DATA")
@@ -74,7 +74,7 @@ def test_nothing_in_a_pickle_runs(wrap, call, tmp_path):
     trace = tmp_path / "ran"
     file = tmp_path / "evil.pt"
     file.write_bytes(wrap(evil(trace, call)))
-    with pytest.raises(BadInput, match="evil.pt: "):
+    with pytest.raises(InputError, match="evil.pt: "):
         unpickle.read(file)
     assert not trace.exists()
 
@@ -88,7 +88,7 @@ def test_a_canary_beside_true_tensors_does_not_run(wrap, tmp_path):
     trace.rmdir()
     file = tmp_path / "evil.pt"
     file.write_bytes(wrap(pickle.dumps(state, 2)))
-    with pytest.raises(BadInput):
+    with pytest.raises(InputError):
         unpickle.read(file)
     assert not trace.exists()
 
@@ -132,9 +132,9 @@ def test_modules_nested_without_end_are_refused():
 def test_no_file_of_weights(content, tmp_path):
     file = tmp_path / "x.pt"
     file.write_bytes(content)
-    with pytest.raises(BadInput, match=r"x\.pt: .*was due|x\.pt: not a readable safetensors"):
+    with pytest.raises(InputError, match=r"x\.pt: .*was due|x\.pt: not a readable safetensors"):
         unpickle.read(file)
-    with pytest.raises(BadInput, match="No such file"):
+    with pytest.raises(InputError, match="No such file"):
         unpickle.read(tmp_path / "absent.pt")
 
 
@@ -143,7 +143,7 @@ def test_compressed_and_overlapping_entries_are_refused(tmp_path):
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({}))
         archive.writestr("archive/data/0", bytes(10_000_000))
-    with pytest.raises(BadInput, match="a compressed entry"):
+    with pytest.raises(InputError, match="a compressed entry"):
         unpickle.read(file)
 
 
@@ -182,7 +182,7 @@ def test_damage_is_one_error(saved):
     whole = file.read_bytes()
     for length in range(0, len(whole), max(len(whole) // 150, 1)):
         file.write_bytes(whole[:length])
-        with pytest.raises(BadInput):
+        with pytest.raises(InputError):
             unpickle.read(file)
     rng = np.random.default_rng(0)
     for place in rng.integers(0, len(whole), 300):
@@ -191,5 +191,5 @@ def test_damage_is_one_error(saved):
         file.write_bytes(bytes(flipped))
         try:
             unpickle.read(file)
-        except BadInput:
+        except InputError:
             continue

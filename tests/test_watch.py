@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from emjax import devices, watch
-from emjax.errors import Usage
+from emjax.errors import UsageError
 from emjax.main import main
 from emjax.objectives.pix2pix import Pix2Pix
 
@@ -95,20 +95,22 @@ def test_peaks(kind, peak):
 
 def test_no_falling_back_to_the_cpu():
     devices.require(None)
-    with pytest.raises(Usage, match=r"^--require=gpu, but JAX found 8 x cpu \(cpu\); look at "):
+    with pytest.raises(
+        UsageError, match=r"^--require=gpu, but JAX found 8 x cpu \(cpu\); look at "
+    ):
         main([PRETRAIN, "--require=gpu"])
-    with pytest.raises(Usage, match="require=cuda"):
+    with pytest.raises(UsageError, match="require=cuda"):
         main([PRETRAIN, "--require=cuda"])
 
 
 @pytest.mark.parametrize("text", ["5", "0:3", "4:3", "a:b", "1:2:3"])
 def test_wrong_profiles(text):
-    with pytest.raises(Usage, match=f"--profile={text}; FROM:TO was due"):
+    with pytest.raises(UsageError, match=f"--profile={text}; FROM:TO was due"):
         main([PRETRAIN, f"--profile={text}"])
 
 
 def test_a_profile_beyond_the_end_is_refused(tiny_records, tmp_path):
-    with pytest.raises(Usage, match="--profile=2:9, but the run has 3 steps"):
+    with pytest.raises(UsageError, match="--profile=2:9, but the run has 3 steps"):
         main([PRETRAIN, f"--config.data.dir={tiny_records}", f"--workdir={tmp_path / 'run'}",
               "--profile=2:9"])  # fmt: skip
     assert not (tmp_path / "run").exists()

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from emjax import networks, weights
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 UNET = dict(name="unet", blocks=2, receptive_field=44)
 FACTS = dict(model=UNET, task="segmentation", range_rule="sigma", scores={"val/dice": 0.5}, step=7)
@@ -55,12 +55,12 @@ def test_a_failed_write_leaves_the_old_model(network, tmp_path, monkeypatch):
 
 
 def test_missing_and_damaged_models_are_named(network, tmp_path):
-    with pytest.raises(BadInput, match="no such file; .*workdir that has a best model"):
+    with pytest.raises(InputError, match="no such file; .*workdir that has a best model"):
         weights.read(tmp_path)
     weights.write(tmp_path, network, FACTS)
     (tmp_path / "model.safetensors").write_bytes(b"\x08" + b"\0" * 7 + b"nonsense")
-    with pytest.raises(BadInput, match="not a readable model"):
+    with pytest.raises(InputError, match="not a readable model"):
         weights.read(tmp_path)
     weights.write(tmp_path, network, {**FACTS, "format": 2})
-    with pytest.raises(BadInput, match="model of format 2; 1 was due"):
+    with pytest.raises(InputError, match="model of format 2; 1 was due"):
         weights.read(tmp_path)

@@ -17,7 +17,7 @@ from data_builders.au_nanoparticles.facts import (
     ZENODO_RECORD,
 )
 from data_builders.common import ALL, SPLITS, About, Contents, by_hash, file_sha256
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 NAMES = [f"au_nanoparticles/{name}{by}" for name in DATASETS for by in ("", "_by_source")]
 
@@ -72,7 +72,7 @@ class AuNanoparticles:
             fetch.from_zenodo(ZENODO_RECORD, due, options.source)
         self.layout, self.pairs = files.find(options.source, self.facts)
         if self.by_source and self.layout != "raw":
-            raise BadInput(
+            raise InputError(
                 f"{self.pairs[0].images} holds patches and does not say which micrograph each was "
                 f"cut from, so {self.folder} cannot be built from it; build {self.folder[:-10]}, "
                 "or give the raw micrographs"
@@ -107,7 +107,7 @@ class AuNanoparticles:
         self.parts = [part for part in parts if part.corners]
         if not self.parts:
             first = f"; {': '.join(unusable[0])}" if unusable else ""
-            raise BadInput(
+            raise InputError(
                 f"{self.pairs[0].images}: none of {images} images has a patch with more than "
                 f"{self.more_than} particle pixels{first}"
             )
@@ -134,7 +134,7 @@ class AuNanoparticles:
             due = f"patches of {self.side}x{self.side}"
         else:
             return
-        raise BadInput(f"{stack.path}: {n} images of {h}x{w}; {due} were due")
+        raise InputError(f"{stack.path}: {n} images of {h}x{w}; {due} were due")
 
     def _check(self, image):
         if self.layout == "raw" and image.max() <= 0:
@@ -160,7 +160,7 @@ class AuNanoparticles:
             return [split for split in SPLITS for _ in range(counts[split])]
         sources = by_hash(self._source(part) for part in self.parts)
         if len(sources) < 3:
-            raise BadInput(
+            raise InputError(
                 f"{self.pairs[0].images} has {len(sources)} micrographs with particles; at least "
                 f"3 were due for {self.folder}: one a split"
             )

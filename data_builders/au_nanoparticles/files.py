@@ -7,7 +7,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 SPLITS = {"Training": "train", "Validation": "val", "Test": "test"}  # in file names, and here
 
@@ -27,7 +27,7 @@ class Found(NamedTuple):
     pairs: list[Pair]
 
 
-class Unusable(BadInput):
+class Unusable(InputError):
     """One image of a file is damaged; the others may be sound."""
 
 
@@ -47,7 +47,7 @@ def find(folder, facts):
             pairs.append(_whole(Pair(images, _labels_of(images), split)))
     if pairs and len(pairs) < len(SPLITS):
         has = ", ".join(pair.images.name for pair in pairs)
-        raise BadInput(f"{folder} holds {has} only; all of {', '.join(SPLITS)} were due")
+        raise InputError(f"{folder} holds {has} only; all of {', '.join(SPLITS)} were due")
     if pairs:
         return Found("split", pairs)
     stem = facts.images.removesuffix("_Images.h5")
@@ -55,7 +55,7 @@ def find(folder, facts):
     if images:
         return Found("cut", [_whole(Pair(images, _labels_of(images), None))])
     there = sorted(path.name for path in folder.glob("*.h5"))[:5] if folder.is_dir() else []
-    raise BadInput(
+    raise InputError(
         f"{folder} {'holds ' + ', '.join(there) if there else 'holds no h5 file'}; "
         f"{facts.images} and {facts.labels} were due. Download them from {facts.address} into "
         f"{folder}, or try --fetch"
@@ -66,7 +66,7 @@ def _only_one(folder, pattern):
     paths = sorted(folder.glob(pattern))
     if len(paths) > 1:
         names = " and ".join(path.name for path in paths)
-        raise BadInput(f"{folder} holds {names}; one of them was due, keep the others elsewhere")
+        raise InputError(f"{folder} holds {names}; one of them was due, keep the others elsewhere")
     return paths[0] if paths else None
 
 
@@ -77,7 +77,7 @@ def _labels_of(images):
 def _whole(pair):
     for path, other in ((pair.images, pair.labels), (pair.labels, pair.images)):
         if not path.is_file():
-            raise BadInput(f"{path} is missing; it belongs to {other.name}")
+            raise InputError(f"{path} is missing; it belongs to {other.name}")
     return pair
 
 
@@ -96,7 +96,7 @@ def opened(pair):
     with _stack(pair.images, ("images",), 1) as images:
         with _stack(pair.labels, ("labels", "maps", "images"), 2) as labels:
             if images.shape != labels.shape:
-                raise BadInput(
+                raise InputError(
                     f"{pair.labels}: {_size(labels.shape)} labels (number, height, width), but "
                     f"{pair.images.name} has {_size(images.shape)} images; one shape was due"
                 )
@@ -109,15 +109,15 @@ def _stack(path, keys, most_channels):
         file = h5py.File(path, "r")
     except OSError as error:
         reason = " ".join(str(error).split())
-        raise BadInput(f"{path}: {reason}; an HDF5 file was due") from None
+        raise InputError(f"{path}: {reason}; an HDF5 file was due") from None
     with file:
         key = next((key for key in keys if isinstance(file.get(key), h5py.Dataset)), None)
         if key is None:
             has = ", ".join(map(repr, sorted(file))) or "none"
-            raise BadInput(f"{path}: no key {' or '.join(map(repr, keys))}; its keys: {has}")
+            raise InputError(f"{path}: no key {' or '.join(map(repr, keys))}; its keys: {has}")
         values = file[key]
         if values.dtype.kind not in "buif":
-            raise BadInput(f"{path}: {key!r} is {values.dtype}; real numbers were due")
+            raise InputError(f"{path}: {key!r} is {values.dtype}; real numbers were due")
         n, *shape = values.shape or (0,)
         if len(shape) == 2:
             channel = ()
@@ -126,7 +126,7 @@ def _stack(path, keys, most_channels):
         elif len(shape) == 3 and shape[2] <= most_channels:
             channel, shape = (slice(None), slice(None), shape[2] - 1), shape[:2]
         else:
-            raise BadInput(
+            raise InputError(
                 f"{path}: {key!r} has the shape {_size(values.shape)}; number x height x width, "
                 f"with at most {most_channels} channel(s) first or last, was due"
             )
@@ -157,7 +157,7 @@ def read_mask(labels, place):
     if not np.array_equal(mask, label):
         others = np.unique(label[(label != 0) & (label != 1)])[:3]
         told = ", ".join(f"{value:g}" for value in others)
-        raise BadInput(f"{labels.path}[{place}]: labels hold {told}; 0 and 1 alone were due")
+        raise InputError(f"{labels.path}[{place}]: labels hold {told}; 0 and 1 alone were due")
     return mask
 
 

@@ -5,7 +5,7 @@ Source: ScottLabUCB/HRTEM-Receptive-Field @36e4e73, dataset_preprocessing/.
 
 import numpy as np
 
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 
 def without_xrays(image, threshold):
@@ -41,7 +41,7 @@ def standardised(image):
     """
     mean, sd = image.mean(dtype=np.float64), image.std(dtype=np.float64)
     if sd == 0:
-        raise BadInput(f"all pixels are {image.flat[0]:g}; an image to standardise was due")
+        raise InputError(f"all pixels are {image.flat[0]:g}; an image to standardise was due")
     return ((image - mean) / sd).astype(np.float32)
 
 

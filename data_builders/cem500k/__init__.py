@@ -12,7 +12,7 @@ import numpy as np
 from data_builders.common import ALL, About, Contents, by_hash, within
 from data_builders.writer import Count, LeftOut
 from emjax import micrographs
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 SIDE = 224  # pixels, of a patch
 SMALLEST = 112  # pixels, of the shorter side of a patch at the edge of its volume: half a patch
@@ -68,10 +68,10 @@ class Cem500k:
         self.about = DATASETS[options.dataset]
         what = f"{self.about.title.split(':')[0]}: download {self.about.address} (Aspera or Globus)"
         if not self.root.is_dir():
-            raise BadInput(f"--source={self.root} is no folder; it is for {what} into it")
+            raise InputError(f"--source={self.root} is no folder; it is for {what} into it")
         self.listing = list_tiffs(self.root)
         if not self.listing.paths:
-            raise BadInput(f"{self.root} holds no TIFF file; it is for {what} into it")
+            raise InputError(f"{self.root} holds no TIFF file; it is for {what} into it")
         self.files_sha256 = self.listing.sha256
         self.options = {"side": SIDE, "smallest": SMALLEST, "val": VAL}
 
@@ -101,7 +101,7 @@ class Cem500k:
                 continue
             try:
                 patch = read(self.root / path)
-            except BadInput as error:
+            except InputError as error:
                 reason = str(error).removeprefix(f"{self.root / path}: ")
                 yield LeftOut(str(self.root / path), reason)
                 continue
@@ -187,12 +187,12 @@ def read(path):
     patch = micrographs.read_pixels(path)
     if patch.dtype != np.uint8 or patch.ndim != 2:
         kind = "in colours" if patch.ndim == 3 else f"{patch.dtype}"
-        raise BadInput(f"{path}: {kind}; one channel of 8 bits was due")
+        raise InputError(f"{path}: {kind}; one channel of 8 bits was due")
     if max(patch.shape) > SIDE:
         h, w = patch.shape
-        raise BadInput(f"{path}: {h}x{w}; at most {SIDE}x{SIDE} was due")
+        raise InputError(f"{path}: {h}x{w}; at most {SIDE}x{SIDE} was due")
     if patch.min() == patch.max():
-        raise BadInput(f"{path}: all pixels are {patch.flat[0]}")
+        raise InputError(f"{path}: all pixels are {patch.flat[0]}")
     return patch
 
 

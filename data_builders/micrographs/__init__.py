@@ -18,18 +18,17 @@ from data_builders.common import (
     within,
 )
 from data_builders.micrographs.curation import THRESHOLDS, curate
-from data_builders.micrographs.listing import Item, from_folders, from_table
-from data_builders.micrographs.reading import How, Mismatch, foreground_of, planes_of, size
+from data_builders.micrographs.listing import Source, from_folders, from_table
+from data_builders.micrographs.reading import Mismatch, ReadOptions, foreground_of, planes_of, size
 from data_builders.micrographs.resample import LeftOutByRule
 from emjax import micrographs
-from emjax.choose import choose
-from emjax.errors import BadInput, Usage
+from emjax.errors import InputError, UsageError, choose
 
 
-class Read(NamedTuple):
+class Scan(NamedTuple):
     """What reading an item once along an axis has shown."""
 
-    item: Item
+    item: Source
     axis: str  # z, y or x; z for a single image
     shape: tuple[int, int]  # of each plane of the records
     planes: int
@@ -79,28 +78,30 @@ class Micrographs:
 
     def __init__(self, options):
         if options.patch is not None and options.patch < 1:
-            raise Usage(f"--patch={options.patch}; a side of at least one pixel was due")
+            raise UsageError(f"--patch={options.patch}; a side of at least one pixel was due")
         if options.name is not None and not re.fullmatch(r"\w[\w-]*", options.name):
-            raise Usage(f"--name={options.name!r}; letters, digits, _ and - were due")
+            raise UsageError(f"--name={options.name!r}; letters, digits, _ and - were due")
         if options.nm_per_pixel is not None and not 0 < options.nm_per_pixel < np.inf:
-            raise Usage(f"--nm_per_pixel={options.nm_per_pixel}; more than 0 nm were due")
+            raise UsageError(f"--nm_per_pixel={options.nm_per_pixel}; more than 0 nm were due")
         self.axes = tuple(options.axes.split(","))
         if not set(self.axes) <= set("zyx") or len(set(self.axes)) < len(self.axes):
-            raise Usage(f"--axes={options.axes}; z, y, x or some of them, as z,y, were due")
+            raise UsageError(f"--axes={options.axes}; z, y, x or some of them, as z,y, were due")
         if not options.memory_limit > 0:
-            raise Usage(f"--memory_limit={options.memory_limit}; more than 0 GiB were due")
+            raise UsageError(f"--memory_limit={options.memory_limit}; more than 0 GiB were due")
         self.folder = f"micrographs/{options.name}" if options.name else "micrographs"
         self.source, self.patch, self.rule = Path(options.source), options.patch, options.range
         limit = int(options.memory_limit * 2**30)
         values = foreground_of(options.foreground)
-        self.how = How(options.index, limit, values, options.nm_per_pixel)
+        self.how = ReadOptions(options.index, limit, values, options.nm_per_pixel)
         picked = dict(target.partition("=")[::2] for target in options.target)
         for target in picked:
             choose("target", target, dict.fromkeys(TARGETS))
         if len(picked) < len(options.target):
-            raise Usage(f"--target={' --target='.join(options.target)}; each at most once was due")
+            raise UsageError(
+                f"--target={' --target='.join(options.target)}; each at most once was due"
+            )
         if not self.source.is_dir():
-            raise BadInput(f"--source={self.source} is no folder")
+            raise InputError(f"--source={self.source} is no folder")
         if options.table:
             listing = from_table(self.source, options.table, picked)
         else:
@@ -108,7 +109,7 @@ class Micrographs:
         self.targets, self.items = listing.targets, listing.items
         self.left_out = [(str(path), reason) for path, reason in listing.left_out]
         if options.foreground != "nonzero" and "mask" not in self.targets:
-            raise Usage(f"--foreground={options.foreground}, but there is no mask")
+            raise UsageError(f"--foreground={options.foreground}, but there is no mask")
         self.files_sha256 = sha256_of(listing.files)
         self.options = {
             "patch": options.patch,
@@ -144,11 +145,11 @@ class Micrographs:
         if not self.reads:
             left_out = sorted([*self.left_out, *self.by_rule, *self.unusable])
             first = ": ".join(left_out[0])
-            raise BadInput(
+            raise InputError(
                 f"{self.source}: no image can be used; {len(left_out)} left out, {first}"
             )
         if "mask" in self.targets and not self.foreground_seen:
-            raise BadInput(
+            raise InputError(
                 f"{self.source}: no mask has a pixel of foreground={self.options['foreground']}"
             )
 
@@ -167,7 +168,7 @@ class Micrographs:
         used = {str(read.item.image) for read in self.reads}
         if not counts.total():
             told = ", ".join(f"{n} of them {why}" for why, n in self.curated.dropped.items() if n)
-            raise BadInput(f"{self.source}: --curate drops all patches, {told}; see docs/data.md")
+            raise InputError(f"{self.source}: --curate drops all patches, {told}; see docs/data.md")
         return Contents(
             splits={split: counts[split] for split in SPLITS if counts[split]},
             dtype=self.dtype,
@@ -190,7 +191,7 @@ class Micrographs:
                 found = list(self._examine_all(item))
             except Mismatch:
                 raise
-            except BadInput as error:
+            except InputError as error:
                 self._leave_out(item.image, str(error).removeprefix(f"{item.image}: "))
                 continue
             for read, image in found:
@@ -231,16 +232,16 @@ class Micrographs:
             return None
         lowest, highest = np.min(extremes), np.max(extremes)
         if lowest == highest:
-            raise BadInput(f"all pixels are {lowest:g}")
+            raise InputError(f"all pixels are {lowest:g}")
         if self.patch and min(image.shape) < self.patch:
             resampled = "resampled to " if self.how.nm_per_pixel else ""
             by_rule = resampled or axis != "z"  # the planes along z may do
-            error = LeftOutByRule if by_rule else BadInput
+            error = LeftOutByRule if by_rule else InputError
             raise error(f"{resampled}{size(image.shape)}, smaller than a patch")
         self.foreground_seen |= foreground
         self.dtypes |= dtypes
         nm, origin = micrograph.nm_per_pixel, micrograph.origin
-        return Read(item, axis, image.shape, len(extremes), nm, origin), image
+        return Scan(item, axis, image.shape, len(extremes), nm, origin), image
 
     def _refuse_mixed_sizes_in_train(self):
         train = [r for r in self.reads if self.split_of[r.item.name] == "train"]
@@ -250,7 +251,7 @@ class Micrographs:
         told = ", ".join(f"{size(shape)} ({n})" for shape, n in sizes.most_common(5))
         more = f" and {len(sizes) - 5} more" if len(sizes) > 5 else ""
         smallest = min(min(shape) for shape in sizes)
-        raise BadInput(
+        raise InputError(
             f"{self.source}: train has images of {len(sizes)} sizes, {told}{more}; "
             f"cut them with --patch=SIZE (the shortest side is {smallest})"
         )

@@ -10,10 +10,10 @@ import numpy as np
 
 from data_builders.common import SPLITS, TARGETS
 from emjax import micrographs
-from emjax.errors import BadInput, Usage
+from emjax.errors import InputError, UsageError
 
 
-class Item(NamedTuple):
+class Source(NamedTuple):
     """One micrograph that the records are cut from, and what belongs to it."""
 
     name: str
@@ -28,7 +28,7 @@ class Listing(NamedTuple):
     """What a collection consists of, before any image is read."""
 
     targets: tuple[str, ...]
-    items: list[Item]
+    items: list[Source]
     files: list[tuple[str, Path]]  # (label, path): what the records depend on
     left_out: list[tuple[Path, str]]  # path, reason
 
@@ -37,7 +37,7 @@ def from_folders(source, folders):
     """The Listing of the images below `source` and their partners in {target: folder}, by stem."""
     for target, folder in folders.items():
         if not folder:
-            raise Usage(f"--target={target} picks a column: give --table, or {target}=FOLDER")
+            raise UsageError(f"--target={target} picks a column: give --table, or {target}=FOLDER")
     due = tuple(target for target in TARGETS if target in folders)
     roots = {target: Path(folders[target]) for target in due}
     images = [
@@ -46,7 +46,7 @@ def from_folders(source, folders):
         if not any(path.resolve().is_relative_to(root.resolve()) for root in roots.values())
     ]
     if not images:
-        raise BadInput(f"{source} holds no image outside of the folders of its targets")
+        raise InputError(f"{source} holds no image outside of the folders of its targets")
     partners = {t: _by_stem(micrographs.find(root)) for t, root in roots.items()}
     stems = _by_stem(images) if partners else {}
     names = _names([path.relative_to(source) for path in images])
@@ -62,7 +62,7 @@ def from_folders(source, folders):
         # A micrograph and its export in another format stand side by side, and in one split.
         bare = path.relative_to(source).with_suffix("").as_posix()
         origin = bare if exports[bare] > 1 else relative
-        items.append(Item(name, path, targets, origin, None, (np.nan,) * 3))
+        items.append(Source(name, path, targets, origin, None, (np.nan,) * 3))
         files += _content(f"image/{relative}", path)
         for t, partner in targets.items():
             files += _content(f"{t}/{partner.relative_to(roots[t]).as_posix()}", partner)
@@ -76,18 +76,18 @@ def from_table(source, table, picked):
     """The Listing of a CSV file, with the targets `picked`, or all it has if there are none."""
     for target, folder in picked.items():
         if folder:
-            raise Usage(f"--target={target}={folder} and --table: its column names the files")
+            raise UsageError(f"--target={target}={folder} and --table: its column names the files")
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{table}: {error}; a CSV file was due") from None
+        raise InputError(f"{table}: {error}; a CSV file was due") from None
     if not rows:
-        raise BadInput(f"{table} lists no image")
+        raise InputError(f"{table} lists no image")
     columns = [column for column in rows[0] if column]
     for column in ("image", *picked):
         if column not in columns:
-            raise BadInput(f"{table} has no column {column!r}; it has {', '.join(columns)}")
+            raise InputError(f"{table} has no column {column!r}; it has {', '.join(columns)}")
     unused = set(columns) - {"image", "source", "split", "nm_per_pixel", *TARGETS}
     if unused:
         print(f"note: {table}: not used: {', '.join(sorted(unused))}", file=sys.stderr)
@@ -99,19 +99,19 @@ def from_table(source, table, picked):
     items, files, left_out, seen, split_of = [], [("table", table)], [], {}, {}
     images = [cell(row, "image") for row in rows]
     if not all(images):
-        raise BadInput(f"{table}, line {images.index('') + 2}: the cell image is empty")
+        raise InputError(f"{table}, line {images.index('') + 2}: the cell image is empty")
     names = _names([Path(image) for image in images])
     for line, (row, image, name) in enumerate(zip(rows, images, names, strict=True), start=2):
         where = f"{table}, line {line}"
         if image in seen:
-            raise BadInput(f"{where}: {image} is in line {seen[image]} already")
+            raise InputError(f"{where}: {image} is in line {seen[image]} already")
         seen[image] = line
         split = cell(row, "split") if "split" in columns else None
         if split is not None and split not in SPLITS:
-            raise BadInput(f"{where}: split {split!r}; one of {', '.join(SPLITS)} was due")
+            raise InputError(f"{where}: split {split!r}; one of {', '.join(SPLITS)} was due")
         origin = cell(row, "source") or image
         if split_of.setdefault(origin, split) != split:
-            raise BadInput(f"{where}: source {origin} is in {split_of[origin]} and in {split}")
+            raise InputError(f"{where}: source {origin} is in {split_of[origin]} and in {split}")
         empty = [target for target in due if not cell(row, target)]
         if empty:
             left_out.append((source / image, f"no {', no '.join(empty)} in the table"))
@@ -119,7 +119,7 @@ def from_table(source, table, picked):
         nm_per_pixel = _nm_per_pixel(where, cell(row, "nm_per_pixel"))
         targets = {target: source / cell(row, target) for target in due}
         path = source / image
-        items.append(Item(name, path, targets, origin, split, nm_per_pixel))
+        items.append(Source(name, path, targets, origin, split, nm_per_pixel))
         files += _content(f"image/{image}", path)
         for t, partner in targets.items():
             files += _content(f"{t}/{cell(row, t)}", partner)
@@ -139,7 +139,7 @@ def _by_stem(paths):
     for path in paths:
         other = stems.setdefault(path.stem, path)
         if other != path:
-            raise BadInput(f"{other} and {path} have one stem; pair them by a --table")
+            raise InputError(f"{other} and {path} have one stem; pair them by a --table")
     return stems
 
 
@@ -164,5 +164,5 @@ def _nm_per_pixel(where, text):
         sizes = []
     if len(sizes) not in (1, 2, 3) or any(size <= 0 or np.isinf(size) for size in sizes):
         due = "a positive number, two (y x) or three (z y x) were due"
-        raise BadInput(f"{where}: nm_per_pixel {text!r}; {due}")
+        raise InputError(f"{where}: nm_per_pixel {text!r}; {due}")
     return (np.nan, *sizes, *sizes)[:3] if len(sizes) < 3 else tuple(sizes)

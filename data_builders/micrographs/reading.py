@@ -7,14 +7,14 @@ import numpy as np
 
 from data_builders.micrographs.resample import resample_to
 from emjax import micrographs
-from emjax.errors import BadInput, Usage
+from emjax.errors import InputError, UsageError
 
 
-class Mismatch(BadInput):
+class Mismatch(InputError):
     """An image and its target differ in size: the pairing is wrong, and not one file."""
 
 
-class How(NamedTuple):
+class ReadOptions(NamedTuple):
     """What the flags say of reading a file."""
 
     index: int | None  # which image, of files that hold several
@@ -32,7 +32,7 @@ def planes_of(item, axis, how):
     files += [_target(target, path, axis, how) for target, path in item.targets.items()]
     for found in itertools.zip_longest(*files):
         if any(plane is None for plane in found):
-            raise BadInput("it and its targets have not the same number of planes")
+            raise InputError("it and its targets have not the same number of planes")
         micrograph, targets = found[0], dict(zip(item.targets, found[1:], strict=True))
         for target, pixels in targets.items():
             if pixels.shape != micrograph.image.shape:
@@ -59,7 +59,7 @@ def _is_foreground(path, pixels, foreground):
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if len(foreground) == 1 and np.any(pixels != pixels[..., :1]):
-        raise BadInput(f"{path}: a mask in colours; --foreground=R,G,B was due")
+        raise InputError(f"{path}: a mask in colours; --foreground=R,G,B was due")
     return np.all(pixels == foreground, axis=-1).astype("u1")
 
 
@@ -83,7 +83,7 @@ def foreground_of(text):
     except ValueError:
         values = ()
     if len(values) not in (1, 3):
-        raise Usage(f"--foreground={text}; nonzero, a value, or a colour R,G,B was due")
+        raise UsageError(f"--foreground={text}; nonzero, a value, or a colour R,G,B was due")
     return values
 
 

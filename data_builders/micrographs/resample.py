@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 LARGEST = 4.0  # times; beyond it a pixel would be drawn over more than 4 x 4 and add nothing
 
 
-class LeftOutByRule(BadInput):
+class LeftOutByRule(InputError):
     """A good image that cannot have the pixel size that is asked for."""
 
 

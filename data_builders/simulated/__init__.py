@@ -8,7 +8,7 @@ import numpy as np
 from data_builders.common import ALL, SPLITS, About, Contents, split_by_source, within
 from data_builders.simulated import atoms, scenes
 from emjax import micrographs
-from emjax.errors import Usage
+from emjax.errors import UsageError
 
 NM_PER_PIXEL = 0.06  # of the nanoparticles
 
@@ -34,7 +34,7 @@ class Simulated:
 
     def __init__(self, options):
         if options.patch < 32 or options.records < 1 or options.seed < 0:
-            raise Usage(
+            raise UsageError(
                 f"--patch={options.patch} --records={options.records} --seed={options.seed}; "
                 "at least 32, 1 and 0 were due"
             )

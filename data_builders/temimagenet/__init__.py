@@ -17,7 +17,7 @@ from data_builders.common import (
     within,
 )
 from emjax import micrographs
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 FOLDERS = {  # a record's feature and the folder it is read from
     "image": "image",
@@ -72,7 +72,7 @@ class TEMImageNet:
         due = {t: f for t, f in FOLDERS.items() if f in there or t not in self.optional}
         missing = [folder for folder in due.values() if folder not in there]
         if missing:
-            raise BadInput(
+            raise InputError(
                 f"{self.root} has no folder {', '.join(missing)}; it has "
                 f"{', '.join(sorted(there))}. {self._what_to_do()}"
             )
@@ -80,7 +80,7 @@ class TEMImageNet:
         self.targets = tuple(target for target in due if target != "image")
         self.stems = sorted(self.paths["image"])
         if not self.stems:
-            raise BadInput(f"{self.root / 'image'} holds no PNG file. {self._what_to_do()}")
+            raise InputError(f"{self.root / 'image'} holds no PNG file. {self._what_to_do()}")
         self.files_sha256 = sha256_of(
             (f"{target}/{stem}", path)
             for target, paths in self.paths.items()
@@ -92,7 +92,7 @@ class TEMImageNet:
         """`source`, or the one folder in it that has any of the folders that are due."""
         if not source.is_dir():
             what = "is a file, not a folder" if source.exists() else "is no folder"
-            raise BadInput(f"--source={source} {what}. {self._what_to_do()}")
+            raise InputError(f"--source={source} {what}. {self._what_to_do()}")
         below = sorted(path for path in source.iterdir() if path.is_dir())
         found = [
             path
@@ -101,12 +101,12 @@ class TEMImageNet:
         ]
         if not found:
             has = ", ".join(path.name for path in below) or "none"
-            raise BadInput(
+            raise InputError(
                 f"--source={source}: neither it nor a folder in it has the folder image; "
                 f"its folders: {has}. {self._what_to_do()}"
             )
         if len(found) > 1 and found[0] != source:
-            raise BadInput(
+            raise InputError(
                 f"--source={source} holds several: {', '.join(path.name for path in found)}; "
                 "give the folder of one"
             )
@@ -150,7 +150,9 @@ class TEMImageNet:
                 left_out.append((str(path), f"a {target} without an image of this stem"))
         if not self.usable:
             first = ": ".join(unusable[0])
-            raise BadInput(f"{self.root}: no image can be used; {len(unusable)} left out, {first}")
+            raise InputError(
+                f"{self.root}: no image can be used; {len(unusable)} left out, {first}"
+            )
         # Over all stems there are: leaving one out moves no other to another split.
         self.split_of = split_by_source(self.stems)
         splits = [self.split_of[stem] for stem in self.usable]
@@ -176,7 +178,7 @@ class TEMImageNet:
         for paths in self.paths.values():
             try:
                 pixels = grey(paths[stem])
-            except BadInput as error:
+            except InputError as error:
                 return paths[stem], str(error).removeprefix(f"{paths[stem]}: ")
             if pixels.min() == pixels.max():
                 return paths[stem], f"all pixels are {pixels.flat[0]}"
@@ -239,10 +241,10 @@ def grey(path):
     """uint8 [256, 256] from a PNG file, or BadInput for anything else."""
     pixels = micrographs.read_pixels(path)
     if pixels.ndim == 3:
-        raise BadInput(f"{path}: in colours, 8-bit grey was due")
+        raise InputError(f"{path}: in colours, 8-bit grey was due")
     if pixels.dtype != np.uint8:
-        raise BadInput(f"{path}: {pixels.dtype} values, 8-bit grey was due")
+        raise InputError(f"{path}: {pixels.dtype} values, 8-bit grey was due")
     if pixels.shape != (SIDE, SIDE):
         h, w = pixels.shape
-        raise BadInput(f"{path}: {h}x{w}, {SIDE}x{SIDE} was due")
+        raise InputError(f"{path}: {h}x{w}, {SIDE}x{SIDE} was due")
     return pixels

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emjax.errors import BadInput
+from emjax.errors import InputError
 from emjax.micrographs.hdf5 import colours
 from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_micrograph, pixels_of
 
@@ -56,7 +56,7 @@ def zarr_signals(path, limit):
     if len(found) > 1:
         found = [signal for signal in found if not signal.refused] or found
     if not found:
-        raise BadInput("no 2-D or 3-D array of numbers")
+        raise InputError("no 2-D or 3-D array of numbers")
     yield found
 
 
@@ -67,7 +67,9 @@ def _refuse_links(folder):
         for name in (*folders, *files):
             path = os.path.join(parent, name)
             if os.path.islink(path):
-                raise BadInput(f"{os.path.relpath(path, folder)} is a link, which is not followed")
+                raise InputError(
+                    f"{os.path.relpath(path, folder)} is a link, which is not followed"
+                )
         total += sum(os.path.getsize(os.path.join(parent, name)) for name in files)
     return total
 
@@ -75,7 +77,7 @@ def _refuse_links(folder):
 def _refuse_codecs(file):
     """Refuse metadata that ask for a codec which is not known to only compress."""
     if file.stat().st_size > JSON:
-        raise BadInput(f"{file.name} of {file.stat().st_size} bytes")
+        raise InputError(f"{file.name} of {file.stat().st_size} bytes")
     waiting = [json.loads(file.read_text(encoding="utf-8"))]
     while waiting:
         found = waiting.pop()
@@ -88,7 +90,7 @@ def _refuse_codecs(file):
                 named += [c.get("name") for c in listed or () if isinstance(c, dict)]
             for codec in named:
                 if isinstance(codec, str) and codec.removeprefix("numcodecs.") not in CODECS:
-                    raise BadInput(f"{file.name} asks for the codec {codec[:50]!r}; not allowed")
+                    raise InputError(f"{file.name} asks for the codec {codec[:50]!r}; not allowed")
             own = ("attributes", ".zattrs")  # anybody's words
             waiting += [value for key, value in found.items() if not key.endswith(own)]
 
@@ -106,15 +108,15 @@ def _walk(node, size, limit, depth):
         for scales in multiscales:
             first = scales["datasets"][0]
             if ".." in first["path"].split("/"):
-                raise BadInput(f"an OME image at {first['path']!r}")
+                raise InputError(f"an OME image at {first['path']!r}")
             sizes = _ome_sizes(scales)
             yield _array(node[first["path"]], scales.get("name") or node.name, sizes, size, limit)
         return
     if depth > DEPTH:
-        raise BadInput(f"groups nested over {DEPTH} deep")
+        raise InputError(f"groups nested over {DEPTH} deep")
     for place, (_, member) in enumerate(sorted(node.members())):
         if place > ARRAYS:
-            raise BadInput(f"over {ARRAYS} arrays")
+            raise InputError(f"over {ARRAYS} arrays")
         yield from _walk(member, size, limit, depth + 1)
 
 

@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 
-from emjax.errors import BadInput
+from emjax.errors import InputError
 from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_micrograph, pixels_of
 
 # What tag values are called: a struct format, or 15 struct, 18 string, 20 array.
@@ -35,7 +35,7 @@ def signals(path, limit):
         if not thumbnails and len(images) > 1:
             thumbnails = {0}
         if not images:
-            raise BadInput("a DM file without an image")
+            raise InputError("a DM file without an image")
         yield [
             _signal(image, tags, limit, place)
             for place, image in enumerate(images)
@@ -60,7 +60,7 @@ class _Tags:
         self.content, self.at, self.seen = content, 0, 0
         version = self.take(">I")
         if version not in (3, 4):
-            raise BadInput(f"version {version} of DM, where 3 or 4 was due")
+            raise InputError(f"version {version} of DM, where 3 or 4 was due")
         self.size = ">I" if version == 3 else ">Q"
         self.take(self.size)
         self.order = "<" if self.take(">I") == 1 else ">"
@@ -75,13 +75,13 @@ class _Tags:
 
     def group(self, depth):
         if depth > DEPTH:
-            raise BadInput(f"tags nested over {DEPTH} deep")
+            raise InputError(f"tags nested over {DEPTH} deep")
         self.at += 2
         found = {}
         for place in range(self.take(self.size)):
             self.seen += 1
             if self.seen > TAGS:
-                raise BadInput(f"over {TAGS} tags")
+                raise InputError(f"over {TAGS} tags")
             kind, length = self.take(">B"), self.take(">H")
             name = self.content[self.at : self.at + length].decode("latin-1") or str(place)
             self.at += length
@@ -92,16 +92,16 @@ class _Tags:
             elif kind == 21:
                 found[name] = self.value()
             else:
-                raise BadInput(f"a tag of kind {kind} at byte {self.at}, where 20 or 21 was due")
+                raise InputError(f"a tag of kind {kind} at byte {self.at}, where 20 or 21 was due")
         return found
 
     def value(self):
         if self.content[self.at : self.at + 4] != b"%%%%":
-            raise BadInput(f"no tag value at byte {self.at}")
+            raise InputError(f"no tag value at byte {self.at}")
         self.at += 4
         count = self.take(self.size)
         if count > TEXT:
-            raise BadInput(f"a tag described by {count} numbers")
+            raise InputError(f"a tag described by {count} numbers")
         info = [self.take(self.size) for _ in range(count)]
         if info[0] in SIMPLE:
             return self.take(self.order + SIMPLE[info[0]])
@@ -111,7 +111,7 @@ class _Tags:
         if info[0] == 15:
             kinds = [SIMPLE[kind] for kind in info[4::2]]
         if kinds is None:
-            raise BadInput(f"a tag of type {info[0]} at byte {self.at}")
+            raise InputError(f"a tag of type {info[0]} at byte {self.at}")
         self.at += struct.calcsize(self.order + "".join(kinds))
 
     def array(self, kinds, count):
@@ -120,7 +120,7 @@ class _Tags:
         start = self.at
         self.at += count * struct.calcsize(self.order + "".join(kinds))
         if self.at > len(self.content):
-            raise BadInput(f"cut off: an array at byte {start} ends at byte {self.at}")
+            raise InputError(f"cut off: an array at byte {start} ends at byte {self.at}")
         return "".join(kinds), start, count
 
     def text(self, value):
@@ -134,7 +134,7 @@ class _Tags:
 def _signal(image, tags, limit, place):
     data, content, order = image["ImageData"], tags.content, tags.order
     if data["DataType"] not in PIXELS:
-        raise BadInput(f"pixels of type {data['DataType']}, which nobody has described")
+        raise InputError(f"pixels of type {data['DataType']}, which nobody has described")
     dtype = np.dtype(order + PIXELS[data["DataType"]])
     sides = tuple(data["Dimensions"].values())[::-1]
     samples = 4 if data["DataType"] == COLOUR else 1

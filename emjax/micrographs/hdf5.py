@@ -10,7 +10,7 @@ import struct
 
 import numpy as np
 
-from emjax.errors import BadInput
+from emjax.errors import InputError
 from emjax.micrographs.signal import (
     UNKNOWN,
     Signal,
@@ -33,7 +33,7 @@ def signals(path, limit):
 
     with h5py.File(path, "r") as file:
         if "file_format" in file.attrs and "Experiments" in file:
-            raise BadInput("a HyperSpy file; rename it .hspy and install emjax[rsciio]")
+            raise InputError("a HyperSpy file; rename it .hspy and install emjax[rsciio]")
         size = os.path.getsize(path)
         groups, arrays = inside(file)
         found = []
@@ -48,7 +48,7 @@ def signals(path, limit):
             found = [signal for signal in found if not signal.refused]
         if not found:
             told = ", ".join(f"{name} {array.shape}" for name, array in list(arrays.items())[:8])
-            raise BadInput(f"no 2-D or 3-D array of numbers; it has {told or 'no array at all'}")
+            raise InputError(f"no 2-D or 3-D array of numbers; it has {told or 'no array at all'}")
         yield found
 
 
@@ -68,12 +68,12 @@ def inside(file):
         seen.add(address)
         if isinstance(item, h5py.Dataset):
             if item.external or item.is_virtual:
-                raise BadInput(f"{name} keeps its values in other files, which are not followed")
+                raise InputError(f"{name} keeps its values in other files, which are not followed")
             arrays[name] = item
             continue
         groups[name or "/"] = item
         if depth > DEPTH or len(seen) > OBJECTS:
-            raise BadInput(f"over {OBJECTS} objects, or {DEPTH} groups in each other")
+            raise InputError(f"over {OBJECTS} objects, or {DEPTH} groups in each other")
         for key in item:
             if isinstance(item.get(key, getlink=True), h5py.HardLink):
                 member = item.get(key)
@@ -110,7 +110,7 @@ def _refuse_endless_heaps(path, size, _):
             while at + 16 <= end:
                 number, _, _, length = struct.unpack_from("<HHIQ", content, at)
                 if number == 0 and length == 0:
-                    raise BadInput(f"a heap of texts at byte {start} that never ends")
+                    raise InputError(f"a heap of texts at byte {start} that never ends")
                 at += length if number == 0 else 16 + (length + 7) // 8 * 8
             start = content.find(b"GCOL\1\0\0\0", start + 1)
 
@@ -197,7 +197,7 @@ def _berkeley(held, size, limit, name):
     """
     data = {key: array for key, array in held.items() if not key.startswith("dim")}
     if len(data) != 1:
-        raise BadInput(f"{name} holds {len(data)} arrays, {', '.join(data)}; one was due")
+        raise InputError(f"{name} holds {len(data)} arrays, {', '.join(data)}; one was due")
     (array,) = data.values()
     axes = [_axis(held.get(f"dim{place + 1}"), size) for place in range(len(array.shape))]
     refused = no_micrograph(array.dtype, array.shape)

@@ -5,7 +5,7 @@ Source: TIFF 6.0, section 13; old files have the bits of a code the other way ro
 
 import numpy as np
 
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 CLEAR, END = 256, 257
 LONGEST = 3840  # codes until the table of 4096 is full, and a clear code is due
@@ -43,11 +43,11 @@ def check(data):
         stop = stops[0] if stops.size else starts.size
         known = np.maximum(CLEAR + 1 + PLACES[:stop], 255) - 2 * (PLACES[:stop] == 0)
         if np.any(codes[:stop] > known) or (at == 0 and stop):
-            raise BadInput("LZW data with a code that stands for nothing")
+            raise InputError("LZW data with a code that stands for nothing")
         if not stops.size and starts.size == LONGEST and not old:  # some old files have none
-            raise BadInput("LZW data without the clear code that is due")
+            raise InputError("LZW data without the clear code that is due")
         if not stops.size or codes[stop] == END:
             return
         at, clears = starts[stop] + width[stop], clears + 1
         if clears > len(data) // 256 + 16:
-            raise BadInput(f"LZW data with {clears} clear codes")
+            raise InputError(f"LZW data with {clears} clear codes")

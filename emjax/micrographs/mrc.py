@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 
-from emjax.errors import BadInput
+from emjax.errors import InputError
 from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_micrograph
 
 OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
@@ -33,7 +33,7 @@ def _signal(file, size, limit, *, compressed):
     header, dtype, sides = _header(file.read(1024))
     start = 1024 + int(header.nsymbt)
     if start < 1024:
-        raise BadInput(f"an extended header of {start - 1024} bytes")
+        raise InputError(f"an extended header of {start - 1024} bytes")
     stored, plane = size if compressed else size - start, math.prod(sides[-2:]) * dtype.itemsize
     check = dict(stored=stored, compressed=compressed)
     declared("it", sides, dtype, **check, limit=limit - start if compressed else math.inf)
@@ -61,17 +61,17 @@ def _header(content):
     from mrcfile import dtypes, utils  # not at the top: few need it
 
     if len(content) < 1024:
-        raise BadInput(f"{len(content)} bytes, where a header of 1024 was due")
+        raise InputError(f"{len(content)} bytes, where a header of 1024 was due")
     header = np.frombuffer(content, dtypes.HEADER_DTYPE)
     if bytes(header["map"][0])[:3] != b"MAP":
-        raise BadInput("no MRC file: byte 208 does not start MAP")
+        raise InputError("no MRC file: byte 208 does not start MAP")
     order = utils.byte_order_from_machine_stamp(header["machst"][0])
     header = header.view(header.dtype.newbyteorder(order)).view(np.recarray)[0]
     if header.mode in (3, 4):
-        raise BadInput(f"mode {header.mode}, complex numbers; real numbers were due")
+        raise InputError(f"mode {header.mode}, complex numbers; real numbers were due")
     dtype = utils.dtype_from_mode(int(header.mode)).newbyteorder(order)
     if header.mz == 0 and 401 <= header.ispg <= 630:
-        raise BadInput("volumes of 0 sections")
+        raise InputError("volumes of 0 sections")
     sides = tuple(int(side) for side in utils.data_shape_from_header(header))
     while len(sides) > 2 and sides[0] == 1:
         sides = sides[1:]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from emjax.errors import BadInput
+from emjax.errors import InputError
 from emjax.micrographs.signal import Signal, declared, pixels_of
 
 Image.MAX_IMAGE_PIXELS = None  # a 16k x 16k micrograph is no bomb; declared() looks at the size
@@ -21,7 +21,7 @@ def signals(path, limit):
     content = Path(path).read_bytes()  # Pillow believes lengths that a real file would not have
     with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as file:
         if getattr(file, "n_frames", 1) > 1:
-            raise BadInput(f"{file.n_frames} frames, one 2-D image was due")
+            raise InputError(f"{file.n_frames} frames, one 2-D image was due")
         wide = bool(file.tile) and file.tile[0][3] in ("RGB;16B", "RGBA;16B", "LA;16B")
         mode = file.mode if file.mode in (*SAMPLES, *DTYPES, "L", "P") else "RGB"
         dtype = np.dtype("u2" if wide else DTYPES.get(mode, "u1"))

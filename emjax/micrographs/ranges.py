@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 RULES = ("percentile", "fixed", "sigma")
 
 
-class NoRange(BadInput):
+class NoRange(InputError):
     """The images do not hold two values that could become -1 and 1."""
 
 
@@ -22,7 +22,7 @@ def intensity_range(images, rule):
     Raises: NoRange if there is no image, or the two values are the same.
     """
     if rule not in RULES:
-        raise BadInput(f"no range rule {rule!r}; there are: {', '.join(RULES)}")
+        raise InputError(f"no range rule {rule!r}; there are: {', '.join(RULES)}")
     counts, floats, tops = np.zeros(1 << 16, np.int64), [], []
     for image in images:
         tops.append(1.0 if image.dtype.kind == "f" else float(np.iinfo(image.dtype).max))

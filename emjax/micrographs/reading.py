@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emjax.errors import BadInput
+from emjax.errors import InputError, note
 from emjax.micrographs import arrays, dm, hdf5, mrc, pictures, rsciio, ser, tiff
 from emjax.micrographs.arrays import is_zarr
-from emjax.micrographs.signal import LIMIT, amount, note
+from emjax.micrographs.signal import LIMIT, amount
 
 BY_MAGIC = {
     b"II*\0": tiff.signals,
@@ -72,7 +72,7 @@ def _reader(path):
     if Path(path).is_dir():
         if is_zarr(path):
             return arrays.zarr_signals
-        raise BadInput(f"{path} is a folder and no Zarr; a micrograph was due")
+        raise InputError(f"{path} is a folder and no Zarr; a micrograph was due")
     with open(path, "rb") as file:
         start = file.read(212)
     suffix = Path(path).suffix.lower()
@@ -84,7 +84,7 @@ def _reader(path):
     if not found and suffix in BY_SUFFIX and start:
         found = [BY_SUFFIX[suffix]]
     if not found:
-        raise BadInput(f"no format that emjax reads: it starts with {start[:12]!r}")
+        raise InputError(f"no format that emjax reads: it starts with {start[:12]!r}")
     return found[0]
 
 
@@ -95,17 +95,17 @@ def _one_line(path):
         with _library_messages(path):
             yield
     except Exception as error:  # the decoders raise whatever a broken file leads them to
-        if isinstance(error, BadInput) and str(error).startswith(str(path)):
+        if isinstance(error, InputError) and str(error).startswith(str(path)):
             raise
         if isinstance(error, MemoryError):
             reason = "more memory was asked for than there is"
-        elif isinstance(error, OSError) and error.strerror and not isinstance(error, BadInput):
+        elif isinstance(error, OSError) and error.strerror and not isinstance(error, InputError):
             reason = f"{error.strerror}; a micrograph was due"
         else:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
-            if not isinstance(error, BadInput):
+            if not isinstance(error, InputError):
                 reason += "; a whole micrograph was due"
-        raise BadInput(f"{path}: {reason}") from None
+        raise InputError(f"{path}: {reason}") from None
 
 
 def _choose(path, signals, index):
@@ -113,12 +113,12 @@ def _choose(path, signals, index):
     real = [signal for signal in signals if not signal.refused]
     if not real:
         told = "; ".join(dict.fromkeys(f"{s} is {s.refused}" for s in signals))
-        raise BadInput(f"{path}: {told}; a 2-D image or a stack of them was due")
+        raise InputError(f"{path}: {told}; a 2-D image or a stack of them was due")
     told = ", ".join(f"{place}: {signal}" for place, signal in enumerate(real[:20]))
     if index is None and len(real) > 1:
-        raise BadInput(f"{path}: {len(real)} different images ({told}); choose one by --index")
+        raise InputError(f"{path}: {len(real)} different images ({told}); choose one by --index")
     if not 0 <= (index or 0) < len(real):
-        raise BadInput(f"{path}: no image {index}; it holds {told}")
+        raise InputError(f"{path}: no image {index}; it holds {told}")
     return real[index or 0]
 
 
@@ -159,7 +159,7 @@ def _volume(path, signal, stack, limit):
     small = signal.dtype.kind in "bu" and signal.dtype.itemsize <= 2
     size = math.prod(signal.shape) * signal.samples * (signal.dtype.itemsize if small else 4)
     if size > limit:
-        raise BadInput(
+        raise InputError(
             f"{path}: {signal}, {amount(size)}, to be sliced along y or x; "
             f"{amount(limit)} may be read at once, more by --memory_limit, or --axes=z"
         )
@@ -190,7 +190,7 @@ def _read_one(path, index, limit):
     with open_all(path, limit) as signals:
         signal = _choose(path, signals, index)
         if signal.planes > 1:
-            raise BadInput(f"{path}: 3-D data {signal.shape}, one 2-D image was due")
+            raise InputError(f"{path}: 3-D data {signal.shape}, one 2-D image was due")
         return _pixels(path, signal, 0), signal
 
 
@@ -220,15 +220,15 @@ def _pixels(path, signal, place):
     elif pixels.ndim == 3 and pixels.shape[-1] == 4:
         pixels = pixels[..., :3]
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] != 3):
-        raise BadInput(f"{path}: {pixels.ndim}-D data {pixels.shape}, one 2-D image was due")
+        raise InputError(f"{path}: {pixels.ndim}-D data {pixels.shape}, one 2-D image was due")
     if pixels.dtype.kind not in "uif" or pixels.size == 0:
-        raise BadInput(f"{path}: {pixels.dtype} {pixels.shape}, real numbers were due")
+        raise InputError(f"{path}: {pixels.dtype} {pixels.shape}, real numbers were due")
     keep = pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2
     with np.errstate(over="ignore", invalid="ignore"):  # becomes infinite, which is refused
         pixels = pixels.astype(pixels.dtype.newbyteorder("=") if keep else np.float32)
     if pixels.dtype == np.float32 and not np.isfinite(pixels).all():
         bad = pixels.size - np.isfinite(pixels).sum()
-        raise BadInput(f"{path}: {bad} of {pixels.size} values are NaN or infinite as float32")
+        raise InputError(f"{path}: {bad} of {pixels.size} values are NaN or infinite as float32")
     return pixels
 
 
@@ -264,7 +264,7 @@ def find(folder):
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise BadInput(f"{folder} is no folder; a folder of micrographs was due")
+        raise InputError(f"{folder} is no folder; a folder of micrographs was due")
     paths, inside = [], folder.resolve()
     for parent, folders, files in os.walk(folder):
         stores = [name for name in folders if is_zarr(Path(parent, name))]
@@ -277,7 +277,7 @@ def find(folder):
             elif path.name in stores or path.is_file():
                 paths.append(path)
     if not paths:
-        raise BadInput(f"{folder} holds no micrograph ({', '.join(SUFFIXES)})")
+        raise InputError(f"{folder} holds no micrograph ({', '.join(SUFFIXES)})")
     return sorted(path for path in paths if path.suffix.lower() != ".emi" or not _has_ser(path))
 
 

@@ -10,7 +10,7 @@ import struct
 
 import numpy as np
 
-from emjax.errors import BadInput
+from emjax.errors import InputError
 from emjax.micrographs import hdf5
 from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_micrograph
 
@@ -32,7 +32,7 @@ def signals(path, limit):
     try:
         reader = importlib.import_module(f"rsciio.{READERS[suffix]}")
     except ImportError:
-        raise BadInput(f"{suffix} is read by RosettaSciIO; install emjax[rsciio]") from None
+        raise InputError(f"{suffix} is read by RosettaSciIO; install emjax[rsciio]") from None
     size = os.path.getsize(path)
     if suffix in IN_HDF5:
         import h5py

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emjax.errors import BadInput
+from emjax.errors import InputError
 from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_micrograph
 
 PIXELS = dict(enumerate("u1 u2 u4 i1 i2 i4 f4 f8 c8 c16".split(), start=1))
@@ -28,12 +28,12 @@ class _Image:
 
     def __init__(self, file, offset):
         if not 0 <= offset < 1 << 62:
-            raise BadInput(f"an image at byte {offset}")
+            raise InputError(f"an image at byte {offset}")
         file.seek(offset)
         found = self.LAYOUT.unpack(file.read(self.LAYOUT.size))
         _, self.x, _, _, self.y, _, kind, w, h = found
         if kind not in PIXELS:
-            raise BadInput(f"pixels of type {kind}, where 1 to 10 were due")
+            raise InputError(f"pixels of type {kind}, where 1 to 10 were due")
         self.dtype, self.shape = np.dtype("<" + PIXELS[kind]), (h, w)
         self.offset = offset + self.LAYOUT.size
 
@@ -50,7 +50,7 @@ def emi_signals(path, limit):
     """The Signals of the SER files of an EMI file."""
     found = companions(path)
     if not found:
-        raise BadInput(f"an EMI file whose images, {Path(path).stem}_1.ser, are not beside it")
+        raise InputError(f"an EMI file whose images, {Path(path).stem}_1.ser, are not beside it")
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(signals(ser, limit))[0] for ser in found]
 
@@ -75,17 +75,17 @@ def _inside(path):
 def _signal(path, file, size, limit):
     order, series, version, kind, _, _, valid = struct.unpack("<HHHiiii", file.read(22))
     if (order, series) != (0x4949, 0x0197):
-        raise BadInput("a SER file was due")
+        raise InputError("a SER file was due")
     form = "<i" if version < 0x220 else "<q"
     table, dimensions = struct.unpack(form + "i", file.read(struct.calcsize(form + "i")))
     if not 0 <= dimensions <= 8:
-        raise BadInput(f"{dimensions} dimensions")
+        raise InputError(f"{dimensions} dimensions")
     scanned = [_dimension(file) for _ in range(dimensions)]
     name = path.stem
     if kind == 0x4120:
         return Signal(name, (), np.dtype("f4"), None, refused="spectra")
     if kind != 0x4122:
-        raise BadInput(f"data of kind {kind:#x}, where images (0x4122) were due")
+        raise InputError(f"data of kind {kind:#x}, where images (0x4122) were due")
     declared("its table", (valid,), form, stored=size - max(table, 0), limit=limit)
     file.seek(max(table, 0))
     offsets = struct.unpack(f"<{valid}{form[1]}", file.read(valid * struct.calcsize(form)))
@@ -102,7 +102,7 @@ def _signal(path, file, size, limit):
     def raw(i):
         image = _Image(file, offsets[i])
         if (image.shape, image.dtype) != (first.shape, first.dtype):
-            raise BadInput(f"image {i} is {image.shape} {image.dtype}, the first {first.shape}")
+            raise InputError(f"image {i} is {image.shape} {image.dtype}, the first {first.shape}")
         declared(f"image {i}", image.shape, image.dtype, stored=size - image.offset, limit=limit)
         file.seek(image.offset)
         content = file.read(math.prod(image.shape) * image.dtype.itemsize)
@@ -120,7 +120,7 @@ def _dimension(file):
     size, _, _, _, text = struct.unpack("<iddii", file.read(28))
     for _ in range(2):
         if not 0 <= text <= 10_000:
-            raise BadInput(f"a description of {text} letters")
+            raise InputError(f"a description of {text} letters")
         file.seek(text, os.SEEK_CUR)
         text = struct.unpack("<i", file.read(4))[0] if _ == 0 else text
     return size

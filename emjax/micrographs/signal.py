@@ -1,14 +1,12 @@
 """What every reader says of a file before pixels are read: its images, their sizes and units."""
 
-import functools
 import math
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 LIMIT = 4 << 30  # bytes that one image (compressed files: all that is decoded at once) may take
 SMALL = 64 << 20  # bytes that no compression ratio makes suspicious
@@ -54,12 +52,6 @@ class Signal(NamedTuple):
     def __str__(self):
         sides = "x".join(map(str, self.shape))
         return " ".join(part for part in (self.name, sides, self.dtype.name) if part)
-
-
-@functools.lru_cache(maxsize=10_000)
-def note(path, text):
-    """Say something about a file that is read all the same, once however often it is read."""
-    print(f"note: {path}: {text}", file=sys.stderr)
 
 
 def unit_name(unit):
@@ -120,15 +112,15 @@ def declared(what, shape, dtype, *, stored, limit, compressed=False):
     """
     shape = tuple(int(side) for side in shape)
     if not shape or min(shape) < 1:
-        raise BadInput(f"{what} declares the shape {shape}; positive sides were due")
+        raise InputError(f"{what} declares the shape {shape}; positive sides were due")
     size = math.prod(shape) * np.dtype(dtype).itemsize
     told = f"{what} declares {'x'.join(map(str, shape))} {np.dtype(dtype).name}, {amount(size)}"
     if not compressed and size > stored:
-        raise BadInput(f"{told}, where the file has {amount(stored)}: cut off, or a wrong header")
+        raise InputError(f"{told}, where the file has {amount(stored)}: cut off, or a wrong header")
     if compressed and size > max(SMALL, RATIO * stored):
-        raise BadInput(f"{told}, {size // max(stored, 1)} times the file's {amount(stored)}")
+        raise InputError(f"{told}, {size // max(stored, 1)} times the file's {amount(stored)}")
     if size > limit:
-        raise BadInput(f"{told}; {amount(limit)} may be read at once, more by --memory_limit")
+        raise InputError(f"{told}; {amount(limit)} may be read at once, more by --memory_limit")
 
 
 def amount(size):

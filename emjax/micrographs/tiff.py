@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
-from emjax.errors import BadInput
+from emjax.errors import InputError, note
 from emjax.micrographs import lzw
-from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_length, note, pixels_of
+from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_length, pixels_of
 
 SIS, FEI, ZEISS = 33560, (34680, 34682), 34118
 GATAN_UNIT, GATAN_SCALE = (65004, 65003), (65010, 65009)  # y, x
@@ -36,7 +36,7 @@ def signals(path, limit):
         file = tifffile.TiffFile(content, **alone)
         every = [s for s in file.series if not s.keyframe.is_reduced] or file.series
         if not every:
-            raise BadInput("a TIFF without an image")
+            raise InputError("a TIFF without an image")
         yield [_signal(path, file, place, s, size, limit) for place, s in enumerate(every)]
 
 
@@ -49,7 +49,7 @@ def _refuse_circles(file):
     seen, at = set(), struct.unpack_from(order + offset, head, 8 if large else 4)[0]
     while at:
         if at in seen or len(seen) >= PAGES:
-            raise BadInput(f"a circle, or over {PAGES}, of pages")
+            raise InputError(f"a circle, or over {PAGES}, of pages")
         seen.add(at)
         file.seek(at)
         tags = file.read(struct.calcsize(count))
@@ -76,7 +76,7 @@ def _signal(path, file, place, series, size, limit):
         refused = f"compressed by {getattr(page.compression, 'name', page.compression)}"
     dtype = series.dtype
     if dtype is None:
-        raise BadInput(f"{page.bitspersample} bits as {page.sampleformat}: no number format")
+        raise InputError(f"{page.bitspersample} bits as {page.sampleformat}: no number format")
     one = pixels_of(sides[-2:], samples)
     compressed = page.compression != tifffile.COMPRESSION.NONE
     if compressed or page.bitspersample != 8 * dtype.itemsize:  # less than a byte: unpacked
@@ -127,7 +127,7 @@ def _reader(path, file, series, sides, axes, limit, size):
         def paged(i):
             part = series.pages[i]
             if part is None:
-                raise BadInput(f"page {i} of {planes} is missing")
+                raise InputError(f"page {i} of {planes} is missing")
             _check_tiles(file, part)
             pixels = series.asarray() if planes == 1 else part.asarray()
             return move(pixels.reshape(_one(series, sides, axes)))
@@ -161,9 +161,11 @@ def _check_tiles(file, page):
     most = 2 * tile * page.keyframe.bitspersample // 8 + SLACK
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
         if offset + count > size:
-            raise BadInput(f"pixels up to byte {offset + count}, but it is cut off at byte {size}")
+            raise InputError(
+                f"pixels up to byte {offset + count}, but it is cut off at byte {size}"
+            )
         if count > most:
-            raise BadInput(f"{count} bytes for a tile of {page.chunks}")
+            raise InputError(f"{count} bytes for a tile of {page.chunks}")
         if page.compression not in (LZW, *JPEG):
             continue
         file.filehandle.seek(offset)
@@ -175,7 +177,7 @@ def _check_tiles(file, page):
             if data[at + 1] in FRAMES:
                 h, w = struct.unpack_from(">HH", data, at + 5)
                 if h * w > 4 * tile:
-                    raise BadInput(f"a JPEG of {h}x{w} in a tile of {page.chunks}")
+                    raise InputError(f"a JPEG of {h}x{w} in a tile of {page.chunks}")
                 break
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
 

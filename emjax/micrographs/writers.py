@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from emjax.errors import Usage
+from emjax.errors import UsageError
 from emjax.micrographs.signal import UNKNOWN
 
 CHUNK = 1024  # pixels a side of a chunk of a Zarr array
@@ -25,7 +25,9 @@ def write(path, image, nm_per_pixel=UNKNOWN):
     name = path.name.lower()
     suffix = next((s for s in WRITERS if name.endswith(s)), None)
     if suffix is None:
-        raise Usage(f"{path}: cannot write {path.suffix!r}; one of {', '.join(WRITERS)} was due")
+        raise UsageError(
+            f"{path}: cannot write {path.suffix!r}; one of {', '.join(WRITERS)} was due"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     known = tuple(map(float, nm_per_pixel)) if np.all(np.isfinite(nm_per_pixel)) else None

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from configs.pretrain import GENERATORS, get_config
-from emjax import errors, networks
+from emjax import cli, networks
 from emjax.models.blocks import PLAIN, formulated
 
 SIDES = (224, 256, 448, 512)
@@ -20,7 +20,7 @@ SIDES = (224, 256, 448, 512)
 
 def main(arguments):
     """Print the table of the generators and the discriminator that the configs name."""
-    errors.Parser(prog="emjax.models", description=__doc__.splitlines()[0]).parse_args(arguments)
+    cli.Parser(prog="emjax.models", description=__doc__.splitlines()[0]).parse_args(arguments)
     models = {name: get_config(name).model.to_dict() for name in GENERATORS}
     models["patchgan"] = get_config().discriminator.to_dict()
     sizes = [f"{side} x {side}" for side in SIDES]
@@ -61,4 +61,4 @@ def multiply_adds(module, side):
 
 
 if __name__ == "__main__":
-    errors.run(main, sys.argv[1:])
+    cli.run(main, sys.argv[1:])

@@ -13,8 +13,8 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.nn import initializers
 
-from emjax.errors import Usage
-from emjax.models.norms import NoNorm, a_channel, normalisation
+from emjax.errors import UsageError
+from emjax.models.norms import NoNorm, normalisation, per_channel
 
 BLOCK = "block"  # what rematerialisation keeps: `checkpoint_name` of a block's output
 
@@ -82,7 +82,7 @@ class Conv(nnx.Module):
         x = self.without_bias(x, blocks=blocks)
         if self.bias is None:
             return x
-        return x + a_channel(self.bias[...], blocks).astype(x.dtype)
+        return x + per_channel(self.bias[...], blocks).astype(x.dtype)
 
     def without_bias(self, x, *, blocks=1):
         kernel, dilation, padding = self.kernel[...].astype(x.dtype), self.dilation, self.padding
@@ -128,7 +128,7 @@ def strided_conv_backward(saved, gradient):
     four = jnp.pad(kernel, ((0, 4 - size), (0, 4 - size), (0, 0), (0, 0)))
     phases = four.reshape(2, 2, 2, 2, before, after).transpose(0, 2, 5, 1, 3, 4)
     phases = phases.reshape(2, 2, after, 4 * before)[::-1, ::-1]
-    of_padded = from_blocks(convolution(gradient, phases, 1, 1), 2)
+    of_padded = depth_to_space(convolution(gradient, phases, 1, 1), 2)
     _, to_kernel = jax.vjp(lambda kernel: convolution(x, kernel, 2, 1), kernel)
     return of_padded[:, 1:-1, 1:-1], *to_kernel(gradient)
 
@@ -136,7 +136,7 @@ def strided_conv_backward(saved, gradient):
 strided_conv.defvjp(strided_conv_forward, strided_conv_backward)
 
 
-def to_blocks(x, size):
+def space_to_depth(x, size):
     """x [b, h, w, c] as [b, h / size, w / size, size * size * c]: a pixel is a block of pixels.
 
     A layer of few channels at full resolution uses a vector unit badly; like this it has more.
@@ -146,7 +146,7 @@ def to_blocks(x, size):
     return x.reshape(b, h // size, w // size, size * size * c)
 
 
-def from_blocks(x, size):
+def depth_to_space(x, size):
     """What `to_blocks` was given."""
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, size, size, c // size**2).swapaxes(2, 3)
@@ -200,7 +200,7 @@ class ResidualBlock(nnx.Module):
 
 def max_pool(x, size):
     """Maxima of the size x size blocks of x [b, h, w, c]; h and w must be divisible by `size`."""
-    return block_maxima(to_blocks(x, size), size)
+    return block_maxima(space_to_depth(x, size), size)
 
 
 def block_maxima(x, size):
@@ -255,7 +255,7 @@ def check_divisible(x, divisor):
             for side in dict.fromkeys((h, w))
             if side % divisor
         )
-        raise Usage(
+        raise UsageError(
             f"an image of {h} x {w}: this network takes sides divisible by {divisor}: {near}"
         )
 

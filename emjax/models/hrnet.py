@@ -7,7 +7,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.nn import initializers
 
-from emjax.choose import choose
+from emjax.errors import choose
 from emjax.models.blocks import (
     BLOCK,
     UPSAMPLING,

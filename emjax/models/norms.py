@@ -8,7 +8,7 @@ from flax import nnx
 from jax import lax
 from jax.nn import initializers
 
-from emjax.choose import choose
+from emjax.errors import choose
 
 
 class RunningStat(nnx.Variable):
@@ -56,7 +56,7 @@ def batch_norm(x, scale, bias, kept, lacking, *, train, blocks, decay, epsilon):
     if train:
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         mean = over_blocks(wide.mean((0, 1, 2)), blocks)
-        around = (wide - a_channel(mean, blocks)) ** 2
+        around = (wide - per_channel(mean, blocks)) ** 2
         var = over_blocks(around.mean((0, 1, 2)), blocks)
         count = x.size // mean.size
         unbiased = var * (count / max(count - 1, 1))
@@ -65,11 +65,11 @@ def batch_norm(x, scale, bias, kept, lacking, *, train, blocks, decay, epsilon):
     else:
         mean, var = kept[0] - lacking, kept[1]
     factor = scale * lax.rsqrt(var + epsilon)
-    mean, factor, bias = (a_channel(v, blocks) for v in (mean, factor, bias))
+    mean, factor, bias = (per_channel(v, blocks) for v in (mean, factor, bias))
     return ((x - mean) * factor + bias).astype(x.dtype), kept
 
 
-def a_channel(values, blocks=1):
+def per_channel(values, blocks=1):
     """`values` [c] beside [b, h, w, blocks * blocks * c]: [1, 1, 1, blocks * blocks * c]."""
     return jnp.tile(values, blocks**2)[None, None, None]
 
@@ -100,7 +100,7 @@ class GroupNorm(nnx.Module):
         mean = grouped.mean((1, 2, 3, 5), keepdims=True)
         factor = lax.rsqrt(grouped.var((1, 2, 3, 5), keepdims=True) + self.epsilon)
         normal = ((grouped - mean) * factor).reshape(x.shape)
-        scale, bias = (a_channel(v[...], blocks) for v in (self.scale, self.bias))
+        scale, bias = (per_channel(v[...], blocks) for v in (self.scale, self.bias))
         return (normal * scale + bias).astype(x.dtype)
 
 

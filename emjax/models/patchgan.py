@@ -7,7 +7,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.nn import initializers
 
 from emjax import sharding
-from emjax.errors import Usage
+from emjax.errors import UsageError
 from emjax.models.blocks import BLOCK, Conv, conv_norm
 from emjax.models.norms import normalisation
 from emjax.models.receptive_field import patchgan_receptive_field
@@ -53,7 +53,7 @@ class PatchGAN(nnx.Module):
     def __call__(self, corrupted, image, *, train):
         smallest = 3 * 2 ** (len(self.convs) - 1)
         if min(image.shape[1:3]) < smallest:
-            raise Usage(
+            raise UsageError(
                 f"a PatchGAN of depth {len(self.convs) - 1} scores images of at least {smallest} "
                 f"pixels, not {image.shape[1]} x {image.shape[2]}; take a larger augment.crop"
             )

@@ -2,7 +2,7 @@
 
 import itertools
 
-from emjax.errors import Usage
+from emjax.errors import UsageError
 
 LARGEST_DILATION = 4
 
@@ -36,7 +36,7 @@ def unet_dilations(receptive_field, pools):
         possible[field] = max(possible.get(field, dilations), dilations, key=lambda d: d[::-1])
     if receptive_field not in possible:
         nearest = sorted(sorted(possible, key=lambda f: abs(f - receptive_field))[:4])
-        raise Usage(
+        raise UsageError(
             f"no U-Net with {len(pools)} levels has receptive_field={receptive_field}; "
             f"the nearest are {', '.join(map(str, nearest))}"
         )

@@ -6,16 +6,16 @@ from functools import partial
 import jax.numpy as jnp
 from flax import nnx
 
-from emjax.errors import Usage
+from emjax.errors import UsageError
 from emjax.models.blocks import (
     Conv,
     ResidualBlock,
     block_maxima,
     check_divisible,
+    depth_to_space,
     formulation,
-    from_blocks,
     max_pool,
-    to_blocks,
+    space_to_depth,
     upsample_nearest,
 )
 from emjax.models.receptive_field import unet_dilations, unet_receptive_field
@@ -47,7 +47,7 @@ class UNet(nnx.Module):
                  in_channels=1, out_channels=1, norm="batch", input_interval=None,
                  rngs):  # fmt: skip
         if blocks < 1:
-            raise Usage(f"blocks={blocks}; at least 1 was due")
+            raise UsageError(f"blocks={blocks}; at least 1 was due")
         widths = per_level("filters", filters, blocks + 1, [4 * 2**i for i in range(blocks + 1)])
         self.pools = per_level("pools", pools, blocks, (2,) * blocks)
         self.divisor = math.prod(self.pools)
@@ -58,7 +58,7 @@ class UNet(nnx.Module):
         self.norm = norm
         self.receptive_field = unet_receptive_field(dilations, self.pools)
         if receptive_field not in (None, self.receptive_field):
-            raise Usage(
+            raise UsageError(
                 f"receptive_field={receptive_field}, but dilations={dilations} with "
                 f"pools={self.pools} see {self.receptive_field} pixels; leave one of the two out"
             )
@@ -85,7 +85,7 @@ class UNet(nnx.Module):
             x = (x + 1) * ((high - low) / 2) + low
         size = 2 if formulation().blocked and self.pools[0] == 2 else 1
         blocks = [size] + [1] * len(self.pools)  # of each level; only the first is ever blocked
-        x = to_blocks(x, size)
+        x = space_to_depth(x, size)
         levels = list(zip(self.down, self.up, self.pools, blocks, strict=False))
         skips = []
         for block, _, pool, size in levels:
@@ -97,7 +97,7 @@ class UNet(nnx.Module):
             repeated = jnp.tile(x, size * size) if size == pool else upsample_nearest(x, pool)
             x = joined(skip, repeated, size)
             x = block(x, train=train, blocks=size)
-        return from_blocks(self.head(x, blocks=size), size)
+        return depth_to_space(self.head(x, blocks=size), size)
 
 
 def joined(a, b, size):
@@ -110,5 +110,5 @@ def per_level(name, values, count, default):
     """`values`, or `default` if there are none, as a tuple of `count` positive whole numbers."""
     values = tuple(default if values is None else values)
     if len(values) != count or any(value != int(value) or value < 1 for value in values):
-        raise Usage(f"{name}={values}; {count} positive whole numbers were due")
+        raise UsageError(f"{name}={values}; {count} positive whole numbers were due")
     return tuple(map(int, values))

@@ -4,11 +4,11 @@ import contextlib
 import fcntl
 import os
 
-from emjax.errors import BadInput
+from emjax.errors import InputError
 
 
 @contextlib.contextmanager
-def alone_in(folder, advice):
+def lock_folder(folder, advice):
     """Hold the lock of `folder`; it falls with this process, so a killed one blocks nobody.
 
     Raises: BadInput that names the folder and gives `advice` if another process holds it.
@@ -18,6 +18,13 @@ def alone_in(folder, advice):
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise BadInput(f"{folder} is in use by another process; {advice}") from None
+        raise InputError(f"{folder} is in use by another process; {advice}") from None
     finally:
         os.close(handle)
+
+
+def write_atomically(path, content):
+    """Write `content` to `path` so that a reader sees the old file or the new one."""
+    draft = path.with_name(path.name + ".partial")
+    draft.write_bytes(content)
+    os.replace(draft, path)
