@@ -14,9 +14,10 @@ import re
 import jax
 import numpy as np
 
-from emjax import networks, sharding
+from emjax import networks
 from emjax.main import assemble, parse
 from emjax.networks import build_abstract
+from emjax.parallel import sharding
 from emjax.records import Records
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")

@@ -56,8 +56,8 @@ def build(count, folder):
 
 
 def read(count, folder):
-    from emjax import sharding
     from emjax.data import TrainBatches
+    from emjax.parallel import sharding
     from emjax.records import open_records
 
     records = open_records(folder, f"noise/{count}", "train")

@@ -20,9 +20,9 @@ import jax
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from emjax import hosts
 from emjax.errors import InputError, first_line
 from emjax.files import write_atomically
+from emjax.parallel.processes import is_first
 
 POLICIES = ocp.training.preservation_policies
 EVERY_CALL = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
@@ -79,7 +79,7 @@ class Checkpoints:
         Raises: BadInput if there are some and none is good, unless it is the first save that
             was not finished.
         """
-        if hosts.first():
+        if is_first():
             good, broken = examined(self.folder)
             if broken and not good and (len(broken) > 1 or UNFINISHED not in broken.values()):
                 told = "; ".join(f"{step}: {wrong}" for step, wrong in broken.items())
@@ -252,7 +252,7 @@ def examined(folder):
 
 def note(folder, step, wrong, instead):
     used = "from the start" if instead is None else f"{folder / str(instead)} is used instead"
-    if hosts.first():
+    if is_first():
         print(f"note: {folder / str(step)} cannot be used: {wrong}; {used}", file=sys.stderr)
 
 

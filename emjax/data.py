@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from emjax import devices, sharding
+from emjax.parallel import devices, sharding
 
 ON_HOST = ("name", "source")  # text; never sent to a device
 RESIDENT_SHARE = 0.3  # of a device's memory may hold records

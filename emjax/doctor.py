@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 import emjax
-from emjax import cli, devices, sharding
+from emjax import cli
+from emjax.parallel import devices, sharding
 
 SIDE, CHANNELS = 256, 64  # of the timed convolution: a layer of a U-Net in the middle
 EXTRAS = {  # module: the extra that has it, and what for

@@ -8,9 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from emjax import hosts
 from emjax.errors import InputError
 from emjax.files import write_atomically
+from emjax.parallel import processes
 
 SHOWN = {  # of the pace, on the terminal
     "pace/step_ms_p50": "{:.3g} ms",
@@ -33,7 +33,7 @@ class Journal:
 
     def __init__(self, path, *, done, total, images, board=None):
         self.path, self.total, self.images, self.board = Path(path), total, images, board
-        self.writes = hosts.first()
+        self.writes = processes.is_first()
         self.start = self.lap = time.monotonic()
         self.lap_step = done
         self.line, self.last = Line(sys.stderr), ""

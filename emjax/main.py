@@ -13,26 +13,14 @@ import json
 import os
 import signal
 import sys
-import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
 from absl import flags
 from ml_collections import config_flags
 
-from emjax import (
-    board,
-    cli,
-    devices,
-    hosts,
-    networks,
-    optimizers,
-    sharding,
-    transfer,
-    watch,
-    weights,
-)
+from emjax import board, cli, networks, optimizers, transfer, watch, weights
 from emjax.augment import Augmentation
 from emjax.checkpoints import Checkpoints, load_generator, saved_steps
 from emjax.corruptions import Corruption, Masking
@@ -41,6 +29,8 @@ from emjax.errors import InputError, UsageError, choose
 from emjax.files import lock_folder
 from emjax.journal import Journal
 from emjax.objectives import OBJECTIVES
+from emjax.parallel import devices, processes, sharding
+from emjax.parallel.processes import signals_received
 from emjax.provenance import describe, ranking, refuse_other
 from emjax.records import open_mixture, open_records
 from emjax.tasks import TASKS
@@ -51,10 +41,10 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # rules out autotuning and a
 
 def main(arguments):
     """Parse the command line and train; returns the exit code."""
-    flags, arguments = hosts.split(arguments)
+    flags, arguments = processes.split_flags(arguments)
     config, workdir, values = command_line(arguments)
     profile = watch.profile(values["profile"].value, workdir / "profile")
-    with hosts.joined(flags):
+    with processes.connected(flags):
         devices.require(values["require"].value)
         devices.keep_compiled()
         train(config, workdir, profile)
@@ -160,21 +150,21 @@ def train(config, workdir, profile=None):
     workdir.mkdir(parents=True, exist_ok=True)
     busy = "wait for it, or choose another --workdir"
     several = jax.process_count() > 1
-    stopping = nullcontext(hosts.stop_agreed()) if several else asked_by(signal.SIGTERM)
-    alone = lock_folder(workdir, busy) if hosts.first() else nullcontext()
+    stopping = nullcontext(processes.stop_agreed()) if several else signals_received(signal.SIGTERM)
+    alone = lock_folder(workdir, busy) if processes.is_first() else nullcontext()
     with alone, stopping as stop, watch.Watch(profile, flops) as stopwatch:
         describe(workdir, config)
-        hosts.meet()
+        processes.barrier()
         checkpoints = Checkpoints(saved, score=score, higher_is_better=higher_is_better)
         state = checkpoints.restore(state)
         done = int(state.step)
-        hosts.say(
+        processes.print_once(
             f"{workdir}: {sharding.devices_in_use(mesh)}, "
             f"{count} records, {steps_per_epoch} steps an epoch, {total_steps} in all"
             + (f"; continues from step {done}" if done else "")
         )
         if profile and done >= profile.first:
-            hosts.say(f"step {profile.first} is done: nothing is traced")
+            processes.print_once(f"step {profile.first} is done: nothing is traced")
         events = board.opened(workdir / "tensorboard", done)
         journal = Journal(
             workdir / "metrics.jsonl", done=done, total=total_steps, images=batch_size, board=events
@@ -198,7 +188,7 @@ def train(config, workdir, profile=None):
             watch=stopwatch,
         )
         checkpoints.close()
-        hosts.say(f"{workdir}: done, {max(total_steps, done)} steps")
+        processes.print_once(f"{workdir}: done, {max(total_steps, done)} steps")
 
 
 def publisher(config, workdir, mesh, mixture, events, grid):
@@ -210,7 +200,7 @@ def publisher(config, workdir, mesh, mixture, events, grid):
     def publish(generator, step, scores):
         kept = generator.averaged.replace(memory=None)
         generator = jax.device_put(kept, sharding.replicated(mesh))
-        if hosts.first():
+        if processes.is_first():
             facts = dict(
                 title=f"{config.model.name} of {workdir}",
                 model=config.model.to_dict(),
@@ -250,18 +240,6 @@ def steps(config, count):
         )
     per_epoch = passes * count // batch_size
     return per_epoch, config.epochs * per_epoch
-
-
-@contextmanager
-def asked_by(*signals):
-    """A function that tells whether one of `signals` has come; they end nothing by themselves."""
-    came = threading.Event()
-    before = [signal.signal(each, lambda *_: came.set()) for each in signals]
-    try:
-        yield came.is_set
-    finally:
-        for each, handler in zip(signals, before, strict=True):
-            signal.signal(each, handler)
 
 
 def assemble(config, mixture, divisor, updates=None):
@@ -332,7 +310,7 @@ def transferred(generator, module, initialise):
     params, stats, model = old_weights(initialise)
     transfer.refuse_other_wiring(networks.build_abstract(model), module)
     generator, account = transfer.fill(generator, params, stats, fresh=initialise.fresh)
-    hosts.say(f"from {initialise.workdir}: {account}")
+    processes.print_once(f"from {initialise.workdir}: {account}")
     return generator
 
 

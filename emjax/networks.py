@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx, struct
 
-from emjax import sharding
 from emjax.errors import UsageError, choose
 from emjax.models import MODELS
 from emjax.models.blocks import BLOCK, PLAIN, formulated, formulation
+from emjax.parallel import sharding
 
 # What layers compute in; None: in the format of the images, float32 outside of tests.
 PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}

@@ -13,8 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from emjax import journal, networks, runs
-from emjax import main as train
+from emjax import journal, main, networks, runs
 from emjax.config import parts_of, plain
 from emjax.errors import InputError, UsageError
 from emjax.models.__main__ import multiply_adds
@@ -117,7 +116,7 @@ def jobs_of(configs, counts, root):
     for name, config in configs.items():
         parts = parts_of(config.data.train)
         known = [counts[config.data.dir, dataset, split] for dataset, split, _ in parts]
-        steps = None if None in known else train.steps(config, sum(known))[1]
+        steps = None if None in known else main.steps(config, sum(known))[1]
         done, finished = 0, False
         try:
             refuse_other(config, root / name)

@@ -8,11 +8,11 @@ import platform
 from pathlib import Path
 
 import emjax
-from emjax import devices, hosts, sharding
 from emjax.config import flat, plain
 from emjax.errors import UsageError
 from emjax.files import write_atomically
 from emjax.objectives import OBJECTIVES
+from emjax.parallel import devices, processes, sharding
 from emjax.tasks import TASKS
 
 MAY_DIFFER = (
@@ -80,7 +80,7 @@ def codes_before(workdir):
 
 def describe(workdir, config):
     """Write config.json, and versions.json: what ran it, where and when it was last started."""
-    if not hosts.first():
+    if not processes.is_first():
         return
     versions = emjax.versions(devices.LIBRARIES) | {
         "code": "+".join(dict.fromkeys([*codes_before(workdir), code()])),

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from emjax import hosts
 from emjax.errors import NonFiniteError
+from emjax.parallel import processes
 
 IN_A_ROW = 10  # without one between that was applied
 
@@ -108,7 +108,7 @@ def rolled_back(state, skips, checkpoints):
     if old is None:
         raise NonFiniteError(f"{why}, and there is no good checkpoint from before. {look}")
     step = int(old.step)
-    if hosts.first():
+    if processes.is_first():
         print(f"note: {why}; goes on from what was saved at step {step}, once", file=sys.stderr)
     counts = dict(count=state.skips.count, rollbacks=state.skips.rollbacks + 1)
     return old.replace(step=state.step, skips=old.skips.replace(**counts)), step

@@ -22,9 +22,9 @@ from pathlib import Path
 import jax
 
 from emjax import cli, plan, runs
-from emjax import main as train
 from emjax.errors import EmjaxError, InputError, Interrupted, UsageError
 from emjax.files import write_atomically
+from emjax.parallel import processes
 
 POLL_SECONDS = 0.2
 
@@ -163,7 +163,7 @@ def run(jobs, config, root, device, at_once=1):
         failed[job.name] = f"exit code {child.returncode}, {last}"
         print(f"{job.name}: failed after {took}: {failed[job.name]}", flush=True)
 
-    with train.asked_by(signal.SIGTERM, signal.SIGINT) as stop:
+    with processes.signals_received(signal.SIGTERM, signal.SIGINT) as stop:
         while (waiting or busy) and not stop():
             for job in startable():
                 if free and not compiling(job):

@@ -6,8 +6,9 @@ import statistics
 
 import jax
 
-from emjax import devices, skips
+from emjax import skips
 from emjax.errors import Interrupted
+from emjax.parallel import devices
 from emjax.watch import Watch
 
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from emjax import devices
 from emjax.errors import UsageError
 from emjax.models.blocks import PLAIN, formulated
+from emjax.parallel import devices
 
 
 class Profile(NamedTuple):

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from emjax import sharding
 from emjax.data import TrainBatches
+from emjax.parallel import sharding
 from emjax.records import open_records
 from tests.test_checkpoints import make_state, open_folder, said_of
 

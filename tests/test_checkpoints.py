@@ -14,11 +14,12 @@ import optax
 import pytest
 from flax import struct
 
-from emjax import networks, sharding
+from emjax import networks
 from emjax.checkpoints import Checkpoints, fault, load_generator, saved_steps
 from emjax.data import TrainBatches
 from emjax.errors import InputError
 from emjax.networks import Network
+from emjax.parallel import sharding
 from emjax.records import open_records
 
 

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import tifffile
 
-from emjax import journal, sharding
+from emjax import journal
 from emjax.checkpoints import Checkpoints, saved_steps
 from emjax.main import assemble, parse
+from emjax.parallel import sharding
 from emjax.records import open_mixture
 from tests.conftest import command
 

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from emjax import hosts, journal
+from emjax import journal
 from emjax.checkpoints import saved_steps
 from emjax.errors import UsageError
+from emjax.parallel import processes as hosts
+from emjax.parallel.processes import HEARTBEAT_SECONDS, cluster_arguments, split_flags
 
 COUNT = int(os.environ.get("HOSTS", 2))
 GONE = "error: another process is gone or did not come; its last line may say why"
@@ -25,10 +27,10 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-4]", "SLURM_NTASKS": "
 
 
 def test_flags_are_taken_from_the_command_line():
-    flags, others = hosts.split(["--config=x", "--coordinator=a:1", "--processes=2", "--process=1"])
+    flags, others = split_flags(["--config=x", "--coordinator=a:1", "--processes=2", "--process=1"])
     assert (flags.coordinator, flags.processes, flags.process) == ("a:1", 2, 1)
     assert others == ["--config=x"]
-    assert hosts.split(["--processes=1"])[0].processes == 1
+    assert split_flags(["--processes=1"])[0].processes == 1
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,7 @@ def test_flags_are_taken_from_the_command_line():
 )
 def test_wrong_flags(arguments, words):
     with pytest.raises(UsageError, match=words):
-        hosts.split(arguments)
+        split_flags(arguments)
 
 
 @pytest.mark.parametrize(
@@ -62,11 +64,11 @@ def test_wrong_flags(arguments, words):
 )  # fmt: skip
 def test_what_schedulers_tell(environment, packages, expected, monkeypatch):
     monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: name in packages.split())
-    assert hosts.found(environment) == expected
+    assert cluster_arguments(environment) == expected
     if expected and "k8s" in expected.values():
         monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: None)
         with pytest.raises(UsageError, match="indexed Job: give --coordinator=HOST:PORT"):
-            hosts.found(environment)
+            cluster_arguments(environment)
 
 
 @contextmanager
@@ -188,7 +190,7 @@ def test_when_one_is_killed_the_others_end(which):
         processes[which].kill()
         began = time.monotonic()
         codes, _, said = ended(processes)
-    assert time.monotonic() - began < hosts.HEARTBEAT_SECONDS + 30
+    assert time.monotonic() - began < HEARTBEAT_SECONDS + 30
     assert codes[which] == -signal.SIGKILL and all(codes), (codes, said)
     assert len(re.findall(f"^{GONE}", said, re.M)) >= 1, said
 

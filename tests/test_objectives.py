@@ -9,11 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from emjax import networks, sharding
+from emjax import networks
 from emjax.augment import Augmentation
 from emjax.corruptions import Corruption, Masking
 from emjax.metrics import hard_dice
 from emjax.objectives import Masked, Pix2Pix, Reconstruction, Supervised
+from emjax.parallel import sharding
 from emjax.tasks import TASKS
 
 UNET = dict(name="unet", blocks=2, receptive_field=84)

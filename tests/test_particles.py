@@ -13,8 +13,9 @@ import skimage.measure
 import skimage.metrics
 from PIL import Image
 
-from emjax import metrics, sharding
+from emjax import metrics
 from emjax.metrics import particles
+from emjax.parallel import sharding
 
 REAL = os.environ.get("EMJAX_REAL_DATA")
 SIDE = 48

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from emjax import sharding
 from emjax.errors import UsageError
+from emjax.parallel import sharding
 
 
 def test_axes_and_their_devices():

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from flax import struct
 
-from emjax import sharding
 from emjax.checkpoints import Checkpoints
 from emjax.data import TrainBatches
 from emjax.errors import Interrupted, NonFiniteError
 from emjax.journal import Journal, read
+from emjax.parallel import sharding
 from emjax.records import Records
 from emjax.skips import Skips, applied, none_yet
 from emjax.train import fit

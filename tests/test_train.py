@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import struct
 
-from emjax import sharding, train
+from emjax import train
+from emjax.parallel import sharding
 from emjax.skips import Skips, none_yet
 
 DICE = [0.2, 0.5, 0.4, 0.5, 0.7, 0.6]  # of val, by step

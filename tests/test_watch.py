@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from emjax import devices, watch
+from emjax import watch
 from emjax.errors import UsageError
 from emjax.main import main
 from emjax.objectives.pix2pix import Pix2Pix
+from emjax.parallel import devices
 
 PRETRAIN = "--config=configs/pretrain.py:smoke"
 

@@ -6,11 +6,11 @@ from jax import random
 from jax.ad_checkpoint import checkpoint_name
 from jax.nn import initializers
 
-from emjax import sharding
 from emjax.errors import UsageError
 from emjax.models.blocks import BLOCK, Conv, conv_norm
 from emjax.models.norms import normalisation
 from emjax.models.receptive_field import patchgan_receptive_field
+from emjax.parallel import sharding
 
 
 class PatchGAN(nnx.Module):

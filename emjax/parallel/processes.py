@@ -7,8 +7,10 @@ process 0 alone writes the run's records and says how it goes.
 import importlib.util
 import itertools
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from contextlib import contextmanager, suppress
@@ -26,7 +28,7 @@ ALIKE_SECONDS = 5  # in which processes that fail alike do so
 GONE = "another process is gone or did not come; its last line may say why. Run all of them again"
 
 
-def split(arguments):
+def split_flags(arguments):
     """(--coordinator, --processes and --process of a command line; its other arguments)."""
     parser = cli.Parser(prog="emjax.main", add_help=False, allow_abbrev=False)
     parser.add_argument("--coordinator")
@@ -44,7 +46,7 @@ def split(arguments):
     return flags, others
 
 
-def found(environment):
+def cluster_arguments(environment):
     """What a scheduler tells jax.distributed.initialize; None if there is none.
 
     More careful than JAX's own search, which takes an allocation of SLURM with one task, and any
@@ -68,13 +70,13 @@ def found(environment):
 
 
 @contextmanager
-def joined(flags):
+def connected(flags):
     """Inside, this is one of the processes that `flags` or a scheduler name, or the only one.
 
     If what happens inside fails, this process ends at once, since an orderly end waits for the
     others, which may be waiting for this one. An error that several have is told once.
     """
-    how = None if flags.processes == 1 else found(os.environ)
+    how = None if flags.processes == 1 else cluster_arguments(os.environ)
     if flags.coordinator and flags.processes > 1:
         how = dict(coordinator_address=flags.coordinator, num_processes=flags.processes,
                    process_id=flags.process, local_device_ids=[])  # fmt: skip
@@ -96,13 +98,13 @@ def joined(flags):
         yield
     except BaseException as error:
         if distributed.global_state.client is not None:
-            leave(error, watcher)
+            abort(error, watcher)
         watcher.communicate(b"ended\n")
         raise
     watcher.communicate(b"ended\n")
 
 
-def leave(error, watcher):
+def abort(error, watcher):
     """Say `error`, unless another process has said the same, and end with its code.
 
     The watcher is let go only then: JAX may abort this process before it has said anything.
@@ -124,23 +126,23 @@ def leave(error, watcher):
     watcher.communicate(b"ended\n")
     with suppress(jax.errors.JaxRuntimeError):
         client.wait_at_barrier("ended", ALIKE_SECONDS * 1000)
-    time.sleep(first())  # the others need it until they have ended: JAX aborts them without it
+    time.sleep(is_first())  # the others need it until they have ended: JAX aborts them without it
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def first():
+def is_first():
     """Whether this process is the one that writes and prints."""
     return jax.process_index() == 0
 
 
-def say(*words):
-    if first():
+def print_once(*words):
+    if is_first():
         print(*words, flush=True)
 
 
-def meet():
+def barrier():
     """Return once all processes are here; in a first sum, gloo waits 30 s for the others."""
     if jax.process_count() > 1:
         distributed.global_state.client.wait_at_barrier("here", MEET_SECONDS * 1000)
@@ -154,3 +156,15 @@ def stop_agreed():
     """
     steps = itertools.count()
     return lambda: multihost_utils.reached_preemption_sync_point(next(steps))
+
+
+@contextmanager
+def signals_received(*signals):
+    """A function that tells whether one of `signals` has come; they end nothing by themselves."""
+    came = threading.Event()
+    before = [signal.signal(each, lambda *_: came.set()) for each in signals]
+    try:
+        yield came.is_set
+    finally:
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import jax
 
-from emjax import sharding
 from emjax.errors import UsageError
+from emjax.parallel import sharding
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
