@@ -17,7 +17,7 @@ import numpy as np
 from emjax import cli, micrographs, tiles, weights
 from emjax.errors import InputError, UsageError, note
 from emjax.files import write_atomically
-from emjax.micrographs.signal import amount
+from emjax.micrographs.units import amount
 from emjax.parallel import devices
 from emjax.pictures import overlay, png
 from emjax.tasks import TASKS

@@ -18,7 +18,7 @@ import tifffile
 
 from emjax import micrographs
 from emjax.errors import InputError, UsageError
-from emjax.micrographs import lzw
+from emjax.micrographs.formats import lzw
 from tests import format_samples, formats_table, soak_formats
 from tests.format_samples import DEEP, GREY, NM, STACK
 

@@ -5,8 +5,8 @@ images of a stack one by one. docs/reference/formats.md says what is read, and w
 come from.
 """
 
-from emjax.micrographs.arrays import is_zarr
-from emjax.micrographs.ranges import RULES, NoRange, from_range, intensity_range, to_range
+from emjax.micrographs.formats.npy_zarr import is_zarr
+from emjax.micrographs.intensity import RULES, NoRange, from_range, intensity_range, to_range
 from emjax.micrographs.reading import Micrograph, find, open_all, planes, read, read_pixels
 from emjax.micrographs.signal import LIMIT, UNKNOWN, Signal
 from emjax.micrographs.writers import WRITERS, write

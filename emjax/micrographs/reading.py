@@ -11,19 +11,20 @@ from typing import NamedTuple
 import numpy as np
 
 from emjax.errors import InputError, note
-from emjax.micrographs import arrays, dm, hdf5, mrc, pictures, rsciio, ser, tiff
-from emjax.micrographs.arrays import is_zarr
-from emjax.micrographs.signal import LIMIT, amount
+from emjax.micrographs.formats import dm, hdf5, mrc, npy_zarr, png_jpeg, rosettasciio, ser, tiff
+from emjax.micrographs.formats.npy_zarr import is_zarr
+from emjax.micrographs.signal import LIMIT
+from emjax.micrographs.units import amount
 
 BY_MAGIC = {
     b"II*\0": tiff.signals,
     b"MM\0*": tiff.signals,
     b"II+\0": tiff.signals,  # BigTIFF
     b"MM\0+": tiff.signals,
-    b"\x89PNG": pictures.signals,
-    b"\xff\xd8\xff": pictures.signals,
+    b"\x89PNG": png_jpeg.signals,
+    b"\xff\xd8\xff": png_jpeg.signals,
     b"\x89HDF\r\n": hdf5.signals,
-    b"\x93NUMPY": arrays.npy_signals,
+    b"\x93NUMPY": npy_zarr.npy_signals,
     b"\0\0\0\x03": dm.signals,
     b"\0\0\0\x04": dm.signals,
     b"II\x97\x01": ser.signals,
@@ -34,7 +35,7 @@ BY_SUFFIX = {
     **dict.fromkeys((".dm3", ".dm4"), dm.signals),
     **dict.fromkeys(mrc.SUFFIXES, mrc.signals),
     ".emi": ser.emi_signals,
-    **dict.fromkeys(rsciio.READERS, rsciio.signals),
+    **dict.fromkeys(rosettasciio.READERS, rosettasciio.signals),
 }
 PICTURES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 SUFFIXES = (*PICTURES, *BY_SUFFIX, ".ser", ".emd", ".h5", ".hdf5", ".npy", ".zarr")
@@ -71,13 +72,13 @@ def _reader(path):
     """The function that reads `path`: by its first bytes, and where they say nothing its suffix."""
     if Path(path).is_dir():
         if is_zarr(path):
-            return arrays.zarr_signals
+            return npy_zarr.zarr_signals
         raise InputError(f"{path} is a folder and no Zarr; a micrograph was due")
     with open(path, "rb") as file:
         start = file.read(212)
     suffix = Path(path).suffix.lower()
-    if suffix in rsciio.READERS:
-        return rsciio.signals
+    if suffix in rosettasciio.READERS:
+        return rosettasciio.signals
     if start[208:211] == b"MAP":
         return mrc.signals
     found = [BY_MAGIC[magic] for magic in BY_MAGIC if start.startswith(magic)]

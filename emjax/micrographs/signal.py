@@ -7,24 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from emjax.errors import InputError
+from emjax.micrographs.units import amount, no_length
 
 LIMIT = 4 << 30  # bytes that one image (compressed files: all that is decoded at once) may take
 SMALL = 64 << 20  # bytes that no compression ratio makes suspicious
 RATIO = 10_000  # to the bytes in the file. Deflate reaches 1032; a constant image is none to keep
 UNKNOWN = (math.nan, math.nan)
-
-LENGTHS = {  # nm
-    "pm": 1e-3, "picometer": 1e-3,
-    "a": 0.1, "å": 0.1, "angstrom": 0.1, "angstroem": 0.1, "ångström": 0.1,
-    "nm": 1.0, "n_m": 1.0, "nanometer": 1.0,
-    "um": 1e3, "µm": 1e3, "u_m": 1e3, "micron": 1e3, "micrometer": 1e3,
-    "mm": 1e6, "millimeter": 1e6, "cm": 1e7, "centimeter": 1e7,
-    "m": 1e9, "meter": 1e9, "inch": 2.54e7, "in": 2.54e7,
-}  # fmt: skip
-OTHERS = {
-    "reciprocal space": ("rad", "mrad", "deg", "degree"),
-    "an energy axis": ("ev", "kev", "mev"),
-}
 
 
 class Signal(NamedTuple):
@@ -52,35 +40,6 @@ class Signal(NamedTuple):
     def __str__(self):
         sides = "x".join(map(str, self.shape))
         return " ".join(part for part in (self.name, sides, self.dtype.name) if part)
-
-
-def unit_name(unit):
-    """`unit` in small letters, one spelling of micro, without brackets and plural."""
-    if isinstance(unit, bytes):
-        unit = unit.decode("utf-8", "replace")
-    unit = str(unit).replace("\\u00B5", "µ").replace("μ", "µ").strip(" []\0").lower()
-    unit = unit.replace("metre", "meter").replace(" ", "")
-    return unit[:-1] if unit.endswith(("meters", "microns", "angstroms")) else unit
-
-
-def nm(value, unit):
-    """`value` in nm, NaN where it is no positive length."""
-    try:
-        size = float(value) * LENGTHS.get(unit_name(unit), math.nan)
-    except (TypeError, ValueError):
-        return math.nan
-    return size if 0 < size < math.inf else math.nan
-
-
-def no_length(*units):
-    """ "reciprocal space" or "an energy axis" if one of `units` says so, else an empty string."""
-    for unit in map(unit_name, units):
-        if unit.startswith("1/") or unit.endswith(("^-1", "⁻¹")):
-            return "reciprocal space"
-        for kind, names in OTHERS.items():
-            if unit in names:
-                return kind
-    return ""
 
 
 def no_micrograph(dtype, sides, units=()):
@@ -121,12 +80,3 @@ def declared(what, shape, dtype, *, stored, limit, compressed=False):
         raise InputError(f"{told}, {size // max(stored, 1)} times the file's {amount(stored)}")
     if size > limit:
         raise InputError(f"{told}; {amount(limit)} may be read at once, more by --memory_limit")
-
-
-def amount(size):
-    """Bytes for people."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from emjax.errors import InputError
-from emjax.micrographs.hdf5 import colours
-from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_micrograph, pixels_of
+from emjax.micrographs.formats.hdf5 import colours
+from emjax.micrographs.signal import UNKNOWN, Signal, declared, no_micrograph, pixels_of
+from emjax.micrographs.units import nm
 
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
 CODECS = {

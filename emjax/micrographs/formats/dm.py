@@ -8,7 +8,8 @@ import struct
 import numpy as np
 
 from emjax.errors import InputError
-from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_micrograph, pixels_of
+from emjax.micrographs.signal import UNKNOWN, Signal, declared, no_micrograph, pixels_of
+from emjax.micrographs.units import nm
 
 # What tag values are called: a struct format, or 15 struct, 18 string, 20 array.
 SIMPLE = dict(zip(range(2, 13), "hiHIfdbbbqQ", strict=True))

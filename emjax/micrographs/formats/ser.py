@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from emjax.errors import InputError
-from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_micrograph
+from emjax.micrographs.signal import UNKNOWN, Signal, declared, no_micrograph
+from emjax.micrographs.units import nm
 
 PIXELS = dict(enumerate("u1 u2 u4 i1 i2 i4 f4 f8 c8 c16".split(), start=1))
 MODE = re.compile(rb"<Label>Mode</Label><Value>([^<]{0,200})")

@@ -11,8 +11,9 @@ import struct
 import numpy as np
 
 from emjax.errors import InputError
-from emjax.micrographs import hdf5
-from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_micrograph
+from emjax.micrographs.formats import hdf5
+from emjax.micrographs.signal import UNKNOWN, Signal, declared, no_micrograph
+from emjax.micrographs.units import nm
 
 READERS = {
     ".blo": "blockfile",

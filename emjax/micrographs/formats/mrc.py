@@ -9,7 +9,8 @@ import os
 import numpy as np
 
 from emjax.errors import InputError
-from emjax.micrographs.signal import UNKNOWN, Signal, declared, nm, no_micrograph
+from emjax.micrographs.signal import UNKNOWN, Signal, declared, no_micrograph
+from emjax.micrographs.units import nm
 
 OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
 SUFFIXES = (".mrc", ".mrcs", ".map", ".rec", ".st", ".ali")

@@ -11,15 +11,8 @@ import struct
 import numpy as np
 
 from emjax.errors import InputError
-from emjax.micrographs.signal import (
-    UNKNOWN,
-    Signal,
-    declared,
-    nm,
-    no_micrograph,
-    pixels_of,
-    unit_name,
-)
+from emjax.micrographs.signal import UNKNOWN, Signal, declared, no_micrograph, pixels_of
+from emjax.micrographs.units import nm, unit_name
 
 OBJECTS, DEPTH = 100_000, 50
 METADATA = 1 << 20  # bytes of text that Velox keeps for an image; 60 000 in its files
