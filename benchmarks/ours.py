@@ -24,10 +24,11 @@ import numpy as np
 
 from benchmarks.cases import FILTERS, Prepared
 from configs import pretrain, restore_temimagenet, segment_au
-from emjax import losses, networks, weights
+from emjax import networks, weights
 from emjax.augment import Augmentation, row_keys, to_network
 from emjax.data import TrainBatches
 from emjax.main import assemble
+from emjax.metrics import losses
 from emjax.models.blocks import FASTEST, PLAIN, formulated, formulation
 from emjax.parallel import devices, sharding
 from emjax.predict import Predictor

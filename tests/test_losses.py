@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emjax import losses
+from emjax.metrics import losses
 
 
 def test_adversarial_at_one_half():

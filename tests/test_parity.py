@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from emjax import losses, networks, optimizers
+from emjax import networks, optimizers
 from emjax.augment import Augmentation
 from emjax.corruptions import Corruption
+from emjax.metrics import losses
 from emjax.models import blocks
 from emjax.models.__main__ import multiply_adds
 from emjax.networks import Network

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from emjax import losses, networks
+from emjax import networks
 from emjax.augment import Augmentation, row_keys, to_network
 from emjax.corruptions import Corruption
+from emjax.metrics import losses
 from emjax.networks import Network, in_parts
 from emjax.objectives.restoring import Restoring
 from emjax.skips import Skips, applied, none_yet

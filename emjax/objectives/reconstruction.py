@@ -6,9 +6,10 @@ import functools
 import jax
 import optax
 
-from emjax import losses, networks
+from emjax import networks
 from emjax.augment import Augmentation, row_keys, to_network
 from emjax.corruptions import Corruption
+from emjax.metrics import losses
 from emjax.objectives.restoring import Restoring
 from emjax.objectives.supervised import Supervised
 from emjax.skips import applied

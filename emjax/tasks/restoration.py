@@ -3,7 +3,8 @@
 L1 + L2 as loss, scored by L1. Source: Kazimi et al. (arXiv 2402.18286), section 4.3.
 """
 
-from emjax import losses, metrics
+from emjax import metrics
+from emjax.metrics import losses
 from emjax.tasks.task import Task
 
 

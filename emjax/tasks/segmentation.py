@@ -2,7 +2,8 @@
 
 import jax
 
-from emjax import losses, metrics
+from emjax import metrics
+from emjax.metrics import losses
 from emjax.tasks.task import Task
 
 
