@@ -6,9 +6,9 @@ import statistics
 
 import jax
 
-from emjax import skips
 from emjax.errors import Interrupted
 from emjax.parallel import devices
+from emjax.training import rollback
 from emjax.watch import Watch
 
 
@@ -65,15 +65,15 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
         if stopping or any(due(step, every) for every in (log_every, eval_every, save_every)):
             terms, skipped = jax.device_get((terms, state.skips))  # the loop's one wait
             journal.clear()
-            skips.tell(skipped, known, train.examples)
+            rollback.report_skips(skipped, known, train.examples)
             known = int(skipped.count)
             if due(step, log_every):
                 terms = {name: value for name, value in terms.items() if math.isfinite(value)}
                 terms = {**terms, "skipped": known} if known else terms
                 journal.train(step, terms, watch.row())
             checkpoints.hold(before=skipped.since if skipped.last[0] == step else math.inf)
-            if skips.too_many(skipped):
-                state, back_to = skips.rolled_back(state, skipped, checkpoints)
+            if rollback.too_many(skipped):
+                state, back_to = rollback.roll_back(state, skipped, checkpoints)
                 journal.write(step, {"train/back_to": back_to})
         if due(step, eval_every):
             means, _ = evaluate(eval_step, state, "val", evals["val"])

@@ -12,9 +12,9 @@ from emjax.checkpoints import Checkpoints
 from emjax.data import TrainBatches
 from emjax.errors import Interrupted, NonFiniteError
 from emjax.journal import Journal, read
+from emjax.objectives.nonfinite import Skips, apply_if_finite, no_skips
 from emjax.parallel import sharding
 from emjax.records import Records
-from emjax.skips import Skips, applied, none_yet
 from emjax.train import fit
 from tests.test_objectives import OBJECTIVES, uneven_batch
 
@@ -64,14 +64,14 @@ class Line:
     compiler_options = {}
 
     def init(self):
-        return State(jnp.zeros((), jnp.int32), jnp.zeros(()), none_yet())
+        return State(jnp.zeros((), jnp.int32), jnp.zeros(()), no_skips())
 
     def train_step(self, state, batch):
         loss, slope = jax.value_and_grad(lambda w: jnp.square(w - batch["image"]).mean())(
             state.generator
         )
         after = state.replace(step=state.step + 1, generator=state.generator - 0.1 * slope)
-        return applied(state, after, (loss, slope)), {"loss": loss}
+        return apply_if_finite(state, after, (loss, slope)), {"loss": loss}
 
     def eval_step(self, state, batch):
         return {"l1": (jnp.abs(state.generator)[None], jnp.ones(1, bool))}

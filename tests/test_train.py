@@ -9,8 +9,8 @@ import pytest
 from flax import struct
 
 from emjax import train
+from emjax.objectives.nonfinite import Skips, no_skips
 from emjax.parallel import sharding
-from emjax.skips import Skips, none_yet
 
 DICE = [0.2, 0.5, 0.4, 0.5, 0.7, 0.6]  # of val, by step
 
@@ -73,7 +73,7 @@ def fitted(request):
         resume=lambda step: None,
     )
     everywhere = sharding.replicated(sharding.data_mesh())
-    state = State(step=jnp.int32(0), generator=jnp.float32(0), skips=none_yet())
+    state = State(step=jnp.int32(0), generator=jnp.float32(0), skips=no_skips())
     train.fit(
         Counting(),
         jax.device_put(state, everywhere),

@@ -12,9 +12,10 @@ from emjax import networks
 from emjax.augment import Augmentation, row_keys, to_network
 from emjax.corruptions import Corruption
 from emjax.metrics import losses
-from emjax.networks import Network, in_parts
+from emjax.networks import Network
+from emjax.objectives.accumulate import accumulate_gradients
+from emjax.objectives.nonfinite import Skips, apply_if_finite, no_skips
 from emjax.objectives.restoring import Restoring
-from emjax.skips import Skips, applied, none_yet
 
 
 class State(struct.PyTreeNode):
@@ -24,7 +25,7 @@ class State(struct.PyTreeNode):
     key: jax.Array  # PRNG key []; folded with `step`, never replaced
     generator: Network
     discriminator: Network
-    skips: Skips = struct.field(default_factory=none_yet)
+    skips: Skips = struct.field(default_factory=no_skips)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,9 @@ class Pix2Pix(Restoring):
 
             return jax.grad(loss, has_aux=True)(d.params)
 
-        d_grads, (d_stats, d_terms) = in_parts(discriminator_turn, pairs, self.accumulate)
+        d_grads, (d_stats, d_terms) = accumulate_gradients(
+            discriminator_turn, pairs, self.accumulate
+        )
         d = d.updated(d_grads, d_stats)
 
         def generator_turn(pair):
@@ -122,11 +125,13 @@ class Pix2Pix(Restoring):
             image_grads, (d_stats, terms) = jax.grad(loss, has_aux=True)(restored)
             return *pull_back(image_grads), g_stats, d_stats, terms
 
-        g_grads, g_stats, d_stats, g_terms = in_parts(generator_turn, pairs, self.accumulate)
+        g_grads, g_stats, d_stats, g_terms = accumulate_gradients(
+            generator_turn, pairs, self.accumulate
+        )
         after = state.replace(
             step=state.step + 1,
             generator=g.updated(g_grads, g_stats),
             discriminator=d.replace(stats=d_stats),
         )
         terms = {**g_terms, **d_terms}
-        return applied(state, after, (terms, g_grads, g_stats, d_grads, d_stats)), terms
+        return apply_if_finite(state, after, (terms, g_grads, g_stats, d_grads, d_stats)), terms

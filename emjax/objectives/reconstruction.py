@@ -6,13 +6,13 @@ import functools
 import jax
 import optax
 
-from emjax import networks
 from emjax.augment import Augmentation, row_keys, to_network
 from emjax.corruptions import Corruption
 from emjax.metrics import losses
+from emjax.objectives.accumulate import accumulate_gradients
+from emjax.objectives.nonfinite import apply_if_finite
 from emjax.objectives.restoring import Restoring
 from emjax.objectives.supervised import Supervised
-from emjax.skips import applied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Reconstruction(Restoring):
 
         slope = functools.partial(jax.value_and_grad(loss, has_aux=True), g.params)
         pairs = micrograph, corrupted
-        (value, stats), grads = networks.in_parts(slope, pairs, self.accumulate)
+        (value, stats), grads = accumulate_gradients(slope, pairs, self.accumulate)
         after = state.replace(step=state.step + 1, generator=g.updated(grads, stats))
-        return applied(state, after, (value, grads, stats)), {"g_l1": value}
+        return apply_if_finite(state, after, (value, grads, stats)), {"g_l1": value}
 
     def loss(self, restored, micrograph, corrupted):
         return losses.l1(prediction=restored, target=micrograph)

@@ -12,7 +12,8 @@ from flax import struct
 from emjax import metrics, networks
 from emjax.augment import Augmentation, row_keys, to_network
 from emjax.networks import Network
-from emjax.skips import Skips, applied, none_yet
+from emjax.objectives.accumulate import accumulate_gradients
+from emjax.objectives.nonfinite import Skips, apply_if_finite, no_skips
 from emjax.tasks import Task
 
 
@@ -22,7 +23,7 @@ class State(struct.PyTreeNode):
     step: jax.Array  # int32 [], updates done so far
     key: jax.Array  # PRNG key []; folded with `step`, never replaced
     generator: Network
-    skips: Skips = struct.field(default_factory=none_yet)
+    skips: Skips = struct.field(default_factory=no_skips)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +60,9 @@ class Supervised:
             return self.task.loss(output, example[self.task.target]), stats
 
         slope = functools.partial(jax.value_and_grad(loss, has_aux=True), g.params)
-        (value, stats), grads = networks.in_parts(slope, example, self.accumulate)
+        (value, stats), grads = accumulate_gradients(slope, example, self.accumulate)
         after = state.replace(step=state.step + 1, generator=g.updated(grads, stats))
-        return applied(state, after, (value, grads, stats)), {"loss": value}
+        return apply_if_finite(state, after, (value, grads, stats)), {"loss": value}
 
     def eval_step(self, state, batch):
         """The task's metrics on whole images, with running statistics, image by image."""
