@@ -14,9 +14,9 @@ import re
 import jax
 import numpy as np
 
-from emjax import networks
 from emjax.main import assemble, parse
-from emjax.networks import build_abstract
+from emjax.models.build import build_abstract
+from emjax.models.network import replace_in_networks
 from emjax.parallel import sharding
 from emjax.records import Records
 
@@ -57,7 +57,7 @@ def compiled(variant, batch_size, side, mesh):
     records = Records([{"image": image}], {"targets": ()})
     divisor = build_abstract(config.model.to_dict()).divisor
     objective = assemble(config, [records], divisor)
-    state = networks.each(objective.init(0), mesh=mesh)
+    state = replace_in_networks(objective.init(0), mesh=mesh)
 
     def shape_of(shape, dtype):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.of_batch(shape, mesh))

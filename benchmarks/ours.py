@@ -24,16 +24,18 @@ import numpy as np
 
 from benchmarks.cases import FILTERS, Prepared
 from configs import pretrain, restore_temimagenet, segment_au
-from emjax import networks, weights
 from emjax.augment import Augmentation, row_keys, to_network
 from emjax.data import TrainBatches
 from emjax.main import assemble
 from emjax.metrics import losses
-from emjax.models.blocks import FASTEST, PLAIN, formulated, formulation
+from emjax.models import saved
+from emjax.models.build import build_abstract
+from emjax.models.cost import operations
+from emjax.models.formulation import FASTEST, PLAIN, formulated, formulation
 from emjax.parallel import devices, sharding
 from emjax.predict import Predictor
 from emjax.records import Records, open_mixture
-from emjax.watch import Watch, operations
+from emjax.watch import Watch
 
 TARGETS = {"pix2pix": {}, "segmentation": {"mask": 2}, "denoise": {"denoised": 256}}
 PREFETCHED = 5  # batches that TrainBatches reads ahead, and the one in hand
@@ -83,7 +85,7 @@ def objective_of(case, mixture=None):
     side gets its images ready.
     """
     config = config_of(case)
-    divisor = networks.build_abstract(config.model.to_dict()).divisor
+    divisor = build_abstract(config.model.to_dict()).divisor
     if mixture:
         return assemble(config, mixture, divisor)
     card = {"name": "random", "targets": [*TARGETS[case.objective]]}
@@ -235,7 +237,7 @@ def predict(case, data):
         objective = objective_of(dataclasses.replace(case, side=512))
         facts = dict(model=objective.generator, task="segmentation", range_rule="fixed")
         with tempfile.TemporaryDirectory() as folder:
-            weights.write(folder, objective.init(0).generator, facts)
+            saved.write(folder, objective.init(0).generator, facts)
             predictor = Predictor(folder)
         image = np.random.default_rng(0).integers(0, 256, (case.side, case.side), np.uint8)
 

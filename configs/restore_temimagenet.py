@@ -15,8 +15,9 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import varied
-from configs.pretrain import GENERATORS, NETWORKS, adam, hrnet
+from configs.pretrain import NETWORKS, adam
 from configs.segment_au import IMAGENET, splits
+from emjax.models.named import GENERATORS, hrnet
 
 TASKS = {task: {"task": task} for task in ("denoise", "background", "superresolution")}
 SIMULATED = splits("simulated/atoms")

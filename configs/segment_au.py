@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import varied
-from configs.pretrain import GENERATORS, NETWORKS, adam, unet
+from configs.pretrain import NETWORKS, adam
+from emjax.models.named import GENERATORS, unet
 
 
 def splits(dataset):

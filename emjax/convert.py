@@ -18,11 +18,14 @@ import jax
 import numpy as np
 from safetensors.numpy import save
 
-from emjax import cli, networks, unpickle, weights
+from emjax import cli, unpickle
 from emjax.errors import InputError, UsageError
 from emjax.files import write_atomically
+from emjax.models import saved
 from emjax.models.blocks import UPSAMPLING
+from emjax.models.build import build, build_abstract
 from emjax.models.hrnet import VARIANTS, Variant
+from emjax.models.network import Network, flat_arrays
 from emjax.tasks import TASKS
 
 LEAVES = {
@@ -249,7 +252,7 @@ def recognised(path, file, options):
     if any(name.startswith("stage4.0.branches.") for name in tensors):
         return hrnet_in(path, file, options)
     hint = ", ".join(list(tensors)[:5])
-    if all(name.startswith(weights.PREFIXES) for name in tensors):
+    if all(name.startswith(saved.PREFIXES) for name in tensors):
         hint = "arrays of emjax: it need not be converted, its folder is the model"
     raise InputError(
         f"{path}: no network that is known here; a residual U-Net (final_conv.weight) or an HRNet "
@@ -274,7 +277,7 @@ def take_in(path, options):
         account["conv1.weight"] = "folded: three channels into one, with ImageNet's scale"
         account["bn1.running_mean"] = "folded: with ImageNet's mean"
 
-    params, stats = networks.arrays(networks.build_abstract(model))
+    params, stats = flat_arrays(build_abstract(model))
     like, arrays, fresh = {**params, **stats}, {}, []
     for ours, theirs in names_of(model, naming, like).items():
         if theirs in left:
@@ -326,7 +329,7 @@ def initial(model, paths):
     """The initial values of these parameters and no others."""
 
     def drawn(key):
-        params, stats = networks.arrays(networks.build(model, key=key))
+        params, stats = flat_arrays(build(model, key=key))
         return {path: {**params, **stats}[path] for path in paths}
 
     return jax.device_get(jax.jit(drawn)(jax.random.key(0))) if paths else {}
@@ -334,7 +337,7 @@ def initial(model, paths):
 
 def give_out(folder, path):
     """Write the model in `folder` to `path` for PyTorch, under the original names."""
-    params, stats, config = weights.read(folder)
+    params, stats, config = saved.read(folder)
     conversion = config.setdefault("conversion", dict(naming="lists", counter=None))
     arrays = {**params, **stats}
     names = names_of(config["model"], conversion["naming"], arrays)
@@ -374,8 +377,8 @@ def main(arguments):
     if options.to.exists() and not options.to.is_dir():
         raise UsageError(f"--to={options.to} is a file; a folder was due")
     params, stats, config, account = take_in(options.source, options)
-    network = networks.Network(params, stats)
-    weights.write(options.to, network, config)
+    network = Network(params, stats)
+    saved.write(options.to, network, config)
     told = json.dumps(account, indent=2, sort_keys=True) + "\n"
     write_atomically(options.to / "conversion.json", told.encode())
     parameters = sum(value.size for value in params.values())

@@ -8,9 +8,12 @@ from flax import nnx
 from ml_collections import ConfigDict
 from PIL import Image
 
-from emjax import data, errors, metrics, networks, page, pictures, weights
+from emjax import data, errors, metrics, page, pictures
 from emjax.augment import to_network
 from emjax.main import assemble
+from emjax.models import saved
+from emjax.models.build import build_abstract
+from emjax.models.network import Network
 from emjax.pictures import grey
 from emjax.records import open_records
 from emjax.tasks import TASKS
@@ -22,15 +25,15 @@ def examples(run, split):
     """(name, batch of one) for the first records of a split."""
     where = run.config["data"]
     records = open_records(where["dir"], *where["evals"][split])
-    divisor = networks.build_abstract(run.config["model"]).divisor
+    divisor = build_abstract(run.config["model"]).divisor
     return data.examples(records, divisor, PICTURES)
 
 
 def trained(run):
     """The run's best network, as Network."""
-    params, stats, config = weights.read(run.folder / "model")
-    definition = nnx.graphdef(networks.build_abstract(config["model"]))
-    return networks.Network(params=params, stats=stats, definition=definition)
+    params, stats, config = saved.read(run.folder / "model")
+    definition = nnx.graphdef(build_abstract(config["model"]))
+    return Network(params=params, stats=stats, definition=definition)
 
 
 def first(arm):
@@ -82,7 +85,7 @@ def restorations(run):
     """A gallery row a validation record, corrupted as in the evaluations."""
     where = run.config["data"]
     records = open_records(where["dir"], *where["evals"]["val"])
-    divisor = networks.build_abstract(run.config["model"]).divisor
+    divisor = build_abstract(run.config["model"]).divisor
     try:
         objective = assemble(ConfigDict(tuples(run.config)), [records], divisor)
     except AttributeError as error:

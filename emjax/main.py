@@ -20,7 +20,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from emjax import board, cli, networks, optimizers, transfer, watch, weights
+from emjax import board, cli, optimizers, watch
 from emjax.augment import Augmentation
 from emjax.checkpoints import Checkpoints, load_generator, saved_steps
 from emjax.corruptions import Corruption, Masking
@@ -28,6 +28,10 @@ from emjax.data import EvalBatches, TrainBatches
 from emjax.errors import InputError, UsageError, choose
 from emjax.files import lock_folder
 from emjax.journal import Journal
+from emjax.models import cost, transfer
+from emjax.models.build import build_abstract
+from emjax.models.network import replace_in_networks
+from emjax.models.saved import read, write
 from emjax.objectives import OBJECTIVES
 from emjax.parallel import devices, processes, sharding
 from emjax.parallel.processes import signals_received
@@ -109,7 +113,7 @@ def train(config, workdir, profile=None):
     held_out = {
         split: open_records(config.data.dir, *where) for split, where in config.data.evals.items()
     }
-    module = networks.build_abstract(config.model.to_dict())
+    module = build_abstract(config.model.to_dict())
     divisor = module.divisor
     count = sum(len(records.source) for records in mixture)
     steps_per_epoch, total_steps = steps(config, count)
@@ -141,10 +145,10 @@ def train(config, workdir, profile=None):
     saved = workdir / "checkpoints"
     if "initialise" in config and config.initialise.workdir and not saved_steps(saved):
         state = state.replace(generator=transferred(state.generator, module, config.initialise))
-    state = networks.each(state, mesh=mesh, remat=config.get("remat", False))
+    state = replace_in_networks(state, mesh=mesh, remat=config.get("remat", False))
     state = state.replace(generator=state.generator.averaging(config.get("ema", 0.0)))
     # Traced here once to refuse what does not fit.
-    flops = watch.operations(objective.train_step, state, batches.shapes)
+    flops = cost.operations(objective.train_step, state, batches.shapes)
     state = sharding.placed(state, mesh)
 
     workdir.mkdir(parents=True, exist_ok=True)
@@ -210,7 +214,7 @@ def publisher(config, workdir, mesh, mixture, events, grid):
                 step=step,
                 scores=scores,
             )
-            weights.write(workdir / "model", generator, facts)
+            write(workdir / "model", generator, facts)
         if events:
             names, picture = grid(generator)
             events.picture(step, f"val/{' | '.join(names)}", picture)
@@ -308,7 +312,7 @@ def fitting_crop(crop, shape, divisor, space=1):
 def transferred(generator, module, initialise):
     """`generator`, a Network of `module`, with the weights that `initialise` names."""
     params, stats, model = old_weights(initialise)
-    transfer.refuse_other_wiring(networks.build_abstract(model), module)
+    transfer.check_same_wiring(build_abstract(model), module)
     generator, account = transfer.fill(generator, params, stats, fresh=initialise.fresh)
     processes.print_once(f"from {initialise.workdir}: {account}")
     return generator
@@ -321,7 +325,7 @@ def old_weights(initialise):
     """
     folder = Path(initialise.workdir)
     if (folder / "model.safetensors").exists():
-        *parts, config = weights.read(folder)
+        *parts, config = read(folder)
         lacking = config.get("untrained", ())
         params, stats = (
             {path: value for path, value in part.items() if path not in lacking} for part in parts

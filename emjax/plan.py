@@ -13,10 +13,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from emjax import journal, main, networks, runs
+from emjax import journal, main, runs
 from emjax.config import parts_of, plain
 from emjax.errors import InputError, UsageError
-from emjax.models.__main__ import multiply_adds
+from emjax.models.build import build_abstract
+from emjax.models.cost import multiply_adds
 from emjax.provenance import refuse_other
 from emjax.records import open_records
 
@@ -175,11 +176,11 @@ def images_a_second(job, root, tflops, known):
         if rates:
             known[job.kind] = statistics.median(rates)
     if job.kind not in known:
-        module = networks.build_abstract(config.model.to_dict())
+        module = build_abstract(config.model.to_dict())
         side = crop(config)
         flops = 6 * multiply_adds(module, 64) * (side / 64) ** 2
         if "discriminator" in config:
-            module = networks.build_abstract(config.discriminator.to_dict())
+            module = build_abstract(config.discriminator.to_dict())
             flops += 16 * multiply_adds(module, 224) * (side / 224) ** 2
         known[job.kind] = UTILISATION * tflops * 1e12 / flops
     return known[job.kind]

@@ -14,10 +14,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from emjax import cli, micrographs, tiles, weights
+from emjax import cli, micrographs, tiles
 from emjax.errors import InputError, UsageError, note
 from emjax.files import write_atomically
 from emjax.micrographs.units import amount
+from emjax.models import cost, saved
 from emjax.parallel import devices
 from emjax.pictures import overlay, png
 from emjax.tasks import TASKS
@@ -32,7 +33,7 @@ class Predictor:
     """
 
     def __init__(self, folder, memory=micrographs.LIMIT):
-        module, self.config = weights.load(folder)
+        module, self.config = saved.load(folder)
         if reason := self.config.get("only_to_start_from"):
             raise UsageError(
                 f"{folder}: not to be predicted with, {reason}; finetune it first, by "
@@ -74,7 +75,7 @@ class Predictor:
 
     @functools.cached_property
     def bytes_a_pixel(self):
-        return tiles.bytes_a_pixel(self.answer, self.divisor)
+        return cost.bytes_per_pixel(self.answer, self.divisor)
 
     def tiling(self, h, w):
         """(largest side of a tile, margin) for an image of h x w; a note if it is approximate."""

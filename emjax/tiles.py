@@ -10,7 +10,6 @@ from collections import deque
 from itertools import product
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 COARSE = 256  # pixels between the sides that tiles have: few of them, since each is compiled
@@ -89,26 +88,3 @@ def apply(function, image, *, largest, margin, divisor):
     while queue:
         fetch()
     return output
-
-
-def bytes_a_pixel(function, divisor):
-    """Device memory that `function` of [1, h, w, 1] takes, for each pixel, about.
-
-    Twice the largest sum of arrays that wait to be read, in the order of the traced operations:
-    compilers need room of their own (0.9 to 1.5 times the sum, XLA on a CPU, JAX 0.10.2).
-    """
-    side = 4 * divisor
-    program = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)).jaxpr
-    last_read = {}
-    for place, equation in enumerate(program.eqns):
-        last_read |= {id(value): place for value in equation.invars}
-    last_read |= {id(value): len(program.eqns) for value in program.outvars}
-    held, most = {}, 0
-    for place, equation in enumerate(program.eqns):
-        held |= {
-            id(value): math.prod(value.aval.shape) * value.aval.dtype.itemsize
-            for value in equation.outvars
-        }
-        most = max(most, sum(held.values()))
-        held = {value: size for value, size in held.items() if last_read.get(value, -1) > place}
-    return 2 * -(-most // side**2)

@@ -1,6 +1,5 @@
 """How fast a run goes, seen without making its loop wait: docs/observability.md."""
 
-import math
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,6 @@ import jax
 import numpy as np
 
 from emjax.errors import UsageError
-from emjax.models.blocks import PLAIN, formulated
 from emjax.parallel import devices
 
 
@@ -103,41 +101,6 @@ class Watch:
             row["peak_memory_gb"] = used / 1e9
         self.resume()
         return {f"pace/{name}": float(f"{value:.4g}") for name, value in row.items()}
-
-
-def operations(function, *arguments):
-    """Multiplications and additions in convolutions and matrix products of a function, as traced.
-
-    In the plain formulation, whichever runs: the work that there is, not what a device makes of it.
-    """
-    with formulated(PLAIN):
-        return operations_of(jax.make_jaxpr(lambda *a: function(*a))(*arguments))
-
-
-def operations_of(program):
-    """Of a jaxpr, as `operations` counts them.
-
-    Those with the zeros that the gradient of a strided convolution puts between pixels are not
-    counted. All branches of a condition are; a loop of unknown length is counted once.
-    """
-    total = 0
-    for equation in program.eqns:
-        name, params, out = equation.primitive.name, equation.params, equation.outvars[0].aval
-        if name == "conv_general_dilated":
-            kernel, of_output = (
-                equation.invars[1].aval.shape,
-                params["dimension_numbers"].rhs_spec[0],
-            )
-            each = math.prod(kernel) // kernel[of_output]
-            total += 2 * out.size * each // math.prod(params["lhs_dilation"])
-        elif name == "dot_general":
-            sides = equation.invars[0].aval.shape
-            total += 2 * out.size * math.prod(sides[i] for i in params["dimension_numbers"][0][0])
-        for value in params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                if hasattr(inner, "eqns"):
-                    total += operations_of(inner) * params.get("length", 1)
-    return total
 
 
 def ended(terms):

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from emjax import board, networks
+from emjax import board
 from emjax.journal import Journal
 from emjax.main import assemble, parse
+from emjax.models.network import Network
 from emjax.records import open_mixture, open_records
 
 
@@ -42,7 +43,7 @@ def test_records_of_several_sizes_share_a_grid():
     copy = types.SimpleNamespace(
         views=lambda generator, batch: {"a": batch["image"] * 0 - 1, "b": batch["image"] * 0}
     )
-    generator = networks.Network(params={}, stats={})
+    generator = Network(params={}, stats={})
     names, picture = board.Grid(copy, types.SimpleNamespace(source=source), divisor=4)(generator)
     assert names == ["a", "b"] and picture.shape == (6 + 4 + 8, 10 + 4 + 10)
     assert (picture[:6, :10] == 0).all() and (picture[:6, 14:] == 128).all()

@@ -14,11 +14,11 @@ import optax
 import pytest
 from flax import struct
 
-from emjax import networks
 from emjax.checkpoints import Checkpoints, fault, load_generator, saved_steps
 from emjax.data import TrainBatches
 from emjax.errors import InputError
-from emjax.networks import Network
+from emjax.models.build import create
+from emjax.models.network import Network
 from emjax.parallel import sharding
 from emjax.records import open_records
 
@@ -34,7 +34,7 @@ def make_state():
     return State(
         step=np.int32(0),
         key=jax.random.key(3),
-        generator=networks.create(unet, optax.adam(1e-3), key=jax.random.key(0)),
+        generator=create(unet, optax.adam(1e-3), key=jax.random.key(0)),
     )
 
 

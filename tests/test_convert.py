@@ -14,11 +14,14 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from emjax import convert, micrographs, networks, transfer, unpickle, weights
+from emjax import convert, micrographs, unpickle
 from emjax.convert import main
 from emjax.errors import InputError, UsageError
 from emjax.main import main as emjax_main
 from emjax.main import old_weights, parse
+from emjax.models import saved, transfer
+from emjax.models.build import assemble, build_abstract, create
+from emjax.models.network import Network, flat_arrays
 from emjax.predict import Predictor
 from tests.conftest import command
 
@@ -41,7 +44,7 @@ SMALL = dict(name="hrnet", variant="w18_small_v1")
 def as_file(folder, model, *, drop=(), change=None, name="net.safetensors"):
     """A PyTorch-named safetensors file of random values for `model`; nothing of emjax in it."""
     rng = np.random.default_rng(0)
-    parts = networks.arrays(networks.build_abstract(model))
+    parts = flat_arrays(build_abstract(model))
     like = {path: leaf for part in parts for path, leaf in part.items()}
     tensors = {}
     for path, theirs in convert.names_of(model, "lists", like).items():
@@ -56,7 +59,7 @@ def as_file(folder, model, *, drop=(), change=None, name="net.safetensors"):
 
 def converted(file, folder, *options):
     assert main([f"--from={file}", f"--to={folder}", *options]) == 0
-    return weights.read(folder)
+    return saved.read(folder)
 
 
 @pytest.mark.parametrize("model", [UNET, SMALL], ids=["unet", "hrnet"])
@@ -78,9 +81,9 @@ def test_there_and_back_is_exact(model, tmp_path):
 
 
 def test_an_own_run_goes_out_under_the_original_names(tmp_path):
-    network = networks.create(UNET, optax.sgd(1.0), key=jax.random.key(0))
+    network = create(UNET, optax.sgd(1.0), key=jax.random.key(0))
     facts = dict(model=UNET, task=None, range_rule="fixed")
-    weights.write(tmp_path / "run" / "model", network, facts)
+    saved.write(tmp_path / "run" / "model", network, facts)
     assert main([f"--from={tmp_path / 'run'}", f"--to={tmp_path / 'a.safetensors'}"]) == 0
     out = load_file(tmp_path / "a.safetensors")
     np.testing.assert_array_equal(
@@ -94,10 +97,10 @@ def test_colour_stems_are_folded_for_grey_images(tmp_path):
     colour = {**SMALL, "in_channels": 3}
     file, tensors = as_file(tmp_path, colour, drop=["last_layer"])
     _, _, config = converted(file, tmp_path / "in")
-    module, _ = weights.load(tmp_path / "in")
+    module, _ = saved.load(tmp_path / "in")
     assert config["model"]["upsampling"] == "nearest" and "in_channels" not in config["model"]
 
-    like = networks.arrays(networks.build_abstract(colour))
+    like = flat_arrays(build_abstract(colour))
     names = convert.names_of(colour, "hrnet", [path for part in like for path in part])
     params, stats = ({path: jnp.zeros(leaf.shape) for path, leaf in part.items()} for part in like)
     for part in (params, stats):
@@ -105,7 +108,7 @@ def test_colour_stems_are_folded_for_grey_images(tmp_path):
             if path.startswith("stem/"):
                 value = tensors[names[path]]
                 part[path] = jnp.array(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value)
-    theirs = networks.assemble(colour, params, stats)
+    theirs = assemble(colour, params, stats)
 
     grey = np.random.default_rng(1).uniform(0, 1, (1, 64, 64, 1)).astype(np.float32)
     rgb = (grey - np.float32(convert.IMAGENET_MEAN)) / np.float32(convert.IMAGENET_DEVIATION)
@@ -220,10 +223,10 @@ def test_finetuning_from_imagenet_takes_the_trunk_and_nothing_untrained(recipe, 
         config, _ = parse([f"--config=configs/{recipe}:{variants}",
                            f"--config.initialise.workdir={workdir}", *changes])  # fmt: skip
         params, stats, model = old_weights(config.initialise)
-        module = networks.build_abstract(config.model.to_dict())
-        transfer.refuse_other_wiring(networks.build_abstract(model), module)
-        like = networks.arrays(module)
-        new = networks.Network(
+        module = build_abstract(config.model.to_dict())
+        transfer.check_same_wiring(build_abstract(model), module)
+        like = flat_arrays(module)
+        new = Network(
             *({path: jnp.full(leaf.shape, 7.0) for path, leaf in part.items()} for part in like)
         )
         return transfer.fill(new, params, stats, fresh=config.initialise.fresh)
@@ -260,7 +263,7 @@ def test_imagenet_is_for_an_hrnet():
     with pytest.raises(
         UsageError, match="model 'unet' with .*unexpected keyword argument 'upsampling'"
     ):
-        networks.build_abstract(config.model.to_dict())
+        build_abstract(config.model.to_dict())
 
 
 def test_parity_of_a_converted_trunk_of_timm(tmp_path):
@@ -280,7 +283,7 @@ def test_parity_of_a_converted_trunk_of_timm(tmp_path):
             value.uniform_(*((0.5, 1.5) if name.endswith(("weight", "var")) else (-0.5, 0.5)))
     torch.save(theirs.state_dict(), tmp_path / "hrnet_w18_small.pth")
     converted(tmp_path / "hrnet_w18_small.pth", tmp_path / "in")
-    ours, _ = weights.load(tmp_path / "in")
+    ours, _ = saved.load(tmp_path / "in")
 
     grey = np.random.default_rng(2).uniform(0, 1, (1, 96, 96, 1)).astype(np.float32)
     rgb = (grey - np.float32(convert.IMAGENET_MEAN)) / np.float32(convert.IMAGENET_DEVIATION)
@@ -349,8 +352,8 @@ def test_parity_of_the_released_networks_gradients(name, float64, tmp_path):
     file, theirs = released(name)
     params, stats, config = converted(file, tmp_path / "in")
     params, stats = ({p: jnp.asarray(v, float64) for p, v in a.items()} for a in (params, stats))
-    definition = nnx.graphdef(networks.build_abstract(config["model"]))
-    network = networks.Network(params, stats, definition=definition)
+    definition = nnx.graphdef(build_abstract(config["model"]))
+    network = Network(params, stats, definition=definition)
     image = real_micrograph()
     x = micrographs.from_range(image[:192, :224], (0, 255)).astype(float64)
 

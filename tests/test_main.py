@@ -9,11 +9,12 @@ import pytest
 
 from configs import restore_temimagenet
 from configs.pretrain import VARIANTS
-from emjax import networks
 from emjax.augment import Augmentation
 from emjax.errors import InputError, NonFiniteError, UsageError
 from emjax.journal import read
 from emjax.main import main, parse
+from emjax.models.build import build_abstract
+from emjax.models.network import flat_arrays
 
 PRETRAIN, SEGMENT = "--config=configs/pretrain.py", "--config=configs/segment_au.py"
 
@@ -60,13 +61,13 @@ def test_the_recipe_of_sytwu_et_al():
     augmentation = Augmentation(**config.augment.to_dict())
     assert augmentation == Augmentation(crop=0, turns=True)
     assert config.select == "last"
-    module = networks.build_abstract(config.model.to_dict())
-    assert sum(leaf.size for leaf in networks.arrays(module)[0].values()) == 8_074
+    module = build_abstract(config.model.to_dict())
+    assert sum(leaf.size for leaf in flat_arrays(module)[0].values()) == 8_074
     assert module.pools == (2, 2) and module.head.kernel.shape == (1, 1, 4, 2)
     for pools, field in ((2, 4), 64), ((8, 8), 392):
         config, _ = parse([f"{SEGMENT}:sytwu", f"--config.model.pools={pools[0]},{pools[1]}",
                            f"--config.model.receptive_field={field}"])  # fmt: skip
-        module = networks.build_abstract(config.model.to_dict())
+        module = build_abstract(config.model.to_dict())
         assert module.pools == pools and module.dilations == (1, 1, 1)
 
 

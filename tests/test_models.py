@@ -9,19 +9,15 @@ import optax
 import pytest
 from flax import nnx
 
-from configs.pretrain import GENERATORS
-from emjax import networks
 from emjax.errors import UsageError
-from emjax.models import __main__ as table
-from emjax.models.blocks import (
-    PLAIN,
-    Formulation,
-    formulated,
-    max_pool,
-    upsample_bilinear,
-    upsample_nearest,
-)
+from emjax.models import __main__
+from emjax.models.blocks import max_pool, upsample_bilinear, upsample_nearest
+from emjax.models.build import assemble, build, build_abstract, create
+from emjax.models.cost import multiply_adds
+from emjax.models.formulation import PLAIN, Formulation, formulated
 from emjax.models.hrnet import VARIANTS
+from emjax.models.named import GENERATORS
+from emjax.models.network import Network, flat_arrays, nest
 from emjax.models.norms import BatchNorm, GroupNorm, normalisation
 from emjax.models.receptive_field import (
     hrnet_receptive_field,
@@ -69,8 +65,8 @@ def hrnet(variant="w18_small_v1", **arguments):
 
 @pytest.mark.parametrize(("blocks", "field", "dilations", "parameters"), PAPER_UNETS)
 def test_paper_unets(blocks, field, dilations, parameters):
-    module = networks.build_abstract(dict(name="unet", blocks=blocks, receptive_field=field))
-    params, stats = networks.arrays(module)
+    module = build_abstract(dict(name="unet", blocks=blocks, receptive_field=field))
+    params, stats = flat_arrays(module)
     assert count(params) == parameters
     assert unet_dilations(field, (2,) * blocks) == dilations
     assert unet_receptive_field(dilations, (2,) * blocks) == field
@@ -84,7 +80,7 @@ def test_two_channel_softmax_head_has_the_released_size():
     module = nnx.eval_shape(
         lambda: UNet(blocks=2, receptive_field=44, out_channels=2, rngs=nnx.Rngs(jax.random.key(0)))
     )
-    assert count(networks.arrays(module)[0]) == 8_074
+    assert count(flat_arrays(module)[0]) == 8_074
 
 
 @pytest.mark.parametrize(("blocks", "field"), [(2, 44), (2, 84), (3, 96)])
@@ -93,9 +89,7 @@ def test_receptive_field_is_what_an_output_depends_on(blocks, field):
 
     Big random changes, so that a maximum elsewhere does not hide them.
     """
-    module = networks.build(
-        dict(name="unet", blocks=blocks, receptive_field=field), key=jax.random.key(0)
-    )
+    module = build(dict(name="unet", blocks=blocks, receptive_field=field), key=jax.random.key(0))
     width = -(-2 * field // module.divisor) * module.divisor
     height, middle = 4 * module.divisor, width // 2
     rng = np.random.default_rng(0)
@@ -199,7 +193,7 @@ def test_receptive_field_of_any_unet(dilations, pools):
 
 @pytest.mark.parametrize("pools, field", [([4, 4], 120), ([2, 4], 64), ([8, 8], 392)])
 def test_receptive_fields_that_sytwu_prints_for_pools(pools, field):
-    module = networks.build_abstract(dict(name="unet", blocks=2, pools=pools))
+    module = build_abstract(dict(name="unet", blocks=2, pools=pools))
     assert module.receptive_field == field
     assert module.divisor == math.prod(pools)
 
@@ -215,7 +209,7 @@ def test_receptive_field_of_an_hrnet(variant, mixes):
 @pytest.mark.parametrize("upsampling", ["bilinear", "bilinear_corners", "nearest"])
 def test_receptive_field_of_an_hrnet_is_where_its_gradient_is_not_zero(upsampling):
     """All weights and pixels positive: no ReLU stops a gradient, none cancels another."""
-    module = networks.build_abstract(hrnet(upsampling=upsampling))
+    module = build_abstract(hrnet(upsampling=upsampling))
     definition = nnx.graphdef(module)
 
     def value(path, like):
@@ -224,9 +218,9 @@ def test_receptive_field_of_an_hrnet_is_where_its_gradient_is_not_zero(upsamplin
         return jnp.full(like.shape, float(path.endswith(("scale", "var"))))
 
     params, stats = (
-        {path: value(path, like) for path, like in flat.items()} for flat in networks.arrays(module)
+        {path: value(path, like) for path, like in flat.items()} for flat in flat_arrays(module)
     )
-    network = networks.Network(params, stats, definition=definition)
+    network = Network(params, stats, definition=definition)
 
     def pixel(image, column):
         return network.apply(params, stats, image, train=False)[0][0, 0, column, 0]
@@ -242,7 +236,7 @@ def test_receptive_field_of_an_hrnet_is_where_its_gradient_is_not_zero(upsamplin
 def test_hrnet_parameters(variant):
     for (before, after), due in zip([(1, 1), (1, 2), (3, 19)], HRNETS[variant], strict=True):
         model = hrnet(variant, in_channels=before, out_channels=after)
-        assert count(networks.arrays(networks.build_abstract(model))[0]) == due
+        assert count(flat_arrays(build_abstract(model))[0]) == due
 
 
 # Millions at 224, 256, 448 and 512 pixels, worked out by hand from the layers.
@@ -256,19 +250,19 @@ def test_hrnet_parameters(variant):
     ],
 )
 def test_multiply_adds(model, millions):
-    module = networks.build_abstract(model)
-    counted = [table.multiply_adds(module, side) / 1e6 for side in table.SIDES[: len(millions)]]
+    module = build_abstract(model)
+    counted = [multiply_adds(module, side) / 1e6 for side in __main__.SIDES[: len(millions)]]
     np.testing.assert_allclose(counted, millions, rtol=0.01)
 
 
 def test_table_of_all_networks(capsys):
-    assert table.main([]) == 0
+    assert __main__.main([]) == 0
     lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
     assert set(GENERATORS) | {"patchgan"} <= set(lines)
     assert lines["unet_4_424"] == "unet_4_424 130,677 424 16 180 235 719 938".split()
     assert lines["hrnet_w48"][1:4] == ["65,845,249", "2,835", "32"]
     assert lines["patchgan"][1:4] == ["2,764,609", "70", "-"]
-    cost = table.multiply_adds(networks.build_abstract(hrnet()), 256)  # not scaled from another
+    cost = multiply_adds(build_abstract(hrnet()), 256)  # not scaled from another
     assert lines["hrnet_w18_small_v1"][5] == f"{cost / 1e6:,.0f}"
 
 
@@ -280,7 +274,7 @@ def test_every_norm(name, norm):
         unet=dict(blocks=2), patchgan=dict(width=4), hrnet=dict(variant="w18_small_v1")
     )
     model = dict(name=name, norm=norm, **arguments[name])
-    network = networks.create(model, optax.sgd(1.0), key=jax.random.key(0))
+    network = create(model, optax.sgd(1.0), key=jax.random.key(0))
     images = [jax.random.normal(jax.random.key(1), (2, 64, 64, 1))] * (1 + (name == "patchgan"))
 
     scales = {path: value for path, value in network.params.items() if path.endswith("scale")}
@@ -299,7 +293,7 @@ def test_every_norm(name, norm):
 
 
 def test_an_hrnet_without_norms_learns_in_every_layer():
-    network = networks.create(hrnet(norm="none"), optax.sgd(1.0), key=jax.random.key(0))
+    network = create(hrnet(norm="none"), optax.sgd(1.0), key=jax.random.key(0))
     image = jax.random.normal(jax.random.key(1), (2, 64, 64, 1))
 
     def loss(params):
@@ -311,10 +305,10 @@ def test_an_hrnet_without_norms_learns_in_every_layer():
 
 
 def test_patchgan():
-    params, _ = networks.arrays(networks.build_abstract(dict(name="patchgan")))
+    params, _ = flat_arrays(build_abstract(dict(name="patchgan")))
     assert count(params) == 2_764_609
     assert patchgan_receptive_field(3) == 70
-    module = networks.build(dict(name="patchgan", width=4), key=jax.random.key(0))
+    module = build(dict(name="patchgan", width=4), key=jax.random.key(0))
     for side, scores in ((224, 26), (256, 30)):
         pair = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
         shape = jax.eval_shape(lambda x: module(x, x, train=False), pair).shape  # noqa: B023
@@ -322,7 +316,7 @@ def test_patchgan():
 
 
 def test_patchgan_refuses_images_without_a_single_score():
-    module = networks.build(dict(name="patchgan", width=4), key=jax.random.key(0))
+    module = build(dict(name="patchgan", width=4), key=jax.random.key(0))
     tiny = jnp.zeros((1, 16, 16, 1))
     with pytest.raises(UsageError, match="at least 24 pixels"):
         module(tiny, tiny, train=False)
@@ -330,7 +324,7 @@ def test_patchgan_refuses_images_without_a_single_score():
 
 def test_impossible_receptive_field_names_the_nearest():
     with pytest.raises(UsageError, match="receptive_field=45; the nearest are 44, "):
-        networks.build_abstract(dict(name="unet", blocks=2, receptive_field=45))
+        build_abstract(dict(name="unet", blocks=2, receptive_field=45))
 
 
 @pytest.mark.parametrize(
@@ -354,12 +348,12 @@ def test_impossible_receptive_field_names_the_nearest():
 )
 def test_impossible_unets(arguments, message):
     with pytest.raises(UsageError, match=message):
-        networks.build_abstract(dict(name="unet", **arguments))
+        build_abstract(dict(name="unet", **arguments))
 
 
 def test_dilations_beside_the_receptive_field_that_they_give():
     arguments = dict(blocks=4, dilations=[1, 1, 4, 2, 2], receptive_field=424)
-    module = networks.build_abstract(dict(name="unet", filters=(8,) * 5, **arguments))
+    module = build_abstract(dict(name="unet", filters=(8,) * 5, **arguments))
     assert module.receptive_field == 424
     assert module.bottleneck.conv1.kernel.shape[-1] == 8
 
@@ -379,7 +373,7 @@ def test_dilations_beside_the_receptive_field_that_they_give():
 )
 def test_unknown_names(model, message):
     with pytest.raises(UsageError, match=message):
-        networks.build_abstract(model)
+        build_abstract(model)
 
 
 @pytest.mark.parametrize(
@@ -392,7 +386,7 @@ def test_unknown_names(model, message):
     ],
 )
 def test_sizes_that_do_not_divide(model, height, width, message):
-    module = networks.build_abstract(model)
+    module = build_abstract(model)
     definition, state = nnx.split(module)
 
     def run(state, x):
@@ -404,9 +398,9 @@ def test_sizes_that_do_not_divide(model, height, width, message):
 
 def test_unknown_model_and_argument():
     with pytest.raises(UsageError, match="no model 'unett'; there are: hrnet, patchgan, unet"):
-        networks.build_abstract(dict(name="unett"))
+        build_abstract(dict(name="unett"))
     with pytest.raises(UsageError, match="model 'unet' with .*depth"):
-        networks.build_abstract(dict(name="unet", depth=3))
+        build_abstract(dict(name="unet", depth=3))
 
 
 def test_batchnorm_normalises_and_keeps_the_unbiased_variance():
@@ -476,20 +470,20 @@ def test_bilinear_upsampling():
 def test_formulations_agree(model, float64):
     """Outputs, statistics and gradients, of parameters and images, in training and after it."""
     rng = np.random.default_rng(0)
-    module = networks.build_abstract(model)
+    module = build_abstract(model)
     definition = nnx.graphdef(module)
     params, stats = (
         {path: jnp.asarray(1 + 0.1 * rng.normal(size=like.shape)) for path, like in part.items()}
-        for part in networks.arrays(module)
+        for part in flat_arrays(module)
     )
     images = [jnp.asarray(rng.normal(size=(2, 64, 32, 1)))] * (1 + (model["name"] == "patchgan"))
 
     def loss(params, images):
-        run = nnx.merge(definition, networks.nest(params), networks.nest(stats))
+        run = nnx.merge(definition, nest(params), nest(stats))
         in_training = run(*images, train=True)
         after = run(*images, train=False)
         ramp = jnp.cos(jnp.arange(in_training.size)).reshape(in_training.shape)
-        return (ramp * in_training).mean(), (in_training, after, networks.arrays(run)[1])
+        return (ramp * in_training).mean(), (in_training, after, flat_arrays(run)[1])
 
     def run(chosen):
         with formulated(chosen):
@@ -511,7 +505,7 @@ def test_formulations_agree(model, float64):
 def test_a_bias_before_a_norm_is_in_the_running_mean_alone():
     """As PyTorch has it, but its gradient is exactly zero and not what rounding leaves."""
     model = dict(name="unet", blocks=1)
-    net = networks.create(model, optax.sgd(1.0), key=jax.random.key(0))
+    net = create(model, optax.sgd(1.0), key=jax.random.key(0))
     image = jax.random.normal(jax.random.key(1), (2, 16, 16, 1))
 
     def loss(params):
@@ -519,7 +513,7 @@ def test_a_bias_before_a_norm_is_in_the_running_mean_alone():
         return (output**2).mean(), stats
 
     gradient, stats = jax.grad(loss, has_aux=True)(net.params)
-    conv = networks.assemble(model, net.params, net.stats).down[0].conv1
+    conv = assemble(model, net.params, net.stats).down[0].conv1
     assert np.asarray(conv.bias[...]).all()
     assert not np.asarray(gradient["down/0/conv1/bias"]).any()
     expected = 0.1 * conv(image).mean((0, 1, 2))

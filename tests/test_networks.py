@@ -7,15 +7,17 @@ import optax
 import pytest
 from flax import nnx
 
-from emjax import networks, optimizers
+from emjax import optimizers
 from emjax.errors import UsageError
+from emjax.models.build import assemble, build_abstract, create
+from emjax.models.network import Network, flat_arrays, flatten
 
 UNET = dict(name="unet", blocks=2, receptive_field=44)
 
 
 @pytest.fixture(scope="module")
 def network():
-    return networks.create(UNET, optax.sgd(0.5), key=jax.random.key(0))
+    return create(UNET, optax.sgd(0.5), key=jax.random.key(0))
 
 
 def test_arrays_are_named_by_where_they_stand(network):
@@ -27,7 +29,7 @@ def test_arrays_are_named_by_where_they_stand(network):
 
 
 def test_flat_names_nest_and_flatten_without_loss(network):
-    flat = networks.flatten(nnx.state(networks.assemble(UNET, network.params, network.stats)))
+    flat = flatten(nnx.state(assemble(UNET, network.params, network.stats)))
     assert flat.keys() == network.params.keys() | network.stats.keys()
     np.testing.assert_array_equal(flat["up/1/conv2/kernel"], network.params["up/1/conv2/kernel"])
 
@@ -66,7 +68,7 @@ def test_averages_follow_their_formula(network):
     lag = 0.8 * (1 - 0.8**3) / (1 - 0.8)
     for path, value in averaging.averaged.stats.items():
         np.testing.assert_allclose(value, network.stats[path] + 3 - lag, rtol=1e-5, atol=1e-6)
-    assert type(averaging.averaged) is networks.Network
+    assert type(averaging.averaged) is Network
     assert network.averaging(0.0) is network is network.averaged
     with pytest.raises(UsageError, match="ema=1.0; from 0, for none, to below 1 was due"):
         network.averaging(1.0)
@@ -79,9 +81,9 @@ def test_averages_follow_their_formula(network):
 )  # fmt: skip
 def test_rematerialisation_holds_less_and_computes_the_same(model, images, share):
     """The bytes that the forward pass leaves for the gradient, but for the parameters."""
-    module = networks.build_abstract(model)
-    params, stats = networks.arrays(module)
-    network = networks.Network(params, stats, definition=nnx.graphdef(module))
+    module = build_abstract(model)
+    params, stats = flat_arrays(module)
+    network = Network(params, stats, definition=nnx.graphdef(module))
     given = [jax.ShapeDtypeStruct((2, 64, 64, 1), jnp.float32)] * images
 
     def held(network):
@@ -112,8 +114,8 @@ def test_rematerialised_gradients(network):
 
 
 def test_the_key_decides_the_initial_values_and_the_structure_does_not_change(network):
-    again = networks.create(UNET, network.optimizer, key=jax.random.key(0))
-    other = networks.create(UNET, network.optimizer, key=jax.random.key(1))
+    again = create(UNET, network.optimizer, key=jax.random.key(0))
+    other = create(UNET, network.optimizer, key=jax.random.key(1))
     jax.tree.map(np.testing.assert_array_equal, network.params, again.params)
     assert (network.params["head/kernel"] != other.params["head/kernel"]).any()
     assert jax.tree.structure(network) == jax.tree.structure(other)
@@ -138,7 +140,7 @@ def test_bfloat16_is_near_float32_and_learns(model, off):
     deviation, the more the deeper the network, and the running statistics by as much of their
     largest.
     """
-    half = networks.create(model, optax.adam(1e-3), key=jax.random.key(0), precision="bfloat16")
+    half = create(model, optax.adam(1e-3), key=jax.random.key(0), precision="bfloat16")
     full = half.replace(precision="float32")
     images = list(jax.random.normal(jax.random.key(1), (1 + (model is PATCHGAN), 4, 64, 64, 1)))
 
@@ -168,7 +170,7 @@ def test_bfloat16_is_near_float32_and_learns(model, off):
 
 def test_unknown_precision():
     with pytest.raises(UsageError, match="no precision 'float16'; there are: bfloat16, float32"):
-        networks.create(UNET, optax.sgd(0.5), key=jax.random.key(0), precision="float16")
+        create(UNET, optax.sgd(0.5), key=jax.random.key(0), precision="float16")
 
 
 def test_optimizers_by_name():

@@ -9,10 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from emjax import networks
 from emjax.augment import Augmentation
 from emjax.corruptions import Corruption, Masking
 from emjax.metrics import hard_dice
+from emjax.models.build import assemble
+from emjax.models.network import replace_in_networks
 from emjax.objectives import Masked, Pix2Pix, Reconstruction, Supervised
 from emjax.parallel import sharding
 from emjax.tasks import TASKS
@@ -56,7 +57,7 @@ def plain_sgd(objective):
 
 def on(mesh, objective):
     """The objective's state at its start, on the devices of `mesh`."""
-    return sharding.placed(networks.each(objective.init(0), mesh=mesh), mesh)
+    return sharding.placed(replace_in_networks(objective.init(0), mesh=mesh), mesh)
 
 
 def stepped(objective, devices, **axes):
@@ -254,7 +255,7 @@ def test_evaluation_scores_real_images_on_running_statistics():
     batch["valid"] = np.ones((8, 40, 40, 1), bool)
     batch["valid"][6:] = False
     values, counts = jax.jit(objective.eval_step)(state, batch)["dice"]
-    module = networks.assemble(UNET, state.generator.params, state.generator.stats)
+    module = assemble(UNET, state.generator.params, state.generator.stats)
     image = jnp.array(batch["image"][:6], jnp.float32) / 127.5 - 1
     expected = hard_dice(
         logits=module(image, train=False),

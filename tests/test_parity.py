@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from emjax import networks, optimizers
+from emjax import optimizers
 from emjax.augment import Augmentation
 from emjax.corruptions import Corruption
 from emjax.metrics import losses
 from emjax.models import blocks
-from emjax.models.__main__ import multiply_adds
-from emjax.networks import Network
+from emjax.models.build import build_abstract, create
+from emjax.models.cost import multiply_adds
+from emjax.models.network import Network, flat_arrays, nest
 from emjax.objectives import Pix2Pix, Supervised, pix2pix, supervised
 from emjax.tasks import TASKS
 
@@ -40,7 +41,7 @@ DILATIONS_4_424 = [1, 1, 2, 2, 3]
 def drawn(model, optimizer=None, dtype=np.float32):
     """A Network whose every array is random: no scale is 1, no bias and no running mean 0."""
     rng = np.random.default_rng(0)
-    module = networks.build_abstract(model)
+    module = build_abstract(model)
 
     def draw(path, like):
         noise = rng.normal(size=like.shape)
@@ -53,7 +54,7 @@ def drawn(model, optimizer=None, dtype=np.float32):
         return jnp.asarray(noise.astype(dtype))
 
     params, stats = (
-        {path: draw(path, like) for path, like in flat.items()} for flat in networks.arrays(module)
+        {path: draw(path, like) for path, like in flat.items()} for flat in flat_arrays(module)
     )
     memory = optimizer.init(params) if optimizer else None
     return Network(params, stats, memory, nnx.graphdef(module), optimizer)
@@ -223,8 +224,8 @@ def test_the_trunk_is_timms(variant, parameters):
 
     def compare(stats, *, train):
         def trunk(params, stats):
-            module = nnx.merge(ours.definition, networks.nest(params), networks.nest(stats))
-            return dict(enumerate(module.trunk(image, train=train))), networks.arrays(module)[1]
+            module = nnx.merge(ours.definition, nest(params), nest(stats))
+            return dict(enumerate(module.trunk(image, train=train))), flat_arrays(module)[1]
 
         branches, after = compiled(trunk, model)(ours.params, stats)
         with torch.no_grad():
@@ -358,9 +359,9 @@ def test_five_supervised_updates(float64):
 )
 def test_parameters_and_multiply_adds(model, due):
     """The published number of parameters; multiply-adds as torch's convolutions are called."""
-    module = networks.build_abstract(model)
+    module = build_abstract(model)
     theirs = twin_of(model)
-    params, _ = networks.arrays(module)
+    params, _ = flat_arrays(module)
     assert sum(leaf.size for leaf in params.values()) == twin.parameters(theirs) == due
     images = [torch.zeros(1, 1, 96, 96)] * (2 if model["name"] == "patchgan" else 1)
     assert multiply_adds(module, 96) == twin.multiply_adds(theirs, *images)
@@ -391,7 +392,7 @@ def pooled(params, ending, scaled=lambda path, array: array):
 def initial(model):
     """Our initial parameters and, under the same names, those of a new twin."""
     torch.manual_seed(0)
-    ours = networks.create(model, optimizers.adam(lr=1.0), key=jax.random.key(0))
+    ours = create(model, optimizers.adam(lr=1.0), key=jax.random.key(0))
     theirs = twin_of(model)
     assert twin.dump(theirs, ours.stats).keys() == ours.stats.keys()
     agree(ours.stats, twin.dump(theirs, ours.stats), within=0.0, floor=1.0)

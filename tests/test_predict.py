@@ -11,8 +11,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from emjax import micrographs, networks, predict, weights
+from emjax import micrographs, predict
 from emjax.errors import InputError, UsageError
+from emjax.models import saved
+from emjax.models.build import create
 
 UNET = dict(name="unet", blocks=2, receptive_field=44)
 
@@ -20,11 +22,11 @@ UNET = dict(name="unet", blocks=2, receptive_field=44)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A function that makes a model folder of a task, with random weights."""
-    network = networks.create(UNET, optax.sgd(1.0), key=jax.random.key(0))
+    network = create(UNET, optax.sgd(1.0), key=jax.random.key(0))
 
     def make(task, rule="percentile"):
         folder = tmp_path_factory.mktemp("run")
-        weights.write(folder / "model", network, dict(model=UNET, task=task, range_rule=rule))
+        saved.write(folder / "model", network, dict(model=UNET, task=task, range_rule=rule))
         return folder
 
     return make
@@ -51,7 +53,7 @@ def test_mask_is_the_networks_answer_inside_the_padding(model):
     folder = model("segmentation")
     image = picture(64, 64, np.uint16)
     probability = predict.Predictor(folder)(image)
-    module, _ = weights.load(folder / "model")
+    module, _ = saved.load(folder / "model")
     low, high = np.quantile(image, [0.001, 0.999], method="inverted_cdf")
     unit = np.clip((image.astype(np.float32) - low) / (high - low) * 2 - 1, -1, 1)
     logits = module(unit[None, :, :, None], train=False)[0, ..., 0]

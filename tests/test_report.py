@@ -12,9 +12,11 @@ import pytest
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from emjax import gallery, main, networks, page, report, runs, weights
+from emjax import gallery, main, page, report, runs
 from emjax.config import plain
 from emjax.errors import InputError
+from emjax.models import saved
+from emjax.models.build import create
 from emjax.records import open_records
 
 VAL = [0.30, 0.50, 0.70, 0.60, 0.65, 0.70, 0.69, 0.71, 0.40, 0.50]  # best of 10: 0.71 at step 80
@@ -229,9 +231,9 @@ def test_pictures_show_what_the_evaluation_scored(tmp_path, tiny_records):
     for recipe in ("segment_au", "pretrain"):
         folder = workdir(tmp_path / recipe, recipe, [], **{"data.dir": str(tiny_records)})
         config = ConfigDict(json.loads((folder / "config.json").read_text()))
-        network = networks.create(config.model, optax.sgd(0.1), key=jax.random.key(1))
+        network = create(config.model, optax.sgd(0.1), key=jax.random.key(1))
         facts = {"model": config.model.to_dict(), "task": None, "range_rule": "percentile"}
-        weights.write(folder / "model", network, facts)
+        saved.write(folder / "model", network, facts)
     workdir(tmp_path / "no_model", "segment_au", [], seed=1, **{"data.dir": str(tiny_records)})
     found = {run.name: run for run in runs.find(tmp_path)}
     assert found["pretrain"].planned == 100

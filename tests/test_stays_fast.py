@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from emjax import networks
 from emjax.main import assemble, main, parse
+from emjax.models.build import build_abstract
 from emjax.records import Records
 
 PRETRAIN, SEGMENT = "configs/pretrain.py:unet_2_44", "configs/segment_au.py:unet_2_44"
@@ -57,7 +57,7 @@ def step(request):
     config, _ = parse([f"--config={request.param}", f"--config.augment.crop={SIDE}"])
     record = {"image": np.zeros((SIDE, SIDE, 1), np.uint8)}
     record["mask"] = record["image"]
-    divisor = networks.build_abstract(config.model.to_dict()).divisor
+    divisor = build_abstract(config.model.to_dict()).divisor
     objective = assemble(config, [Records([record], {"targets": ["mask"]})], divisor)
     batch = {name: np.stack([values] * BATCH) for name, values in record.items()}
     batch["intensity_range"] = np.tile(np.float32([0, 255]), (BATCH, 1))

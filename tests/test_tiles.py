@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emjax import networks, predict, tiles, weights
+from emjax import predict, tiles
+from emjax.models import cost, saved
+from emjax.models.build import assemble, build_abstract
+from emjax.models.network import Network, flat_arrays
 from tests.test_models import PAPER_UNETS, hrnet_oracle, interpolated, repeated, unet_oracle
 
 QUICK = {"xla_backend_optimization_level": 0}
@@ -57,7 +60,7 @@ def test_margins_reach_as_far_as_any_output_sees():
         for upsampling, grown in (("bilinear", interpolated), ("nearest", repeated))
     ]  # fmt: skip
     for model, seen in networks_seen:
-        module = networks.build_abstract(model)
+        module = build_abstract(model)
         due = reach(seen)
         assert due <= tiles.margin(module) <= due + module.divisor + 2, model
 
@@ -73,11 +76,11 @@ def random_module(model, seed=0):
             return rng.uniform(0.7, 1.4, like.shape)
         return rng.normal(0, 0.2, like.shape)
 
-    flat = networks.arrays(networks.build_abstract(model))
+    flat = flat_arrays(build_abstract(model))
     params, stats = (
         {path: value(path, like).astype(np.float32) for path, like in part.items()} for part in flat
     )
-    return networks.Network(params, stats), networks.assemble(model, params, stats)
+    return Network(params, stats), assemble(model, params, stats)
 
 
 UNET = dict(name="unet", blocks=2, receptive_field=44)
@@ -124,7 +127,7 @@ def model(tmp_path_factory):
     def make(**changed):
         folder = tmp_path_factory.mktemp("run")
         config = dict(model=UNET | changed, task="segmentation", range_rule="percentile")
-        weights.write(folder / "model", random_module(config["model"])[0], config)
+        saved.write(folder / "model", random_module(config["model"])[0], config)
         return folder
 
     return make
@@ -189,5 +192,5 @@ def test_memory_is_estimated(norm):
 
     image = jax.ShapeDtypeStruct((1, 512, 512, 1), jnp.float32)
     taken = jax.jit(function).lower(image).compile().memory_analysis().temp_size_in_bytes
-    estimate = tiles.bytes_a_pixel(function, module.divisor) * 512**2
+    estimate = cost.bytes_per_pixel(function, module.divisor) * 512**2
     assert taken <= estimate <= 4 * taken

@@ -5,14 +5,15 @@ import numpy as np
 import optax
 import pytest
 
-from emjax import networks, transfer
 from emjax.errors import UsageError
+from emjax.models import transfer
+from emjax.models.build import create
 
 UNET = dict(name="unet", blocks=2, receptive_field=44)
 
 
 def network(seed, **changes):
-    return networks.create({**UNET, **changes}, optax.adam(1e-3), key=jax.random.key(seed))
+    return create({**UNET, **changes}, optax.adam(1e-3), key=jax.random.key(seed))
 
 
 def test_body_comes_from_the_old_weights_and_the_head_stays_fresh():

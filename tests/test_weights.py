@@ -7,8 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from emjax import networks, weights
 from emjax.errors import InputError
+from emjax.models import saved
+from emjax.models.build import create
 
 UNET = dict(name="unet", blocks=2, receptive_field=44)
 FACTS = dict(model=UNET, task="segmentation", range_rule="sigma", scores={"val/dice": 0.5}, step=7)
@@ -16,12 +17,12 @@ FACTS = dict(model=UNET, task="segmentation", range_rule="sigma", scores={"val/d
 
 @pytest.fixture(scope="module")
 def network():
-    return networks.create(UNET, optax.sgd(1.0), key=jax.random.key(0))
+    return create(UNET, optax.sgd(1.0), key=jax.random.key(0))
 
 
 def test_what_is_written_reads_back_exactly(network, tmp_path):
-    weights.write(tmp_path / "model", network, FACTS)
-    params, stats, config = weights.read(tmp_path / "model")
+    saved.write(tmp_path / "model", network, FACTS)
+    params, stats, config = saved.read(tmp_path / "model")
     assert params.keys() == network.params.keys() and stats.keys() == network.stats.keys()
     for path, value in {**params, **stats}.items():
         np.testing.assert_array_equal(value, {**network.params, **network.stats}[path])
@@ -32,35 +33,35 @@ def test_what_is_written_reads_back_exactly(network, tmp_path):
 
 
 def test_a_workdir_stands_for_its_model(network, tmp_path):
-    weights.write(tmp_path / "model", network, FACTS)
+    saved.write(tmp_path / "model", network, FACTS)
     image = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
     outputs = [
-        weights.load(folder)[0](image, train=False) for folder in (tmp_path, tmp_path / "model")
+        saved.load(folder)[0](image, train=False) for folder in (tmp_path, tmp_path / "model")
     ]
     np.testing.assert_array_equal(*outputs)
 
 
 def test_a_failed_write_leaves_the_old_model(network, tmp_path, monkeypatch):
-    weights.write(tmp_path, network, FACTS)
+    saved.write(tmp_path, network, FACTS)
     before = (tmp_path / "model.safetensors").read_bytes()
 
     def full(*paths):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights.os, "replace", full)
+    monkeypatch.setattr(saved.os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
-        weights.write(tmp_path, network, {**FACTS, "step": 8})
+        saved.write(tmp_path, network, {**FACTS, "step": 8})
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert json.loads((tmp_path / "config.json").read_text())["step"] == 7
 
 
 def test_missing_and_damaged_models_are_named(network, tmp_path):
     with pytest.raises(InputError, match="no such file; .*workdir that has a best model"):
-        weights.read(tmp_path)
-    weights.write(tmp_path, network, FACTS)
+        saved.read(tmp_path)
+    saved.write(tmp_path, network, FACTS)
     (tmp_path / "model.safetensors").write_bytes(b"\x08" + b"\0" * 7 + b"nonsense")
     with pytest.raises(InputError, match="not a readable model"):
-        weights.read(tmp_path)
-    weights.write(tmp_path, network, {**FACTS, "format": 2})
+        saved.read(tmp_path)
+    saved.write(tmp_path, network, {**FACTS, "format": 2})
     with pytest.raises(InputError, match="model of format 2; 1 was due"):
-        weights.read(tmp_path)
+        saved.read(tmp_path)

@@ -4,16 +4,14 @@ Multiply-adds are those of the convolutions, padding included, for one image (fo
 one pair). The receptive field is averaged over the phase of the coarsest level.
 """
 
-import math
 import sys
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-
-from configs.pretrain import GENERATORS, get_config
-from emjax import cli, networks
-from emjax.models.blocks import PLAIN, formulated
+from configs.pretrain import get_config
+from emjax import cli
+from emjax.models.build import build_abstract
+from emjax.models.cost import multiply_adds
+from emjax.models.named import GENERATORS
+from emjax.models.network import flat_arrays
 
 SIDES = (224, 256, 448, 512)
 
@@ -27,8 +25,8 @@ def main(arguments):
     print(line("", "parameters", "receptive", "sides", "million multiply-adds an image of"))
     print(line("network", "", "field, px", "divide by", *sizes))
     for name, model in models.items():
-        module = networks.build_abstract(model)
-        parameters = sum(leaf.size for leaf in networks.arrays(module)[0].values())
+        module = build_abstract(model)
+        parameters = sum(leaf.size for leaf in flat_arrays(module)[0].values())
         divisor = getattr(module, "divisor", None)
         if divisor:  # each layer's output is a whole fraction of the image, so cost goes by area
             cost = multiply_adds(module, divisor)
@@ -42,22 +40,6 @@ def main(arguments):
 
 def line(name, *cells):
     return f"{name:20}" + " ".join(f"{cell:>11}" for cell in cells)
-
-
-def multiply_adds(module, side):
-    """Of the convolutions of `module` (abstract or not) on one image of side x side pixels."""
-    definition, state = nnx.split(module)
-    image = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
-    images = [image] * (2 if type(module).__name__ == "PatchGAN" else 1)
-    with formulated(PLAIN):
-        program = jax.make_jaxpr(
-            lambda state, *images: nnx.merge(definition, state)(*images, train=False)
-        )(state, *images)
-    return sum(
-        math.prod(equation.outvars[0].aval.shape) * math.prod(equation.invars[1].aval.shape[:-1])
-        for equation in program.eqns
-        if equation.primitive.name == "conv_general_dilated"
-    )
 
 
 if __name__ == "__main__":

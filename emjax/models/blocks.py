@@ -1,9 +1,7 @@
 """Layers that several networks share, with PyTorch's initial values."""
 
 import math
-from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,37 +12,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.nn import initializers
 
 from emjax.errors import UsageError
+from emjax.models.formulation import formulation
 from emjax.models.norms import NoNorm, normalisation, per_channel
 
 BLOCK = "block"  # what rematerialisation keeps: `checkpoint_name` of a block's output
-
-
-class Formulation(NamedTuple):
-    """How layers compute what they compute: the same up to rounding, fast on different devices."""
-
-    blocked: bool = False  # a U-Net's first level on blocks of pixels, see `to_blocks`
-    strided: bool = False  # input gradients of strided convolutions by blocks, see `strided_conv`
-    products: bool = False  # 1x1 convolutions as matrix products
-
-
-PLAIN = Formulation()
-FASTEST = {"cpu": Formulation(blocked=True, strided=True, products=True)}  # docs/performance.md
-forced = []
-
-
-def formulation():
-    """The one to trace with: the fastest of this backend, unless `formulated` says otherwise."""
-    return forced[-1] if forced else FASTEST.get(jax.default_backend(), PLAIN)
-
-
-@contextmanager
-def formulated(formulation):
-    """Trace with this one. What is traced already stays as it is."""
-    forced.append(formulation)
-    try:
-        yield
-    finally:
-        forced.pop()
 
 
 def uniform_by_fan_in(fan_in):

@@ -13,11 +13,11 @@ from emjax.models.blocks import (
     block_maxima,
     check_divisible,
     depth_to_space,
-    formulation,
     max_pool,
     space_to_depth,
     upsample_nearest,
 )
+from emjax.models.formulation import formulation
 from emjax.models.receptive_field import unet_dilations, unet_receptive_field
 
 

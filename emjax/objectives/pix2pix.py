@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from emjax import networks
 from emjax.augment import Augmentation, row_keys, to_network
 from emjax.corruptions import Corruption
 from emjax.metrics import losses
-from emjax.networks import Network
+from emjax.models.build import create
+from emjax.models.network import Network
 from emjax.objectives.accumulate import accumulate_gradients
 from emjax.objectives.nonfinite import Skips, apply_if_finite, no_skips
 from emjax.objectives.restoring import Restoring
@@ -56,10 +56,10 @@ class Pix2Pix(Restoring):
         return State(
             step=jnp.zeros((), jnp.int32),
             key=key,
-            generator=networks.create(
+            generator=create(
                 self.generator, self.optimizer, key=generator_seed, precision=self.precision
             ),
-            discriminator=networks.create(
+            discriminator=create(
                 self.discriminator, self.optimizer, key=discriminator_seed, precision=self.precision
             ),
         )

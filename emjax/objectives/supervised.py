@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from emjax import metrics, networks
+from emjax import metrics
 from emjax.augment import Augmentation, row_keys, to_network
-from emjax.networks import Network
+from emjax.models.build import create
+from emjax.models.network import Network
 from emjax.objectives.accumulate import accumulate_gradients
 from emjax.objectives.nonfinite import Skips, apply_if_finite, no_skips
 from emjax.tasks import Task
@@ -44,7 +45,7 @@ class Supervised:
         return State(
             step=jnp.zeros((), jnp.int32),
             key=key,
-            generator=networks.create(
+            generator=create(
                 self.generator, self.optimizer, key=generator_seed, precision=self.precision
             ),
         )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from emjax.errors import UsageError
 
 
-class Account(NamedTuple):
+class TransferReport(NamedTuple):
     """What became of every parameter and running statistic."""
 
     loaded: list  # taken from the old weights
@@ -20,7 +20,7 @@ class Account(NamedTuple):
         )
 
 
-def refuse_other_wiring(old, new):
+def check_same_wiring(old, new):
     """Raise Usage if two modules compute differently from the same arrays, naming where."""
     settings = ("pools", "dilations", "upsampling", "input_interval", "norm")
     differ = [
@@ -71,5 +71,5 @@ def fill(network, params, stats, *, fresh=()):
             for path, value in arrays.items()
         }
 
-    account = Account(loaded=sorted(new.keys() - keep), fresh=sorted(keep))
+    account = TransferReport(loaded=sorted(new.keys() - keep), fresh=sorted(keep))
     return network.replace(params=filled(network.params), stats=filled(network.stats)), account

@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 import emjax
-from emjax import networks
 from emjax.errors import InputError
 from emjax.files import write_atomically
+from emjax.models.build import assemble
 
 FORMAT = 1
 PREFIXES = ("params/", "stats/")
@@ -71,7 +71,7 @@ def read(folder):
 def load(folder):
     """(module, config) ready for `module(x, train=False)`, of what `read` reads."""
     params, stats, config = read(folder)
-    return networks.assemble(config["model"], params, stats), config
+    return assemble(config["model"], params, stats), config
 
 
 def card(config, network):

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx, struct
 
-from emjax.errors import UsageError, choose
-from emjax.models import MODELS
-from emjax.models.blocks import BLOCK, PLAIN, formulated, formulation
+from emjax.errors import UsageError
+from emjax.models.blocks import BLOCK
+from emjax.models.formulation import PLAIN, formulated, formulation
 from emjax.parallel import sharding
 
 # What layers compute in; None: in the format of the images, float32 outside of tests.
@@ -45,7 +45,7 @@ class Network(struct.PyTreeNode):
             dtype = PRECISIONS[self.precision]
             output = module(*(x.astype(dtype or x.dtype) for x in images), train=train)
             output = output.astype(images[0].dtype)
-            return output, (arrays(module)[1] if train else stats)
+            return output, (flat_arrays(module)[1] if train else stats)
 
         if self.remat and train:
             run = jax.checkpoint(run, policy=jax.checkpoint_policies.save_only_these_names(BLOCK))
@@ -100,62 +100,7 @@ class Averaging(Network):
         return Network(**{**fields, **self.average})
 
 
-class Keys:
-    """Stands in for nnx.Rngs while a module is built: one key for each `params()`.
-
-    nnx.Rngs counts in an array; tracing looks that up anew at every layer, which took 4 of the 5
-    seconds that the shapes of a large HRNet cost.
-    """
-
-    def __init__(self, key):
-        self.key, self.count = key, 0
-
-    def params(self):
-        self.count += 1
-        return jax.random.fold_in(self.key, self.count)
-
-
-def build(model, *, key):
-    """An nnx.Module from a config's `model` field, `{"name": ..., **arguments}`.
-
-    Raises: Usage for an unknown name, listing the known ones.
-    """
-    arguments = dict(model)
-    name = arguments.pop("name")
-    constructor = choose("model", name, MODELS)
-    try:
-        return constructor(**arguments, rngs=Keys(key))
-    except TypeError as error:
-        raise UsageError(f"model {name!r} with {arguments}: {error}") from error
-
-
-def create(model, optimizer, *, key, precision="float32"):
-    """A Network of the config's `model` at its initial values, with the optimizer's memory.
-
-    Raises: Usage for an unknown model or `precision` (float32, bfloat16), listing the known ones.
-    """
-    choose("precision", precision, PRECISIONS)
-
-    # Run once, so compiled fast rather than well: a quarter of the time for the same values.
-    quick = {"xla_backend_optimization_level": 0}
-    initial = jax.jit(lambda key: arrays(build(model, key=key)), compiler_options=quick)
-    params, stats = initial(key)
-    return Network(
-        params=params,
-        stats=stats,
-        memory=optimizer.init(params),
-        definition=nnx.graphdef(build_abstract(model)),
-        optimizer=optimizer,
-        precision=precision,
-    )
-
-
-def build_abstract(model):
-    """The nnx.Module of a config's `model` with shapes in place of arrays; computes nothing."""
-    return nnx.eval_shape(lambda: build(model, key=jax.random.key(0)))
-
-
-def each(state, **fields):
+def replace_in_networks(state, **fields):
     """`state` with these fields of every Network in it replaced."""
     return jax.tree.map(
         lambda leaf: leaf.replace(**fields) if isinstance(leaf, Network) else leaf,
@@ -164,12 +109,7 @@ def each(state, **fields):
     )
 
 
-def assemble(model, params, stats):
-    """The nnx.Module of a config's `model` with these arrays in it."""
-    return nnx.merge(nnx.graphdef(build_abstract(model)), nest(params), nest(stats))
-
-
-def arrays(module):
+def flat_arrays(module):
     """The module's parameters and running statistics as two flat dicts."""
     _, params, stats = nnx.split(module, nnx.Param, ...)
     return flatten(params), flatten(stats)
