@@ -14,11 +14,11 @@ import re
 import jax
 import numpy as np
 
+from emjax.data.records import Records
 from emjax.main import assemble, parse
 from emjax.models.build import build_abstract
 from emjax.models.network import replace_in_networks
 from emjax.parallel import sharding
-from emjax.records import Records
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 SIZES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "u8": 1, "pred": 1}

@@ -56,9 +56,9 @@ def build(count, folder):
 
 
 def read(count, folder):
-    from emjax.data import TrainBatches
+    from emjax.data.batches import TrainBatches
+    from emjax.data.records import open_records
     from emjax.parallel import sharding
-    from emjax.records import open_records
 
     records = open_records(folder, f"noise/{count}", "train")
     mesh = sharding.data_mesh()

@@ -24,8 +24,10 @@ import numpy as np
 
 from benchmarks.cases import FILTERS, Prepared
 from configs import pretrain, restore_temimagenet, segment_au
-from emjax.augment import Augmentation, row_keys, to_network
-from emjax.data import TrainBatches
+from emjax.data.augment import Augmentation
+from emjax.data.batches import TrainBatches
+from emjax.data.normalise import row_keys, to_network
+from emjax.data.records import Records, open_mixture
 from emjax.main import assemble
 from emjax.metrics import losses
 from emjax.models import saved
@@ -34,7 +36,6 @@ from emjax.models.cost import operations
 from emjax.models.formulation import FASTEST, PLAIN, formulated, formulation
 from emjax.parallel import devices, sharding
 from emjax.predict import Predictor
-from emjax.records import Records, open_mixture
 from emjax.watch import Watch
 
 TARGETS = {"pix2pix": {}, "segmentation": {"mask": 2}, "denoise": {"denoised": 256}}

@@ -97,7 +97,7 @@ def build(data):
     run("data_builders.build", name, records, "--patch=224", f"--records={RECORDS}")
     run("data_builders.export", name, records, "--split=train", f"--out={data / 'exported'}")
     (data / "exported" / "image").rename(data / "files")
-    from emjax.records import open_records
+    from emjax.data.records import open_records
 
     source = open_records(data / "records", name, "train").source
     np.save(data / "draft.npy", [source[place]["image"][..., 0] for place in range(len(source))])

@@ -13,7 +13,7 @@ import numpy as np
 
 from emjax import micrographs
 from emjax.cli import Parser, run
-from emjax.records import open_records
+from emjax.data.records import open_records
 
 
 def main(arguments):

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from emjax import data, pictures
+from emjax import pictures
+from emjax.data.batches import first_examples
 from emjax.pictures import grey
 
 SHOWN, SIDE, GAP = 4, 256, 4  # records in the grid, the most pixels of one picture, between two
@@ -64,7 +65,7 @@ class Grid:
 
     def __init__(self, objective, records, divisor):
         self.views = jax.jit(objective.views)
-        self.examples = list(data.examples(records, divisor, SHOWN))
+        self.examples = list(first_examples(records, divisor, SHOWN))
 
     def __call__(self, generator):
         """(names of the columns, in their order, uint8 [h, w]): a row a record.

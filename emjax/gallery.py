@@ -8,14 +8,15 @@ from flax import nnx
 from ml_collections import ConfigDict
 from PIL import Image
 
-from emjax import data, errors, metrics, page, pictures
-from emjax.augment import to_network
+from emjax import errors, metrics, page, pictures
+from emjax.data.batches import first_examples
+from emjax.data.normalise import to_network
+from emjax.data.records import open_records
 from emjax.main import assemble
 from emjax.models import saved
 from emjax.models.build import build_abstract
 from emjax.models.network import Network
 from emjax.pictures import grey
-from emjax.records import open_records
 from emjax.tasks import TASKS
 
 PICTURES = 3  # records shown of a dataset
@@ -26,7 +27,7 @@ def examples(run, split):
     where = run.config["data"]
     records = open_records(where["dir"], *where["evals"][split])
     divisor = build_abstract(run.config["model"]).divisor
-    return data.examples(records, divisor, PICTURES)
+    return first_examples(records, divisor, PICTURES)
 
 
 def trained(run):

@@ -21,10 +21,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from emjax import board, cli, optimizers, watch
-from emjax.augment import Augmentation
 from emjax.checkpoints import Checkpoints, load_generator, saved_steps
-from emjax.corruptions import Corruption, Masking
-from emjax.data import EvalBatches, TrainBatches
+from emjax.data.augment import Augmentation
+from emjax.data.batches import EvalBatches, TrainBatches
+from emjax.data.corruptions import Corruption, Masking
+from emjax.data.records import open_mixture, open_records
 from emjax.errors import InputError, UsageError, choose
 from emjax.files import lock_folder
 from emjax.journal import Journal
@@ -36,7 +37,6 @@ from emjax.objectives import OBJECTIVES
 from emjax.parallel import devices, processes, sharding
 from emjax.parallel.processes import signals_received
 from emjax.provenance import describe, ranking, refuse_other
-from emjax.records import open_mixture, open_records
 from emjax.tasks import TASKS
 from emjax.train import fit
 

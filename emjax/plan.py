@@ -15,11 +15,11 @@ import jax.numpy as jnp
 
 from emjax import journal, main, runs
 from emjax.config import parts_of, plain
+from emjax.data.records import open_records
 from emjax.errors import InputError, UsageError
 from emjax.models.build import build_abstract
 from emjax.models.cost import multiply_adds
 from emjax.provenance import refuse_other
-from emjax.records import open_records
 
 UTILISATION = 0.3  # of a large matrix product's speed: what hours are guessed by
 

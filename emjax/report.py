@@ -18,9 +18,9 @@ from pathlib import Path
 from emjax import claims, cli, comparisons, gallery, page, runs
 from emjax.comparisons import average, by_seed, contrast, tested
 from emjax.config import parts_of
+from emjax.data.records import open_records
 from emjax.errors import InputError
 from emjax.files import write_atomically
-from emjax.records import open_records
 from emjax.runs import PARTS
 
 PROTOCOL = (

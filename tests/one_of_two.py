@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from emjax.data import TrainBatches
+from emjax.data.batches import TrainBatches
+from emjax.data.records import open_records
 from emjax.parallel import sharding
-from emjax.records import open_records
 from tests.test_checkpoints import make_state, open_folder, said_of
 
 

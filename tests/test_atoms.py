@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from data_builders.simulated import KINDS, Atoms, atoms
-from emjax import augment
+from emjax.data.normalise import to_network
 
 TARGETS = ("denoised", "background_removed", "superresolved")
 
@@ -163,7 +163,7 @@ def test_targets_share_the_scale_of_the_image_and_nothing_is_clipped(records):
 def test_records_reach_the_network_between_minus_one_and_one_unclipped(records):
     for record in records[:8]:
         batch = {k: v[None] for k, v in record.items() if isinstance(v, np.ndarray)}
-        example = augment.to_network(batch)
+        example = to_network(batch)
         for name in TARGETS:
             due = record[name].astype(np.float32) / 255 * 2 - 1
             np.testing.assert_allclose(example[name][0], due, atol=1e-6)

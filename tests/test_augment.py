@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 import skimage.transform
 
-from emjax.augment import (
+from emjax.data.augment import (
     Augmentation,
     drawn_crop,
     random_crop,
+    random_dihedral,
     resized_crop,
-    row_keys,
-    to_network,
-    turn,
     window,
 )
+from emjax.data.normalise import row_keys, to_network
 
 
 def test_to_network_maps_the_range_to_minus_one_and_one():
@@ -40,7 +39,7 @@ def test_row_keys_do_not_depend_on_the_number_of_rows(key):
 
 def test_turn_gives_all_eight_symmetries_equally_often(key):
     image = jnp.arange(9.0).reshape(3, 3, 1)
-    turned = jax.jit(jax.vmap(lambda k: turn(k, image)))(jax.random.split(key, 800))
+    turned = jax.jit(jax.vmap(lambda k: random_dihedral(k, image)))(jax.random.split(key, 800))
     seen, counts = np.unique(np.array(turned).reshape(800, 9), axis=0, return_counts=True)
     square = np.arange(9.0).reshape(3, 3)
     dihedral = {tuple(np.rot90(x, k).ravel()) for k in range(4) for x in (square, square.T)}
@@ -49,7 +48,7 @@ def test_turn_gives_all_eight_symmetries_equally_often(key):
 
 
 def test_rectangles_keep_their_shape(key):
-    assert turn(key, jnp.zeros((3, 5, 1))).shape == (3, 5, 1)
+    assert random_dihedral(key, jnp.zeros((3, 5, 1))).shape == (3, 5, 1)
 
 
 def test_random_crop_is_a_window(key):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from emjax import board
+from emjax.data.records import open_mixture, open_records
 from emjax.journal import Journal
 from emjax.main import assemble, parse
 from emjax.models.network import Network
-from emjax.records import open_mixture, open_records
 
 
 @pytest.mark.parametrize(

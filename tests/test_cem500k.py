@@ -9,8 +9,8 @@ import tifffile
 from scipy import ndimage
 
 from data_builders import build, cem500k, common, writer
+from emjax.data.records import open_records
 from emjax.errors import InputError
-from emjax.records import open_records
 
 RNG = np.random.default_rng(7)
 

@@ -7,13 +7,8 @@ import pytest
 import scipy.ndimage
 import scipy.stats
 
-from emjax.corruptions import (
-    Corruption,
-    gaussian_blur,
-    gaussian_noise,
-    poisson_noise,
-    speckle_noise,
-)
+from emjax.data.corruptions import Corruption
+from emjax.data.noise import gaussian_blur, gaussian_noise, poisson_noise, speckle_noise
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from emjax.data import RESIDENT_SHARE, EvalBatches, TrainBatches, padded, without_text
+from emjax.data.batches import RESIDENT_SHARE, EvalBatches, TrainBatches, padded, without_text
+from emjax.data.records import Records, open_records
 from emjax.errors import InputError, UsageError
 from emjax.parallel import sharding
-from emjax.records import Records, open_records
 from tests.test_records import numbered
 
 

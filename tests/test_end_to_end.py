@@ -14,9 +14,9 @@ import tifffile
 
 from emjax import journal
 from emjax.checkpoints import Checkpoints, saved_steps
+from emjax.data.records import open_mixture
 from emjax.main import assemble, parse
 from emjax.parallel import sharding
-from emjax.records import open_mixture
 from tests.conftest import command
 
 

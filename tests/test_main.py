@@ -9,7 +9,7 @@ import pytest
 
 from configs import restore_temimagenet
 from configs.pretrain import VARIANTS
-from emjax.augment import Augmentation
+from emjax.data.augment import Augmentation
 from emjax.errors import InputError, NonFiniteError, UsageError
 from emjax.journal import read
 from emjax.main import main, parse

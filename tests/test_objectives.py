@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from emjax.augment import Augmentation
-from emjax.corruptions import Corruption, Masking
+from emjax.data.augment import Augmentation
+from emjax.data.corruptions import Corruption, Masking
 from emjax.metrics import hard_dice
 from emjax.models.build import assemble
 from emjax.models.network import replace_in_networks

@@ -15,8 +15,8 @@ import pytest
 from flax import nnx
 
 from emjax import optimizers
-from emjax.augment import Augmentation
-from emjax.corruptions import Corruption
+from emjax.data.augment import Augmentation
+from emjax.data.corruptions import Corruption
 from emjax.metrics import losses
 from emjax.models import blocks
 from emjax.models.build import build_abstract, create

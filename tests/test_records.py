@@ -7,8 +7,8 @@ import pytest
 from tensorflow_datasets.core import example_serializer
 
 from data_builders import writer
+from emjax.data.records import Decoded, Readable, Records, open_mixture, open_records
 from emjax.errors import InputError, UsageError
-from emjax.records import Decoded, Readable, Records, open_mixture, open_records
 
 
 @pytest.mark.parametrize("shape", [(5, 6), None])

@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 
 from emjax import gallery, main, page, report, runs
 from emjax.config import plain
+from emjax.data.records import open_records
 from emjax.errors import InputError
 from emjax.models import saved
 from emjax.models.build import create
-from emjax.records import open_records
 
 VAL = [0.30, 0.50, 0.70, 0.60, 0.65, 0.70, 0.69, 0.71, 0.40, 0.50]  # best of 10: 0.71 at step 80
 TEST = [0.20, 0.45, 0.66, 0.90, 0.60, 0.61, 0.62, 0.64, 0.95, 0.30]  # best of 10: 0.95, not it

@@ -9,12 +9,12 @@ import pytest
 from flax import struct
 
 from emjax.checkpoints import Checkpoints
-from emjax.data import TrainBatches
+from emjax.data.batches import TrainBatches
+from emjax.data.records import Records
 from emjax.errors import Interrupted, NonFiniteError
 from emjax.journal import Journal, read
 from emjax.objectives.nonfinite import Skips, apply_if_finite, no_skips
 from emjax.parallel import sharding
-from emjax.records import Records
 from emjax.train import fit
 from tests.test_objectives import OBJECTIVES, uneven_batch
 

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from emjax.data.records import Records
 from emjax.main import assemble, main, parse
 from emjax.models.build import build_abstract
-from emjax.records import Records
 
 PRETRAIN, SEGMENT = "configs/pretrain.py:unet_2_44", "configs/segment_au.py:unet_2_44"
 BATCH, SIDE = 4, 64

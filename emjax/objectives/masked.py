@@ -4,7 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from emjax.corruptions import Masking
+from emjax.data.corruptions import Masking
 from emjax.objectives.reconstruction import Reconstruction
 
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from emjax.augment import Augmentation, row_keys, to_network
-from emjax.corruptions import Corruption
+from emjax.data.augment import Augmentation
+from emjax.data.corruptions import Corruption
+from emjax.data.normalise import row_keys, to_network
 from emjax.metrics import losses
 from emjax.models.build import create
 from emjax.models.network import Network

@@ -6,8 +6,9 @@ import functools
 import jax
 import optax
 
-from emjax.augment import Augmentation, row_keys, to_network
-from emjax.corruptions import Corruption
+from emjax.data.augment import Augmentation
+from emjax.data.corruptions import Corruption
+from emjax.data.normalise import row_keys, to_network
 from emjax.metrics import losses
 from emjax.objectives.accumulate import accumulate_gradients
 from emjax.objectives.nonfinite import apply_if_finite

@@ -3,7 +3,7 @@
 import jax
 
 from emjax import metrics
-from emjax.augment import to_network
+from emjax.data.normalise import to_network
 
 VALIDATION_KEY = 0  # never the run's seed: every run and model is scored on the same corruption
 

@@ -10,7 +10,8 @@ import optax
 from flax import struct
 
 from emjax import metrics
-from emjax.augment import Augmentation, row_keys, to_network
+from emjax.data.augment import Augmentation
+from emjax.data.normalise import row_keys, to_network
 from emjax.models.build import create
 from emjax.models.network import Network
 from emjax.objectives.accumulate import accumulate_gradients

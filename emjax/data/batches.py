@@ -193,7 +193,7 @@ class EvalBatches:
         )
 
 
-def examples(records, divisor, count):
+def first_examples(records, divisor, count):
     """(name, batch of one on a device) for the first records, padded as for evaluation."""
     for position in range(min(count, len(records.source))):
         record = records.source[position]

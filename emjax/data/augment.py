@@ -12,31 +12,7 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Key
 
-from emjax.corruptions import gaussian_noise, log_uniform, poisson_noise, speckle_noise, uniform
-
-RESTORATION_TARGETS = ("denoised", "background_removed", "superresolved")
-
-
-def to_network(batch):
-    """The batch's image and targets as float32 [b, h, w, 1]; the only place where ranges change.
-
-    Images and restoration targets go from the record's intensity range to [-1, 1], clipped there;
-    masks stay 0 and 1.
-    """
-    low, high = batch["intensity_range"].reshape(-1, 2, 1, 1, 1).swapaxes(0, 1)
-    example = {}
-    for name in ("image", *RESTORATION_TARGETS):
-        if name in batch:
-            unit = (batch[name].astype(jnp.float32) - low) / (high - low)
-            example[name] = jnp.clip(2 * unit - 1, -1, 1)
-    if "mask" in batch:
-        example["mask"] = batch["mask"].astype(jnp.float32)
-    return example
-
-
-def row_keys(key, rows):
-    """One key a row, so that row i draws the same on any number of devices and processes."""
-    return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
+from emjax.data.noise import gaussian_noise, log_uniform, poisson_noise, speckle_noise, uniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +50,7 @@ class Augmentation:
     def augment(self, key, example):
         noise, turns, crop, gaussian = jax.random.split(key, 4)
         if self.turns:
-            example = jax.tree.map(lambda x: turn(turns, x), example)
+            example = jax.tree.map(lambda x: random_dihedral(turns, x), example)
         if self.resize:
             side = self.crop or min(example["image"].shape[:2])
             smallest = 1 / self.resize
@@ -113,7 +89,7 @@ def one_noise(key, image, *, probability):
     return jnp.where(jax.random.bernoulli(whether, probability), noisy, image)
 
 
-def turn(key, image):
+def random_dihedral(key, image):
     """One of the eight symmetries of the square, or of the four of a rectangle."""
     up, left, across = jax.random.bernoulli(key, shape=(3,))
     image = jnp.where(up, image[::-1], image)
