@@ -28,6 +28,7 @@ from emjax.data.augment import Augmentation
 from emjax.data.batches import TrainBatches
 from emjax.data.normalise import row_keys, to_network
 from emjax.data.records import Records, open_mixture
+from emjax.inference.predictor import Predictor
 from emjax.main import assemble
 from emjax.metrics import losses
 from emjax.models import saved
@@ -35,7 +36,6 @@ from emjax.models.build import build_abstract
 from emjax.models.cost import operations
 from emjax.models.formulation import FASTEST, PLAIN, formulated, formulation
 from emjax.parallel import devices, sharding
-from emjax.predict import Predictor
 from emjax.watch import Watch
 
 TARGETS = {"pix2pix": {}, "segmentation": {"mask": 2}, "denoise": {"denoised": 256}}

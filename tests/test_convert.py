@@ -17,12 +17,12 @@ from safetensors.numpy import load_file, save_file
 from emjax import convert, micrographs, unpickle
 from emjax.convert import main
 from emjax.errors import InputError, UsageError
+from emjax.inference.predictor import Predictor
 from emjax.main import main as emjax_main
 from emjax.main import old_weights, parse
 from emjax.models import saved, transfer
 from emjax.models.build import assemble, build_abstract, create
 from emjax.models.network import Network, flat_arrays
-from emjax.predict import Predictor
 from tests.conftest import command
 
 REAL = os.environ.get("EMJAX_REAL_DATA")

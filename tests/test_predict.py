@@ -13,6 +13,7 @@ from PIL import Image
 
 from emjax import micrographs, predict
 from emjax.errors import InputError, UsageError
+from emjax.inference.predictor import Predictor, to_dtype_of
 from emjax.models import saved
 from emjax.models.build import create
 
@@ -52,7 +53,7 @@ def test_any_size_gives_a_mask_of_that_size(model, tmp_path, size):
 def test_mask_is_the_networks_answer_inside_the_padding(model):
     folder = model("segmentation")
     image = picture(64, 64, np.uint16)
-    probability = predict.Predictor(folder)(image)
+    probability = Predictor(folder)(image)
     module, _ = saved.load(folder / "model")
     low, high = np.quantile(image, [0.001, 0.999], method="inverted_cdf")
     unit = np.clip((image.astype(np.float32) - low) / (high - low) * 2 - 1, -1, 1)
@@ -86,10 +87,10 @@ def test_stacks_stay_stacks_and_pixel_sizes_are_kept(model, tmp_path, capsys):
     planes = list(micrographs.planes(out / "a.tif"))
     assert planes[0].nm_per_pixel == pytest.approx((0.25, 0.5)) and len(planes) == 2
     # One intensity range for both planes.
-    predictor = predict.Predictor(folder)
+    predictor = Predictor(folder)
     values = micrographs.intensity_range(stack, "percentile")
     for plane, image in zip(planes, stack, strict=True):
-        due = predict.in_format_of(image, predictor(image, values))
+        due = to_dtype_of(image, predictor(image, values))
         np.testing.assert_array_equal(plane.image, due)
 
     line = [f"--model={folder}", f"--out={out}", str(tmp_path / "b.h5")]

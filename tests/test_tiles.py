@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from emjax import predict, tiles
+from emjax.inference import tiles
+from emjax.inference.predictor import Predictor, needs_whole_image
 from emjax.models import cost, saved
 from emjax.models.build import assemble, build_abstract
 from emjax.models.network import Network, flat_arrays
@@ -138,8 +139,8 @@ def noise(h, w):
 
 
 def test_a_predictor_tiles_what_is_larger_than_its_memory(model, capsys):
-    whole = predict.Predictor(model())
-    few = predict.Predictor(model(), memory=whole.bytes_a_pixel * 150**2)
+    whole = Predictor(model())
+    few = Predictor(model(), memory=whole.bytes_a_pixel * 150**2)
     assert few.tiling(1000, 1000) == (148, 26)
     for size in ((401, 333), (333, 401), (1, 700), (501, 3), (149, 150), (31, 90)):
         image = noise(*size)
@@ -148,7 +149,7 @@ def test_a_predictor_tiles_what_is_larger_than_its_memory(model, capsys):
 
 
 def test_images_of_many_sizes_have_few_shapes(model):
-    predictor = predict.Predictor(model())
+    predictor = Predictor(model())
     predictor.memory = predictor.bytes_a_pixel * 150**2
     for h in range(300, 420, 10):
         predictor(noise(h, h + 37))
@@ -157,7 +158,7 @@ def test_images_of_many_sizes_have_few_shapes(model):
 
 @pytest.mark.parametrize("norm", ["instance", "group"])
 def test_what_takes_the_whole_image_says_when_it_cannot_have_it(model, capsys, norm):
-    predictor = predict.Predictor(model(norm=norm))
+    predictor = Predictor(model(norm=norm))
     image = noise(200, 203)
     due = predictor(image)
     assert capsys.readouterr().err == ""
@@ -173,14 +174,14 @@ def test_what_takes_the_whole_image_says_when_it_cannot_have_it(model, capsys, n
 
 
 def test_far_fields_and_corners_are_approximate_too(model, capsys):
-    predictor = predict.Predictor(model(receptive_field=116))
+    predictor = Predictor(model(receptive_field=116))
     predictor.memory = predictor.bytes_a_pixel * 160**2
     assert predictor.tiling(161, 160) == (160, 40)
     assert "an output depends on 62 pixels to either side" in capsys.readouterr().err
     assert predictor.tiling(160, 160)[0] == 160
     assert capsys.readouterr().err == ""
-    assert "stretches" in predict.whole_image_seen(dict(HRNET, upsampling="bilinear_corners"))
-    assert predict.whole_image_seen(HRNET) == predict.whole_image_seen(UNET) == ""
+    assert "stretches" in needs_whole_image(dict(HRNET, upsampling="bilinear_corners"))
+    assert needs_whole_image(HRNET) == needs_whole_image(UNET) == ""
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance"])
