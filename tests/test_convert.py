@@ -14,10 +14,11 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from emjax import convert, micrographs, unpickle
+from emjax import micrographs
 from emjax.convert import main
 from emjax.errors import InputError, UsageError
 from emjax.inference.predictor import Predictor
+from emjax.interchange import pytorch, pytorch_names, unpickle
 from emjax.main import main as emjax_main
 from emjax.main import old_weights, parse
 from emjax.models import saved, transfer
@@ -47,7 +48,7 @@ def as_file(folder, model, *, drop=(), change=None, name="net.safetensors"):
     parts = flat_arrays(build_abstract(model))
     like = {path: leaf for part in parts for path, leaf in part.items()}
     tensors = {}
-    for path, theirs in convert.names_of(model, "lists", like).items():
+    for path, theirs in pytorch_names.names_of(model, "lists", like).items():
         value = rng.normal(size=like[path].shape).astype(np.float32)
         value = np.abs(value) + 0.5 if path.endswith("var") else value
         tensors[theirs] = value.transpose(3, 2, 0, 1).copy() if value.ndim == 4 else value
@@ -101,7 +102,7 @@ def test_colour_stems_are_folded_for_grey_images(tmp_path):
     assert config["model"]["upsampling"] == "nearest" and "in_channels" not in config["model"]
 
     like = flat_arrays(build_abstract(colour))
-    names = convert.names_of(colour, "hrnet", [path for part in like for path in part])
+    names = pytorch_names.names_of(colour, "hrnet", [path for part in like for path in part])
     params, stats = ({path: jnp.zeros(leaf.shape) for path, leaf in part.items()} for part in like)
     for part in (params, stats):
         for path in part:
@@ -111,7 +112,7 @@ def test_colour_stems_are_folded_for_grey_images(tmp_path):
     theirs = assemble(colour, params, stats)
 
     grey = np.random.default_rng(1).uniform(0, 1, (1, 64, 64, 1)).astype(np.float32)
-    rgb = (grey - np.float32(convert.IMAGENET_MEAN)) / np.float32(convert.IMAGENET_DEVIATION)
+    rgb = (grey - np.float32(pytorch.IMAGENET_MEAN)) / np.float32(pytorch.IMAGENET_DEVIATION)
     for depth in (1, 2):
         ours_out, theirs_out = 2 * grey - 1, rgb
         for layer in range(depth):
@@ -241,9 +242,9 @@ def test_finetuning_from_imagenet_takes_the_trunk_and_nothing_untrained(recipe, 
         assert str(account).startswith(f"{len(arrays) - 8} arrays loaded, 8 fresh: head/bias, ")
         np.testing.assert_array_equal(
             arrays["stem/0/conv/kernel"],
-            convert.folded(tensors)["conv1.weight"].transpose(2, 3, 1, 0),
+            pytorch.fold_rgb_stem(tensors)["conv1.weight"].transpose(2, 3, 1, 0),
         )
-        names = convert.names_of(SMALL, "hrnet", account.loaded)
+        names = pytorch_names.names_of(SMALL, "hrnet", account.loaded)
         for path in account.loaded[::7]:
             if not path.startswith("stem/0"):
                 due = tensors[names[path]]
@@ -286,7 +287,7 @@ def test_parity_of_a_converted_trunk_of_timm(tmp_path):
     ours, _ = saved.load(tmp_path / "in")
 
     grey = np.random.default_rng(2).uniform(0, 1, (1, 96, 96, 1)).astype(np.float32)
-    rgb = (grey - np.float32(convert.IMAGENET_MEAN)) / np.float32(convert.IMAGENET_DEVIATION)
+    rgb = (grey - np.float32(pytorch.IMAGENET_MEAN)) / np.float32(pytorch.IMAGENET_DEVIATION)
     x = 2 * grey - 1
     for layer in (*ours.stem, *ours.stage1):
         x = layer(x, train=False)
@@ -364,7 +365,9 @@ def test_parity_of_the_released_networks_gradients(name, float64, tmp_path):
     grads, (output, stats) = jax.jit(jax.grad(loss, has_aux=True))(params)
     low, high = config["model"]["input_interval"]
     trained, tensors = theirs.trained_once((x + 1) * (high - low) / 2 + low)
-    names = convert.names_of(config["model"], config["conversion"]["naming"], [*params, *stats])
+    names = pytorch_names.names_of(
+        config["model"], config["conversion"]["naming"], [*params, *stats]
+    )
     largest = max(np.abs(tensors[names[path]]).max() for path in grads)
     shares = {"output": np.abs(output[0] - trained).max() / np.abs(trained).max()}
     for path, ours in {**grads, **stats}.items():

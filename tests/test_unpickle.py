@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emjax import unpickle
 from emjax.errors import InputError
+from emjax.interchange import unpickle
 
 REAL = os.environ.get("EMJAX_REAL_DATA")
 needs_real_weights = pytest.mark.skipif(not REAL, reason="released weights: $EMJAX_REAL_DATA")
