@@ -15,10 +15,11 @@ import jax
 import numpy as np
 
 from emjax.data.records import Records
-from emjax.main import assemble, parse
+from emjax.main import parse
 from emjax.models.build import build_abstract
 from emjax.models.network import replace_in_networks
 from emjax.parallel import sharding
+from emjax.training.assemble import build_objective
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 SIZES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "u8": 1, "pred": 1}
@@ -56,7 +57,7 @@ def compiled(variant, batch_size, side, mesh):
     image = np.zeros((side, side, 1), np.uint8)
     records = Records([{"image": image}], {"targets": ()})
     divisor = build_abstract(config.model.to_dict()).divisor
-    objective = assemble(config, [records], divisor)
+    objective = build_objective(config, [records], divisor)
     state = replace_in_networks(objective.init(0), mesh=mesh)
 
     def shape_of(shape, dtype):

@@ -29,14 +29,14 @@ from emjax.data.batches import TrainBatches
 from emjax.data.normalise import row_keys, to_network
 from emjax.data.records import Records, open_mixture
 from emjax.inference.predictor import Predictor
-from emjax.main import assemble
 from emjax.metrics import losses
 from emjax.models import saved
 from emjax.models.build import build_abstract
 from emjax.models.cost import operations
 from emjax.models.formulation import FASTEST, PLAIN, formulated, formulation
 from emjax.parallel import devices, sharding
-from emjax.watch import Watch
+from emjax.training.assemble import build_objective
+from emjax.training.timing import StepTimer
 
 TARGETS = {"pix2pix": {}, "segmentation": {"mask": 2}, "denoise": {"denoised": 256}}
 PREFETCHED = 5  # batches that TrainBatches reads ahead, and the one in hand
@@ -88,10 +88,10 @@ def objective_of(case, mixture=None):
     config = config_of(case)
     divisor = build_abstract(config.model.to_dict()).divisor
     if mixture:
-        return assemble(config, mixture, divisor)
+        return build_objective(config, mixture, divisor)
     card = {"name": "random", "targets": [*TARGETS[case.objective]]}
     image = np.zeros((case.side, case.side, 1), np.uint8)
-    objective = assemble(config, [Records([{"image": image}], card)], divisor)
+    objective = build_objective(config, [Records([{"image": image}], card)], divisor)
     ready = {"augment": Augmentation(turns=False)}
     if case.objective == "pix2pix":
         ready["corrupt"] = lambda keys, images: 0.9 * images
@@ -129,7 +129,7 @@ class Training:
 
     def run(self, batches, steps):
         """As `train.fit` does: the loop hands updates over, a thread waits for each."""
-        watch = Watch()
+        watch = StepTimer()
         for step in range(steps):
             batch = watch.read(batches, step)
             self.state, self.terms = self.step(self.state, batch)

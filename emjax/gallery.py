@@ -12,12 +12,12 @@ from emjax import errors, metrics, page, pictures
 from emjax.data.batches import first_examples
 from emjax.data.normalise import to_network
 from emjax.data.records import open_records
-from emjax.main import assemble
 from emjax.models import saved
 from emjax.models.build import build_abstract
 from emjax.models.network import Network
 from emjax.pictures import grey
 from emjax.tasks import TASKS
+from emjax.training.assemble import build_objective
 
 PICTURES = 3  # records shown of a dataset
 
@@ -88,7 +88,7 @@ def restorations(run):
     records = open_records(where["dir"], *where["evals"]["val"])
     divisor = build_abstract(run.config["model"]).divisor
     try:
-        objective = assemble(ConfigDict(tuples(run.config)), [records], divisor)
+        objective = build_objective(ConfigDict(tuples(run.config)), [records], divisor)
     except AttributeError as error:
         raise errors.InputError(f"{run.name} has a config of another version: {error}") from error
     generator, restore = trained(run), jax.jit(objective.restore)

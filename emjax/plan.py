@@ -13,13 +13,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from emjax import journal, main, runs
+from emjax import journal, runs
 from emjax.config import parts_of, plain
 from emjax.data.records import open_records
 from emjax.errors import InputError, UsageError
 from emjax.models.build import build_abstract
 from emjax.models.cost import multiply_adds
 from emjax.provenance import refuse_other
+from emjax.training.assemble import count_steps
 
 UTILISATION = 0.3  # of a large matrix product's speed: what hours are guessed by
 
@@ -117,7 +118,7 @@ def jobs_of(configs, counts, root):
     for name, config in configs.items():
         parts = parts_of(config.data.train)
         known = [counts[config.data.dir, dataset, split] for dataset, split, _ in parts]
-        steps = None if None in known else main.steps(config, sum(known))[1]
+        steps = None if None in known else count_steps(config, sum(known))[1]
         done, finished = 0, False
         try:
             refuse_other(config, root / name)

@@ -9,8 +9,10 @@ import pytest
 from emjax import board
 from emjax.data.records import open_mixture, open_records
 from emjax.journal import Journal
-from emjax.main import assemble, parse
+from emjax.main import parse
 from emjax.models.network import Network
+from emjax.training import preview
+from emjax.training.assemble import build_objective
 
 
 @pytest.mark.parametrize(
@@ -22,13 +24,13 @@ from emjax.models.network import Network
 )
 def test_the_grid_of_a_network(tiny_records, recipe, columns):
     config, _ = parse([f"--config=configs/{recipe}.py:smoke", f"--config.data.dir={tiny_records}"])
-    objective = assemble(config, open_mixture(tiny_records, config.data.train), divisor=4)
+    objective = build_objective(config, open_mixture(tiny_records, config.data.train), divisor=4)
     records = open_records(tiny_records, *config.data.evals.val)
-    names, picture = board.Grid(objective, records, divisor=4)(objective.init(0).generator)
+    names, picture = preview.PreviewGrid(objective, records, divisor=4)(objective.init(0).generator)
     assert names == columns and picture.dtype == np.uint8
-    rows = min(board.SHOWN, len(records.source))
-    side = 64 + board.GAP
-    assert picture.shape == (rows * side - board.GAP, 3 * side - board.GAP)
+    rows = min(preview.SHOWN, len(records.source))
+    side = 64 + preview.GAP
+    assert picture.shape == (rows * side - preview.GAP, 3 * side - preview.GAP)
     stored = records.source[0]
     last = picture[:64, 2 * side :]
     if recipe == "segment_au":
@@ -44,7 +46,9 @@ def test_records_of_several_sizes_share_a_grid():
         views=lambda generator, batch: {"a": batch["image"] * 0 - 1, "b": batch["image"] * 0}
     )
     generator = Network(params={}, stats={})
-    names, picture = board.Grid(copy, types.SimpleNamespace(source=source), divisor=4)(generator)
+    names, picture = preview.PreviewGrid(copy, types.SimpleNamespace(source=source), divisor=4)(
+        generator
+    )
     assert names == ["a", "b"] and picture.shape == (6 + 4 + 8, 10 + 4 + 10)
     assert (picture[:6, :10] == 0).all() and (picture[:6, 14:] == 128).all()
     assert (picture[10:, :4] == 0).all() and (picture[10:, 12:] == 255).all()

@@ -20,10 +20,11 @@ from emjax.errors import InputError, UsageError
 from emjax.inference.predictor import Predictor
 from emjax.interchange import pytorch, pytorch_names, unpickle
 from emjax.main import main as emjax_main
-from emjax.main import old_weights, parse
+from emjax.main import parse
 from emjax.models import saved, transfer
 from emjax.models.build import assemble, build_abstract, create
 from emjax.models.network import Network, flat_arrays
+from emjax.training.initialise import load_old_weights
 from tests.conftest import command
 
 REAL = os.environ.get("EMJAX_REAL_DATA")
@@ -223,7 +224,7 @@ def test_finetuning_from_imagenet_takes_the_trunk_and_nothing_untrained(recipe, 
     def filled(variants, workdir, *changes):
         config, _ = parse([f"--config=configs/{recipe}:{variants}",
                            f"--config.initialise.workdir={workdir}", *changes])  # fmt: skip
-        params, stats, model = old_weights(config.initialise)
+        params, stats, model = load_old_weights(config.initialise)
         module = build_abstract(config.model.to_dict())
         transfer.check_same_wiring(build_abstract(model), module)
         like = flat_arrays(module)

@@ -15,8 +15,9 @@ import tifffile
 from emjax import journal
 from emjax.checkpoints import Checkpoints, saved_steps
 from emjax.data.records import open_mixture
-from emjax.main import assemble, parse
+from emjax.main import parse
 from emjax.parallel import sharding
+from emjax.training.assemble import build_objective
 from tests.conftest import command
 
 
@@ -122,7 +123,7 @@ def untimed(rows):
 def final_arrays(workdir, data_dir, steps=24):
     """The bytes of every array of the last checkpoint, at `steps`, and the best score."""
     config, _ = parse(["--config=configs/pretrain.py:smoke", f"--config.data.dir={data_dir}"])
-    objective = assemble(config, open_mixture(data_dir, config.data.train), divisor=4)
+    objective = build_objective(config, open_mixture(data_dir, config.data.train), divisor=4)
     state = jax.device_put(objective.init(0), sharding.replicated(sharding.data_mesh()))
     checkpoints = Checkpoints(workdir / "checkpoints", score="val/l1", higher_is_better=False)
     state = checkpoints.restore(state)

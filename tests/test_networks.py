@@ -7,10 +7,10 @@ import optax
 import pytest
 from flax import nnx
 
-from emjax import optimizers
 from emjax.errors import UsageError
 from emjax.models.build import assemble, build_abstract, create
 from emjax.models.network import Network, flat_arrays, flatten
+from emjax.training import optimizers
 
 UNET = dict(name="unet", blocks=2, receptive_field=44)
 

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from emjax import optimizers
 from emjax.errors import UsageError
+from emjax.training import optimizers
 
 
 def sgd(monkeypatch):

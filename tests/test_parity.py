@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from emjax import optimizers
 from emjax.data.augment import Augmentation
 from emjax.data.corruptions import Corruption
 from emjax.metrics import losses
@@ -24,6 +23,7 @@ from emjax.models.cost import multiply_adds
 from emjax.models.network import Network, flat_arrays, nest
 from emjax.objectives import Pix2Pix, Supervised, pix2pix, supervised
 from emjax.tasks import TASKS
+from emjax.training import optimizers
 
 torch = pytest.importorskip("torch", reason="parity needs PyTorch: make test TORCH=1")
 

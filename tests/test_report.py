@@ -12,12 +12,13 @@ import pytest
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from emjax import gallery, main, page, report, runs
+from emjax import gallery, page, report, runs
 from emjax.config import plain
 from emjax.data.records import open_records
 from emjax.errors import InputError
 from emjax.models import saved
 from emjax.models.build import create
+from emjax.training.assemble import build_objective
 
 VAL = [0.30, 0.50, 0.70, 0.60, 0.65, 0.70, 0.69, 0.71, 0.40, 0.50]  # best of 10: 0.71 at step 80
 TEST = [0.20, 0.45, 0.66, 0.90, 0.60, 0.61, 0.62, 0.64, 0.95, 0.30]  # best of 10: 0.95, not it
@@ -241,7 +242,7 @@ def test_pictures_show_what_the_evaluation_scored(tmp_path, tiny_records):
     def scores(run):
         split, where = list(run.config["data"]["evals"].items())[-1]
         records = open_records(tiny_records, *where)
-        objective = main.assemble(ConfigDict(gallery.tuples(run.config)), [records], 4)
+        objective = build_objective(ConfigDict(gallery.tuples(run.config)), [records], 4)
         state = SimpleNamespace(generator=gallery.trained(run))
         evaluate = jax.jit(lambda batch: objective.eval_step(state, batch))
         for name, batch in gallery.examples(run, split):

@@ -15,7 +15,7 @@ from emjax.errors import Interrupted, NonFiniteError
 from emjax.journal import Journal, read
 from emjax.objectives.nonfinite import Skips, apply_if_finite, no_skips
 from emjax.parallel import sharding
-from emjax.train import fit
+from emjax.training.loop import fit
 from tests.test_objectives import OBJECTIVES, uneven_batch
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from emjax.data.records import Records
-from emjax.main import assemble, main, parse
+from emjax.main import main, parse
 from emjax.models.build import build_abstract
+from emjax.training.assemble import build_objective
 
 PRETRAIN, SEGMENT = "configs/pretrain.py:unet_2_44", "configs/segment_au.py:unet_2_44"
 BATCH, SIDE = 4, 64
@@ -58,7 +59,7 @@ def step(request):
     record = {"image": np.zeros((SIDE, SIDE, 1), np.uint8)}
     record["mask"] = record["image"]
     divisor = build_abstract(config.model.to_dict()).divisor
-    objective = assemble(config, [Records([record], {"targets": ["mask"]})], divisor)
+    objective = build_objective(config, [Records([record], {"targets": ["mask"]})], divisor)
     batch = {name: np.stack([values] * BATCH) for name, values in record.items()}
     batch["intensity_range"] = np.tile(np.float32([0, 255]), (BATCH, 1))
     state = objective.init(0)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import struct
 
-from emjax import train
 from emjax.objectives.nonfinite import Skips, no_skips
 from emjax.parallel import sharding
+from emjax.training.loop import fit
 
 DICE = [0.2, 0.5, 0.4, 0.5, 0.7, 0.6]  # of val, by step
 
@@ -74,7 +74,7 @@ def fitted(request):
     )
     everywhere = sharding.replicated(sharding.data_mesh())
     state = State(step=jnp.int32(0), generator=jnp.float32(0), skips=no_skips())
-    train.fit(
+    fit(
         Counting(),
         jax.device_put(state, everywhere),
         types.SimpleNamespace(

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from emjax import watch
 from emjax.errors import UsageError
 from emjax.main import main
 from emjax.models import cost
 from emjax.objectives.pix2pix import Pix2Pix
 from emjax.parallel import devices
+from emjax.training.timing import StepTimer
 
 PRETRAIN = "--config=configs/pretrain.py:smoke"
 
@@ -23,7 +23,7 @@ def test_steps_are_timed_where_they_end_and_waiting_for_data_is_told():
             time.sleep(0.02)
             yield {}
 
-    clock, reader = watch.Watch(), slow()
+    clock, reader = StepTimer(), slow()
     step = jax.jit(lambda x: x @ x)
     step(jnp.ones((300, 300))).block_until_ready()
     clock.resume()
@@ -57,7 +57,7 @@ def test_operations_are_those_of_convolutions_and_products():
 
 
 def test_operations_of_a_step_become_a_speed():
-    clock = watch.Watch(flops=8e12)
+    clock = StepTimer(flops=8e12)
     clock.stepped(1, {})
     time.sleep(0.01)
     row = clock.row()
@@ -68,7 +68,7 @@ def test_a_share_of_the_peak_where_that_is_known(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(device_kind="NVIDIA H200")])
     monkeypatch.setattr(devices, "memory", lambda: {"peak_bytes_in_use": 5 * 10**9})
-    clock = watch.Watch(flops=1e12)
+    clock = StepTimer(flops=1e12)
     clock.stepped(1, {})
     row = clock.row()
     assert row["pace/mfu"] == pytest.approx(row["pace/tflops"] / 989, rel=1e-3)

@@ -9,7 +9,7 @@ import jax
 from emjax.errors import Interrupted
 from emjax.parallel import devices
 from emjax.training import rollback
-from emjax.watch import Watch
+from emjax.training.timing import StepTimer
 
 
 def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, save_every,
@@ -49,7 +49,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     done = int(state.step)
     reader = train.starting_at(done)
     known = int(state.skips.count)
-    watch = watch or Watch()
+    watch = watch or StepTimer()
 
     def due(step, every):
         return step == total_steps or (every and step % every == 0)

@@ -20,7 +20,7 @@ class Profile(NamedTuple):
     folder: str
 
 
-def profile(text, folder):
+def parse_profile(text, folder):
     """The Profile of `FROM:TO`; None of None.
 
     Raises: Usage for anything else.
@@ -34,7 +34,7 @@ def profile(text, folder):
     return Profile(first, last, str(folder))
 
 
-class Watch:
+class StepTimer:
     """Notes when each update ends on the device, by a thread that waits for it.
 
     The loop itself runs ahead of the device, so that its own clock would tell when updates were
