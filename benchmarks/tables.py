@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from benchmarks.cases import Case, goal
-from emjax.page import COLOURS, markdown
+from emjax.experiments.curves import COLOURS
+from emjax.experiments.page import markdown
 
 GROWING = {
     "batch": "images of a batch",

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from configs import pretrain, restore_temimagenet, segment_au
-from emjax import claims, runs
+from emjax import runs
 from emjax.config import plain
+from emjax.experiments import claims
+from emjax.experiments.arms import Arm, model_of
 
 SEEDS = (0, 1, 2)
 
@@ -36,7 +38,7 @@ def finetuned(model, start, test, *, recipe=segment_au, lr=2e-4, records=50_000)
         for seed in SEEDS
     ]  # fmt: skip
     old = {} if start == "random" else {"records": records}
-    return runs.Arm("au:train", runs.model_of(config), start, "", old, made)
+    return Arm("au:train", model_of(config), start, "", old, made)
 
 
 def pretrained(model, best, subset="50k"):
@@ -48,7 +50,7 @@ def pretrained(model, best, subset="50k"):
     made = [run._replace(done=steps, planned=steps, evaluations=[
         {**row, "step": steps // 2 * n} for n, row in enumerate(run.evaluations, start=1)
     ]) for run in made]  # fmt: skip
-    return runs.Arm(f"cem500k:train[:{count}]", model, "pix2pix, cem", "", {}, made)
+    return Arm(f"cem500k:train[:{count}]", model, "pix2pix, cem", "", {}, made)
 
 
 def rising(first, last, shake=0.0):

@@ -6,9 +6,9 @@ import json
 import pytest
 
 from configs import paper, real_small
-from emjax import plan
 from emjax.config import plain
 from emjax.errors import UsageError
+from emjax.experiments import plan
 
 
 def test_the_matrix_of_the_paper():

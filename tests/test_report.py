@@ -12,10 +12,13 @@ import pytest
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from emjax import gallery, page, report, runs
+from emjax import report, runs
 from emjax.config import plain
 from emjax.data.records import open_records
 from emjax.errors import InputError
+from emjax.experiments import curves, gallery, overview
+from emjax.experiments.arms import Arm, group_arms, group_pretrainings
+from emjax.experiments.tables import finetuning_tables
 from emjax.models import saved
 from emjax.models.build import create
 from emjax.training.assemble import build_objective
@@ -149,7 +152,7 @@ def test_pretrained_is_compared_with_the_recipe_of_sytwu_too(tmp_path):
     theirs = segmentation(VAL, [t - 0.02 for t in TEST])
     workdir(tmp_path / "sytwu", "segment_au", theirs, select="last", **{"optimizer.lr": 1e-4})
     found = [run for run in runs.find(tmp_path) if "task" in run.config]
-    tables, _ = report.finetuning(runs.arms(found, tmp_path))
+    tables, _ = finetuning_tables(group_arms(found, tmp_path))
     ((row,),) = [rows for title, rows in tables.items() if title.startswith("Pretrained against")]
     assert row["against"] == "sytwu: unet 2 44"
     assert row["better at the end"] == "+0.3600"  # 0.64 at the best val against 0.28 at the last
@@ -159,7 +162,7 @@ def test_runs_of_two_programs_are_two_rows(tmp_path):
     for seed, code in enumerate(("aaa", "aaa", "bbb")):
         folder = workdir(tmp_path / f"run_{seed}", "segment_au", segmentation(VAL, TEST), seed=seed)
         (folder / "versions.json").write_text(json.dumps({"code": code}))
-    (arms,) = runs.arms(runs.find(tmp_path), tmp_path).values()
+    (arms,) = group_arms(runs.find(tmp_path), tmp_path).values()
     assert [(arm.name, sorted(arm.seeds)) for arm in arms] == [
         ("random; code aaa", [0, 1]), ("random; code bbb", [2]),
     ]  # fmt: skip
@@ -174,12 +177,12 @@ def test_seeds_of_one_pretraining_recipe_are_one_arm(tmp_path):
         workdir(tmp_path / f"fine_{name}", "segment_au", segmentation(VAL, TEST), seed=seed,
                 start=start)  # fmt: skip
     found = runs.find(tmp_path)
-    (arms,) = runs.arms([run for run in found if "task" in run.config], tmp_path).values()
+    (arms,) = group_arms([run for run in found if "task" in run.config], tmp_path).values()
     assert {arm.name: sorted(arm.seeds) for arm in arms} == {
         f"{ORIGIN}; pretrained with config.objective.l1_weight 100.0": [0, 1],
         f"{ORIGIN}; pretrained with config.objective.l1_weight 10.0": [2],
     }
-    assert [sorted(arm.seeds) for arm in runs.pretrainings(found[:3])] == [[0, 1], [2]]
+    assert [sorted(arm.seeds) for arm in group_pretrainings(found[:3])] == [[0, 1], [2]]
 
 
 def test_a_matrix_that_was_moved_still_knows_its_pretrainings(tmp_path):
@@ -190,7 +193,7 @@ def test_a_matrix_that_was_moved_still_knows_its_pretrainings(tmp_path):
         workdir(root / name, "segment_au", segmentation(VAL, TEST), start=start)
     (root / "matrix.json").write_text('["pretrain/seed_0", "ours", "other"]')
     found = [run for run in runs.find(root) if "task" in run.config]
-    (arms,) = runs.arms(found, root).values()
+    (arms,) = group_arms(found, root).values()
     assert {arm.runs[0].name: arm.start for arm in arms} == {
         "ours": ORIGIN,
         "other": f"weights of {away / 'seed_0'}",
@@ -248,7 +251,7 @@ def test_pictures_show_what_the_evaluation_scored(tmp_path, tiny_records):
         for name, batch in gallery.examples(run, split):
             yield name, {name: values[0] for name, (values, _) in evaluate(batch).items()}
 
-    arms = [runs.Arm("-", "-", name, "", {}, [found[name]]) for name in ("segment_au", "no_model")]
+    arms = [Arm("-", "-", name, "", {}, [found[name]]) for name in ("segment_au", "no_model")]
     for row, (name, score) in zip(gallery.predictions(arms), scores(arms[0].runs[0]), strict=True):
         assert len(row) == 4 and f"input: {name}" in row[0] and "no_model has no model" in row[3]
         assert f"segment_au, seed 0: dice {score['dice']:.4f}" in row[2]
@@ -263,7 +266,7 @@ def test_a_few_huge_losses_do_not_press_the_curves_flat():
 
     def said(*losses):
         run = SimpleNamespace(evaluations=[{"val/l1": loss} for loss in losses])
-        return page.cut(panel, [("arm", [run])], "val/l1")
+        return curves.cut(panel, [("arm", [run])], "val/l1")
 
     assert said(9.2, *[0.1, 0.2] * 60) == ", without some losses up to 9.2"
     assert panel.get_ylim() == pytest.approx((0, 0.22))
@@ -271,7 +274,7 @@ def test_a_few_huge_losses_do_not_press_the_curves_flat():
 
 
 def test_the_drawing_of_the_readme_is_the_reports():
-    assert Path("docs/overview.svg").read_text() == page.overview()
+    assert Path("docs/overview.svg").read_text() == overview.overview()
     assert "docs/overview.svg" in Path("README.md").read_text()
 
 

@@ -9,8 +9,9 @@ import time
 import jax
 import pytest
 
-from emjax import journal, plan, sweep
+from emjax import journal, sweep
 from emjax.errors import EmjaxError, InputError, UsageError
+from emjax.experiments import plan, runner
 from tests.conftest import command
 
 DEVICE = {"platform": "cpu", "count": 1}
@@ -56,7 +57,7 @@ def scripted(monkeypatch, scripts):
     def line(job, config, root):
         return [sys.executable, "-c", scripts.get(job.name, "pass")]
 
-    monkeypatch.setattr(sweep, "command", line)
+    monkeypatch.setattr(runner, "command", line)
 
 
 def test_one_failed_run_stops_only_what_starts_from_it(tmp_path, monkeypatch, capsys):
@@ -64,7 +65,7 @@ def test_one_failed_run_stops_only_what_starts_from_it(tmp_path, monkeypatch, ca
     jobs = [job("late", after="early"), job("child", after="bad"), job("bad"), job("early"),
             job("old", finished=True), job("grown", after="old")]  # fmt: skip
     with pytest.raises(EmjaxError) as failed:
-        sweep.run(jobs, "x.py", tmp_path, DEVICE)
+        runner.run_jobs(jobs, "x.py", tmp_path, DEVICE)
     assert str(failed.value) == (
         "2 of 6 runs did not finish:\nbad: exit code 4, boom\nchild: bad did not finish"
     )
@@ -84,7 +85,7 @@ def test_runs_are_spread_over_the_devices(count, at_once, tmp_path, monkeypatch)
     names = [f"run_{n}" for n in range(4)]
     scripted(monkeypatch, dict.fromkeys(names, wait))
     device = {"platform": "gpu", "count": count}
-    sweep.run([job(n) for n in names], "x.py", tmp_path, device, at_once)
+    runner.run_jobs([job(n) for n in names], "x.py", tmp_path, device, at_once)
     outputs = [(tmp_path / n / "log.txt").read_text().splitlines()[-1].split() for n in names]
     assert [device for device, *_ in outputs[:2]] == (["0", "1"] if count == 2 else ["0", "0"])
     assert {device for device, *_ in outputs[2:]} == {*map(str, range(count))}
@@ -102,7 +103,7 @@ def test_the_first_of_a_kind_compiles_for_the_others(tmp_path, monkeypatch):
     )
     paths = {j.name: str(tmp_path / j.name / "metrics.jsonl") for j in jobs}
     scripted(monkeypatch, {name: report.format(path) for name, path in paths.items()})
-    sweep.run(jobs, "x.py", tmp_path, {"platform": "gpu", "count": 1}, at_once=3)
+    runner.run_jobs(jobs, "x.py", tmp_path, {"platform": "gpu", "count": 1}, at_once=3)
     began, reported = (
         {j.name: float((tmp_path / j.name / "log.txt").read_text().split()[line]) for j in jobs}
         for line in (-2, -1)
@@ -112,7 +113,7 @@ def test_the_first_of_a_kind_compiles_for_the_others(tmp_path, monkeypatch):
 
 def test_a_mask_of_gpus_is_kept_to(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    seen = sweep.environment({"platform": "gpu", "count": 2}, 1)
+    seen = runner.environment({"platform": "gpu", "count": 2}, 1)
     assert seen == {"CUDA_VISIBLE_DEVICES": "7"}
 
 

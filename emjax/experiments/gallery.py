@@ -8,10 +8,11 @@ from flax import nnx
 from ml_collections import ConfigDict
 from PIL import Image
 
-from emjax import errors, metrics, page, pictures
+from emjax import errors, metrics, pictures
 from emjax.data.batches import first_examples
 from emjax.data.normalise import to_network
 from emjax.data.records import open_records
+from emjax.experiments import page
 from emjax.models import saved
 from emjax.models.build import build_abstract
 from emjax.models.network import Network

@@ -88,7 +88,7 @@ def by_seed(arm, number):
     return {seed: {"all": value} for seed, value in numbers.items() if math.isfinite(value)}
 
 
-def unrest(run):
+def volatility(run):
     """The standard deviation of the change of the validation score between evaluations; or nan."""
     scores = [row[run.score] for row in run.evaluations]
     changes = np.diff(scores)
@@ -101,7 +101,7 @@ def reached(run, level):
     return min((run.epoch(row["step"]) for row in good), default=math.inf)
 
 
-def race(arm, base):
+def epochs_to_match(arm, base):
     """{seed: (epoch at which `base` has its best val score, epoch at which `arm` reaches it)}."""
     return {
         seed: (theirs.epoch(best["step"]), reached(arm.seeds[seed], best[theirs.score]))

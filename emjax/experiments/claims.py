@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from emjax.comparisons import NOTHING, by_seed, contrast, tested, unrest
+from emjax.experiments.intervals import NOTHING, by_seed, contrast, tested, volatility
 from emjax.runs import PARTS
 
 EARLY, TENTH_EPOCH = 1, 2  # twelfths of a run
@@ -131,7 +131,7 @@ def twins(arms, blocks=(2, 3, 4)):
 
 def calmer(arm):
     """How much the validation score changes from one evaluation to the next, by seed."""
-    return by_seed(arm, unrest)
+    return by_seed(arm, volatility)
 
 
 # Pretraining. Lower L1 is better, so differences are turned round.
