@@ -12,7 +12,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from emjax import cli, runs
+from emjax import cli
 from emjax.experiments import claims, gallery, overview, page
 from emjax.experiments.arms import group_arms, group_pretrainings
 from emjax.experiments.curves import curves_png
@@ -27,6 +27,7 @@ from emjax.experiments.tables import (
     versions_of,
 )
 from emjax.files import write_atomically
+from emjax.runs.run import find_runs, missing_runs
 
 PROTOCOL = (
     "Test scores are those of the evaluation with the best validation score so far, told after "
@@ -45,7 +46,7 @@ def main(arguments):
     parser.add_argument("--out", required=True, type=Path, help="folder for the report")
     options = parser.parse_args(arguments)
     root, out = options.runs, options.out
-    found = runs.find(root)
+    found = find_runs(root)
     groups = group_arms([run for run in found if "task" in run.config], root)
     pretrained = group_pretrainings([run for run in found if "task" not in run.config])
 
@@ -64,7 +65,7 @@ def main(arguments):
         "Versions": [{"runs": str(n), "versions": text} for text, n in versions.items()],
     }
     made = f"Report made on {datetime.date.today()}; where and when each run ran is under Versions."
-    lacking = runs.missing(root, found)
+    lacking = missing_runs(root, found)
     missing = (
         f"Missing, {len(lacking)} runs: {', '.join(lacking)}." if lacking else "All runs done."
     )

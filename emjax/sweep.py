@@ -16,11 +16,12 @@ from pathlib import Path
 
 import jax
 
-from emjax import cli, runs
+from emjax import cli
 from emjax.errors import InputError, UsageError
 from emjax.experiments import estimate, plan
 from emjax.experiments.runner import run_jobs
 from emjax.files import write_atomically
+from emjax.runs.run import read_matrix
 
 
 def main(arguments):
@@ -67,7 +68,7 @@ def main(arguments):
     if not options.dry_run:
         options.runs.mkdir(parents=True, exist_ok=True)
         if options.share.startswith("0/"):  # the others would write the same
-            names = dict.fromkeys([*runs.matrix(options.runs), *everything])
+            names = dict.fromkeys([*read_matrix(options.runs), *everything])
             path = options.runs / "matrix.json"  # what a report is to find
             write_atomically(path, json.dumps([*names], indent=1).encode())
         run_jobs(jobs, options.config, options.runs, device, options.at_once)

@@ -17,8 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from emjax import journal
-from emjax.checkpoints import UNFINISHED, fault, saved_steps, steps_in
+from emjax.runs import metrics_log
+from emjax.runs.checkpoints import saved_steps, steps_in
+from emjax.runs.manifests import UNFINISHED, fault
 from tests.test_end_to_end import final_arrays, untimed
 
 STEPS = 60
@@ -63,7 +64,7 @@ def life(workdir, data, delay):
 
 def end(workdir, data):
     """All that must be equal."""
-    rows = untimed(journal.read(workdir / "metrics.jsonl"))
+    rows = untimed(metrics_log.read(workdir / "metrics.jsonl"))
     model = (workdir / "model" / "model.safetensors").read_bytes()
     return final_arrays(workdir, data, STEPS), rows, model
 

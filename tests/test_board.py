@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from emjax import board
 from emjax.data.records import open_mixture, open_records
-from emjax.journal import Journal
 from emjax.main import parse
 from emjax.models.network import Network
+from emjax.runs import tensorboard
+from emjax.runs.metrics_log import MetricsLog
 from emjax.training import preview
 from emjax.training.assemble import build_objective
 
@@ -56,10 +56,10 @@ def test_records_of_several_sizes_share_a_grid():
 
 def test_without_tensorboard_or_on_another_process_there_is_no_board(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
-    assert board.opened(tmp_path / "events", 0) is None
+    assert tensorboard.open_writer(tmp_path / "events", 0) is None
     monkeypatch.undo()
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    assert board.opened(tmp_path / "events", 0) is None
+    assert tensorboard.open_writer(tmp_path / "events", 0) is None
     assert not (tmp_path / "events").exists()
 
 
@@ -69,8 +69,8 @@ def test_what_tensorboard_reads_back(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     def log(done):
-        events = board.opened(tmp_path / "events", done)
-        return events, Journal(
+        events = tensorboard.open_writer(tmp_path / "events", done)
+        return events, MetricsLog(
             tmp_path / "metrics.jsonl", done=done, total=9, images=1, board=events
         )
 

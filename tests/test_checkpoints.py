@@ -14,13 +14,14 @@ import optax
 import pytest
 from flax import struct
 
-from emjax.checkpoints import Checkpoints, fault, load_generator, saved_steps
 from emjax.data.batches import TrainBatches
 from emjax.data.records import open_records
 from emjax.errors import InputError
 from emjax.models.build import create
 from emjax.models.network import Network
 from emjax.parallel import sharding
+from emjax.runs.checkpoints import Checkpoints, load_generator, saved_steps
+from emjax.runs.manifests import fault
 
 
 class State(struct.PyTreeNode):

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from configs import pretrain, restore_temimagenet, segment_au
-from emjax import runs
 from emjax.config import plain
 from emjax.experiments import claims
 from emjax.experiments.arms import Arm, model_of
+from emjax.runs.run import Run
 
 SEEDS = (0, 1, 2)
 
@@ -23,7 +23,7 @@ def run_of(val, test=None, *, config=None, seed=0, score="val/dice", sign=1):
     rows = [{"step": 10 * n, score: v, f"test/{metric}": t}
             for n, (v, t) in enumerate(zip(val, test or val, strict=True), start=1)]  # fmt: skip
     total = 10 * len(val)
-    return runs.Run("", Path("/nowhere"), config, "c", rows, score, sign, total, total)
+    return Run("", Path("/nowhere"), config, "c", rows, score, sign, total, total)
 
 
 def finetuned(model, start, test, *, recipe=segment_au, lr=2e-4, records=50_000):

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import tifffile
 
-from emjax import journal
-from emjax.checkpoints import Checkpoints, saved_steps
 from emjax.data.records import open_mixture
 from emjax.main import parse
 from emjax.parallel import sharding
+from emjax.runs import metrics_log
+from emjax.runs.checkpoints import Checkpoints, saved_steps
 from emjax.training.assemble import build_objective
 from tests.conftest import command
 
@@ -43,7 +43,7 @@ def test_pretrain_finetune_predict(tiny_records, tmp_path):
         "profile",
     }
     assert list((pretrained / "profile").rglob("*.xplane.pb"))
-    row = next(row for row in journal.read(pretrained / "metrics.jsonl") if "train/g_l1" in row)
+    row = next(row for row in metrics_log.read(pretrained / "metrics.jsonl") if "train/g_l1" in row)
     assert row["pace/images_per_s"] > 0 and row["pace/tflops"] > 0 and "pace/mfu" not in row
     assert 0 < row["pace/step_ms_p50"] <= row["pace/step_ms_p95"]
     assert 0 <= row["pace/data_wait"] <= 1
@@ -59,7 +59,7 @@ def test_pretrain_finetune_predict(tiny_records, tmp_path):
                  f"--config.initialise.workdir={pretrained}")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "70 arrays loaded, 2 fresh: head/bias, head/kernel" in done.stdout
-    row = journal.read(finetuned / "metrics.jsonl")[-1]
+    row = metrics_log.read(finetuned / "metrics.jsonl")[-1]
     assert {"val/dice", "val/soft_dice", "val/bce", "test/dice"} <= set(row)
 
     model = json.loads((finetuned / "model" / "config.json").read_text())
@@ -81,7 +81,9 @@ def test_pretrain_finetune_predict(tiny_records, tmp_path):
     done = train("segment_au.py:smoke", tmp_path / "from_model", tiny_records,
                  f"--config.initialise.workdir={pretrained}/model")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    same = [journal.read(run / "metrics.jsonl")[-1] for run in (finetuned, tmp_path / "from_model")]
+    same = [
+        metrics_log.read(run / "metrics.jsonl")[-1] for run in (finetuned, tmp_path / "from_model")
+    ]
     assert untimed(same[:1]) == untimed(same[1:])
 
     image = np.random.default_rng(0).integers(0, 4000, (50, 61)).astype(np.uint16)
@@ -180,7 +182,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tiny_records, tmp_path):
     assert f"continues from step {last}" in done.stdout
 
     assert final_arrays(whole, tiny_records) == final_arrays(killed, tiny_records)
-    rows = [untimed(journal.read(run / "metrics.jsonl")) for run in (whole, killed)]
+    rows = [untimed(metrics_log.read(run / "metrics.jsonl")) for run in (whole, killed)]
     assert rows[0] == rows[1] and rows[0][-1]["step"] == 24
     models = [(run / "model" / "model.safetensors").read_bytes() for run in (whole, killed)]
     assert models[0] == models[1]

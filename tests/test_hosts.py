@@ -14,11 +14,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from emjax import journal
-from emjax.checkpoints import saved_steps
 from emjax.errors import UsageError
 from emjax.parallel import processes as hosts
 from emjax.parallel.processes import HEARTBEAT_SECONDS, cluster_arguments, split_flags
+from emjax.runs import metrics_log
+from emjax.runs.checkpoints import saved_steps
 
 COUNT = int(os.environ.get("HOSTS", 2))
 GONE = "error: another process is gone or did not come; its last line may say why"
@@ -108,7 +108,7 @@ def ended(processes, within=600):
 
 def rows(workdir):
     file = workdir / "metrics.jsonl"
-    return journal.read(file) if file.exists() else []
+    return metrics_log.read(file) if file.exists() else []
 
 
 def wait_for(step, workdir, processes):

@@ -5,16 +5,16 @@ import json
 
 import pytest
 
-from emjax import journal
 from emjax.errors import InputError
-from emjax.journal import Journal
+from emjax.runs import metrics_log
+from emjax.runs.metrics_log import MetricsLog
 
 
 def test_rows_and_the_printed_line(tmp_path, capsys):
-    log = Journal(tmp_path / "metrics.jsonl", done=0, total=20, images=8)
+    log = MetricsLog(tmp_path / "metrics.jsonl", done=0, total=20, images=8)
     log.train(10, {"loss": 0.25})
     log.write(10, {"val/dice": 0.5})
-    rows = journal.read(tmp_path / "metrics.jsonl")
+    rows = metrics_log.read(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [10, 10]
     assert rows[0]["train/loss"] == 0.25 and rows[1]["val/dice"] == 0.5
     printed = capsys.readouterr().out
@@ -25,16 +25,20 @@ def test_rows_and_the_printed_line(tmp_path, capsys):
 def test_rows_after_the_resumed_step_are_cut_off(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": s, "train/loss": s}) + "\n" for s in (1, 2, 3, 4)))
-    Journal(path, done=2, total=9, images=1).write(3, {"train/loss": 7.0})
-    assert [(r["step"], r["train/loss"]) for r in journal.read(path)] == [(1, 1), (2, 2), (3, 7.0)]
+    MetricsLog(path, done=2, total=9, images=1).write(3, {"train/loss": 7.0})
+    assert [(r["step"], r["train/loss"]) for r in metrics_log.read(path)] == [
+        (1, 1),
+        (2, 2),
+        (3, 7.0),
+    ]
 
 
 def test_scores_of_single_images_are_cut_off_alike(tmp_path):
-    log = Journal(tmp_path / "metrics.jsonl", done=0, total=9, images=1)
+    log = MetricsLog(tmp_path / "metrics.jsonl", done=0, total=9, images=1)
     for step in (1, 2, 3):
         log.write_images(step, "test", {7: {"dice": 1 / 3}})
-    Journal(tmp_path / "metrics.jsonl", done=2, total=9, images=1)
-    rows = journal.read(tmp_path / "images.jsonl")
+    MetricsLog(tmp_path / "metrics.jsonl", done=2, total=9, images=1)
+    rows = metrics_log.read(tmp_path / "images.jsonl")
     assert [row["step"] for row in rows] == [1, 2]
     assert rows[0]["split"] == "test" and rows[0]["images"] == {"7": {"dice": 0.333333}}
 
@@ -42,10 +46,10 @@ def test_scores_of_single_images_are_cut_off_alike(tmp_path):
 def test_a_cut_last_line_is_left_out_and_another_bad_line_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
-    assert len(journal.read(path)) == 2
+    assert len(metrics_log.read(path)) == 2
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(InputError, match="metrics.jsonl, line 2: no JSON"):
-        journal.read(path)
+        metrics_log.read(path)
 
 
 class Terminal(io.StringIO):
@@ -54,14 +58,14 @@ class Terminal(io.StringIO):
 
 
 def test_a_live_line_on_a_terminal_and_none_elsewhere(tmp_path, monkeypatch, capsys):
-    log = Journal(tmp_path / "metrics.jsonl", done=0, total=20, images=8)
+    log = MetricsLog(tmp_path / "metrics.jsonl", done=0, total=20, images=8)
     log.at(1)
     assert capsys.readouterr().err == ""
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "70")
-    log = Journal(tmp_path / "metrics.jsonl", done=0, total=20, images=8)
+    log = MetricsLog(tmp_path / "metrics.jsonl", done=0, total=20, images=8)
     log.train(1, {"loss": 0.25}, {"pace/step_ms_p50": 12.5, "pace/data_wait": 0.5})
     printed = capsys.readouterr().out
     assert "train/loss 0.2500" in printed and "12.5 ms  waits for data 50%  ETA" in printed

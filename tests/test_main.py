@@ -11,10 +11,10 @@ from configs import restore_temimagenet
 from configs.pretrain import VARIANTS
 from emjax.data.augment import Augmentation
 from emjax.errors import InputError, NonFiniteError, UsageError
-from emjax.journal import read
 from emjax.main import main, parse
 from emjax.models.build import build_abstract
 from emjax.models.network import flat_arrays
+from emjax.runs.metrics_log import read
 
 PRETRAIN, SEGMENT = "--config=configs/pretrain.py", "--config=configs/segment_au.py"
 

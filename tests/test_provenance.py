@@ -9,7 +9,7 @@ import emjax
 from emjax.config import plain
 from emjax.errors import UsageError
 from emjax.main import parse
-from emjax.provenance import describe, ranking, refuse_other
+from emjax.runs.provenance import check_same_run, describe, ranking
 
 PRETRAIN, SEGMENT = "--config=configs/pretrain.py", "--config=configs/segment_au.py"
 
@@ -47,30 +47,30 @@ def test_the_validation_split_chooses_the_best_and_no_other(recipe, score):
 def test_a_workdir_of_another_config_is_refused_by_field(tmp_path):
     config, _ = parse([f"{SEGMENT}:smoke"])
     (tmp_path / "config.json").write_text(json.dumps(json.loads(config.to_json())))
-    refuse_other(config, tmp_path)
+    check_same_run(config, tmp_path)
     with config.unlocked():
         config.epochs, config.eval_every, config.data.dir = 99, 7, "elsewhere"
-    refuse_other(config, tmp_path)
+    check_same_run(config, tmp_path)
     config.optimizer.lr, config.augment.crop = 1e-3, 64
     with pytest.raises(UsageError, match="augment.crop 32 -> 64; optimizer.lr 0.0002 -> 0.001"):
-        refuse_other(config, tmp_path)
+        check_same_run(config, tmp_path)
     config, _ = parse([f"{SEGMENT}:smoke", "--config.optimizer.schedule=cosine"])
     (tmp_path / "config.json").write_text(config.to_json())
     with config.unlocked():
         config.mesh.space, config.remat = 2, True
-    refuse_other(config, tmp_path)
+    check_same_run(config, tmp_path)
     config.epochs = 99
     with pytest.raises(
         UsageError, match="another config: epochs 1 -> 99"
     ):  # the rate ends with them
-        refuse_other(config, tmp_path)
+        check_same_run(config, tmp_path)
     config, _ = parse([f"{SEGMENT}:smoke"])
     old = json.loads(config.to_json())  # from before there were these fields
     old = {name: value for name, value in old.items() if name not in ("mesh", "remat", "ema")}
     old["optimizer"] = dict(name="adam", lr=2e-4, b1=0.9, b2=0.999)
     del old["data"]["accumulate"]
     (tmp_path / "config.json").write_text(json.dumps(old))
-    refuse_other(config, tmp_path)
+    check_same_run(config, tmp_path)
     config, _ = parse([f"{SEGMENT}:smoke", "--config.initialise.workdir=runs/x"])
     with pytest.raises(UsageError, match="initialise 'random' -> 'pretrained'"):
-        refuse_other(config, tmp_path)
+        check_same_run(config, tmp_path)

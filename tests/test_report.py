@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from emjax import report, runs
+from emjax import report
 from emjax.config import plain
 from emjax.data.records import open_records
 from emjax.errors import InputError
@@ -21,6 +21,7 @@ from emjax.experiments.arms import Arm, group_arms, group_pretrainings
 from emjax.experiments.tables import finetuning_tables
 from emjax.models import saved
 from emjax.models.build import create
+from emjax.runs.run import find_runs
 from emjax.training.assemble import build_objective
 
 VAL = [0.30, 0.50, 0.70, 0.60, 0.65, 0.70, 0.69, 0.71, 0.40, 0.50]  # best of 10: 0.71 at step 80
@@ -151,7 +152,7 @@ def test_pretrained_is_compared_with_the_recipe_of_sytwu_too(tmp_path):
     workdir(tmp_path / "fine", "segment_au", segmentation(VAL, TEST), start=start)
     theirs = segmentation(VAL, [t - 0.02 for t in TEST])
     workdir(tmp_path / "sytwu", "segment_au", theirs, select="last", **{"optimizer.lr": 1e-4})
-    found = [run for run in runs.find(tmp_path) if "task" in run.config]
+    found = [run for run in find_runs(tmp_path) if "task" in run.config]
     tables, _ = finetuning_tables(group_arms(found, tmp_path))
     ((row,),) = [rows for title, rows in tables.items() if title.startswith("Pretrained against")]
     assert row["against"] == "sytwu: unet 2 44"
@@ -162,7 +163,7 @@ def test_runs_of_two_programs_are_two_rows(tmp_path):
     for seed, code in enumerate(("aaa", "aaa", "bbb")):
         folder = workdir(tmp_path / f"run_{seed}", "segment_au", segmentation(VAL, TEST), seed=seed)
         (folder / "versions.json").write_text(json.dumps({"code": code}))
-    (arms,) = group_arms(runs.find(tmp_path), tmp_path).values()
+    (arms,) = group_arms(find_runs(tmp_path), tmp_path).values()
     assert [(arm.name, sorted(arm.seeds)) for arm in arms] == [
         ("random; code aaa", [0, 1]), ("random; code bbb", [2]),
     ]  # fmt: skip
@@ -176,7 +177,7 @@ def test_seeds_of_one_pretraining_recipe_are_one_arm(tmp_path):
         start = workdir(tmp_path / name, "pretrain", losses, epochs=3, seed=seed, **changed)
         workdir(tmp_path / f"fine_{name}", "segment_au", segmentation(VAL, TEST), seed=seed,
                 start=start)  # fmt: skip
-    found = runs.find(tmp_path)
+    found = find_runs(tmp_path)
     (arms,) = group_arms([run for run in found if "task" in run.config], tmp_path).values()
     assert {arm.name: sorted(arm.seeds) for arm in arms} == {
         f"{ORIGIN}; pretrained with config.objective.l1_weight 100.0": [0, 1],
@@ -192,7 +193,7 @@ def test_a_matrix_that_was_moved_still_knows_its_pretrainings(tmp_path):
     for name, start in (("ours", away / "pretrain" / "seed_0"), ("other", away / "seed_0")):
         workdir(root / name, "segment_au", segmentation(VAL, TEST), start=start)
     (root / "matrix.json").write_text('["pretrain/seed_0", "ours", "other"]')
-    found = [run for run in runs.find(root) if "task" in run.config]
+    found = [run for run in find_runs(root) if "task" in run.config]
     (arms,) = group_arms(found, root).values()
     assert {arm.runs[0].name: arm.start for arm in arms} == {
         "ours": ORIGIN,
@@ -239,7 +240,7 @@ def test_pictures_show_what_the_evaluation_scored(tmp_path, tiny_records):
         facts = {"model": config.model.to_dict(), "task": None, "range_rule": "percentile"}
         saved.write(folder / "model", network, facts)
     workdir(tmp_path / "no_model", "segment_au", [], seed=1, **{"data.dir": str(tiny_records)})
-    found = {run.name: run for run in runs.find(tmp_path)}
+    found = {run.name: run for run in find_runs(tmp_path)}
     assert found["pretrain"].planned == 100
 
     def scores(run):

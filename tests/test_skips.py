@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from flax import struct
 
-from emjax.checkpoints import Checkpoints
 from emjax.data.batches import TrainBatches
 from emjax.data.records import Records
 from emjax.errors import Interrupted, NonFiniteError
-from emjax.journal import Journal, read
 from emjax.objectives.nonfinite import Skips, apply_if_finite, no_skips
 from emjax.parallel import sharding
+from emjax.runs.checkpoints import Checkpoints
+from emjax.runs.metrics_log import MetricsLog, read
 from emjax.training.loop import fit
 from tests.test_objectives import OBJECTIVES, uneven_batch
 
@@ -101,7 +101,7 @@ def run(folder, bad, stop_at=None, **changes):
     state = jax.device_put(Line().init(), sharding.replicated(batches.mesh))
     checkpoints = Checkpoints(folder / "checkpoints", score="val/l1", higher_is_better=False)
     state = checkpoints.restore(state)
-    journal = Journal(folder / "metrics.jsonl", done=int(state.step), total=60, images=2)
+    journal = MetricsLog(folder / "metrics.jsonl", done=int(state.step), total=60, images=2)
     calls = iter(range(int(state.step) + 1, 61))
     options = dict(total_steps=60, log_every=5, eval_every=30, save_every=10)
     evals = {"val": [{"index": np.zeros(1, np.int32)}]}

@@ -9,9 +9,10 @@ import time
 import jax
 import pytest
 
-from emjax import journal, sweep
+from emjax import sweep
 from emjax.errors import EmjaxError, InputError, UsageError
 from emjax.experiments import plan, runner
+from emjax.runs import metrics_log
 from tests.conftest import command
 
 DEVICE = {"platform": "cpu", "count": 1}
@@ -147,7 +148,7 @@ def test_the_smoke_matrix(tiny_records, tmp_path, monkeypatch, compiled_quickly)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all 12 runs are finished" in done.stdout
     assert "70 arrays loaded" in (folder / "log.txt").read_text()
-    last = journal.read(folder / "metrics.jsonl")[-1]
+    last = metrics_log.read(folder / "metrics.jsonl")[-1]
     assert last["step"] == last["total"] and "test/dice" in last
 
     # What is finished is left alone; what was cut off goes on; what is another run's is refused.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from emjax.config import flat, parts_of
 from emjax.errors import InputError
-from emjax.runs import matrix, read
+from emjax.runs.run import read_matrix, read_run
 
 
 class Arm(NamedTuple):
@@ -92,7 +92,7 @@ def origin(workdir, root):
         return RANDOM
     folder = placed(Path(workdir), root)
     try:
-        source = read(folder, root)
+        source = read_run(folder, root)
     except InputError:
         return f"weights of {workdir}", {}
     label = f"{source.config['objective']['name']}, {data_of(source.config)}"
@@ -105,7 +105,7 @@ def placed(workdir, root):
     if workdir.exists():
         return workdir
     ends = ("/".join(workdir.parts[part:]) for part in range(len(workdir.parts)))
-    known = {*matrix(root)}
+    known = {*read_matrix(root)}
     return next((root / end for end in ends if end in known), workdir)
 
 

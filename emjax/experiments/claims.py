@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from emjax.experiments.intervals import NOTHING, by_seed, contrast, tested, volatility
-from emjax.runs import PARTS
+from emjax.runs.run import PARTS
 
 EARLY, TENTH_EPOCH = 1, 2  # twelfths of a run
 

@@ -8,10 +8,10 @@ import time
 import jax
 import jax.numpy as jnp
 
-from emjax import journal
 from emjax.experiments.plan import crop, without_seed
 from emjax.models.build import build_abstract
 from emjax.models.cost import multiply_adds
+from emjax.runs import metrics_log
 
 UTILISATION = 0.3  # of a large matrix product's speed: what hours are guessed by
 
@@ -34,7 +34,9 @@ def images_per_second(job, root, tflops, known):
     """Of a run: as measured in the folder of one of its kind, else guessed."""
     config, path = job.config, root / job.name / "metrics.jsonl"
     if path.exists():
-        rows = [row for row in journal.read(path) if any(key.startswith("train/") for key in row)]
+        rows = [
+            row for row in metrics_log.read(path) if any(key.startswith("train/") for key in row)
+        ]
         rates = [
             (b["step"] - a["step"]) * config.data.batch_size / (b["seconds"] - a["seconds"])
             for a, b in zip(rows, rows[1:], strict=False) if b["seconds"] > a["seconds"]

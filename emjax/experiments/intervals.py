@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emjax.runs import PARTS
+from emjax.runs.run import PARTS
 
 DRAWS = 2000
 

@@ -7,11 +7,11 @@ import runpy
 from pathlib import Path
 from typing import NamedTuple
 
-from emjax import runs
 from emjax.config import parts_of, plain
 from emjax.data.records import open_records
 from emjax.errors import InputError, UsageError
-from emjax.provenance import refuse_other
+from emjax.runs.provenance import check_same_run
+from emjax.runs.run import read_run
 from emjax.training.assemble import count_steps
 
 
@@ -111,11 +111,11 @@ def jobs_of(configs, counts, root):
         steps = None if None in known else count_steps(config, sum(known))[1]
         done, finished = 0, False
         try:
-            refuse_other(config, root / name)
+            check_same_run(config, root / name)
         except UsageError as error:
             others.append(str(error))
         if (root / name / "metrics.jsonl").exists():
-            run = runs.read(root / name, root)
+            run = read_run(root / name, root)
             done, finished = run.done, run.finished and run.done == steps
         after = start(config) if start(config) in configs else ""
         jobs.append(Job(name, config, after, steps, done, finished, kind(config)))

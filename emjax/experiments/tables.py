@@ -10,7 +10,7 @@ from emjax.data.records import open_records
 from emjax.errors import InputError
 from emjax.experiments import claims, intervals, page
 from emjax.experiments.intervals import average, by_seed, contrast, tested
-from emjax.runs import PARTS
+from emjax.runs.run import PARTS
 
 PAPER = {  # where the paper has it
     "au_nanoparticles/au5nm_v1": "Table 2, Figure 6",

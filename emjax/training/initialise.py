@@ -3,13 +3,13 @@
 import json
 from pathlib import Path
 
-from emjax.checkpoints import load_generator
 from emjax.errors import InputError
 from emjax.models import transfer
 from emjax.models.build import build_abstract
 from emjax.models.saved import read
 from emjax.parallel import processes
-from emjax.provenance import ranking
+from emjax.runs.checkpoints import load_generator
+from emjax.runs.provenance import ranking
 
 
 def transfer_weights(generator, module, initialise):

@@ -5,20 +5,20 @@ from contextlib import nullcontext
 
 import jax
 
-from emjax import board
-from emjax.checkpoints import Checkpoints, saved_steps
 from emjax.data.batches import EvalBatches, TrainBatches
 from emjax.data.records import open_mixture, open_records
 from emjax.errors import UsageError
 from emjax.files import lock_folder
-from emjax.journal import Journal
 from emjax.models import cost
 from emjax.models.build import build_abstract
 from emjax.models.network import replace_in_networks
 from emjax.models.saved import write
 from emjax.parallel import processes, sharding
 from emjax.parallel.processes import signals_received
-from emjax.provenance import describe, ranking, refuse_other
+from emjax.runs import tensorboard
+from emjax.runs.checkpoints import Checkpoints, saved_steps
+from emjax.runs.metrics_log import MetricsLog
+from emjax.runs.provenance import check_same_run, describe, ranking
 from emjax.training import preview
 from emjax.training.assemble import build_objective, check_equal_parts, count_steps
 from emjax.training.initialise import transfer_weights
@@ -58,7 +58,7 @@ def train(config, workdir, profile=None):
     select = config.get("select", "best")
     if select not in ("best", "last"):
         raise UsageError(f"select={select!r}; best or last was due")
-    refuse_other(config, workdir)
+    check_same_run(config, workdir)
     if profile and profile.last > total_steps:
         raise UsageError(
             f"--profile={profile.first}:{profile.last}, but the run has {total_steps} steps"
@@ -95,8 +95,8 @@ def train(config, workdir, profile=None):
         )
         if profile and done >= profile.first:
             processes.print_once(f"step {profile.first} is done: nothing is traced")
-        events = board.opened(workdir / "tensorboard", done)
-        journal = Journal(
+        events = tensorboard.open_writer(workdir / "tensorboard", done)
+        journal = MetricsLog(
             workdir / "metrics.jsonl", done=done, total=total_steps, images=batch_size, board=events
         )  # fmt: skip
         grid = preview.PreviewGrid(objective, held_out["val"], divisor) if events else None

@@ -19,7 +19,7 @@ SHOWN = {  # of the pace, on the terminal
 }
 
 
-class Journal:
+class MetricsLog:
     """Writes rows {"step", "total", "seconds", "<split>/<term>": value, ...}; process 0 only.
 
     Args:
@@ -36,7 +36,7 @@ class Journal:
         self.writes = processes.is_first()
         self.start = self.lap = time.monotonic()
         self.lap_step = done
-        self.line, self.last = Line(sys.stderr), ""
+        self.line, self.last = StatusLine(sys.stderr), ""
         self.per_image = self.path.with_name("images.jsonl")
         for file in (self.path, self.per_image):
             if self.writes and file.exists():
@@ -96,7 +96,7 @@ class Journal:
         print(f"step {step}/{self.total}  {terms}{note}", flush=True)
 
 
-class Line:
+class StatusLine:
     """A line of a terminal that is written over; nothing where the stream is none.
 
     The cursor stays at its start, so that whatever else is printed takes its place.

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from emjax import journal
 from emjax.errors import InputError
-from emjax.provenance import ranking
+from emjax.runs import metrics_log
+from emjax.runs.provenance import ranking
 
 PARTS = 12  # the test score is told after each twelfth of a run: every 5 of the paper's 60 epochs
 
@@ -83,12 +83,14 @@ def images(path):
     if not path.exists():
         return {}
     try:
-        return {row["step"]: row["images"] for row in journal.read(path) if row["split"] == "test"}
+        return {
+            row["step"]: row["images"] for row in metrics_log.read(path) if row["split"] == "test"
+        }
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not the scores of a run: {error!r}") from error
 
 
-def read(folder, root):
+def read_run(folder, root):
     """The Run of a workdir, named by its path below `root`.
 
     Raises: BadInput naming the file that does not read.
@@ -98,7 +100,7 @@ def read(folder, root):
         config = json.loads(path.read_text())
         score, higher_is_better = ranking(config)
         path = folder / "metrics.jsonl"
-        rows = journal.read(path)
+        rows = metrics_log.read(path)
         if not all(isinstance(value, int | float) for row in rows for value in row.values()):
             raise ValueError("a value that is no number")
         steps = [row["step"] for row in rows]
@@ -121,19 +123,19 @@ def read(folder, root):
     )
 
 
-def find(root):
+def find_runs(root):
     """All runs below `root`, by name.
 
     Raises: BadInput if there is none, or naming the file that does not read.
     """
     folders = sorted(path.parent for path in root.rglob("metrics.jsonl"))
-    runs = [read(folder, root) for folder in folders if (folder / "config.json").exists()]
+    runs = [read_run(folder, root) for folder in folders if (folder / "config.json").exists()]
     if not runs:
         raise InputError(f"{root}: no runs in it, no folder with config.json and metrics.jsonl")
     return runs
 
 
-def matrix(root):
+def read_matrix(root):
     """Names of the runs that are to be in `root`, by emjax.sweep; [] if it has written none.
 
     Raises: BadInput if its file does not read.
@@ -145,7 +147,9 @@ def matrix(root):
         raise InputError(f"{path}: not the names of runs: {error}; delete it") from error
 
 
-def missing(root, runs):
+def missing_runs(root, runs):
     """Names of the matrix in `root`, if there is one, that have no finished run."""
     finished = {run.name for run in runs if run.finished}
-    return [name for name in matrix(root) or [run.name for run in runs] if name not in finished]
+    return [
+        name for name in read_matrix(root) or [run.name for run in runs] if name not in finished
+    ]

@@ -7,17 +7,17 @@ import jax
 from emjax import pictures
 
 
-def opened(folder, done):
+def open_writer(folder, done):
     """The Board in `folder`; None without tensorboard, and on processes other than the first."""
     if jax.process_index():
         return None
     try:
-        return Board(folder, done)
+        return TensorBoardWriter(folder, done)
     except ImportError:
         return None
 
 
-class Board:
+class TensorBoardWriter:
     """Writes event files.
 
     Args:

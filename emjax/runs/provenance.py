@@ -41,7 +41,7 @@ def ranking(config):
     return f"val/{judge.best}", judge.higher_is_better
 
 
-def refuse_other(config, workdir):
+def check_same_run(config, workdir):
     """Raise Usage naming the fields that differ if `workdir` belongs to another config."""
     if not (workdir / "config.json").exists():
         return
