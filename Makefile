@@ -53,4 +53,4 @@ endif
 soak: venv
 	$(PY) -m tests.soak_formats --inputs=200000
 	$(PY) -m tests.soak_kills --kills=100
-	HOSTS=4 $(PY) -m pytest tests/test_hosts.py
+	HOSTS=4 $(PY) -m pytest tests/test_processes.py

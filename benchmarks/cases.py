@@ -156,7 +156,7 @@ def chosen(cases, only):
     """The cases whose names match `only`, patterns joined by commas; by default those of `cases`
     that the device does in reasonable time.
 
-    Raises: Usage naming a pattern that matches nothing.
+    Raises: UsageError naming a pattern that matches nothing.
     """
     if not only:
         return [case for case in cases if case.by_default]

@@ -13,7 +13,7 @@ from emjax.errors import choose
 def varied(config, names, variants):
     """`config` changed by the variants called `names`, joined by commas, one after the other.
 
-    Raises: Usage for an unknown name, listing the known ones.
+    Raises: UsageError for an unknown name, listing the known ones.
     """
     removed = set()
     for name in filter(None, names.split(",")):
@@ -33,7 +33,7 @@ def varied(config, names, variants):
 def single(runs, name):
     """The config of one run of a matrix: `runs(seeds)` gives {name: a function that makes it}.
 
-    Raises: Usage for an unknown name.
+    Raises: UsageError for an unknown name.
     """
     seed = name.rpartition("seed_")[2]
     matrix = runs(int(seed) + 1 if seed.isdigit() else 1)

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import varied
-from emjax.models.named import GENERATORS, unet
+from emjax.models.named import DISCRIMINATORS, GENERATORS, unet
 
 
 def adam(lr, b1=0.9, b2=0.999):
@@ -103,7 +103,7 @@ def get_config(variants=""):
     )
     config.augment = dict(crop=0, turns=True)  # 0: the whole patch
     config.model = unet(blocks=4, receptive_field=424)
-    config.discriminator = dict(name="patchgan", width=64, depth=3, norm="batch")  # sees 70 px
+    config.discriminator = copy.deepcopy(DISCRIMINATORS["patchgan"])
     config.precision = "float32"  # what the networks compute in; or bfloat16
     config.remat = False  # blocks are computed again for their gradient: less memory, more time
     config.optimizer = adam(lr=2e-4, b1=0.5)

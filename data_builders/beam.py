@@ -58,7 +58,7 @@ def add_options(parser):
 def writer_of(options):
     """What makes the Writer that `options` ask for: this process by itself, or Beam.
 
-    Raises: Usage if Beam is not installed, or does not know the runner or an option.
+    Raises: UsageError if Beam is not installed, or does not know the runner or an option.
     """
     runner, workers, flags = options.beam_runner, options.workers, options.beam_options
     if runner is None:
@@ -180,7 +180,7 @@ class BeamWriter(Writer, skip_registration=True):
                 names.write(
                     (_folder_of(self.partial / "parts", number) / f"{split}.names").read_bytes()
                 )
-        self._refuse_nothing(split)
+        self._check_not_empty(split)
         return np.concatenate([part.entries for part in parts])
 
     def _spread(self, function, items):

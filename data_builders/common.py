@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import emjax
-from data_builders.writer import VERSION, Writer, refuse_too_many
+from data_builders.writer import VERSION, Writer, check_unusable_share
 from emjax.errors import InputError
 from emjax.files import lock_folder
 
@@ -125,8 +125,8 @@ def build(dataset, data_dir, *, left_out=LEFT_OUT_SHARE, writer=Writer):
     a folder that is there is finished. What a killed build left is removed by the next. `writer`
     makes the Writer; data_builders.beam has another.
 
-    Raises: BadInput if more than the share `left_out` of the images cannot be used, or the records
-    cannot be written.
+    Raises: InputError if more than the share `left_out` of the images cannot be used, or the
+        records cannot be written.
     """
     home = Path(data_dir) / dataset.folder
     final = home / VERSION
@@ -134,7 +134,7 @@ def build(dataset, data_dir, *, left_out=LEFT_OUT_SHARE, writer=Writer):
         if final.exists():
             return _same_or_refused(dataset, home), True
     contents = dataset.prepare()
-    refuse_too_many(dataset, contents.unusable, contents.images, left_out)
+    check_unusable_share(dataset, contents.unusable, contents.images, left_out)
     made = [folder for folder in (home, *home.parents) if not folder.exists()]
     try:
         with disk_errors(home):

@@ -23,7 +23,7 @@ def from_zenodo(record, names, folder, *, base=ZENODO):
     A file gets its name when it is whole and has the MD5 that Zenodo publishes. Until then it is
     NAME.partial, where the next call goes on.
 
-    Raises: BadInput, saying what to download by hand, if there is no network, the record lacks a
+    Raises: InputError, saying what to download by hand, if there is no network, the record lacks a
     file, or what came is not what was published.
     """
     folder = Path(folder)
@@ -54,7 +54,7 @@ def from_github(repository, folder, *, base=GITHUB):
     GitHub publishes no checksum of it, so the SHA-256 of what came is printed and kept beside it,
     in name.sha256.
 
-    Raises: BadInput, saying what to do by hand, if there is no network or what came is no whole
+    Raises: InputError, saying what to do by hand, if there is no network or what came is no whole
     archive.
     """
     folder, name = Path(folder), repository.split("/")[1]

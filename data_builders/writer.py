@@ -55,8 +55,8 @@ def features(dtype, shape, targets):
     )
 
 
-def refuse_too_many(dataset, unusable, images, share):
-    """Raise BadInput if more than `share` of the `images` of a dataset are `unusable`."""
+def check_unusable_share(dataset, unusable, images, share):
+    """Raise InputError if more than `share` of the `images` of a dataset are `unusable`."""
     if len(unusable) <= share * images:
         return
     first = "; ".join(f"{path}: {reason}" for path, reason in unusable[:3])
@@ -142,7 +142,7 @@ class Writer(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split):
         yield from self.remembered(split, self.dataset.records(split))
-        self._refuse_nothing(split)
+        self._check_not_empty(split)
 
     def remembered(self, split, records):
         """Yield (key, record) of those of `records` that can be used, and remember them.
@@ -159,7 +159,7 @@ class Writer(tfds.core.GeneratorBasedBuilder):
                     self._remember(split, record, names)
                     yield int(record["index"]), record
 
-    def _refuse_nothing(self, split):
+    def _check_not_empty(self, split):
         if not self.fingerprints[split]:
             last = "".join(f"; {path}: {reason}" for path, reason in self.unusable[-1:])
             raise InputError(f"{self.dataset.folder}: nothing is left of the split {split}{last}")
@@ -168,7 +168,7 @@ class Writer(tfds.core.GeneratorBasedBuilder):
         self.unusable.append(record)
         before, images = self.contents.unusable, self.contents.images
         if len(before) + len(self.unusable) > self.share * images:
-            refuse_too_many(self.dataset, [*before, *self.unusable], images, self.share)
+            check_unusable_share(self.dataset, [*before, *self.unusable], images, self.share)
 
     def _remember(self, split, record, names):
         self.fingerprints[split].append(duplicates.fingerprint(record["image"][..., 0]))

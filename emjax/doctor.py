@@ -1,24 +1,22 @@
-"""What this machine can do: python -m emjax.doctor [--require=gpu|tpu]
+"""What this machine can do: python -m emjax.doctor [--require=gpu|tpu] [--json]
 
-Devices and their memory, a timed convolution, libraries, and what is missing. Exits with 0, or
-with 2 if what --require names is not there.
+Prints devices and their memory, a timed matrix product, libraries, and what is missing; with --json
+what a sweep plans with. Exits with 0, or with 2 if what --require names is missing.
 """
 
 import importlib.util
+import json
 import os
 import platform
 import sys
-import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 import emjax
 from emjax import cli
 from emjax.parallel import devices, sharding
 
-SIDE, CHANNELS = 256, 64  # of the timed convolution: a layer of a U-Net in the middle
 EXTRAS = {  # module: the extra that has it, and what for
     "tensorboard": ("tensorboard", "curves and pictures of runs in TensorBoard"),
     "rsciio": ("rsciio", "micrographs in hspy, blockfile, nexus, semper, prz and tvips files"),
@@ -31,8 +29,13 @@ def main(arguments):
     """Print what there is; returns the exit code."""
     parser = cli.Parser(prog="emjax.doctor", description=__doc__.splitlines()[0])
     parser.add_argument("--require", choices=["gpu", "tpu"], help="fail on anything else")
-    devices.require(parser.parse_args(arguments).require)
+    parser.add_argument("--json", action="store_true", help="print what a sweep plans with")
+    options = parser.parse_args(arguments)
+    devices.require(options.require)
     devices.backend()
+    if options.json:
+        print(json.dumps(devices.probe()))
+        return 0
     tell("machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
                     f"Python {platform.python_version()}")  # fmt: skip
     tell("backend", jax.default_backend())
@@ -40,7 +43,7 @@ def main(arguments):
     for device in jax.local_devices():
         tell(f"device {device.id}", ", ".join([device.device_kind, *facts(device)]))
     for dtype in ("float32", "bfloat16") if jax.default_backend() != "cpu" else ("float32",):
-        tell("convolution", convolution(dtype))
+        tell("matrix product", matrix_product(dtype))
     tell("compiled programs", where(devices.keep_compiled()))
     versions = emjax.versions(devices.LIBRARIES)
     tell("libraries", ", ".join(f"{name} {found}" for name, found in versions.items()))
@@ -64,27 +67,11 @@ def facts(device):
     yield f"peak {peak / 1e12:.0f} TFLOP/s" if peak else "peak not known"
 
 
-def convolution(dtype):
-    """Time and TFLOP/s of one device at a 3 x 3 convolution, the best of five."""
-    images = 1 if jax.default_backend() == "cpu" else 32
-    image = jnp.ones((images, SIDE, SIDE, CHANNELS), dtype)
-    kernel = jnp.ones((3, 3, CHANNELS, CHANNELS), dtype)
-    convolve = jax.jit(
-        lambda image, kernel: jax.lax.conv_general_dilated(
-            image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-    )
-    convolve(image, kernel).block_until_ready()
-    times = []
-    for _ in range(5):
-        began = time.monotonic()
-        convolve(image, kernel).block_until_ready()
-        times.append(time.monotonic() - began)
-    operations = 2 * 9 * CHANNELS**2 * SIDE**2 * images
-    return (
-        f"3 x 3, {CHANNELS} channels, {images} x {SIDE} x {SIDE}, {dtype}: "
-        f"{1e3 * min(times):.3g} ms, {operations / min(times) / 1e12:.3g} TFLOP/s"
-    )
+def matrix_product(dtype):
+    """Return the time and TFLOP/s of one device for a large matrix product, as text."""
+    side, seconds = devices.matrix_product(dtype)
+    speed = 2 * side**3 / seconds / 1e12
+    return f"{side} x {side}, {dtype}: {1e3 * seconds:.3g} ms, {speed:.3g} TFLOP/s"
 
 
 def where(folder):

@@ -1,11 +1,14 @@
-"""A name becomes a thing in one visible dict."""
+"""Exceptions with exit codes, notes, and looking up a name in a dict."""
 
 import functools
 import sys
 
 
 def choose(kind, name, table):
-    """The entry `name` of `table`; Usage naming `kind` and all entries if there is none."""
+    """Return the entry `name` of `table`.
+
+    Raises: UsageError naming `kind` and listing all entries if there is none.
+    """
     if name not in table:
         raise UsageError(f"no {kind} {name!r}; there are: {', '.join(sorted(table))}")
     return table[name]

@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""Whole-file writes and folder locks."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,7 @@ from emjax.errors import InputError
 def lock_folder(folder, advice):
     """Hold the lock of `folder`; it falls with this process, so a killed one blocks nobody.
 
-    Raises: BadInput that names the folder and gives `advice` if another process holds it.
+    Raises: InputError that names the folder and gives `advice` if another process holds it.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -45,7 +45,7 @@ def parse(arguments):
 def command_line(arguments):
     """(config, workdir, all flags) of one; --deterministic goes to XLA, which has not begun yet.
 
-    Raises: Usage in place of every error absl, ml_collections and the config file have.
+    Raises: UsageError in place of every error absl, ml_collections and the config file have.
     """
     argv = ["emjax.main", *arguments]
     values = flags.FlagValues()

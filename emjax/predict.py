@@ -21,7 +21,7 @@ from emjax.pictures import overlay, png
 def inputs(names, out):
     """The micrograph files that `names` (files and folders) stand for.
 
-    Raises: Usage if two have one stem, or one would be overwritten by its own result.
+    Raises: UsageError if two have one stem, or one would be overwritten by its own result.
     """
     files, stems = [], {}
     for name in map(Path, names):

@@ -54,7 +54,7 @@ def main(arguments):
     jobs = plan.jobs_of(configs, counts, options.runs)
     device = json.loads(
         subprocess.run(
-            [sys.executable, "-c", "from emjax import plan; plan.probe()"],
+            [sys.executable, "-m", "emjax.doctor", "--json"],
             check=True, capture_output=True, text=True,
         ).stdout.splitlines()[-1]
     )  # fmt: skip

@@ -17,7 +17,7 @@ from jaxtyping import install_import_hook
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook(
-    [f"emjax.{module}" for module in ("augment", "corruptions", "losses", "metrics", "particles")],
+    ["emjax.data.augment", "emjax.data.corruptions", "emjax.data.noise", "emjax.metrics"],
     "beartype.beartype",
 )
 

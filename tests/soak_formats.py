@@ -2,7 +2,7 @@
 
 Each input is a sample with bytes flipped, fields set to extremes, parts cut off, zeroed or moved,
 by a seed. They are read in subprocesses with little address space and little time. What is due is
-a micrograph or a BadInput; anything else is printed with the command that repeats it.
+a micrograph or a InputError; anything else is printed with the command that repeats it.
 """
 
 import argparse

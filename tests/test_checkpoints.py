@@ -301,7 +301,7 @@ def test_eight_devices_then_one_then_two_processes_with_four(state, tiny_records
 def test_every_layout_reads_every_other(tmp_path):
     """Whole, spread over fsdp, and with averages, which are what others start from."""
     host = make_state()
-    host = host.replace(generator=host.generator.averaging(0.9))
+    host = host.replace(generator=host.generator.with_ema(0.9))
     average = jax.tree.map(lambda value: value + 1, host.generator.average)
     host = host.replace(generator=host.generator.replace(average=average))
     state = None

@@ -14,7 +14,7 @@ def test_it_runs_and_tells_everything(tmp_path):
     done = command("emjax", "doctor")
     assert done.returncode == 0, done.stderr
     said = [line.split(":")[0] for line in done.stdout.splitlines()]
-    for what in ("machine", "backend", "devices", "device 0", "convolution", "libraries"):
+    for what in ("machine", "backend", "devices", "device 0", "matrix product", "libraries"):
         assert what in said
     assert "3 x 3, 64 channels, 1 x 256 x 256, float32: " in done.stdout
     assert " ms, " in done.stdout and " TFLOP/s" in done.stdout and "jaxlib 0." in done.stdout

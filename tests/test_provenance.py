@@ -17,7 +17,7 @@ PRETRAIN, SEGMENT = "--config=configs/pretrain.py", "--config=configs/segment_au
 def test_a_run_says_which_programs_it_has_been_on(tmp_path, monkeypatch):
     config, _ = parse([f"{PRETRAIN}:smoke"])
     for digest in ("aaa", "bbb", "aaa"):
-        monkeypatch.setattr("emjax.provenance.code", lambda digest=digest: digest)
+        monkeypatch.setattr("emjax.runs.provenance.code", lambda digest=digest: digest)
         describe(tmp_path, config)
     assert json.loads((tmp_path / "versions.json").read_text())["code"] == "aaa+bbb"
 

@@ -177,7 +177,7 @@ def test_what_torch_saved_reads_back(saved):
 
 
 def test_damage_is_one_error(saved):
-    """Cut off anywhere it is BadInput; a flipped byte is that, or another number in its place."""
+    """Cut off anywhere it is InputError; a flipped byte is that, or another number in its place."""
     file, _ = saved
     whole = file.read_bytes()
     for length in range(0, len(whole), max(len(whole) // 150, 1)):

@@ -94,7 +94,7 @@ class AuNanoparticles:
         parts, unusable, images = [], [], 0
         for pair in self.pairs:
             with files.opened(pair) as (stack, labels):
-                self._refuse_other_sizes(stack)
+                self._check_sizes(stack)
                 images += stack.shape[0]
                 for place in range(stack.shape[0]):
                     try:
@@ -126,7 +126,7 @@ class AuNanoparticles:
             notes=self._notes(counts),
         )
 
-    def _refuse_other_sizes(self, stack):
+    def _check_sizes(self, stack):
         n, h, w = stack.shape
         if self.layout == "raw" and min(h, w) < self.side:
             due = f"micrographs of at least {self.side}x{self.side}"

@@ -34,7 +34,7 @@ class Unusable(InputError):
 def find(folder, facts):
     """The Found of a dataset in `folder`: its first files, or the first prepared ones there are.
 
-    Raises: BadInput if one file of a pair is missing, if two preparations are there, or nothing.
+    Raises: InputError if one file of a pair is missing, if two preparations are there, or nothing.
     """
     folder = Path(folder)
     first = Pair(folder / facts.images, folder / facts.labels, None)
@@ -150,7 +150,7 @@ def read_image(images, place):
 def read_mask(labels, place):
     """uint8 [h, w] in {0, 1}: the label at `place` of the Stack `labels`, 1 for particle.
 
-    Raises: BadInput if it holds other values.
+    Raises: InputError if it holds other values.
     """
     label = _read(labels, place)
     mask = (label == 1).astype(np.uint8)

@@ -37,7 +37,7 @@ def without_xrays(image, threshold):
 def standardised(image):
     """float32 [h, w], standard deviations from the mean of the whole `image`.
 
-    Raises: BadInput if all pixels are the same.
+    Raises: InputError if all pixels are the same.
     """
     mean, sd = image.mean(dtype=np.float64), image.std(dtype=np.float64)
     if sd == 0:

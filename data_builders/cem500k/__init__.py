@@ -181,7 +181,7 @@ def val_sources(sizes):
 def read(path):
     """uint8 [h, w]: the patch in the TIFF file at `path`.
 
-    Raises: BadInput for anything but one channel of 8 bits, at most SIDE pixels high and wide and
+    Raises: InputError for anything but one channel of 8 bits, at most SIDE pixels high and wide and
     not all the same.
     """
     patch = micrographs.read_pixels(path)

@@ -156,7 +156,7 @@ class Micrographs:
         self.reads.sort(key=lambda read: read.item.name)
         by_source = split_by_source(read.item.source for read in self.reads)
         self.split_of = {r.item.name: r.item.split or by_source[r.item.source] for r in self.reads}
-        self._refuse_mixed_sizes_in_train()
+        self._check_one_size_in_train()
         self.dtype = self.dtypes.pop() if len(self.dtypes) == 1 else "float32"
         shapes = {(self.patch, self.patch) if self.patch else read.shape for read in self.reads}
         everything = (one for index, read in self._indexed() for one in self._cut(read, index))
@@ -220,7 +220,7 @@ class Micrographs:
     def _examine(self, item, axis):
         """(a Read of `item`, its last plane), from all its planes along `axis`; None without any.
 
-        Raises: BadInput if it is of no use.
+        Raises: InputError if it is of no use.
         """
         extremes, dtypes, foreground = [], set(), False
         for micrograph, targets in planes_of(item, axis, self.how):
@@ -243,7 +243,7 @@ class Micrographs:
         nm, origin = micrograph.nm_per_pixel, micrograph.origin
         return Scan(item, axis, image.shape, len(extremes), nm, origin), image
 
-    def _refuse_mixed_sizes_in_train(self):
+    def _check_one_size_in_train(self):
         train = [r for r in self.reads if self.split_of[r.item.name] == "train"]
         sizes = Counter(read.shape for read in train)
         if self.patch or len(sizes) <= 1:

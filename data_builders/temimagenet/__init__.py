@@ -238,7 +238,7 @@ def stems_md5(stems):
 
 
 def grey(path):
-    """uint8 [256, 256] from a PNG file, or BadInput for anything else."""
+    """uint8 [256, 256] from a PNG file, or InputError for anything else."""
     pixels = micrographs.read_pixels(path)
     if pixels.ndim == 3:
         raise InputError(f"{path}: in colours, 8-bit grey was due")

@@ -30,7 +30,7 @@ class Readable:
     So each place has an example, the same one on every machine. A damaged record is named on
     stderr, once.
 
-    Raises: BadInput once more than BAD_SHARE of the records are known to be damaged.
+    Raises: InputError once more than BAD_SHARE of the records are known to be damaged.
     """
 
     def __init__(self, source, name):
@@ -113,7 +113,7 @@ def field(name, feature):
 def open_records(data_dir, name, split):
     """The records of `split` ("train", "train[:50000]", ...) of the dataset `name`.
 
-    Raises: BadInput if the dataset is not built or the split is not in it or not that large.
+    Raises: InputError if the dataset is not built or the split is not in it or not that large.
     """
     folder = Path(data_dir) / name
     cards = sorted(folder.glob("[0-9]*/card.json"))
@@ -148,8 +148,8 @@ def open_mixture(data_dir, parts):
         parts: (name, split), or several (name, split, weight): of the examples, shares in
             proportion to the weights come from each, whatever their sizes.
 
-    Raises: BadInput as open_records, or if the images of two parts differ in size or number
-        format; Usage for a weight that is not positive.
+    Raises: InputError as open_records, or if the images of two parts differ in size or number
+        format; UsageError for a weight that is not positive.
     """
     mixture = []
     for name, split, weight in parts_of(parts):

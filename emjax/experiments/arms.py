@@ -35,9 +35,9 @@ class Arm(NamedTuple):
     @property
     def recipe(self):
         """What an arm shares with the one from random weights it is compared with."""
-        return self.but("initialise")
+        return self.key_without("initialise")
 
-    def but(self, *fields):
+    def key_without(self, *fields):
         """What decides whether two arms differ in nothing but these fields and the seeds."""
         return recipe({**self.config, **dict.fromkeys(fields)}), self.runs[0].code
 

@@ -52,7 +52,7 @@ def boards(arms):
     """{dataset and task: [[Arm] that differ in network and initial weights alone]}."""
     alike = {}
     for arm in arms:
-        alike.setdefault(arm.but("model", "initialise"), []).append(arm)
+        alike.setdefault(arm.key_without("model", "initialise"), []).append(arm)
     found = collections.defaultdict(list)
     for members in alike.values():
         found[f"{members[0].data}, {members[0].config['task']}"].append(members)
@@ -140,7 +140,7 @@ def calmer(arm):
 def falls_with_subset(arms):
     models = collections.defaultdict(list)
     for arm in filter(is_pix2pix, arms):
-        models[arm.but("data")].append(arm)
+        models[arm.key_without("data")].append(arm)
     ordered = [sorted(same, key=lambda arm: arm.runs[0].records) for same in models.values()]
     several = [same for same in ordered if same[0].runs[0].records < same[-1].runs[0].records]
     return contrast([validation(same[0]) for same in several],
@@ -239,9 +239,9 @@ def steadier(arms):
     for start in (is_random, is_pix2pix):
         rates = collections.defaultdict(dict)
         for arm in filter(start, arms):
-            rates[arm.but("optimizer", "initialise"), arm.start][arm.config["optimizer"]["lr"]] = (
-                arm
-            )
+            rates[arm.key_without("optimizer", "initialise"), arm.start][
+                arm.config["optimizer"]["lr"]
+            ] = arm
         for (key, _), same in rates.items():
             if len(same) > 2:
                 apart.setdefault(key, {}).setdefault(start, []).append(spread_of(same.values()))

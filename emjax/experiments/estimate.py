@@ -1,12 +1,7 @@
 """How long a matrix takes: speed as measured, else estimated from the device."""
 
 import collections
-import json
 import statistics
-import time
-
-import jax
-import jax.numpy as jnp
 
 from emjax.experiments.plan import crop, without_seed
 from emjax.models.build import build_abstract
@@ -14,20 +9,6 @@ from emjax.models.cost import multiply_adds
 from emjax.runs import metrics_log
 
 UTILISATION = 0.3  # of a large matrix product's speed: what hours are guessed by
-
-
-def probe():
-    """Print what runs will find: platform, local devices, TFLOP/s of a large matrix product."""
-    side = 4096 if jax.default_backend() != "cpu" else 2048
-    product = jax.jit(lambda a: a @ a)
-    array = product(jnp.ones((side, side), jnp.float32)).block_until_ready()
-    began = time.monotonic()
-    for _ in range(3):
-        array = product(array)
-    array.block_until_ready()
-    facts = {"platform": jax.default_backend(), "count": jax.local_device_count()}
-    speed = 3 * 2 * side**3 / (time.monotonic() - began) / 1e12
-    print(json.dumps({**facts, "kind": jax.devices()[0].device_kind, "tflops": speed}))
 
 
 def images_per_second(job, root, tflops, known):

@@ -44,7 +44,7 @@ def matrix(path, seeds):
 def chosen(configs, only):
     """The configs whose names match `only`, and those they start from; all if it is empty.
 
-    Raises: Usage naming a pattern that matches nothing.
+    Raises: UsageError naming a pattern that matches nothing.
     """
     if not only:
         return configs
@@ -62,7 +62,7 @@ def chosen(configs, only):
 def shared(configs, share):
     """The configs of share "I/N". A run and all that start from it, or from these, stay together.
 
-    Raises: Usage if `share` is not of that form.
+    Raises: UsageError if `share` is not of that form.
     """
     try:
         part, count = map(int, share.split("/"))
@@ -102,7 +102,7 @@ def records(configs, expected):
 def jobs_of(configs, counts, root):
     """The Jobs, in the order of `configs`.
 
-    Raises: Usage naming every workdir that holds a run of another config.
+    Raises: UsageError naming every workdir that holds a run of another config.
     """
     jobs, others = [], []
     for name, config in configs.items():

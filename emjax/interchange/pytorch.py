@@ -142,7 +142,7 @@ def fold_rgb_stem(tensors):
 def recognise(path, file, options):
     """(config, naming) of the network in `file`.
 
-    Raises: BadInput if it is none that is known here.
+    Raises: InputError if it is none that is known here.
     """
     tensors = file.tensors
     if "emjax" in file.metadata:
@@ -169,7 +169,7 @@ def import_pytorch(path, options):
 
     `account` says of every array of the file, and of every one that it lacks, what became of it.
 
-    Raises: BadInput naming what is missing, unknown or of another shape.
+    Raises: InputError naming what is missing, unknown or of another shape.
     """
     file = unpickle.read(path)
     file = file._replace(tensors=without_prefix(file.tensors))

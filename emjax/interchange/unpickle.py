@@ -95,7 +95,7 @@ class Tensor(NamedTuple):
 def read(path):
     """The File at `path`: safetensors, or a pickle of a state dict or module in either container.
 
-    Raises: BadInput for anything else, for damage, and for what no honest file has.
+    Raises: InputError for anything else, for damage, and for what no honest file has.
     """
     path = Path(path)
     try:

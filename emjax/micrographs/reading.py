@@ -60,7 +60,7 @@ def open_all(path, limit=LIMIT):
     Args:
         limit: bytes that what is decoded at once may take.
 
-    Raises: BadInput; `Signal.raw` raises what the decoder does.
+    Raises: InputError; `Signal.raw` raises what the decoder does.
     """
     with contextlib.ExitStack() as stack:
         with _one_line(path):
@@ -91,7 +91,7 @@ def _reader(path):
 
 @contextlib.contextmanager
 def _one_line(path):
-    """Whatever goes wrong becomes one BadInput that names the file."""
+    """Whatever goes wrong becomes one InputError that names the file."""
     try:
         with _library_messages(path):
             yield
@@ -135,7 +135,7 @@ def planes(path, index=None, limit=LIMIT, *, colours=False, axis="z"):
         colours: leave an image in colours as [h, w, 3] red, green, blue.
         axis: "z", "y" or "x", along which a stack is sliced.
 
-    Raises: BadInput for anything but readable 2-D images of finite values.
+    Raises: InputError for anything but readable 2-D images of finite values.
     """
     with open_all(path, limit) as signals:
         signal = _choose(path, signals, index)
@@ -156,7 +156,7 @@ def planes(path, index=None, limit=LIMIT, *, colours=False, axis="z"):
 
 
 def _volume(path, signal, stack, limit):
-    """[z, y, x] of the planes of `stack`, or BadInput if they take more than `limit` bytes."""
+    """[z, y, x] of the planes of `stack`, or InputError if they take more than `limit` bytes."""
     small = signal.dtype.kind in "bu" and signal.dtype.itemsize <= 2
     size = math.prod(signal.shape) * signal.samples * (signal.dtype.itemsize if small else 4)
     if size > limit:
@@ -211,7 +211,7 @@ def _luminance(path, pixels, quiet=False):
 
 
 def _pixels(path, signal, place):
-    """Plane `place` in one of the three number formats and without alpha, or BadInput."""
+    """Plane `place` in one of the three number formats and without alpha, or InputError."""
     with _one_line(path):
         pixels = signal.finish(signal.raw(place))
     if pixels.dtype == bool:

@@ -67,7 +67,7 @@ def declared(what, shape, dtype, *, stored, limit, compressed=False):
         stored: bytes that the file has for it.
         limit: bytes that it may take once decoded.
 
-    Raises: BadInput without the file's name, which the caller adds.
+    Raises: InputError without the file's name, which the caller adds.
     """
     shape = tuple(int(side) for side in shape)
     if not shape or min(shape) < 1:

@@ -19,7 +19,7 @@ def write(path, image, nm_per_pixel=UNKNOWN):
     .tif, .tiff as ImageJ writes and reads them, .ome.tif with OME-XML, .mrc and .zarr (OME-Zarr),
     each with the pixel size (y, x; in nm) if it is known. The file appears when it is complete.
 
-    Raises: Usage for another suffix.
+    Raises: UsageError for another suffix.
     """
     path = Path(path)
     name = path.name.lower()

@@ -6,11 +6,12 @@ one pair). The receptive field is averaged over the phase of the coarsest level.
 
 import sys
 
-from configs.pretrain import get_config
+from ml_collections import ConfigDict
+
 from emjax import cli
 from emjax.models.build import build_abstract
 from emjax.models.cost import multiply_adds
-from emjax.models.named import GENERATORS
+from emjax.models.named import DISCRIMINATORS, GENERATORS
 from emjax.models.network import flat_arrays
 
 SIDES = (224, 256, 448, 512)
@@ -19,8 +20,8 @@ SIDES = (224, 256, 448, 512)
 def main(arguments):
     """Print the table of the generators and the discriminator that the configs name."""
     cli.Parser(prog="emjax.models", description=__doc__.splitlines()[0]).parse_args(arguments)
-    models = {name: get_config(name).model.to_dict() for name in GENERATORS}
-    models["patchgan"] = get_config().discriminator.to_dict()
+    fields = {**GENERATORS, **DISCRIMINATORS}
+    models = {name: ConfigDict(model).to_dict() for name, model in fields.items()}
     sizes = [f"{side} x {side}" for side in SIDES]
     print(line("", "parameters", "receptive", "sides", "million multiply-adds an image of"))
     print(line("network", "", "field, px", "divide by", *sizes))

@@ -218,7 +218,7 @@ UPSAMPLING = {
 
 
 def check_divisible(x, divisor):
-    """Raise Usage naming the nearest sides unless `divisor` divides those of x [b, h, w, c]."""
+    """Raise UsageError naming the nearest sides unless `divisor` divides h and w of x."""
     h, w = x.shape[1:3]
     if h % divisor or w % divisor:
         near = ", ".join(

@@ -26,7 +26,7 @@ class Keys:
 def build(model, *, key):
     """An nnx.Module from a config's `model` field, `{"name": ..., **arguments}`.
 
-    Raises: Usage for an unknown name, listing the known ones.
+    Raises: UsageError for an unknown name, listing the known ones.
     """
     arguments = dict(model)
     name = arguments.pop("name")
@@ -40,7 +40,7 @@ def build(model, *, key):
 def create(model, optimizer, *, key, precision="float32"):
     """A Network of the config's `model` at its initial values, with the optimizer's memory.
 
-    Raises: Usage for an unknown model or `precision` (float32, bfloat16), listing the known ones.
+    Raises: UsageError for an unknown model or `precision`, listing the known ones.
     """
     choose("precision", precision, PRECISIONS)
 

@@ -54,16 +54,16 @@ class Network(struct.PyTreeNode):
         with formulated(way), sharding.laid_out(params, images, self.mesh) as (params, images):
             return run(params, stats, *images)
 
-    def updated(self, grads, stats):
+    def apply_gradients(self, grads, stats):
         """This network after one optimizer step along `grads`, with running statistics `stats`."""
         updates, memory = self.optimizer.update(grads, self.memory, self.params)
         params = optax.apply_updates(self.params, updates)
         return self.replace(params=params, stats=stats, memory=memory)
 
-    def averaging(self, decay):
+    def with_ema(self, decay):
         """This network, from here on with moving averages, as Averaging; 0: as it is.
 
-        Raises: Usage unless `decay` is in [0, 1).
+        Raises: UsageError unless `decay` is in [0, 1).
         """
         if not 0 <= decay < 1:
             raise UsageError(
@@ -75,7 +75,7 @@ class Network(struct.PyTreeNode):
         return Averaging(**vars(self), average=copies, decay=decay)
 
     @property
-    def averaged(self):
+    def ema_network(self):
         """The network to be judged and kept: at its averages where there are any, else itself."""
         return self
 
@@ -89,13 +89,13 @@ class Averaging(Network):
     average: dict | None = None  # {"params", "stats"}, from their values at the start on
     decay: float = struct.field(pytree_node=False, default=0.0)  # an update
 
-    def updated(self, grads, stats):
-        after = super().updated(grads, stats)
+    def apply_gradients(self, grads, stats):
+        after = super().apply_gradients(grads, stats)
         new = {"params": after.params, "stats": after.stats}
         return after.replace(average=optax.incremental_update(new, self.average, 1 - self.decay))
 
     @property
-    def averaged(self):
+    def ema_network(self):
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Network)}
         return Network(**{**fields, **self.average})
 

@@ -26,7 +26,7 @@ class PatchGAN(nnx.Module):
         in_channels: of the two images together.
         norm: batch, instance, group or none.
 
-    Raises: Usage when called on images too small for a single score.
+    Raises: UsageError when called on images too small for a single score.
     """
 
     def __init__(self, *, width=64, depth=3, in_channels=2, norm="batch", rngs):

@@ -27,7 +27,7 @@ def unet_dilations(receptive_field, pools):
     Non-decreasing, none above 4, and of those the list with the largest bottleneck dilation: the
     one rule that yields all nine networks of Kazimi et al. (arXiv 2402.18286).
 
-    Raises: Usage naming the nearest possible receptive fields.
+    Raises: UsageError naming the nearest possible receptive fields.
     """
     values = range(1, LARGEST_DILATION + 1)
     possible = {}

@@ -43,7 +43,7 @@ def read(folder):
 
     The arrays are on the host.
 
-    Raises: BadInput if a file is missing or damaged.
+    Raises: InputError if a file is missing or damaged.
     """
     folder = Path(folder)
     inner = folder / "model"

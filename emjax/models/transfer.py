@@ -21,7 +21,7 @@ class TransferReport(NamedTuple):
 
 
 def check_same_wiring(old, new):
-    """Raise Usage if two modules compute differently from the same arrays, naming where."""
+    """Raise UsageError if two modules compute differently from the same arrays, naming where."""
     settings = ("pools", "dilations", "upsampling", "input_interval", "norm")
     differ = [
         f"{name} {getattr(old, name)} -> {getattr(new, name)}"
@@ -43,8 +43,8 @@ def fill(network, params, stats, *, fresh=()):
     Paths that match a pattern in `fresh` (regular expressions, whole path) keep their initial
     values. The optimizer's memory stays as it is: at its start.
 
-    Raises: Usage naming every leaf that is missing, unused or of another shape, and every pattern
-        that matches nothing.
+    Raises: UsageError naming every leaf that is missing, unused or of another shape, and every
+        pattern that matches nothing.
     """
     new, old = {**network.params, **network.stats}, {**params, **stats}
     missing, unused = new.keys() - old.keys(), old.keys() - new.keys()

@@ -39,8 +39,8 @@ class UNet(nnx.Module):
         input_interval: what -1 and 1 of the input become before the first layer, for weights that
             were trained on other values; None leaves the input as it is.
 
-    Raises: Usage for lists of another length, and for a receptive field that cannot be had or that
-        is not the one of `dilations`.
+    Raises: UsageError for lists of another length, and for a receptive field that cannot be had or
+        that is not the one of `dilations`.
     """
 
     def __init__(self, *, blocks, receptive_field=None, filters=None, pools=None, dilations=None,

@@ -109,7 +109,7 @@ class Pix2Pix(Restoring):
         d_grads, (d_stats, d_terms) = accumulate_gradients(
             discriminator_turn, pairs, self.accumulate
         )
-        d = d.updated(d_grads, d_stats)
+        d = d.apply_gradients(d_grads, d_stats)
 
         def generator_turn(pair):
             micrograph, corrupted = pair
@@ -131,7 +131,7 @@ class Pix2Pix(Restoring):
         )
         after = state.replace(
             step=state.step + 1,
-            generator=g.updated(g_grads, g_stats),
+            generator=g.apply_gradients(g_grads, g_stats),
             discriminator=d.replace(stats=d_stats),
         )
         terms = {**g_terms, **d_terms}

@@ -45,7 +45,7 @@ class Reconstruction(Restoring):
         slope = functools.partial(jax.value_and_grad(loss, has_aux=True), g.params)
         pairs = micrograph, corrupted
         (value, stats), grads = accumulate_gradients(slope, pairs, self.accumulate)
-        after = state.replace(step=state.step + 1, generator=g.updated(grads, stats))
+        after = state.replace(step=state.step + 1, generator=g.apply_gradients(grads, stats))
         return apply_if_finite(state, after, (value, grads, stats)), {"g_l1": value}
 
     def loss(self, restored, micrograph, corrupted):

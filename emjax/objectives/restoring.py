@@ -4,6 +4,7 @@ import jax
 
 from emjax import metrics
 from emjax.data.normalise import to_network
+from emjax.tasks import PRETRAINING_SCORE
 
 VALIDATION_KEY = 0  # never the run's seed: every run and model is scored on the same corruption
 
@@ -11,8 +12,7 @@ VALIDATION_KEY = 0  # never the run's seed: every run and model is scored on the
 class Restoring:
     """For an objective that has `corrupt(keys, images)` and keeps a generator in its state."""
 
-    best = "l1"
-    higher_is_better = False
+    best, higher_is_better = PRETRAINING_SCORE
     compiler_options = {}
 
     def eval_step(self, state, batch):
@@ -20,7 +20,7 @@ class Restoring:
 
         The corruption of a record depends on its `index` alone: the same in every epoch and run.
         """
-        micrograph, corrupted, restored = self.restore(state.generator.averaged, batch)
+        micrograph, corrupted, restored = self.restore(state.generator.ema_network, batch)
         valid = self.scored(micrograph, corrupted, batch["valid"])
         against = dict(target=micrograph, valid=valid)
         scores = {

@@ -63,12 +63,12 @@ class Supervised:
 
         slope = functools.partial(jax.value_and_grad(loss, has_aux=True), g.params)
         (value, stats), grads = accumulate_gradients(slope, example, self.accumulate)
-        after = state.replace(step=state.step + 1, generator=g.updated(grads, stats))
+        after = state.replace(step=state.step + 1, generator=g.apply_gradients(grads, stats))
         return apply_if_finite(state, after, (value, grads, stats)), {"loss": value}
 
     def eval_step(self, state, batch):
         """The task's metrics on whole images, with running statistics, image by image."""
-        g = state.generator.averaged
+        g = state.generator.ema_network
         example = to_network(batch)
         output, _ = g.apply(g.params, g.stats, example["image"], train=False)
         scores = self.task.metrics(output, example[self.task.target], batch["valid"])

@@ -2,9 +2,11 @@
 
 import os
 import re
+import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 from emjax.errors import UsageError
 from emjax.parallel import sharding
@@ -31,6 +33,34 @@ def peak(kind):
     return next((peak for name, peak in PEAKS.items() if re.fullmatch(name, kind)), None)
 
 
+def matrix_product(dtype: str) -> tuple[int, float]:
+    """Time one large product of two square matrices on one device, the best of five.
+
+    Returns: (side of the matrices, seconds).
+    """
+    side = 4096 if jax.default_backend() != "cpu" else 2048
+    product = jax.jit(lambda a: a @ a)
+    array = jnp.ones((side, side), dtype)
+    product(array).block_until_ready()
+    times = []
+    for _ in range(5):
+        start = time.monotonic()
+        product(array).block_until_ready()
+        times.append(time.monotonic() - start)
+    return side, min(times)
+
+
+def probe() -> dict:
+    """Return what runs will find here: platform, local devices, their kind, TFLOP/s in float32."""
+    side, seconds = matrix_product("float32")
+    return {
+        "platform": jax.default_backend(),
+        "count": jax.local_device_count(),
+        "kind": jax.devices()[0].device_kind,
+        "tflops": 2 * side**3 / seconds / 1e12,
+    }
+
+
 def memory():
     """{"peak_bytes_in_use", "bytes_limit", ...} of this process's fullest device; {} on a CPU."""
     found = [device.memory_stats() or {} for device in jax.local_devices()]
@@ -40,7 +70,7 @@ def memory():
 def backend():
     """The platform that JAX runs on: cpu, gpu, tpu.
 
-    Raises: Usage if the one that JAX_PLATFORMS names does not start.
+    Raises: UsageError if the one that JAX_PLATFORMS names does not start.
     """
     try:
         return jax.default_backend()
@@ -50,7 +80,7 @@ def backend():
 
 
 def require(platform):
-    """Raise Usage unless JAX runs on `platform`, "gpu" or "tpu"; None takes anything."""
+    """Raise UsageError unless JAX runs on `platform`, "gpu" or "tpu"; None takes anything."""
     if platform and backend() != platform:
         extra = "cuda13" if platform == "gpu" else platform
         raise UsageError(

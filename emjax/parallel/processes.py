@@ -52,7 +52,7 @@ def cluster_arguments(environment):
     More careful than JAX's own search, which takes an allocation of SLURM with one task, and any
     pod, for a cluster, and gives a task of SLURM one GPU.
 
-    Raises: Usage in an indexed Job of Kubernetes without the package that JAX needs to ask it.
+    Raises: UsageError in an indexed Job of Kubernetes without the package that JAX needs to ask it.
     """
     if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         count = int(environment["SLURM_STEP_NUM_TASKS"])

@@ -23,7 +23,8 @@ def data_mesh(*, fsdp=1, space=1, devices=None):
 
     What `fsdp` and `space` do not take goes along `data`.
 
-    Raises: Usage if they do not divide the devices, or if images would be cut between processes.
+    Raises: UsageError if they do not divide the devices, or if images would be cut between
+        processes.
     """
     by_process = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     devices = by_process if devices is None else devices
@@ -143,7 +144,7 @@ def row_devices(mesh):
 def local_rows(rows, mesh):
     """The contiguous block of a global batch's rows that this process provides.
 
-    Raises: Usage if `rows` cannot be spread evenly over the devices.
+    Raises: UsageError if `rows` cannot be spread evenly over the devices.
     """
     over = row_devices(mesh)
     if rows % over:

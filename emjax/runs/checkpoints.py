@@ -75,7 +75,7 @@ class Checkpoints:
     def discard_broken(self):
         """Remove the checkpoints that are not good, so that their steps can be saved again.
 
-        Raises: BadInput if there are some and none is good, unless it is the first save that
+        Raises: InputError if there are some and none is good, unless it is the first save that
             was not finished.
         """
         if is_first():
@@ -101,7 +101,7 @@ class Checkpoints:
     def save(self, step, state, scores=None):
         """Begin to save `state`; what went wrong in the save before is raised here.
 
-        Raises: BadInput that names the last good checkpoint if it cannot be written.
+        Raises: InputError that names the last good checkpoint if it cannot be written.
         """
         self.wait()
         with self.failures_told():
@@ -142,7 +142,7 @@ class Checkpoints:
     def wait(self):
         """Return once everything is written and sealed.
 
-        Raises: BadInput that names the last good checkpoint if it cannot be written.
+        Raises: InputError that names the last good checkpoint if it cannot be written.
         """
         if self.sealed is not None:
             with self.failures_told():
@@ -209,7 +209,7 @@ def load_generator(folder, step, *, score, higher_is_better):
     Args:
         step: "best" by `score`, "last", or a number as text.
 
-    Raises: BadInput if that step is not there, naming those that are.
+    Raises: InputError if that step is not there, naming those that are.
     """
     folder = Path(folder).absolute()
     best = functools.partial(rank, score=score, higher_is_better=higher_is_better)

@@ -42,7 +42,7 @@ def digest(path):
 def fault(folder):
     """What is wrong with the checkpoint in `folder`, in words; None if it is good.
 
-    Raises: BadInput if the disk does not let it be read, which another time it may.
+    Raises: InputError if the disk does not let it be read, which another time it may.
     """
     try:
         if not is_finished(folder):

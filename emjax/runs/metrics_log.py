@@ -28,7 +28,7 @@ class MetricsLog:
         done: updates done when this process takes up the run.
         total: updates of the whole run.
         images: images in one update.
-        board: the Board that shows the same numbers, or None.
+        board: the TensorBoardWriter that shows the same numbers, or None.
     """
 
     def __init__(self, path, *, done, total, images, board=None):
@@ -47,7 +47,7 @@ class MetricsLog:
         """Report the terms of update `step`, with the images/s since the last report.
 
         Args:
-            pace: {"pace/...": number} of the same stretch, as Watch.row gives it.
+            pace: {"pace/...": number} of the same stretch, as StepTimer.row gives it.
         """
         now = time.monotonic()
         rate = (step - self.lap_step) * self.images / max(now - self.lap, 1e-9)
@@ -128,7 +128,7 @@ def append(path, row):
 def read(path):
     """The rows of a metrics.jsonl; a last line that was cut by a crash is left out.
 
-    Raises: BadInput naming the file and any other line that is no JSON.
+    Raises: InputError naming the file and any other line that is no JSON.
     """
     rows = []
     lines = Path(path).read_text().splitlines()

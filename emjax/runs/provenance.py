@@ -11,9 +11,8 @@ import emjax
 from emjax.config import flat, plain
 from emjax.errors import UsageError
 from emjax.files import write_atomically
-from emjax.objectives import OBJECTIVES
 from emjax.parallel import devices, processes, sharding
-from emjax.tasks import TASKS
+from emjax.tasks import PRETRAINING_SCORE, TASKS
 
 MAY_DIFFER = (
     "epochs", "log_every", "eval_every", "save_every",
@@ -29,20 +28,26 @@ OFF = {  # what a config that lacks these fields means
 
 
 def ranking(config):
-    """(score, higher_is_better): what chooses the best checkpoint, e.g. ("val/dice", True).
+    """Return (score, higher_is_better), which choose the best checkpoint: ("val/dice", True).
 
-    Always of the split `val`, never of another that is evaluated beside it.
+    The score is always one of the split `val`.
+
+    Raises: UsageError if the config evaluates no split `val`.
     """
     if "val" not in config["data"]["evals"]:
         raise UsageError(
             f"data.evals has {', '.join(config['data']['evals'])}, but no val to choose by"
         )
-    judge = TASKS[config["task"]] if "task" in config else OBJECTIVES[config["objective"]["name"]]
-    return f"val/{judge.best}", judge.higher_is_better
+    if "task" not in config:
+        metric, higher_is_better = PRETRAINING_SCORE
+    else:
+        task = TASKS[config["task"]]
+        metric, higher_is_better = task.best, task.higher_is_better
+    return f"val/{metric}", higher_is_better
 
 
 def check_same_run(config, workdir):
-    """Raise Usage naming the fields that differ if `workdir` belongs to another config."""
+    """Raise UsageError naming the fields that differ if `workdir` belongs to another config."""
     if not (workdir / "config.json").exists():
         return
     theirs = OFF | dict(flat(json.loads((workdir / "config.json").read_text())))

@@ -93,7 +93,7 @@ def images(path):
 def read_run(folder, root):
     """The Run of a workdir, named by its path below `root`.
 
-    Raises: BadInput naming the file that does not read.
+    Raises: InputError naming the file that does not read.
     """
     path = folder / "config.json"
     try:
@@ -126,7 +126,7 @@ def read_run(folder, root):
 def find_runs(root):
     """All runs below `root`, by name.
 
-    Raises: BadInput if there is none, or naming the file that does not read.
+    Raises: InputError if there is none, or naming the file that does not read.
     """
     folders = sorted(path.parent for path in root.rglob("metrics.jsonl"))
     runs = [read_run(folder, root) for folder in folders if (folder / "config.json").exists()]
@@ -138,7 +138,7 @@ def find_runs(root):
 def read_matrix(root):
     """Names of the runs that are to be in `root`, by emjax.sweep; [] if it has written none.
 
-    Raises: BadInput if its file does not read.
+    Raises: InputError if its file does not read.
     """
     path = root / "matrix.json"
     try:

@@ -8,7 +8,7 @@ from emjax import pictures
 
 
 def open_writer(folder, done):
-    """The Board in `folder`; None without tensorboard, and on processes other than the first."""
+    """Return the writer in `folder`; None without tensorboard and on processes but the first."""
     if jax.process_index():
         return None
     try:

@@ -11,4 +11,8 @@ TASKS = {
     "superresolution": SUPERRESOLUTION,
 }
 
-__all__ = ["TASKS", "Task"]
+# How objectives without a task choose the best checkpoint: (metric, higher is better). Here and not
+# beside the objectives, so that reading a run's logs does not load the networks.
+PRETRAINING_SCORE = ("l1", False)
+
+__all__ = ["PRETRAINING_SCORE", "TASKS", "Task"]

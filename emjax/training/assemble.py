@@ -1,16 +1,96 @@
-"""The pieces of a run from its config; everything that can be refused is refused here."""
+"""The pieces of a run from its config. Everything that can be refused is refused here."""
 
+import dataclasses
+
+import jax
+from flax import nnx
+
+from emjax.config import Config
 from emjax.data.augment import Augmentation
+from emjax.data.batches import EvalBatches, TrainBatches
 from emjax.data.corruptions import Corruption, Masking
+from emjax.data.records import Records, open_mixture, open_records
 from emjax.errors import InputError, UsageError, choose
-from emjax.objectives import OBJECTIVES
+from emjax.models.build import build_abstract
+from emjax.objectives import OBJECTIVES, Objective
 from emjax.parallel import sharding
 from emjax.tasks import TASKS
 from emjax.training import optimizers
 
 
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """What a run is made of; computes nothing and writes nothing yet.
+
+    Attributes:
+        module: the generator, with shapes in place of arrays.
+        mixture: the records to train on.
+        held_out: split name to its records, `val` among them.
+        batches: training batches over `mixture`.
+        evals: split name to its evaluation batches.
+        records: how many records are trained on.
+        total_steps: updates of the whole run.
+    """
+
+    mesh: jax.sharding.Mesh
+    module: nnx.Module
+    objective: Objective
+    mixture: list[Records]
+    held_out: dict[str, Records]
+    batches: TrainBatches
+    evals: dict[str, EvalBatches]
+    records: int
+    steps_per_epoch: int
+    total_steps: int
+
+
+def assemble(config: Config) -> Pieces:
+    """Return the pieces of the run that `config` describes.
+
+    Raises: UsageError for fields that do not fit each other, the devices or the network; InputError
+        for records that are missing or lack the task's target.
+    """
+    mesh = sharding.data_mesh(**config.get("mesh", {}))
+    batch_size = config.data.batch_size
+    mixture = open_mixture(config.data.dir, config.data.train)
+    held_out = {
+        split: open_records(config.data.dir, *where) for split, where in config.data.evals.items()
+    }
+    module = build_abstract(config.model.to_dict())
+    count = sum(len(records.source) for records in mixture)
+    steps_per_epoch, total_steps = count_steps(config, count)
+    objective = build_objective(config, mixture, module.divisor, total_steps)
+    batches = TrainBatches(
+        mixture,
+        batch_size=batch_size,
+        seed=config.seed,
+        mesh=mesh,
+        resident=config.data.get("resident"),
+    )
+    check_equal_parts(objective.accumulate, batch_size, sharding.row_devices(mesh))
+    multiple = sharding.sides(module.divisor, mesh.shape["space"])
+    evals = {
+        split: EvalBatches(held, batch_size=batch_size, divisor=multiple, mesh=mesh)
+        for split, held in held_out.items()
+    }
+    if config.get("select", "best") not in ("best", "last"):
+        raise UsageError(f"select={config.select!r}, expected best or last")
+    return Pieces(
+        mesh=mesh,
+        module=module,
+        objective=objective,
+        mixture=mixture,
+        held_out=held_out,
+        batches=batches,
+        evals=evals,
+        records=count,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+
+
 def check_equal_parts(parts, batch_size, devices):
-    """Raise Usage unless a batch can be cut into `parts` equal ones on so many devices."""
+    """Raise UsageError unless a batch can be cut into `parts` equal ones on so many devices."""
     if parts < 1 or batch_size % (parts * devices):
         raise UsageError(
             f"data.accumulate={parts}: data.batch_size={batch_size} was to be cut into so many "
@@ -22,7 +102,7 @@ def check_equal_parts(parts, batch_size, devices):
 def count_steps(config, count):
     """(steps an epoch, steps in all) of a run on `count` records; a partial batch is dropped.
 
-    Raises: Usage if an epoch has no whole batch.
+    Raises: UsageError if an epoch has no whole batch.
     """
     passes, batch_size = config.get("passes_per_epoch", 1), config.data.batch_size
     if not 1 <= batch_size <= passes * count:
@@ -77,7 +157,7 @@ def fitting_crop(crop, shape, divisor, space=1):
 
     0 stays 0 (whole patches) if the network can take them, with its height over `space` devices.
 
-    Raises: Usage naming the nearest sides if the network cannot take the crop.
+    Raises: UsageError naming the nearest sides if the network cannot take the crop.
     """
     divisor = sharding.sides(divisor, space)
     if crop == 0 and all(side % divisor == 0 for side in shape):

@@ -25,9 +25,10 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
         publish: called with (generator, step, scores) at every new best.
         select: "best"; "last" publishes at every evaluation, so that the last one stays.
         stop: whether to save and stop after this step.
-        watch: the Watch that times the steps, with a profile to write or without.
+        watch: the StepTimer that times the steps, with a profile to write or without.
 
-    Raises: Stopped when `stop` said so before the last step; NonFinite as `skips.rolled_back`.
+    Raises: Interrupted if `stop` returned true before the last step; NonFiniteError as
+        `rollback.roll_back`.
     """
     everywhere = state.step.sharding
     places = jax.tree.map(lambda leaf: leaf.sharding, state)

@@ -29,7 +29,7 @@ def build(optimizer, updates=None):
         updates: those of the whole run; without them, for a run that only evaluates, the
             learning rate is constant.
 
-    Raises: Usage for names that are not there, and numbers that cannot be.
+    Raises: UsageError for names that are not there, and numbers that cannot be.
     """
     arguments = {"clip": 0.0, "schedule": "constant", "warmup": 0, **optimizer}
     clip, schedule, warmup = (arguments.pop(name) for name in ("clip", "schedule", "warmup"))

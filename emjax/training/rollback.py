@@ -50,7 +50,7 @@ def roll_back(state, skips, checkpoints):
     Args:
         skips: those of `state`, on the host.
 
-    Raises: NonFinite if the run has gone back before, or if there is nothing to go back to.
+    Raises: NonFiniteError if the run has gone back before, or if there is nothing to go back to.
     """
     why = (
         f"steps {skips.since} to {skips.last[0]}: the loss or a gradient is not finite, "

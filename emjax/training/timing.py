@@ -23,7 +23,7 @@ class Profile(NamedTuple):
 def parse_profile(text, folder):
     """The Profile of `FROM:TO`; None of None.
 
-    Raises: Usage for anything else.
+    Raises: UsageError for anything else.
     """
     if text is None:
         return None

@@ -1,147 +1,149 @@
-"""From a config to a trained run."""
+"""From a config to a trained run: assemble, place, restore, fit."""
 
 import signal
+from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import jax
 
-from emjax.data.batches import EvalBatches, TrainBatches
-from emjax.data.records import open_mixture, open_records
+from emjax.config import Config
 from emjax.errors import UsageError
 from emjax.files import lock_folder
-from emjax.models import cost
-from emjax.models.build import build_abstract
-from emjax.models.network import replace_in_networks
-from emjax.models.saved import write
+from emjax.models import cost, saved
+from emjax.models.network import Network, replace_in_networks
 from emjax.parallel import processes, sharding
-from emjax.parallel.processes import signals_received
 from emjax.runs import tensorboard
 from emjax.runs.checkpoints import Checkpoints, saved_steps
 from emjax.runs.metrics_log import MetricsLog
 from emjax.runs.provenance import check_same_run, describe, ranking
-from emjax.training import preview
-from emjax.training.assemble import build_objective, check_equal_parts, count_steps
+from emjax.training.assemble import Pieces, assemble
 from emjax.training.initialise import transfer_weights
 from emjax.training.loop import fit
-from emjax.training.timing import StepTimer
+from emjax.training.preview import PreviewGrid
+from emjax.training.timing import Profile, StepTimer
 
 
-def train(config, workdir, profile=None):
-    """Do the run of `config` in `workdir`, from the start or from where it is.
+def train(config: Config, workdir: Path, profile: Profile | None = None) -> None:
+    """Train the run of `config` in `workdir`, from the start or from its latest checkpoint.
 
     Everything that can be refused is refused before anything is written.
+
+    Raises: as `assemble`, `check_same_run`, `transfer_weights` and `fit`.
     """
-    mesh = sharding.data_mesh(**config.get("mesh", {}))
-    batch_size = config.data.batch_size
-    mixture = open_mixture(config.data.dir, config.data.train)
-    held_out = {
-        split: open_records(config.data.dir, *where) for split, where in config.data.evals.items()
-    }
-    module = build_abstract(config.model.to_dict())
-    divisor = module.divisor
-    count = sum(len(records.source) for records in mixture)
-    steps_per_epoch, total_steps = count_steps(config, count)
-    objective = build_objective(config, mixture, divisor, total_steps)
-    batches = TrainBatches(
-        mixture,
-        batch_size=batch_size,
-        seed=config.seed,
-        mesh=mesh,
-        resident=config.data.get("resident"),
-    )
-    check_equal_parts(objective.accumulate, batch_size, sharding.row_devices(mesh))
-    multiple = sharding.sides(divisor, mesh.shape["space"])
-    evals = {
-        split: EvalBatches(held, batch_size=batch_size, divisor=multiple, mesh=mesh)
-        for split, held in held_out.items()
-    }
-    select = config.get("select", "best")
-    if select not in ("best", "last"):
-        raise UsageError(f"select={select!r}; best or last was due")
+    pieces = assemble(config)
     check_same_run(config, workdir)
+    total_steps = pieces.total_steps
     if profile and profile.last > total_steps:
         raise UsageError(
             f"--profile={profile.first}:{profile.last}, but the run has {total_steps} steps"
         )
-
-    state = objective.init(config.seed)
     score, higher_is_better = ranking(config)
-    saved = workdir / "checkpoints"
-    if "initialise" in config and config.initialise.workdir and not saved_steps(saved):
-        state = state.replace(
-            generator=transfer_weights(state.generator, module, config.initialise)
-        )
-    state = replace_in_networks(state, mesh=mesh, remat=config.get("remat", False))
-    state = state.replace(generator=state.generator.averaging(config.get("ema", 0.0)))
+    saved_at = workdir / "checkpoints"
+    state = initial_state(config, pieces, resumes=bool(saved_steps(saved_at)))
     # Traced here once to refuse what does not fit.
-    flops = cost.operations(objective.train_step, state, batches.shapes)
-    state = sharding.placed(state, mesh)
+    flops = cost.operations(pieces.objective.train_step, state, pieces.batches.shapes)
+    state = sharding.placed(state, pieces.mesh)
 
     workdir.mkdir(parents=True, exist_ok=True)
-    busy = "wait for it, or choose another --workdir"
-    several = jax.process_count() > 1
-    stopping = nullcontext(processes.stop_agreed()) if several else signals_received(signal.SIGTERM)
-    alone = lock_folder(workdir, busy) if processes.is_first() else nullcontext()
-    with alone, stopping as stop, StepTimer(profile, flops) as stopwatch:
+    with (
+        alone_in(workdir),
+        stop_signal() as stop,
+        StepTimer(profile, flops) as timer,
+    ):
         describe(workdir, config)
         processes.barrier()
-        checkpoints = Checkpoints(saved, score=score, higher_is_better=higher_is_better)
+        checkpoints = Checkpoints(saved_at, score=score, higher_is_better=higher_is_better)
         state = checkpoints.restore(state)
         done = int(state.step)
         processes.print_once(
-            f"{workdir}: {sharding.devices_in_use(mesh)}, "
-            f"{count} records, {steps_per_epoch} steps an epoch, {total_steps} in all"
+            f"{workdir}: {sharding.devices_in_use(pieces.mesh)}, {pieces.records} records, "
+            f"{pieces.steps_per_epoch} steps per epoch, {total_steps} in all"
             + (f"; continues from step {done}" if done else "")
         )
         if profile and done >= profile.first:
-            processes.print_once(f"step {profile.first} is done: nothing is traced")
+            processes.print_once(f"step {profile.first} is done already: nothing is traced")
         events = tensorboard.open_writer(workdir / "tensorboard", done)
-        journal = MetricsLog(
-            workdir / "metrics.jsonl", done=done, total=total_steps, images=batch_size, board=events
-        )  # fmt: skip
-        grid = preview.PreviewGrid(objective, held_out["val"], divisor) if events else None
-        publish = publisher(config, workdir, mesh, mixture, events, grid)
+        log = MetricsLog(
+            workdir / "metrics.jsonl",
+            done=done,
+            total=total_steps,
+            images=config.data.batch_size,
+            board=events,
+        )
         fit(
-            objective,
+            pieces.objective,
             state,
-            batches,
-            evals,
+            pieces.batches,
+            pieces.evals,
             total_steps=total_steps,
             log_every=config.log_every,
-            eval_every=config.eval_every or steps_per_epoch,
+            eval_every=config.eval_every or pieces.steps_per_epoch,
             save_every=config.save_every,
             checkpoints=checkpoints,
-            journal=journal,
-            publish=publish,
-            select=select,
+            journal=log,
+            publish=publisher(config, workdir, pieces, events),
+            select=config.get("select", "best"),
             stop=stop,
-            watch=stopwatch,
+            watch=timer,
         )
         checkpoints.close()
         processes.print_once(f"{workdir}: done, {max(total_steps, done)} steps")
 
 
-def publisher(config, workdir, mesh, mixture, events, grid):
-    """What `fit` calls with the best generator so far: it goes to the workdir's model/.
+def initial_state(config: Config, pieces: Pieces, *, resumes: bool) -> Any:
+    """Return the objective's state at step 0, its generator as `config.initialise` asks.
 
-    A picture of what it does goes to TensorBoard, if there are `events`.
+    Args:
+        resumes: a checkpoint will replace the values, so no old weights are read.
     """
+    state = pieces.objective.init(config.seed)
+    if "initialise" in config and config.initialise.workdir and not resumes:
+        generator = transfer_weights(state.generator, pieces.module, config.initialise)
+        state = state.replace(generator=generator)
+    state = replace_in_networks(state, mesh=pieces.mesh, remat=config.get("remat", False))
+    return state.replace(generator=state.generator.with_ema(config.get("ema", 0.0)))
 
-    def publish(generator, step, scores):
-        kept = generator.averaged.replace(memory=None)
-        generator = jax.device_put(kept, sharding.replicated(mesh))
+
+def alone_in(workdir: Path):
+    """Return the lock of `workdir`; process 0 alone holds it."""
+    if not processes.is_first():
+        return nullcontext()
+    return lock_folder(workdir, "wait for it, or choose another --workdir")
+
+
+def stop_signal():
+    """Return a context whose value says, once per step, whether SIGTERM asked to stop."""
+    if jax.process_count() > 1:
+        return nullcontext(processes.stop_agreed())
+    return processes.signals_received(signal.SIGTERM)
+
+
+def publisher(
+    config: Config, workdir: Path, pieces: Pieces, events: tensorboard.TensorBoardWriter | None
+) -> Callable[[Network, int, dict[str, float]], None]:
+    """Return what `fit` calls with each new best generator: it is written to the workdir's model/.
+
+    TensorBoard gets a picture of what it does, if there are `events`.
+    """
+    grid = events and PreviewGrid(pieces.objective, pieces.held_out["val"], pieces.module.divisor)
+
+    def publish(generator: Network, step: int, scores: dict[str, float]) -> None:
+        kept = generator.ema_network.replace(memory=None)
+        generator = jax.device_put(kept, sharding.replicated(pieces.mesh))
         if processes.is_first():
             facts = dict(
                 title=f"{config.model.name} of {workdir}",
                 model=config.model.to_dict(),
                 task=config.get("task"),
-                range_rule=mixture[0].card["range_rule"],
-                trained_on=", ".join(records.source.name for records in mixture),
+                range_rule=pieces.mixture[0].card["range_rule"],
+                trained_on=", ".join(records.source.name for records in pieces.mixture),
                 step=step,
                 scores=scores,
             )
-            write(workdir / "model", generator, facts)
-        if events:
+            saved.write(workdir / "model", generator, facts)
+        if events and grid:
             names, picture = grid(generator)
             events.picture(step, f"val/{' | '.join(names)}", picture)
 

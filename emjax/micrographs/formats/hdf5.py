@@ -48,7 +48,7 @@ def signals(path, limit):
 def inside(file):
     """({name: group}, {name: dataset}) of an open file; what points out of it is left out.
 
-    Raises: BadInput for a dataset whose values lie in another file.
+    Raises: InputError for a dataset whose values lie in another file.
     """
     import h5py
 
@@ -82,19 +82,19 @@ def attribute(item, name, missing):
     if name not in item.attrs:
         return missing
     if isinstance(item.attrs.get_id(name).get_type(), (h5py.h5t.TypeStringID, h5py.h5t.TypeVlenID)):
-        refuse_endless_heaps(item.file.filename)
+        check_heaps(item.file.filename)
     return item.attrs[name]
 
 
-def refuse_endless_heaps(path):
+def check_heaps(path):
     """Refuse a file that HDF5 would read for ever: texts lie in heaps, lists of (size, content)
     whose free space has the number 0, and where that has the size 0 too it gets no further."""
     state = os.stat(path)
-    _refuse_endless_heaps(os.fspath(path), state.st_size, state.st_mtime_ns)
+    _check_heaps(os.fspath(path), state.st_size, state.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=8)
-def _refuse_endless_heaps(path, size, _):
+def _check_heaps(path, size, _):
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         start = content.find(b"GCOL\1\0\0\0")
         while start >= 0:

@@ -47,10 +47,10 @@ def zarr_signals(path, limit):
     """The Signals of a Zarr store: its full-size OME images, and arrays that are 2-D or 3-D."""
     import zarr
 
-    size = _refuse_links(path)
+    size = _check_links(path)
     for name in ZARR_FILES:
         for file in Path(path).rglob(name):
-            _refuse_codecs(file)
+            _check_codecs(file)
     store = zarr.storage.LocalStore(path, read_only=True)
     root = zarr.open(store=store, mode="r")
     found = list(_walk(root, size, limit, 0))
@@ -61,7 +61,7 @@ def zarr_signals(path, limit):
     yield found
 
 
-def _refuse_links(folder):
+def _check_links(folder):
     """The bytes of all files below `folder`, none of which may be a link."""
     total = 0
     for parent, folders, files in os.walk(folder):
@@ -75,7 +75,7 @@ def _refuse_links(folder):
     return total
 
 
-def _refuse_codecs(file):
+def _check_codecs(file):
     """Refuse metadata that ask for a codec which is not known to only compress."""
     if file.stat().st_size > JSON:
         raise InputError(f"{file.name} of {file.stat().st_size} bytes")

@@ -38,7 +38,7 @@ def signals(path, limit):
     if suffix in IN_HDF5:
         import h5py
 
-        hdf5.refuse_endless_heaps(path)
+        hdf5.check_heaps(path)
         with h5py.File(path, "r") as file:
             hdf5.inside(file)
     if suffix == ".blo":

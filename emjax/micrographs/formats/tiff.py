@@ -29,7 +29,7 @@ def signals(path, limit):
     size = os.path.getsize(path)
     alone = dict(_multifile=False, is_mmstack=False, is_ndtiff=False)
     with open(path, "rb") as content:
-        _refuse_circles(content)
+        _check_circles(content)
         file = tifffile.TiffFile(content, **alone)
         every = [s for s in file.series if not s.keyframe.is_reduced] or file.series
         if not every:
@@ -37,7 +37,7 @@ def signals(path, limit):
         yield [_signal(path, file, place, s, size, limit) for place, s in enumerate(every)]
 
 
-def _refuse_circles(file):
+def _check_circles(file):
     """Follow the chain of pages once: tifffile sees no circle of more than a hundred."""
     head = file.read(16)
     order = "<" if head[:2] == b"II" else ">"

@@ -87,9 +87,9 @@ def test_records_are_resident_where_they_take_little_of_the_memory(train, monkey
     one = sum(np.asarray(value).nbytes for value in without_text(train.source[0]).values())
     for records, resident in ((27, False), (29, True)):  # of 28
         limit = records * one / RESIDENT_SHARE
-        monkeypatch.setattr("emjax.devices.memory", lambda: {"bytes_limit": limit})  # noqa: B023
+        monkeypatch.setattr("emjax.parallel.devices.memory", lambda: {"bytes_limit": limit})  # noqa: B023
         assert TrainBatches([train], **options).resident is resident
-    monkeypatch.setattr("emjax.devices.memory", dict)  # a CPU says nothing
+    monkeypatch.setattr("emjax.parallel.devices.memory", dict)  # a CPU says nothing
     assert not TrainBatches([train], **options).resident
 
 

@@ -47,31 +47,31 @@ def test_applying_changes_nothing_but_what_it_returns(network):
 
 def test_updated_takes_one_optimizer_step(network):
     grads = jax.tree.map(jnp.ones_like, network.params)
-    after = network.updated(grads, network.stats)
+    after = network.apply_gradients(grads, network.stats)
     for path, value in network.params.items():
         np.testing.assert_allclose(after.params[path], value - 0.5, rtol=1e-6)
 
 
 def test_averages_follow_their_formula(network):
     """After k updates by -1 each, with decay d: start - k + d (1 - d**k) / (1 - d)."""
-    averaging = network.replace(optimizer=optax.sgd(1.0)).averaging(0.8)
+    averaging = network.replace(optimizer=optax.sgd(1.0)).with_ema(0.8)
     start = {path: np.array(value) for path, value in network.params.items()}
     grads = jax.tree.map(jnp.ones_like, network.params)
     for k in range(1, 4):
         stats = {path: value + k for path, value in network.stats.items()}
-        averaging = averaging.updated(grads, stats)
-        for path, value in averaging.averaged.params.items():
+        averaging = averaging.apply_gradients(grads, stats)
+        for path, value in averaging.ema_network.params.items():
             expected = start[path] - k + 0.8 * (1 - 0.8**k) / (1 - 0.8)
             np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(averaging.params[path], start[path] - k, atol=1e-6)
     # Running statistics, which went up by 1 each time, are averaged alike.
     lag = 0.8 * (1 - 0.8**3) / (1 - 0.8)
-    for path, value in averaging.averaged.stats.items():
+    for path, value in averaging.ema_network.stats.items():
         np.testing.assert_allclose(value, network.stats[path] + 3 - lag, rtol=1e-5, atol=1e-6)
-    assert type(averaging.averaged) is Network
-    assert network.averaging(0.0) is network is network.averaged
+    assert type(averaging.ema_network) is Network
+    assert network.with_ema(0.0) is network is network.ema_network
     with pytest.raises(UsageError, match="ema=1.0; from 0, for none, to below 1 was due"):
-        network.averaging(1.0)
+        network.with_ema(1.0)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_bfloat16_is_near_float32_and_learns(model, off):
             return ((output - 0.5) ** 2).mean(), (output, stats)
 
         (value, (output, stats)), grads = jax.value_and_grad(loss, has_aux=True)(network.params)
-        return network.updated(grads, stats), output, value
+        return network.apply_gradients(grads, stats), output, value
 
     update = jax.jit(update, compiler_options={"xla_backend_optimization_level": 0})
     after, output, loss = update(half)

@@ -1,0 +1,42 @@
+"""The interface of an objective."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+
+from emjax.models.network import Network
+
+State = Any  # a struct.PyTreeNode: `step`, `key`, `skips`, the kept network `generator`, others
+Batch = Mapping[str, jax.Array]  # {field: [b, ...]}, as records hold them
+
+
+class Objective(Protocol):
+    """How weights change: a frozen dataclass of plain values with pure methods.
+
+    An objective without a task also has `best` and `higher_is_better`, those of
+    `emjax.tasks.PRETRAINING_SCORE`.
+
+    Attributes:
+        accumulate: number of microbatches that a batch is computed in.
+        compiler_options: {backend: {option of XLA: value}} for the program of `train_step`.
+    """
+
+    accumulate: int
+    compiler_options: Mapping[str, Mapping[str, Any]]
+
+    def init(self, seed: int) -> State:
+        """Return the state at its initial values."""
+        ...
+
+    def train_step(self, state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+        """Return the state after one update, and a flat dict of scalars."""
+        ...
+
+    def eval_step(self, state: State, batch: Batch) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """Return {metric: (value [b], whether it counts, bool [b])}, an entry per image."""
+        ...
+
+    def views(self, generator: Network, batch: Batch) -> dict[str, jax.Array]:
+        """Return {name: float32 [b, h, w, 1] in [-1, 1]} to look at side by side."""
+        ...
