@@ -27,6 +27,7 @@ test: lint
 lint: venv
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m pyright --pythonpath $(PY)
 
 # The commands of the README once, on tiny data.
 smoke: venv

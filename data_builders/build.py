@@ -19,7 +19,7 @@ from data_builders import au_nanoparticles, beam, cem500k, common
 from data_builders.micrographs import Micrographs
 from data_builders.simulated import Atoms, Nanoparticles, Unlabelled
 from data_builders.temimagenet import Multislice, TEMImageNet
-from emjax.cli import Parser, run
+from emjax.cli import Parser, command, run
 from emjax.errors import UsageError, choose
 
 BUILDERS = {
@@ -34,6 +34,7 @@ BUILDERS = {
 }
 
 
+@command
 def main(arguments):
     """Build the dataset that `arguments` name, or say that it is there already."""
     if not arguments or arguments[0] in ("-h", "--help"):

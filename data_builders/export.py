@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from emjax import micrographs
-from emjax.cli import Parser, run
+from emjax.cli import Parser, command, run
 from emjax.data.records import open_records
 
 
+@command
 def main(arguments):
     """Write the records of one split and say where."""
     parser = Parser(prog="python -m data_builders.export", description=__doc__.splitlines()[0])

@@ -1,25 +1,70 @@
-"""What all commands share: a parser with one-line errors, exit codes, `run(main)`."""
+"""What all commands share: a parser with one-line errors, printed notes, exit codes."""
 
 import argparse
+import contextlib
 import errno
+import functools
+import logging
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
-from emjax.errors import EmjaxError, InputError, UsageError
+from emjax.errors import EmjaxError, InputError, UsageError, logger
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+Main = Callable[[Sequence[str]], int]
+
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaints are one line."""
+    """An ArgumentParser that raises UsageError with one line."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see --help)")
 
 
-def exit_code_and_line(error):
-    """(exit code, line) of an error; without a line where only a traceback says enough.
+class NotePrinter(logging.Handler):
+    """Prints each warning of the package once, as `note: ...` on stderr."""
 
-    A full disk is bad input, too.
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.printed: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self.printed:
+            self.printed.add(message)
+            print(f"note: {message}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def printed_notes() -> Iterator[None]:
+    """Print the package's warnings as notes, here and nowhere else, until the end of the `with`."""
+    handler, propagated = NotePrinter(), logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
+
+
+def command(main: Main) -> Main:
+    """Decorate the `main(arguments)` of a command: notes are printed while it runs."""
+
+    @functools.wraps(main)
+    def printing(arguments: Sequence[str]) -> int:
+        with printed_notes():
+            return main(arguments)
+
+    return printing
+
+
+def exit_code_and_line(error: BaseException) -> tuple[int, str | None]:
+    """Return (exit code, message) of an error; no message where a traceback is needed.
+
+    A full disk counts as bad input.
     """
     if isinstance(error, EmjaxError):
         return error.code, str(error)
@@ -28,10 +73,10 @@ def exit_code_and_line(error):
     return 1, None
 
 
-def run(main, *args):
-    """Exit with what `main(*args)` returns, or with an error's one line and its code."""
+def run(main: Callable[..., int | None], *arguments: Any) -> NoReturn:
+    """Exit with the code that `main(*arguments)` returns, or with an error's line and code."""
     try:
-        sys.exit(main(*args))
+        sys.exit(main(*arguments))
     except (EmjaxError, OSError) as error:
         code, line = exit_code_and_line(error)
         if line is None:

@@ -27,6 +27,7 @@ def whole_numbers(text):
     return [int(part) for part in text.split(",")]
 
 
+@cli.command
 def main(arguments):
     """Convert one way or the other, by whether --from is a folder; returns the exit code."""
     parser = cli.Parser(prog="emjax.convert", description=__doc__.splitlines()[0])

@@ -25,6 +25,7 @@ EXTRAS = {  # module: the extra that has it, and what for
 }
 
 
+@cli.command
 def main(arguments):
     """Print what there is; returns the exit code."""
     parser = cli.Parser(prog="emjax.doctor", description=__doc__.splitlines()[0])

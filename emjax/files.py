@@ -3,15 +3,17 @@
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 from emjax.errors import InputError
 
 
 @contextlib.contextmanager
-def lock_folder(folder, advice):
-    """Hold the lock of `folder`; it falls with this process, so a killed one blocks nobody.
+def lock_folder(folder: Path, advice: str) -> Iterator[None]:
+    """Hold the lock of `folder`; it is released when the process ends, however it ends.
 
-    Raises: InputError that names the folder and gives `advice` if another process holds it.
+    Raises: InputError naming the folder, with `advice`, if another process holds the lock.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -23,8 +25,8 @@ def lock_folder(folder, advice):
         os.close(handle)
 
 
-def write_atomically(path, content):
-    """Write `content` to `path` so that a reader sees the old file or the new one."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that readers see either the old file or the new one."""
     draft = path.with_name(path.name + ".partial")
     draft.write_bytes(content)
     os.replace(draft, path)

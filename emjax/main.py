@@ -25,6 +25,7 @@ from emjax.training.train import train
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # rules out autotuning and atomic sums
 
 
+@cli.command
 def main(arguments):
     """Parse the command line and train; returns the exit code."""
     flags, arguments = processes.split_flags(arguments)

@@ -47,6 +47,7 @@ def pixel_size(text):
     return sizes[0], sizes[-1]
 
 
+@cli.command
 def main(arguments):
     """Predict every input; returns 0, or 3 if some could not be read (they are named)."""
     parser = cli.Parser(prog="emjax.predict", description=__doc__.splitlines()[0])

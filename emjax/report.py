@@ -39,6 +39,7 @@ PROTOCOL = (
 )
 
 
+@cli.command
 def main(arguments):
     """Write the report and print its main tables; returns the exit code."""
     parser = cli.Parser(prog="emjax.report", description=__doc__.splitlines()[0])

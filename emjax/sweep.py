@@ -24,6 +24,7 @@ from emjax.files import write_atomically
 from emjax.runs.run import read_matrix
 
 
+@cli.command
 def main(arguments):
     """Run what is missing of a matrix; returns the exit code."""
     parser = cli.Parser(

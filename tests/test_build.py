@@ -731,8 +731,8 @@ def limited_build(limit, *argv):
     """The finished process of a build that may write no file larger than `limit` bytes."""
     code = (
         f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-        "from data_builders import build; from emjax import errors\n"
-        "errors.run(build.main, sys.argv[1:])"
+        "from data_builders import build; from emjax import cli\n"
+        "cli.run(build.main, sys.argv[1:])"
     )
     line = [sys.executable, "-c", code, *argv]
     return subprocess.run(line, capture_output=True, text=True, timeout=120)

@@ -131,7 +131,10 @@ def test_back_to_a_checkpoint_once(tmp_path, capsys):
     (tmp_path / "whole").mkdir(), (tmp_path / "parts").mkdir()
     state, _ = run(tmp_path / "whole", bad)
     said = capsys.readouterr().err
-    assert "note: steps 25 to 35: the loss" in said and "was saved at step 20, once" in said
+    assert (
+        "note: steps 25 to 35: the loss" in said
+        and "goes back to the checkpoint of step 20, once" in said
+    )
     rows = read(tmp_path / "whole" / "metrics.jsonl")
     assert [row["step"] for row in rows if row.get("train/back_to") == 20] == [35]
     assert (

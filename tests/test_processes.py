@@ -164,19 +164,20 @@ def test_several_processes_are_one_run(tiny_records, tmp_path, compiled_quickly)
 
 SUMS = """
 import sys, time, jax, numpy as np
-from emjax import errors, hosts, sharding
+from emjax import cli
+from emjax.parallel import processes, sharding
 
 def main(arguments):
-    with hosts.joined(hosts.split(arguments)[0]):
+    with processes.connected(processes.split_flags(arguments)[0]):
         mesh = sharding.data_mesh()
         total = jax.jit(lambda x: x.sum(), out_shardings=sharding.replicated(mesh))
-        hosts.meet()
+        processes.barrier()
         while True:
             ones = sharding.to_devices({"x": np.ones(1, np.float32)}, mesh)["x"]
             print("sum", float(total(ones)), flush=True)
             time.sleep(0.1)
 
-errors.run(main, sys.argv[1:])
+cli.run(main, sys.argv[1:])
 """
 
 

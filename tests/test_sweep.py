@@ -121,12 +121,14 @@ def test_a_mask_of_gpus_is_kept_to(monkeypatch):
 def test_a_stopped_sweep_stops_its_runs_and_says_so(tmp_path):
     program = f"""
 import signal, sys
-from emjax import errors, plan, sweep
+from pathlib import Path
+from emjax import cli
+from emjax.experiments import plan, runner
 wait = ("import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); "
         "print('up', flush=True); time.sleep(60)")
-sweep.command = lambda job, config, root: [sys.executable, "-c", wait]
+runner.command = lambda job, config, root: [sys.executable, "-c", wait]
 jobs = [plan.Job(name, None, "", 1, 0, False, name) for name in "ab"]
-errors.run(sweep.run, jobs, "x.py", sweep.Path({str(tmp_path)!r}), {DEVICE})
+cli.run(runner.run_jobs, jobs, "x.py", Path({str(tmp_path)!r}), {DEVICE})
 """
     child = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     log = tmp_path / "a" / "log.txt"

@@ -1,7 +1,6 @@
 """Which files make up a collection: by stems in folders, or by the rows of a table."""
 
 import csv
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,7 @@ import numpy as np
 
 from data_builders.common import SPLITS, TARGETS
 from emjax import micrographs
-from emjax.errors import InputError, UsageError
+from emjax.errors import InputError, UsageError, note
 
 
 class Source(NamedTuple):
@@ -90,7 +89,7 @@ def from_table(source, table, picked):
             raise InputError(f"{table} has no column {column!r}; it has {', '.join(columns)}")
     unused = set(columns) - {"image", "source", "split", "nm_per_pixel", *TARGETS}
     if unused:
-        print(f"note: {table}: not used: {', '.join(sorted(unused))}", file=sys.stderr)
+        note(table, f"columns not used: {', '.join(sorted(unused))}")
     due = tuple(t for t in TARGETS if t in (picked or columns))
 
     def cell(row, column):

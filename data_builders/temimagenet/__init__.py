@@ -1,7 +1,6 @@
 """Records from TEM-ImageNet v1.3 and its multislice sibling: PNG folders paired by file stem."""
 
 import hashlib
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from data_builders.common import (
     within,
 )
 from emjax import micrographs
-from emjax.errors import InputError
+from emjax.errors import InputError, note
 
 FOLDERS = {  # a record's feature and the folder it is read from
     "image": "image",
@@ -128,10 +127,9 @@ class TEMImageNet:
         """For the card: how many images there are, and whether they are all there should be."""
         complete = stems_md5(self.stems) == COMPLETE_MD5
         if not complete:
-            print(
-                f"note: {self.root / 'image'}: {len(self.stems)} of {COMPLETE} images; "
-                "not the complete set",
-                file=sys.stderr,
+            note(
+                self.root / "image",
+                f"{len(self.stems)} of {COMPLETE} images; not the complete set",
             )
         return {"found": f"{len(self.stems)} of {COMPLETE}", "complete": complete}
 

@@ -1,7 +1,6 @@
 """Records on disk: opening what was built, decoding it, standing in for what is damaged."""
 
 import json
-import sys
 import threading
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from emjax.config import parts_of
-from emjax.errors import InputError, UsageError, first_line
+from emjax.errors import InputError, UsageError, first_line, note
 
 BAD_SHARE = 0.001  # of a split's records may be damaged; more, and the run stops
 
@@ -52,11 +51,11 @@ class Readable:
                 try:
                     return self.source[at]
                 except Exception as error:  # whatever a decoder makes of damaged bytes
-                    self.note(at, error)
+                    self.note_damaged(at, error)
             at = (at + 1) % len(self)
 
-    def note(self, at, error):
-        told = f"{self.name}: record {at} cannot be decoded: {first_line(error)}"
+    def note_damaged(self, at, error):
+        reason = f"cannot be decoded: {first_line(error)}"
         most = BAD_SHARE * len(self)
         with self.noting:  # so that the count that ends a run is the same on every machine
             if at in self.damaged:
@@ -65,10 +64,10 @@ class Readable:
                 self.damaged[at] = error
         if len(self.damaged) > most:
             raise InputError(
-                f"{told}; {len(self.damaged)} of {len(self)} so far, over the {BAD_SHARE:.1%} that "
-                "may be. Build the dataset again"
+                f"{self.name}: record {at} {reason}; {len(self.damaged)} of {len(self)} so far, "
+                f"more than {BAD_SHARE:.1%}. Build the dataset again"
             )
-        print(f"note: {told}; the next one stands in for it", file=sys.stderr)
+        note(f"{self.name}: record {at}", f"{reason}; the next one stands in for it")
 
 
 class Decoded:

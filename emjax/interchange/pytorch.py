@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from safetensors.numpy import save
 
-from emjax.errors import InputError, UsageError
+from emjax.errors import InputError, UsageError, note
 from emjax.files import write_atomically
 from emjax.interchange import unpickle
 from emjax.interchange.pytorch_names import names_of
@@ -54,7 +54,7 @@ def unet_in(path, file, options):
             raise UsageError(f"--{field}={asked}, but {path} says {said}; leave the option out")
         model[field] = said if known else asked or default
         if not known and not asked:
-            print(f"note: {path} does not say its {field}; {default} is assumed, see --{field}")
+            note(path, f"does not say its {field}; {default} is assumed")
     kind = options.input or implied_input(path, tensors, names[0])
     rule, interval = INPUTS[kind].values()
     if interval:

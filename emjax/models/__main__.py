@@ -17,6 +17,7 @@ from emjax.models.network import flat_arrays
 SIDES = (224, 256, 448, 512)
 
 
+@cli.command
 def main(arguments):
     """Print the table of the generators and the discriminator that the configs name."""
     cli.Parser(prog="emjax.models", description=__doc__.splitlines()[0]).parse_args(arguments)

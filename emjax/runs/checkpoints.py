@@ -10,7 +10,6 @@ import functools
 import json
 import math
 import shutil
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ import jax
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from emjax.errors import InputError, first_line
+from emjax.errors import InputError, first_line, note
 from emjax.parallel.processes import is_first
 from emjax.runs.manifests import UNFINISHED, fault, is_finished, seal
 
@@ -87,7 +86,7 @@ class Checkpoints:
                     "Choose another --workdir, or delete this one to start over"
                 )
             for step, wrong in broken.items():
-                note(self.folder, step, wrong, good[-1] if good else None)
+                note_unusable(self.folder, step, wrong, good[-1] if good else None)
                 shutil.rmtree(self.folder / str(step))
         multihost_utils.sync_global_devices("what is broken is gone")
 
@@ -185,10 +184,10 @@ def examined(folder):
     return good, {step: wrong for step, wrong in faults.items() if wrong}
 
 
-def note(folder, step, wrong, instead):
+def note_unusable(folder, step, wrong, instead):
     used = "from the start" if instead is None else f"{folder / str(instead)} is used instead"
     if is_first():
-        print(f"note: {folder / str(step)} cannot be used: {wrong}; {used}", file=sys.stderr)
+        note(folder / str(step), f"cannot be used: {wrong}; {used}")
 
 
 def rank(scores, *, score, higher_is_better):
@@ -228,7 +227,7 @@ def load_generator(folder, step, *, score, higher_is_better):
     chosen = names[str(step)]
     if not str(step).isdigit():
         for other, wrong in broken.items():
-            note(folder, other, wrong, chosen)
+            note_unusable(folder, other, wrong, chosen)
     stored = ocp.metadata(folder / str(chosen), checkpointable_name="state").metadata["generator"]
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     averaged = "average" in stored

@@ -4,11 +4,9 @@ Whether is decided on the device, in the step. The host looks where it reports o
 the examples, and goes back to a checkpoint after IN_A_ROW of them.
 """
 
-import sys
-
 import jax
 
-from emjax.errors import NonFiniteError
+from emjax.errors import NonFiniteError, note
 from emjax.objectives.nonfinite import IN_A_ROW
 from emjax.parallel import processes
 
@@ -28,13 +26,13 @@ def report_skips(skips, known, examples):
         for source, index in examples(update - 1):
             by_source.setdefault(source, []).append(str(index))
         named = "; ".join(f"{', '.join(found)} of {source}" for source, found in by_source.items())
-        print(
-            f"note: step {update}: the loss or a gradient is not finite, so its batch was not "
-            f"applied. Its examples, by index and source: {named}",
-            file=sys.stderr,
+        note(
+            f"step {update}",
+            "the loss or a gradient is not finite, so its batch was not applied. Its examples, by "
+            f"index and source: {named}",
         )
     if new > IN_A_ROW:
-        print(f"note: {new - IN_A_ROW} more before these, {skips.count} in all", file=sys.stderr)
+        note("skipped steps", f"{new - IN_A_ROW} more before these, {skips.count} in all")
 
 
 def too_many(skips):
@@ -64,6 +62,6 @@ def roll_back(state, skips, checkpoints):
         raise NonFiniteError(f"{why}, and there is no good checkpoint from before. {look}")
     step = int(old.step)
     if processes.is_first():
-        print(f"note: {why}; goes on from what was saved at step {step}, once", file=sys.stderr)
+        note(why, f"goes back to the checkpoint of step {step}, once")
     counts = dict(count=state.skips.count, rollbacks=state.skips.rollbacks + 1)
     return old.replace(step=state.step, skips=old.skips.replace(**counts)), step
