@@ -106,6 +106,21 @@ def test_pages_that_the_code_names_exist():
     assert {name: gone[name] for name in gone if name not in TO_BE_MADE} == {}
 
 
+def test_code_that_the_pages_name_exists():
+    gone = set()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(
+            r"(?<![\w./])(?:emjax|data_builders|tests|benchmarks)/[\w/.-]*\w/?", text
+        ):
+            if not (ROOT / name).exists():
+                gone.add(f"{named(page)}: {name}")
+        for name in re.findall(r"(?<![\w/])test_\w+\.py", text):
+            if not (ROOT / "tests" / name).exists():
+                gone.add(f"{named(page)}: {name}")
+    assert gone == set()
+
+
 @pytest.mark.parametrize("name", MOST_LINES)
 def test_short_pages_stay_short(name):
     assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= MOST_LINES[name]
