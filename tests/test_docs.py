@@ -107,17 +107,13 @@ def test_pages_that_the_code_names_exist():
 
 
 def test_code_that_the_pages_name_exists():
+    path = r"(?<![\w./])(?:emjax|data_builders|tests|benchmarks|configs)/[\w/.-]*\w"
     gone = set()
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for name in re.findall(
-            r"(?<![\w./])(?:emjax|data_builders|tests|benchmarks)/[\w/.-]*\w/?", text
-        ):
-            if not (ROOT / name).exists():
-                gone.add(f"{named(page)}: {name}")
-        for name in re.findall(r"(?<![\w/])test_\w+\.py", text):
-            if not (ROOT / "tests" / name).exists():
-                gone.add(f"{named(page)}: {name}")
+        names = re.findall(path, text)
+        names += [f"tests/{name}" for name in re.findall(r"(?<![\w/])test_\w+\.py", text)]
+        gone |= {f"{named(page)}: {name}" for name in names if not (ROOT / name).exists()}
     assert gone == set()
 
 
