@@ -113,7 +113,11 @@ def test_code_that_the_pages_name_exists():
         text = page.read_text(encoding="utf-8")
         names = re.findall(path, text)
         names += [f"tests/{name}" for name in re.findall(r"(?<![\w/])test_\w+\.py", text)]
-        gone |= {f"{named(page)}: {name}" for name in names if not (ROOT / name).exists()}
+        gone |= {
+            f"{named(page)}: {name}"
+            for name in names
+            if not (ROOT / name).exists() and "NAME" not in name
+        }
     assert gone == set()
 
 
@@ -143,6 +147,7 @@ def test_commands_have_no_placeholder(page):
         if language == "python":
             compile(command, named(page), "exec")
         else:
+            command = command.partition(" #")[0]
             assert not re.search(r"\b[A-Z]{3,}\b(?!=)|<|\.\.\.", command), command
 
 
