@@ -60,7 +60,8 @@ def main(arguments):
     modes = [mode for mode in modes.split(",") if mode]
     if options.repeats < 1 or options.seconds <= 0:
         raise UsageError(
-            f"--repeats={options.repeats} --seconds={options.seconds}; expected at least 1 and more than 0"
+            f"--repeats={options.repeats} --seconds={options.seconds}: expected at least 1 repeat "
+            "and more than 0 seconds"
         )
     if options.at_least is not None and not (options.beside and options.at_least > 0):
         raise UsageError(
