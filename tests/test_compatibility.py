@@ -24,7 +24,7 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from emjax import micrographs
-from emjax.errors import BadInput
+from emjax.errors import InputError
 from emjax.models import MODELS
 from tests.golden import make
 
@@ -428,7 +428,7 @@ def test_micrographs_of_scripts(tmp_path):
     assert np.array_equal(found, stack)
     slices = [plane.image for plane in micrographs.planes(tmp_path / "stack.tif", axis="y")]
     assert np.array_equal(slices, np.moveaxis(stack, 1, 0))
-    with pytest.raises(BadInput, match="stack.tif") as refused:
+    with pytest.raises(InputError, match="stack.tif") as refused:
         micrographs.read(tmp_path / "stack.tif", index=0)
     assert refused.value.code == 3
 
