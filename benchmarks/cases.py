@@ -21,11 +21,15 @@ GROWTH = {  # what grows, to what
 }  # fmt: skip
 DEVICES = (1, 2, 4, 8)
 FILTERS = (4, 8, 16, 32, 64)  # of the U-Net 4 424
+EARLIER = "earlier build"  # the variant of an earlier checkout
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One thing that both sides do; `kind` names the functions of ours.py and theirs.py for it."""
+    """One thing that all sides do; `kind` names the functions of ours.py and theirs.py for it.
+
+    Or that of commands.py. An earlier build is sent these fields by name.
+    """
 
     name: str
     kind: str
@@ -139,6 +143,8 @@ def everything(device):
           for network in NETWORKS),
         *(case(f"startup/{network}", "startup", network=network, batch=4, side=128, by_default=True)
           for network in ("unet_4_424", "hrnet_w18")),
+        case("start/predict", "start_predict", network="unet_2_44", batch=1, side=224,
+             precision="float32"),
     ]  # fmt: skip
     for axis, values in GROWTH[device].items():
         smaller = {"batch": SIZES[device]["pix2pix"][0] // 4} if axis != "batch" else {}

@@ -1,4 +1,4 @@
-"""emjax and PyTorch at the same work, round by round in turn: python -m benchmarks.run --out=DIR
+"""emjax, PyTorch and an earlier emjax at the same work, in turn: python -m benchmarks.run --out=DIR
 
 Each side is a process of its own; medians with quartiles, JSON, tables and a plot go to DIR, where
 later calls replace and add cases. docs/performance.md says what is measured and how.
@@ -19,15 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import tables
-from benchmarks.cases import chosen, everything, limits
+from benchmarks import commands, tables
+from benchmarks.cases import EARLIER, chosen, everything, limits
 from benchmarks.side import Side
 from emjax import cli
 from emjax.errors import UsageError
 
 RECORDS = 800  # simulated, of 224 x 224 pixels; seven of ten to train on
 SETTLE = {"read": 1.0, "read_augmented": 1.0, "end_to_end": 1.0}  # s, to fill the buffers again
-WITH_DATA = (*SETTLE, "startup")
+WITH_DATA = (*SETTLE, "startup", *commands.KINDS)
+LABELS = {"ours": "emjax", "earlier": EARLIER, "theirs": "PyTorch"}  # of sides without variants
 MOST_STARTS = 3  # rounds of whole processes
 # JAX takes three quarters of a GPU at once unless told not to; here two share it.
 ENVIRONMENT = {
@@ -47,35 +48,78 @@ def main(arguments):
     parser.add_argument("--host_cores", type=int, help="hold both sides to so many; default: all")
     parser.add_argument("--compile", help="modes of torch.compile, joined by commas; default: "
                         "`default` on a GPU, none on a CPU")  # fmt: skip
+    parser.add_argument("--without_torch", action="store_true", help="leave PyTorch out")
+    parser.add_argument("--beside", type=Path, metavar="CHECKOUT",
+                        help="folder with an earlier checkout, which becomes a side")  # fmt: skip
+    parser.add_argument("--at_least", type=float, metavar="RATIO",
+                        help="fail where the upper quartile of earlier / ours is less")  # fmt: skip
     options = parser.parse_args(arguments)
     device = options.device or ("gpu" if Path("/dev/nvidia0").exists() else "cpu")
     cases = chosen(everything(device), options.only)
     modes = options.compile if options.compile is not None else "default" * (device == "gpu")
     modes = [mode for mode in modes.split(",") if mode]
     if options.repeats < 1 or options.seconds <= 0:
-        raise UsageError(f"--repeats={options.repeats} --seconds={options.seconds}; more was due")
+        raise UsageError(
+            f"--repeats={options.repeats} --seconds={options.seconds}: expected at least 1 repeat "
+            "and more than 0 seconds"
+        )
+    if options.at_least is not None and not (options.beside and options.at_least > 0):
+        raise UsageError(
+            f"--at_least={options.at_least}; expected a ratio above 0, and --beside=CHECKOUT, the "
+            "earlier build that it holds for"
+        )
+    beside = options.beside and options.beside.resolve()
+    compared = cases_of(beside, device) if beside else set()
     cores = hold_to(options.host_cores)
-    sides = ["ours", "theirs"] if importlib.util.find_spec("torch") else ["ours"]
-    if len(sides) == 1:
+    sides = ["ours"] if options.without_torch else ["ours", "theirs"]
+    if not options.without_torch and not importlib.util.find_spec("torch"):
+        sides = ["ours"]
         print("note: PyTorch is not installed (the extra `torch`): emjax alone is measured")
-    data = options.out / "data"
+    options.out.mkdir(parents=True, exist_ok=True)
+    data = (options.out / "data").resolve()  # the earlier build runs in another folder
     if any(case.kind in WITH_DATA for case in cases):
         build(data)
 
     def measured(case):
-        result = measure(case, data, sides, modes, options.repeats, options.seconds)
+        earlier = beside if case.name in compared else None
+        result = measure(case, data, sides, modes, options.repeats, options.seconds, earlier)
         return {**result, "host_cores": cores, "date": str(datetime.date.today())}
 
     capacity = [measured(case) for case in limits(device)]
+    results = []
     machine = described(capacity, cores)
     for case in cases:
         began = time.monotonic()
+        if beside and case.name not in compared:
+            print(f"note: {case.name} is not a case of the earlier build; measured without it")
         result = {**measured(case), "machine": machine, "limits": tables.capacity(capacity)}
         keep(options.out, result)
+        results.append(result)
         rows = tables.rows([result])
         print(tables.plain(rows), f"({time.monotonic() - began:.0f} s)", flush=True)
     print(f"{options.out / 'results.md'} has all tables")
-    return 0
+    slower = tables.slower(results, options.at_least) if options.at_least else []
+    for line in slower:
+        print(f"error: --at_least={options.at_least:g}: {line}", file=sys.stderr)
+    return 1 if slower else 0
+
+
+def cases_of(checkout, device):
+    """The names of the cases that a checkout can be measured with: of its benchmarks, and commands.
+
+    Raises: UsageError if it has no benchmarks.
+    """
+    code = f"from benchmarks.cases import *; print(*[case.name for case in everything({device!r})])"
+    environment = {**os.environ, **commands.packages_of(checkout)}
+    if (checkout / "benchmarks" / "side.py").is_file():
+        line = [sys.executable, "-c", code]
+        asked = subprocess.run(line, cwd=checkout, env=environment, capture_output=True, text=True)
+        if asked.returncode == 0:
+            whole = {case.name for case in everything(device) if case.kind in commands.KINDS}
+            return whole | set(asked.stdout.split())
+    raise UsageError(
+        f"--beside={checkout}; expected an earlier checkout of emjax, with its benchmarks/"
+    )
 
 
 def hold_to(cores):
@@ -108,34 +152,53 @@ def run(module, *arguments):
     subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=sys.stderr)
 
 
-def measure(case, data, sides, modes, repeats, seconds):
+def measure(case, data, sides, modes, repeats, seconds, beside=None):
     """{"case", "variants": {name: {"images", "seconds": [of a step, a round], "facts"}}}.
 
     A variant that failed has "error" instead.
+
+    Args:
+        beside: an earlier checkout; its first variant is one of this case's.
     """
     how = dict(seconds=seconds, modes=modes, environment=ENVIRONMENT[case.device])
+    ours, *others = sides
+    sides = [ours, *(["earlier"] if beside else []), *others]
     variants, owner = {}, {}
     with contextlib.ExitStack() as processes:
         for name in sides:  # one after the other: libraries choose their kernels by timing them
-            side = processes.enter_context(Side(name, case, data, **how))
+            side = processes.enter_context(started(name, case, data, beside, how))
             try:
                 told = side.answer()
             except RuntimeError as error:  # killed, for memory most likely
-                told = {"emjax" if name == "ours" else "PyTorch": {"error": str(error)}}
-            variants.update(told)
-            owner.update(dict.fromkeys(told, side))
+                told = {LABELS[name]: {"error": str(error)}}
+            for own_name, found in told.items():
+                label = EARLIER if name == "earlier" else own_name
+                variants[label], owner[label] = found, (side, own_name)
+                if name == "earlier":
+                    break
         going = [name for name, told in variants.items() if "error" not in told]
+        first = next(iter(variants))
+        going.sort(key=lambda name: name not in (first, EARLIER))  # next to each other
         for name in going:
             variants[name]["seconds"] = []
         for number in range(min(repeats, MOST_STARTS) if case.kind == "startup" else repeats):
             for name in going[:: -1 if number % 2 else 1]:
-                took = owner[name].seconds(name, variants[name]["steps"])
+                side, own_name = owner[name]
+                took = side.seconds(own_name, variants[name]["steps"])
                 variants[name]["seconds"].append(took)
                 time.sleep(SETTLE.get(case.kind, 0))
     for name in going:
         if broken := [took for took in variants[name]["seconds"] if isinstance(took, str)]:
             variants[name] = {"error": broken[0]}
     return {"case": vars(case), "variants": variants}
+
+
+def started(name, case, data, beside, how):
+    """The Side called "ours", "earlier" or "theirs" of a Case."""
+    module = "ours" if name == "earlier" else name
+    if case.kind in commands.KINDS and module == "ours":
+        module = "commands"
+    return Side(module, case, data, checkout=beside if name == "earlier" else None, **how)
 
 
 def described(capacity, cores):

@@ -13,10 +13,13 @@ import subprocess
 import sys
 import time
 import traceback
+from pathlib import Path
 
 from benchmarks.cases import Case
+from benchmarks.commands import packages_of
 from emjax.errors import first_line
 
+ROOT = Path(__file__).resolve().parent.parent
 WARM = 3  # steps before those that count, after the first two; none where they are long
 
 
@@ -27,9 +30,10 @@ def main(name, text):
     request = json.loads(text)
     case = Case(**request["case"])
     module = importlib.import_module(f"benchmarks.{name}")
-    modes = [request["modes"]] if name == "theirs" else []
+    more = {"theirs": ["modes"], "commands": ["checkout"]}.get(name, [])
+    found = module.prepare(case, request["data"], *(request[field] for field in more))
     variants, told = {}, {}
-    for variant, function in module.prepare(case, request["data"], *modes).items():
+    for variant, function in found.items():
         try:
             prepared = variants[variant] = function()
             steps = prepared.steps or warm_up(prepared, request["seconds"])
@@ -68,14 +72,22 @@ def timed(prepared, steps):
 
 
 class Side:
-    """The process, as its parent sees it. `variants`: what main tells of each."""
+    """The process, as its parent sees it.
 
-    def __init__(self, name, case, data, *, seconds, modes, environment):
-        request = {"case": vars(case), "data": str(data), "seconds": seconds, "modes": modes}
+    Args:
+        checkout: an earlier build; its own benchmarks are run there, so what `main` reads and
+            answers must stay as it is. Commands are measured by this build's, started there.
+    """
+
+    def __init__(self, name, case, data, *, seconds, modes, environment, checkout=None):
+        request = {"case": vars(case), "data": str(data), "seconds": seconds, "modes": modes,
+                   "checkout": str(checkout or ROOT)}  # fmt: skip
+        folder = checkout if name != "commands" else None
+        packages = packages_of(checkout) if folder else {}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.side", name, json.dumps(request)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, **environment},
+            cwd=folder, env={**os.environ, **environment, **packages},
         )  # fmt: skip
 
     def __enter__(self):

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
-from benchmarks.cases import Case, goal
+from benchmarks import commands
+from benchmarks.cases import EARLIER, Case, goal
 from emjax.experiments.curves import COLOURS
 from emjax.experiments.page import markdown
 
@@ -76,10 +77,33 @@ def ratios_of(variant, ours):
     return theirs / (np.array(ours["seconds"]) / ours["images"])
 
 
+def slower(results, least):
+    """["case: why"] of results that are slower than the earlier build, or failed on either side.
+
+    Cases that the earlier build does not have are passed over, but not if there are no others.
+
+    Args:
+        least: what the upper quartile of the ratio must reach.
+    """
+    found = []
+    for result in results:
+        ours, earlier = next(iter(result["variants"].values())), result["variants"].get(EARLIER)
+        if earlier is None:
+            continue
+        broken = [variant["error"] for variant in (ours, earlier) if "error" in variant]
+        high = 0.0 if broken else np.percentile(ratios_of(earlier, ours), 75)
+        if high < least:
+            why = f"failed: {broken[0]}" if broken else f"upper quartile {high:.3g}"
+            found.append(f"{result['case']['name']}: {why}")
+    if not any(EARLIER in result["variants"] for result in results):
+        found.append("no case was compared with the earlier build")
+    return found
+
+
 def speed(case, variant):
     """Images/s, or seconds of a start, as text."""
     low, middle, high = np.percentile(variant["seconds"], (25, 50, 75))
-    if case.kind == "startup":
+    if case.kind in ("startup", *commands.KINDS):
         return f"{middle:.3g} s [{low:.3g}, {high:.3g}]"
     low, middle, high = (variant["images"] / seconds for seconds in (high, middle, low))
     return f"{middle:.3g} [{low:.3g}, {high:.3g}]"

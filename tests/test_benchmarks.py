@@ -1,20 +1,21 @@
 """Both sides of the benchmarks do the same work; results become tables. No speed is asserted."""
 
+import json
 import math
 
 import pytest
 
 from benchmarks import run, tables
 from benchmarks.cases import Case, chosen, everything, goal
-from benchmarks.side import Side
+from benchmarks.side import ROOT, Side
 from emjax.errors import UsageError
 
 CALM = {"OMP_WAIT_POLICY": "passive"}  # PyTorch's threads wait without taking the cores
 
 
-def told(name, case, data="-"):
+def told(name, case, data="-", **options):
     """What a side tells of its variants after preparing `case`."""
-    with Side(name, case, data, seconds=0.01, modes=[], environment=CALM) as side:
+    with Side(name, case, data, seconds=0.01, modes=[], environment=CALM, **options) as side:
         variants = side.answer()
         for found in variants.values():
             assert "error" not in found, found
@@ -34,18 +35,147 @@ def test_both_sides_do_the_same_work(objective):
         assert math.isfinite(side["facts"]["loss"])
 
 
-def test_both_sides_train_on_the_same_images(tmp_path, monkeypatch):
-    """From records, from files and from one array, with what is built for them."""
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with what is built for the cases, of twelve images."""
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "RECORDS", 12)
+        run.build(folder)
+    return folder
+
+
+def test_both_sides_train_on_the_same_images(data):
+    """From records, from files and from one array."""
     pytest.importorskip("torch", reason="needs PyTorch: make test TORCH=1")
-    monkeypatch.setattr(run, "RECORDS", 12)
-    run.build(tmp_path)
     case = Case("end", "end_to_end", network="unet_2_44", batch=2, side=32)
-    ours, theirs = told("ours", case, tmp_path), told("theirs", case, tmp_path)
+    ours, theirs = told("ours", case, data), told("theirs", case, data)
     assert list(ours) == ["emjax", "emjax, resident", "emjax, one fixed batch"]
     assert len(theirs) == 3
     for side in (*ours.values(), *theirs.values()):
         assert side["images"] == 2
         assert math.isfinite(side["facts"]["loss"])
+
+
+def test_a_start_of_a_command_is_timed(data, compiled_quickly):
+    """The model is trained and the image predicted by the commands."""
+    assert list(told("commands", Case("start", "start_predict"), data)) == ["emjax"]
+    assert len([*data.glob("*/predicted/*.tif")]) == 1
+
+
+def test_commands_are_those_of_the_checkout(tmp_path):
+    (tmp_path / "data" / "files").mkdir(parents=True)
+    (tmp_path / "data" / "files" / "0.tif").touch()
+    other = tmp_path / "other"
+    (other / "emjax").mkdir(parents=True)
+    (other / "emjax" / "__init__.py").touch()
+    for name in ("main", "predict"):
+        (other / "emjax" / f"{name}.py").write_text(
+            f"print({name!r}, file=open({str(other / 'started')!r}, 'a'))"
+        )
+    told("commands", Case("start", "start_predict"), tmp_path / "data", checkout=other)
+    assert (other / "started").read_text().split() == ["main", *2 * ["predict"]]
+
+
+def beside(folder, *arguments):
+    """The exit code of benchmarks.run, and {case: {variant: what it did}}."""
+    line = ["--device=cpu", "--without_torch", "--repeats=2", "--seconds=0.01"]
+    code = run.main([*line, f"--out={folder}", *arguments])
+    results = json.loads((folder / "results.json").read_text())
+    return code, {result["case"]["name"]: result["variants"] for result in results}
+
+
+@pytest.fixture
+def tiny_cases(monkeypatch):
+    """Two cases of the real names, and one that no checkout has."""
+    cases = [
+        Case("read/alone", "copy", side=1),
+        Case("growth/batch/2", "step", "cpu", "segmentation", "unet_2_44", batch=2, side=32),
+        Case("growth/batch/3", "copy", side=1),
+    ]
+    small = [Case("limits/product", "product", side=16)]
+    monkeypatch.setattr(run, "everything", lambda device: cases)
+    monkeypatch.setattr(run, "limits", lambda device: small)
+
+
+def test_an_earlier_checkout_is_a_side_of_its_own(tmp_path, tiny_cases, compiled_quickly, capsys):
+    """Here this checkout itself: the same work. What it does not have is measured without it."""
+    code, found = beside(tmp_path, f"--beside={ROOT}", "--only=growth/*")
+    step = found["growth/batch/2"]
+    assert code == 0 and list(step) == ["emjax", "earlier build"]
+    assert step["earlier build"]["images"] == 2 and len(step["earlier build"]["seconds"]) == 2
+    assert step["earlier build"]["facts"]["flops"] == step["emjax"]["facts"]["flops"]
+    assert list(found["growth/batch/3"]) == ["emjax"]
+    said = capsys.readouterr().out
+    assert "note: growth/batch/3 is not a case of the earlier build; measured without it" in said
+    assert "earlier build" in (tmp_path / "results.md").read_text()
+
+
+EARLIER_BUILD = """
+import json, os, sys
+assert os.environ["PYTHONPATH"].split(os.pathsep)[0] == os.getcwd()
+name, request = sys.argv[1], json.loads(sys.argv[2])
+assert name == "ours" and request["case"]["name"] == "read/alone"
+assert os.path.isabs(request["data"]) and request["seconds"] == 0.01 and request["modes"] == []
+print(json.dumps({"emjax": {"steps": 3, "images": 1, "facts": {}}, "more": {"error": "not used"}}),
+      flush=True)
+for line in sys.stdin:
+    assert json.loads(line) == ["emjax", 3]
+    print(ANSWER, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "error"),
+    [
+        ("1e9", 0, ""),
+        ("1e-12", 1, "error: --at_least=0.97: read/alone: upper quartile "),
+        ("'\"MemoryError: all of it\"'", 1,
+         "error: --at_least=0.97: read/alone: failed: MemoryError: all of it"),
+    ],
+)  # fmt: skip
+def test_a_slower_case_fails_by_name(tmp_path, tiny_cases, capfd, monkeypatch, answer, code, error):
+    """Beside a made-up checkout that answers so many seconds a step, by the protocol of 80922af."""
+    other = tmp_path / "other" / "benchmarks"
+    other.mkdir(parents=True)
+    (other / "cases.py").write_text("everything = lambda device: [type('C', (), {'name': n}) "
+                                    "for n in ('read/alone', 'read/gone')]")  # fmt: skip
+    (other / "side.py").write_text(EARLIER_BUILD.replace("ANSWER", answer))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    arguments = ["--beside=other", "--at_least=0.97", "--only=read/alone"]
+    got, found = beside(tmp_path / "out", *arguments)
+    assert got == code and error in capfd.readouterr().err
+    assert list(found["read/alone"]) == ["emjax", "earlier build"]
+
+
+def test_slower_is_by_the_upper_quartile():
+    """Of earlier / ours, round by round: 0.9, 0.95, 0.96, 0.98, 1.1; the quartile is 0.98."""
+    case = result()
+    variants = {
+        "emjax": {"images": 2, "seconds": [1.0, 2.0, 1.0, 1.0, 1.0]},
+        "earlier build": {"images": 2, "seconds": [0.9, 1.9, 0.98, 0.96, 1.1]},
+    }
+    compared = {**case, "variants": variants}
+    assert tables.slower([compared], 0.979) == []
+    assert tables.slower([compared, case], 0.981) == [
+        "step/segmentation/unet_4_424: upper quartile 0.98"
+    ]
+    assert tables.slower([case], 0.5) == ["no case was compared with the earlier build"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--beside=configs"], "^--beside=.*configs; expected an earlier checkout of emjax"),
+        (["--at_least=0.97"], "^--at_least=0.97; expected a ratio above 0, and --beside=CHECKOUT"),
+        (["--at_least=0", "--beside=."], "^--at_least=0.0; expected a ratio above 0"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(tmp_path, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        run.main([f"--out={tmp_path / 'out'}", *arguments])
+    assert not (tmp_path / "out").exists()
 
 
 def result(name="step/segmentation/unet_4_424", **fields):

@@ -154,7 +154,7 @@ def rounds(mask):
     """(runs, rounds that uniting them took) of one mask."""
     height, width = mask.shape
     counts = particles.count_runs(jnp.array(mask))
-    start, end = particles.places(counts, height * -(-width // 2))
+    start, end = particles.positions(counts, height * -(-width // 2))
     _, done = particles.unite(particles.neighbours(counts, start, end, width=width + 1))
     return counts[0][-1], done
 

@@ -1,15 +1,16 @@
-"""Metrics, image by image over real pixels: `valid` is True there, False on padding.
+"""Scores of single images over their real pixels, where `valid` is True; False on padding.
 
-Each returns float32 [b], or a pair of that and of bool [b], whether it applies to the image;
-`counted` says which of them count. They are added over a whole split and divided once. Arrays are
-[b, h, w, 1].
+Each returns float32 [b], or a pair of that and bool [b], whether it applies to the image; `counted`
+adds which of them count. Means are taken once, over all images of a split. Arrays are [b, h, w, 1].
 """
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from emjax.metrics.particles import match
 
@@ -17,34 +18,35 @@ Images = Float[Array, "b h w 1"]
 Valid = Bool[Array, "b h w 1"]
 PerImage = Float[Array, " b"]
 Applies = Bool[Array, " b"]
+Counts = Float[Array, " b"] | Int[Array, " b"]
 AXES = (1, 2, 3)
 
 
 def l1(*, prediction: Images, target: Images, valid: Valid) -> PerImage:
-    """Mean absolute error in [0, 1] units: half of what it is in the networks' [-1, 1]."""
+    """Return the mean absolute error in [0, 1] units, half of that in the networks' [-1, 1]."""
     return mean_over(jnp.abs(prediction - target), valid) / 2
 
 
 def l2(*, prediction: Images, target: Images, valid: Valid) -> PerImage:
-    """Mean squared error in [0, 1] units: a quarter of what it is in the networks' [-1, 1]."""
+    """Return the mean squared error in [0, 1] units, a quarter of that in the networks' [-1, 1]."""
     return mean_over((prediction - target) ** 2, valid) / 4
 
 
 def psnr(*, prediction: Images, target: Images, valid: Valid) -> PerImage:
-    """Peak signal-to-noise ratio in dB, the full range being the peak; 100 for equal images."""
+    """Return the peak signal-to-noise ratio in dB; the peak is the full range, the most is 100."""
     squared = l2(prediction=prediction, target=target, valid=valid)
     return -10 * jnp.log10(jnp.maximum(squared, 1e-10))
 
 
 def bias(*, prediction: Images, target: Images, valid: Valid) -> PerImage:
-    """Mean of prediction minus target in [0, 1] units: what is added to all grey values."""
+    """Return the mean of prediction minus target in [0, 1] units: the offset of all grey values."""
     return mean_over(prediction - target, valid) / 2
 
 
 def ssim(*, prediction: Images, target: Images, valid: Valid) -> PerImage:
-    """Structural similarity over 11 x 11 windows of Gaussian weight, sigma 1.5.
+    """Return the structural similarity over 11 x 11 windows with Gaussian weights, sigma 1.5.
 
-    Averaged over the pixels whose window is real throughout; 0 for an image that has none.
+    It is averaged over the pixels with windows that hold no padding; 0 for an image without any.
     Source: Wang et al. 2004 (doi 10.1109/TIP.2003.819861), K1 = 0.01, K2 = 0.03.
     """
     if min(target.shape[1:3]) < 11:
@@ -70,12 +72,12 @@ def ssim(*, prediction: Images, target: Images, valid: Valid) -> PerImage:
 
 
 def binary_cross_entropy(*, logits: Images, target: Images, valid: Valid) -> PerImage:
-    """Mean binary cross-entropy over the real pixels."""
+    """Return the mean binary cross-entropy, in nats."""
     return mean_over(optax.sigmoid_binary_cross_entropy(logits, target), valid)
 
 
 def hard_dice(*, logits: Images, target: Images, valid: Valid) -> PerImage:
-    """Dice of the mask where the probability is above one half; 1 if both masks are empty.
+    """Return the Dice score of the mask of probabilities above one half; 1 if both masks are empty.
 
     Source: Sytwu et al. 2022, compute_dice with smooth = 1: (2 overlap + 1) / (both areas + 1).
     """
@@ -83,29 +85,30 @@ def hard_dice(*, logits: Images, target: Images, valid: Valid) -> PerImage:
 
 
 def soft_dice(*, logits: Images, target: Images, valid: Valid) -> PerImage:
-    """Dice of the probabilities themselves, with the same smoothing as `hard_dice`."""
+    """Return the Dice score of the probabilities, with the same smoothing as `hard_dice`."""
     return dice(jax.nn.sigmoid(logits), target, valid)
 
 
-def dice(mask, target, valid):
+def dice(mask: Images, target: Images, valid: Valid) -> PerImage:
+    """Return the smoothed Dice score of a mask with values in [0, 1]."""
     overlap, predicted, true = areas(mask, target, valid)
     return (2 * overlap + 1) / (predicted + true + 1)
 
 
 def iou(*, logits: Images, target: Images, valid: Valid) -> PerImage:
-    """Overlap over union of the masks; 1 if both are empty."""
+    """Return the intersection over union of the masks; 1 if both are empty."""
     overlap, predicted, true = areas(logits > 0, target, valid)
     return share(overlap, predicted + true - overlap)
 
 
 def precision(*, logits: Images, target: Images, valid: Valid) -> PerImage:
-    """The part of the predicted mask that is true; 1 if nothing is predicted."""
+    """Return the share of the predicted mask that is true; 1 if nothing is predicted."""
     overlap, predicted, _ = areas(logits > 0, target, valid)
     return share(overlap, predicted)
 
 
 def recall(*, logits: Images, target: Images, valid: Valid) -> PerImage:
-    """The part of the true mask that is predicted; 1 if there is none."""
+    """Return the share of the true mask that is predicted; 1 if the true mask is empty."""
     overlap, _, true = areas(logits > 0, target, valid)
     return share(overlap, true)
 
@@ -113,7 +116,7 @@ def recall(*, logits: Images, target: Images, valid: Valid) -> PerImage:
 def particle_scores(
     *, logits: Images, target: Images, valid: Valid
 ) -> dict[str, PerImage | tuple[PerImage, Applies]]:
-    """How well whole particles are found, and how well sized; see `emjax.metrics.particles`.
+    """Return how well whole particles are found and sized; see `emjax.metrics.particles`.
 
     particle_f1: twice the pairs over the predicted plus the true particles; 1 if there are none.
     particle_size_error: |predicted - true| / true diameter of a circle of the particle's area,
@@ -128,24 +131,32 @@ def particle_scores(
     }
 
 
-def areas(mask, target, valid):
-    """Of the overlap, of the mask and of the target, in real pixels, each [b]."""
-    return ((x * valid).sum(AXES) for x in (mask * target, mask, target))
+def areas(
+    mask: Images | Valid, target: Images, valid: Valid
+) -> tuple[PerImage, PerImage, PerImage]:
+    """Return the areas of the overlap, the mask and the target, in real pixels."""
+    overlap, predicted, true = ((x * valid).sum(AXES) for x in (mask * target, mask, target))
+    return overlap, predicted, true
 
 
-def share(part, whole):
+def share(part: Counts, whole: Counts) -> PerImage:
+    """Return part / whole, and 1 where the whole is 0."""
     return jnp.where(whole == 0, 1, part / jnp.maximum(whole, 1))
 
 
-def mean_over(error, valid):
+def mean_over(error: Images, valid: Valid) -> PerImage:
+    """Return the mean of `error` over the real pixels of each image; 0 for one without any."""
     return (error * valid).sum(AXES) / jnp.maximum(valid.sum(AXES), 1)
 
 
-def counted(values, valid):
-    """`values` {name: [b]} to {name: (value [b], counts bool [b])}: images of padding do not count.
+def counted(
+    values: Mapping[str, PerImage | tuple[PerImage, Applies]], valid: Valid
+) -> dict[str, tuple[PerImage, Applies]]:
+    """Return {name: (value [b], whether it counts [b])} of `values` {name: [b]}.
 
-    A value may be a pair, whose second entry says to which images it applies; the others do not
-    count either. A value that is NaN does: nothing hides it.
+    Images that are all padding do not count. A value may be a pair; its second entry is True for
+    the images to which it applies, and the others do not count either. NaN counts, so that nothing
+    hides it.
     """
     real = valid.any(AXES)
     pairs = {name: v if isinstance(v, tuple) else (v, real) for name, v in values.items()}

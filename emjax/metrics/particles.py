@@ -1,11 +1,11 @@
-"""Particles of masks, and which predicted one is which true one; inside the jitted step.
+"""Label the particles of masks and match predicted with true ones, inside the jitted step.
 
-A particle is a set of mask pixels that touch at edges or corners (8-connected), as for
+A particle is a set of mask pixels that touch at edges or corners (8-connected), as in
 skimage.measure.label, ImageJ's Analyze Particles and OpenCV; scipy.ndimage.label splits at corners
-unless told otherwise. Particles that touch are one.
+by default. Particles that touch are one.
 
-Runs, the unbroken stretches of mask in a row, stand for their pixels: there are far fewer of them.
-They are numbered in reading order.
+The unit of work is a run, an unbroken stretch of mask in one row: there are far fewer runs than
+pixels. Runs are numbered in reading order.
 """
 
 from functools import partial
@@ -17,12 +17,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 Masks = Bool[Array, "b h w"]
+Runs = Int[Array, " capacity"]  # a number per run
+Counts = tuple[Int[Array, "..."], Int[Array, "..."]]  # [h * (w + 1)] each, or stacked
 
 
 class Matches(NamedTuple):
-    """What each image has; a pair is a predicted and a true particle with an IoU above 0.5.
+    """Counts per image. A pair is a predicted and a true particle with an IoU above 0.5.
 
-    They share more than half of either, so no particle is in two pairs.
+    The two share more than half of each, so no particle is in two pairs.
     """
 
     predicted: Int[Array, " b"]  # particles
@@ -33,7 +35,7 @@ class Matches(NamedTuple):
 
 @jax.jit
 def match(*, predicted: Masks, true: Masks) -> Matches:
-    """The Matches of two masks."""
+    """Return the Matches of two masks."""
     height, width = true.shape[1:]
     masks = jnp.stack([predicted, true, predicted & true], 1)
     counts = jax.vmap(jax.vmap(count_runs))(masks)
@@ -47,11 +49,11 @@ def match(*, predicted: Masks, true: Masks) -> Matches:
     return lax.cond(jnp.max(counts[0][..., -1]) <= usual, small, large, counts)
 
 
-def count_runs(mask):
-    """(begun, ended): how many runs of bool [h, w] have, at each pixel, int32 [h * (w + 1)].
+def count_runs(mask: Bool[Array, "h w"]) -> Counts:
+    """Return (begun, ended): how many runs have begun and ended at each pixel of a mask.
 
-    A column without mask is put at the right, so that no run and no touch leads from one row into
-    the next. The pixel after a run is the one where it has ended.
+    An empty column is added at the right, so that no run and no contact leads from one row into
+    the next. A run has ended at the pixel after its last.
     """
     inside = jnp.pad(mask, ((0, 0), (0, 1))).ravel()
     begins = inside & ~jnp.pad(inside, (1, 0))[:-1]
@@ -59,17 +61,18 @@ def count_runs(mask):
     return begun, begun - inside
 
 
-def places(counts, capacity):
-    """(start, end) of each run, int32 [capacity]: its first pixel and the one after its last.
+def positions(counts: Counts, capacity: int) -> tuple[Runs, Runs]:
+    """Return (start, end) of each run: its first pixel and the one after its last.
 
-    Both are the number of pixels for runs that are not there.
+    Both are the number of pixels where there are fewer runs than `capacity`.
     """
     numbers = jnp.arange(1, capacity + 1, dtype=jnp.int32)
-    return [jnp.searchsorted(count, numbers).astype(jnp.int32) for count in counts]
+    start, end = (jnp.searchsorted(count, numbers).astype(jnp.int32) for count in counts)
+    return start, end
 
 
-def neighbours(counts, start, end, *, width):
-    """int32 [2, capacity]: the first run that each touches in the row above and in that below.
+def neighbours(counts: Counts, start: Runs, end: Runs, *, width: int) -> Int[Array, "2 capacity"]:
+    """Return the first run that each run touches in the row above, and in the row below.
 
     A run that touches none there has its own number.
     """
@@ -85,16 +88,16 @@ def neighbours(counts, start, end, *, width):
     return jnp.stack([touched(-width), touched(width)])
 
 
-def unite(touched):
-    """(root, rounds): the least run that each is connected to, int32 [capacity].
+def unite(touched: Int[Array, "2 capacity"]) -> tuple[Runs, Int[Array, ""]]:
+    """Return (root, rounds); the root is the smallest run that each run is connected to.
 
-    Of two runs that touch, one is the first that the other touches: else each would touch one
-    further left, on the other's row, and these two would cross. So `neighbours` has all that is
-    needed. In each round every tree's root is hung below the least root that its tree touches, and
-    every run is pointed at its root. A tree that has no lesser neighbour takes one in, or its
-    neighbours go to lesser trees, and it to one of these a round later: two rounds halve the number
-    of unfinished trees. Trees are flattened in a number of steps that is the logarithm of their
-    depth.
+    Of two runs that touch, one is the first that the other touches: otherwise each would touch one
+    further left, in the other's row, and these two would cross. So `neighbours` is sufficient.
+    Each round hangs every tree's root below the smallest root that the tree touches, and points
+    every run at its root. A tree without a smaller neighbour takes one in, or its neighbours join
+    smaller trees and it joins one of these a round later: two rounds halve the number of unfinished
+    trees. Flattening takes a number of steps that is the logarithm of a tree's depth.
+
     Source: Liu and Tarjan 2019, Simple Concurrent Labeling Algorithms for Connected Components
     (arXiv 1812.06177).
     """
@@ -103,7 +106,7 @@ def unite(touched):
         root, _ = state
         return (root[touched] != root[None]).any()
 
-    def joined(state):
+    def join(state):
         root, rounds = state
         ours, theirs = jnp.broadcast_to(root[None], touched.shape), root[touched]
         root = root.at[jnp.maximum(ours, theirs)].min(jnp.minimum(ours, theirs))
@@ -112,39 +115,45 @@ def unite(touched):
         )
         return root, rounds + 1
 
-    return lax.while_loop(unfinished, joined, (jnp.arange(touched.shape[1], dtype=jnp.int32), 0))
+    return lax.while_loop(unfinished, join, (jnp.arange(touched.shape[1], dtype=jnp.int32), 0))
 
 
-def label(counts, pixels, *, width, capacity):
-    """(number of particles, their areas, labels of `pixels`) of one mask, by its `count_runs`.
+def label(
+    counts: Counts, pixels: Runs, *, width: int, capacity: int
+) -> tuple[Int[Array, ""], Runs, Runs]:
+    """Return (number of particles, areas, labels of `pixels`) of one mask, from its `count_runs`.
 
     A particle's label is its first run; areas are int32 [capacity], by label.
     """
-    start, end = places(counts, capacity)
+    start, end = positions(counts, capacity)
     root, _ = unite(neighbours(counts, start, end, width=width))
     number = ((root == jnp.arange(capacity)) & (start < end)).sum(dtype=jnp.int32)
     run = counts[0].at[pixels].get(mode="clip") - 1
     return number, jax.ops.segment_sum(end - start, root, capacity), root.at[run].get(mode="clip")
 
 
-def match_runs(counts, *, width, capacity):
-    """The Matches of one image from the `count_runs` of two masks and of what is in both.
+def match_runs(counts: Counts, *, width: int, capacity: int) -> Matches:
+    """Return the Matches of one image.
 
-    None of the three has more runs than `capacity`.
+    Args:
+        counts: `count_runs` of the predicted mask, the true mask and their overlap, stacked; none
+            of the three has more runs than `capacity`.
     """
     both, either = ([count[part] for count in counts] for part in (2, slice(2)))
-    shared, end = places(both, capacity)
+    shared, end = positions(both, capacity)
     labelled = jax.vmap(partial(label, width=width, capacity=capacity), (0, None))
     number, areas, labels = labelled(either, shared)
 
-    # Shared runs, those of the same two particles one after the other. Runs that are not there
-    # are zero pixels long, and change nothing wherever they come to stand.
+    # Shared runs, sorted so that those of the same two particles follow each other. Unused entries
+    # are zero pixels long and change nothing wherever they end up.
     *labels, pixels = lax.sort((*labels, end - shared), num_keys=2)
     changes = (labels[0][1:] != labels[0][:-1]) | (labels[1][1:] != labels[1][:-1])
     first, last = (jnp.pad(changes, pad, constant_values=True) for pad in ((1, 0), (0, 1)))
     total = jnp.cumsum(pixels)
     overlap = total - lax.cummax(jnp.where(first, total - pixels, 0))
-    area, due = (sizes[label] for sizes, label in zip(areas, labels, strict=True))
-    pair = last & (2 * overlap > area + due - overlap)
-    error = jnp.abs(jnp.sqrt(area / jnp.maximum(due, 1)) - 1)  # diameters go as roots of areas
+    area, true_area = (sizes[label] for sizes, label in zip(areas, labels, strict=True))
+    pair = last & (2 * overlap > area + true_area - overlap)
+    error = jnp.abs(
+        jnp.sqrt(area / jnp.maximum(true_area, 1)) - 1
+    )  # diameters go as roots of areas
     return Matches(*number, pair.sum(dtype=jnp.int32), (error * pair).sum())
