@@ -114,8 +114,6 @@ def find_recipe(name: str) -> Path:
         return Path(name)
     if name in known:
         return known[name]
-    near = Path(name).stem if Path(name).stem in known else ""
-    raise UsageError(
-        f"--config={name}: expected a file or one of {', '.join(known)}, and there is no such file"
-        + (f"; use --config={near}" if near else "")
-    )
+    stem = Path(name).stem
+    advice = f"use --config={stem}" if stem in known else "give one of them, or a Python file"
+    raise UsageError(f"--config={name}: no such file; recipes are {', '.join(known)}; {advice}")

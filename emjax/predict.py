@@ -17,7 +17,7 @@ import numpy as np
 from emjax import cli, micrographs
 from emjax.errors import InputError, UsageError, note
 from emjax.files import write_atomically
-from emjax.inference.predictor import Result, load_model, predict_file
+from emjax.inference.predictor import Predictor, Result, predict_file
 from emjax.micrographs import Micrograph, units
 from emjax.pictures import overlay, png
 
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError(f"--memory_limit={options.memory_limit}: expected GiB, more than 0")
     limit = int(options.memory_limit * GIB)
     files = find_inputs(options.inputs, options.out)
-    model = load_model(options.model, limit)
+    model = Predictor(options.model, limit)
     unread = 0
     for file in files:
         try:

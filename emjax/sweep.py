@@ -46,7 +46,7 @@ def main(arguments):
     if options.at_once < 1:
         raise UsageError(f"--at_once={options.at_once}; at least 1 was due")
     jax.config.update("jax_platforms", "cpu")  # the devices are for the runs
-    recipe = find_recipe(options.config)
+    recipe = str(find_recipe(options.config))
     configs, expected = plan.matrix(recipe, options.seeds)
     everything = plan.chosen(configs, options.only)
     configs = plan.shared(everything, options.share)
