@@ -118,7 +118,7 @@ def api_page() -> str:
         parts += [entry(f"{name}.{member}", getattr(module, member)) for member in members]
         if name == "emjax":
             parts += [
-                entry(f"{name}.Model", module.Model),
+                entry(f"{name}.Predictor", module.Predictor),
                 entry(f"{name}.Micrograph", module.Micrograph),
             ]
     return "\n\n".join(parts) + "\n"

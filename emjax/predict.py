@@ -1,34 +1,41 @@
 """Apply a trained model: python -m emjax.predict --model=DIR --out=DIR FILE_OR_FOLDER...
 
-DIR/<name>.tif is a mask (uint8, 0 and 255) with DIR/<name>.overlay.png beside it, or the restored
-micrograph in the values and number format of the input. Size and pixel size are the input's. A
-stack is predicted plane by plane, in one intensity range, and written as a stack. Large images are
-predicted in tiles, with the values of the whole; where that cannot be, a note on stderr says so.
+DIR/<name>.tif is a mask (uint8, 0 and 255) next to DIR/<name>.overlay.png, or the restored
+micrograph in the values and dtype of the input. Size and pixel size are those of the input. A stack
+is predicted plane by plane, in one intensity range, and written as a stack. Large images are
+predicted in tiles, with the values of the whole image; if that is impossible, a note on stderr says
+so.
 """
 
+import contextlib
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from emjax import cli, micrographs
-from emjax.errors import InputError, UsageError
+from emjax.errors import InputError, UsageError, note
 from emjax.files import write_atomically
-from emjax.inference.predictor import Predictor, predict_file
+from emjax.inference.predictor import Predictor, Result, predict_file
+from emjax.micrographs import Micrograph, units
 from emjax.pictures import overlay, png
 
+GIB = 2**30
 
-def inputs(names, out):
-    """The micrograph files that `names` (files and folders) stand for.
 
-    Raises: UsageError if two have one stem, or one would be overwritten by its own result.
+def find_inputs(names: Iterable[str], out: Path) -> list[Path]:
+    """Return the micrograph files of `names`, which are files and folders.
+
+    Raises: UsageError if two have the same stem, or if a result would overwrite its input.
     """
-    files, stems = [], {}
+    files: list[Path] = []
     for name in map(Path, names):
         folder = name.is_dir() and not micrographs.is_zarr(name)
         files += micrographs.find(name) if folder else [name]
+    by_stem: dict[str, Path] = {}
     for file in files:
-        other = stems.setdefault(file.stem, file)
+        other = by_stem.setdefault(file.stem, file)
         if other is not file:
             raise UsageError(f"{other} and {file} would both become {out / file.stem}.tif")
         if file.resolve() == (out / f"{file.stem}.tif").resolve():
@@ -36,60 +43,60 @@ def inputs(names, out):
     return files
 
 
-def pixel_size(text):
-    """(y, x) in nm of one positive number, or of two: y,x."""
-    try:
-        sizes = [float(part) for part in text.split(",")]
-    except ValueError:
-        sizes = []
-    if len(sizes) not in (1, 2) or not all(0 < size < np.inf for size in sizes):
-        raise UsageError(f"--pixel_size={text}; nm per pixel, one positive number or y,x, were due")
-    return sizes[0], sizes[-1]
+def pixel_size(text: str) -> tuple[float, float]:
+    """Return (y, x) in nm of --pixel_size: one positive number, or y,x."""
+    with contextlib.suppress(ValueError, UsageError):
+        sizes = units.pixel_size([float(part) for part in text.split(",")])
+        if not np.isnan(sizes).any():
+            return sizes
+    raise UsageError(f"--pixel_size={text}: expected nm per pixel, one positive number or y,x")
+
+
+def write_result(out: Path, file: Path, result: Result, first: Micrograph, *, is_mask: bool) -> str:
+    """Write what `predict_file` returned to `out`, a mask with its overlay; say so."""
+    written = out / f"{file.stem}.tif"
+    sizes = first.nm_per_pixel
+    micrographs.write(written, result, sizes)
+    facts = f"{result.dtype}"
+    if is_mask:
+        mask = result if result.ndim == 2 else result[0]
+        write_atomically(out / f"{file.stem}.overlay.png", png(overlay(first.image, mask)))
+        facts = f"{100 * np.mean(result > 0):.1f} % foreground"
+    if np.isfinite(sizes).all():
+        facts += f", {' x '.join(f'{size:.6g}' for size in sizes)} nm per pixel ({first.origin})"
+    return f"{file} -> {written}  {' x '.join(map(str, result.shape))}, {facts}"
 
 
 @cli.command
-def main(arguments):
+def main(arguments: Sequence[str]) -> int:
     """Predict every input; returns 0, or 3 if some could not be read (they are named)."""
-    parser = cli.Parser(prog="emjax.predict", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="a run's workdir or its model/ folder")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the results")
-    parser.add_argument("--index", type=int, help="which image, of files that hold several")
-    parser.add_argument("--pixel_size", help="nm per pixel (or y,x), instead of what files say")
-    parser.add_argument(
-        "--memory_limit",
-        type=float,
-        default=4,
-        help="GiB an image, and the network on it, may take",
-    )
-    parser.add_argument("inputs", nargs="+", metavar="FILE_OR_FOLDER")
+    parser = cli.Parser(prog="emjax predict", description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--model", required=True, help="a run's workdir or its model/ folder")
+    add("--out", required=True, type=Path, help="folder for the results")
+    add("--index", type=int, help="which image, of files that hold several")
+    add("--pixel_size", type=pixel_size, help="nm per pixel (or y,x), instead of what files say")
+    add("--memory_limit", type=float, default=4, help="GiB for an image, and the network on it")
+    add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
-    stated = pixel_size(options.pixel_size) if options.pixel_size else None
-    if not options.memory_limit > 0:
-        raise UsageError(f"--memory_limit={options.memory_limit}; more than 0 GiB were due")
-    limit = int(options.memory_limit * 2**30)
-    files = inputs(options.inputs, options.out)
-    predictor = Predictor(options.model, limit)
+    if not 0 < options.memory_limit < np.inf:
+        raise UsageError(f"--memory_limit={options.memory_limit}: expected GiB, more than 0")
+    limit = int(options.memory_limit * GIB)
+    files = find_inputs(options.inputs, options.out)
+    model = Predictor(options.model, limit)
     unread = 0
     for file in files:
         try:
-            result, first = predict_file(predictor, file, options.index, limit)
+            result, first = predict_file(model, file, options.index, limit)
         except InputError as error:
             print(f"error: {file}: {error}".replace(f"{file}: {file}", str(file)), file=sys.stderr)
             unread += 1
             continue
-        written = options.out / f"{file.stem}.tif"
-        sizes, origin = (stated, "--pixel_size") if stated else first[1:]
-        micrographs.write(written, result, sizes)
-        note = f"{result.dtype}"
-        if predictor.is_mask:
-            mask = result if result.ndim == 2 else result[0]
-            write_atomically(
-                options.out / f"{file.stem}.overlay.png", png(overlay(first.image, mask))
-            )
-            note = f"{100 * np.mean(result > 0):.1f} % foreground"
-        if np.isfinite(sizes).all():
-            note += f", {' x '.join(f'{size:.6g}' for size in sizes)} nm per pixel ({origin})"
-        print(f"{file} -> {written}  {' x '.join(map(str, result.shape))}, {note}")
+        if options.pixel_size:
+            first = first._replace(nm_per_pixel=options.pixel_size, origin="--pixel_size")
+        print(write_result(options.out, file, result, first, is_mask=model.is_mask))
+    if needed := model.memory_for_whole:
+        note("approximate predictions", f"--memory_limit={-(-needed // GIB)} avoids them")
     if unread:
         print(f"error: {unread} of {len(files)} inputs were not predicted", file=sys.stderr)
     return InputError.code if unread else 0

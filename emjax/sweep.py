@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 
 from emjax import cli
+from emjax.config import find_recipe
 from emjax.errors import InputError, UsageError
 from emjax.experiments import estimate, plan
 from emjax.experiments.runner import run_jobs
@@ -32,7 +33,7 @@ def main(arguments):
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", required=True, help="file with runs(seeds)")
+    parser.add_argument("--config", required=True, help="recipe, or file, with runs(seeds)")
     parser.add_argument("--runs", required=True, type=Path, help="folder for the workdirs")
     parser.add_argument("--only", help="names, with * and ?, joined by commas; and what they need")
     parser.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
@@ -45,7 +46,8 @@ def main(arguments):
     if options.at_once < 1:
         raise UsageError(f"--at_once={options.at_once}; at least 1 was due")
     jax.config.update("jax_platforms", "cpu")  # the devices are for the runs
-    configs, expected = plan.matrix(options.config, options.seeds)
+    recipe = str(find_recipe(options.config))
+    configs, expected = plan.matrix(recipe, options.seeds)
     everything = plan.chosen(configs, options.only)
     configs = plan.shared(everything, options.share)
     counts, missing = plan.records(configs, expected)
@@ -72,7 +74,7 @@ def main(arguments):
             names = dict.fromkeys([*read_matrix(options.runs), *everything])
             path = options.runs / "matrix.json"  # what a report is to find
             write_atomically(path, json.dumps([*names], indent=1).encode())
-        run_jobs(jobs, options.config, options.runs, device, options.at_once)
+        run_jobs(jobs, recipe, options.runs, device, options.at_once)
     return 0
 
 

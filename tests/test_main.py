@@ -1,14 +1,21 @@
 """The command line: defaults are the paper's, every bad input is one clear line."""
 
+import functools
+import importlib
 import os
 import re
 import subprocess
 import sys
+import types
+from pathlib import Path
 
 import pytest
 
+import configs
 from configs import restore_temimagenet
 from configs.pretrain import VARIANTS
+from emjax.__main__ import VERBS, run_verb
+from emjax.config import find_recipe
 from emjax.data.augment import Augmentation
 from emjax.errors import InputError, NonFiniteError, UsageError
 from emjax.main import main, parse
@@ -16,6 +23,7 @@ from emjax.models.build import build_abstract
 from emjax.models.network import flat_arrays
 from emjax.runs.metrics_log import read
 
+ROOT = Path(__file__).parents[1]
 PRETRAIN, SEGMENT = "--config=configs/pretrain.py", "--config=configs/segment_au.py"
 
 
@@ -90,18 +98,115 @@ def test_variants_join_and_fields_override():
     ("arguments", "words"),
     [
         ([f"{PRETRAIN}:unet_5"], "no variant 'unet_5'; there are: 100k, .*unet_4_424"),
-        (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),
+        (["--config=configs/nothing.py"], "--config=configs/nothing.py: no such file; recipes are"),
+        (["--config=pretrian:smoke"], "--config=pretrian: .*paper, pretrain, .*, or a Python file"),
+        (["--config=configs"], "--config=configs: no such file"),
         ([PRETRAIN, "--config.modle.name=unet"], 'modle.*Did you mean "model"'),
         ([PRETRAIN, "--config.epochs=many"], "config.epochs=many"),
         ([PRETRAIN, "--wrkdir=x"], "wrkdir"),
         ([PRETRAIN, "stray"], "'stray' is no option"),
-        ([], "--config is missing"),
+        ([], "--config is missing; give --config=RECIPE.*RECIPE is paper, pretrain, "),
+        (["--config"], "config"),
     ],
 )
 def test_wrong_command_lines(arguments, words):
     with pytest.raises(UsageError, match=words) as error:
         parse(arguments)
     assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "recipe", [["--config=pretrain:unet_2_44"], ["-config", "pretrain:unet_2_44"]]
+)
+def test_a_recipe_is_found_by_name_in_any_folder(recipe, tmp_path, monkeypatch):
+    expected = parse([f"{PRETRAIN}:unet_2_44", "--config.epochs=7"])
+    monkeypatch.chdir(tmp_path)
+    config, workdir = parse([*recipe, "--config.epochs=7"])
+    assert str(workdir) == str(expected[1]) == "runs/pretrain/unet_2_44"
+    assert config.to_dict() == expected[0].to_dict() and config.epochs == 7
+
+
+def test_a_recipe_by_path_is_not_looked_for_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"no such file; .*; use --config=pretrain$"):
+        parse([PRETRAIN])
+
+
+def test_a_file_goes_before_a_recipe_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("paper").write_text("raise SystemExit")
+    assert find_recipe("paper") == Path("paper")
+    assert find_recipe("pretrain").samefile(Path(configs.__file__).with_name("pretrain.py"))
+
+
+def test_every_recipe_is_listed_with_a_line(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(["--help"])
+    assert end.value.code == 0
+    listed = capsys.readouterr().out.partition("Recipes:\n")[2].splitlines()
+    folder = Path(configs.__file__).parent
+    names = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+    assert [line.split()[0] for line in listed] == names
+    for line, name in zip(listed, names, strict=True):
+        title = importlib.import_module(f"configs.{name}").__doc__.splitlines()[0]
+        assert line.split(maxsplit=1)[1] == title
+
+
+COMMANDS = {  # every file that has a command, and its verb
+    "data_builders.build": "build",
+    "data_builders.export": "export-records",
+    "emjax.convert": "convert",
+    "emjax.doctor": "doctor",
+    "emjax.main": "train",
+    "emjax.models.__main__": "models",
+    "emjax.predict": "predict",
+    "emjax.report": "report",
+    "emjax.sweep": "sweep",
+}
+
+
+def test_every_command_has_a_verb():
+    with_main = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for package in ("emjax", "data_builders")
+        for path in (ROOT / package).rglob("*.py")
+        if "cli.run(main" in path.read_text() or "    run(main" in path.read_text()
+    }
+    assert with_main == COMMANDS.keys()
+    assert {module: verb for verb, (module, _) in VERBS.items()} == COMMANDS
+
+
+@pytest.mark.parametrize("arguments, code", [([], 2), (["--help"], 0), (["-h"], 0)])
+def test_verbs_are_listed_with_a_line_each(arguments, code, capsys):
+    assert run_verb(arguments) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "usage: emjax VERB ..."
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == [*VERBS]
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_an_unknown_verb_is_one_line():
+    with pytest.raises(UsageError, match="expected a verb, one of build, .*doctor; got 'trian'"):
+        run_verb(["trian", "--config=pretrain"])
+
+
+def test_listing_the_verbs_loads_no_command():
+    code = (
+        "import sys; from emjax.__main__ import run_verb; run_verb(['--help']); "
+        "sys.exit(bool({'numpy', 'jax', 'emjax.predict', 'data_builders'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_a_verb_runs_its_command(monkeypatch):
+    seen = {}
+    for verb, (module, _) in VERBS.items():
+        stand_in = types.ModuleType(module)
+        stand_in.main = functools.partial(seen.setdefault, verb)
+        monkeypatch.setitem(sys.modules, module, stand_in)
+    for verb in VERBS:
+        run_verb([verb, "--a=b", "c"])
+    assert seen == {verb: ["--a=b", "c"] for verb in VERBS}
 
 
 def test_deterministic_reaches_xla(monkeypatch):

@@ -1,5 +1,7 @@
 """Prediction: any size, names, ranges, formats, refusals."""
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -22,12 +24,12 @@ UNET = dict(name="unet", blocks=2, receptive_field=44)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A function that makes a model folder of a task, with random weights."""
-    network = create(UNET, optax.sgd(1.0), key=jax.random.key(0))
+    """Return a function that makes a model folder of a task, with random weights."""
 
-    def make(task, rule="percentile"):
-        folder = tmp_path_factory.mktemp("run")
-        saved.write(folder / "model", network, dict(model=UNET, task=task, range_rule=rule))
+    def make(task, rule="percentile", **changes):
+        folder, fields = tmp_path_factory.mktemp("run"), UNET | changes
+        network = create(fields, optax.sgd(1.0), key=jax.random.key(0))
+        saved.write(folder / "model", network, dict(model=fields, task=task, range_rule=rule))
         return folder
 
     return make
@@ -50,7 +52,7 @@ def test_any_size_gives_a_mask_of_that_size(model, tmp_path, size):
     assert np.array(Image.open(out / "a.overlay.png")).shape == (*size, 3)
 
 
-def test_mask_is_the_networks_answer_inside_the_padding(model):
+def test_mask_is_the_networks_output_inside_the_padding(model):
     folder = model("segmentation")
     image = picture(64, 64, np.uint16)
     probability = Predictor(folder)(image)
@@ -70,7 +72,7 @@ def test_restored_image_keeps_values_and_format(model, tmp_path, task):
     assert predict.main([f"--model={folder}", f"--out={out}", str(tmp_path)]) == 0
     for name, dtype in (("a", np.uint8), ("b", np.uint16), ("c", np.float32)):
         assert tifffile.imread(out / f"{name}.tif").dtype == dtype
-    # The same picture, 8 or 16 bits: the same answer in grey values.
+    # The same picture, 8 or 16 bits: the same result in grey values.
     a, b = (tifffile.imread(out / f"{name}.tif").astype(float) for name in "ab")
     inside = (b >= 0) & (b <= 255)
     np.testing.assert_allclose(a[inside], b[inside], atol=1)
@@ -90,17 +92,20 @@ def test_stacks_stay_stacks_and_pixel_sizes_are_kept(model, tmp_path, capsys):
     predictor = Predictor(folder)
     values = micrographs.intensity_range(stack, "percentile")
     for plane, image in zip(planes, stack, strict=True):
-        due = to_dtype_of(image, predictor(image, values))
-        np.testing.assert_array_equal(plane.image, due)
+        expected = to_dtype_of(image, predictor(image, values))
+        np.testing.assert_array_equal(plane.image, expected)
 
     line = [f"--model={folder}", f"--out={out}", str(tmp_path / "b.h5")]
     assert predict.main(line) == 3
     assert "2 different images" in capsys.readouterr().err
     assert predict.main([*line, "--index=1", "--pixel_size=3,4"]) == 0
     assert micrographs.read(out / "b.tif").nm_per_pixel == pytest.approx((3, 4))
-    for text in ("0", "a", "1,2,3", "inf"):
-        with pytest.raises(UsageError, match="nm per pixel, one positive number or y,x"):
+    for text in ("0", "a", "1,2,3", "inf", "nan", "1,-1"):
+        with pytest.raises(UsageError, match="--pixel_size=.*expected nm per pixel, one positive"):
             predict.main([*line, f"--pixel_size={text}"])
+    for text in ("0", "-1", "nan", "inf"):
+        with pytest.raises(UsageError, match="--memory_limit=.*: expected GiB, more than 0"):
+            predict.main([*line, f"--memory_limit={text}"])
     assert predict.main([*line, "--index=1", "--memory_limit=0.0000001"]) == 3
     assert "more by --memory_limit" in capsys.readouterr().err
 
@@ -118,6 +123,18 @@ def test_a_bad_file_is_named_and_the_others_are_done(model, tmp_path, capsys):
     assert "2 of 3 inputs" in errors[2]
 
 
+def test_approximate_predictions_name_the_flag_that_avoids_them(model, tmp_path, capsys):
+    for name, size in (("a", 60), ("b", 61), ("c", 12)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", picture(size, size))
+    line = [f"--model={model(None, norm='instance')}", f"--out={tmp_path / 'out'}", str(tmp_path)]
+    assert predict.main([*line, "--memory_limit=0.0003"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and all("which is approximate" in line for line in lines[:2])
+    assert lines[2] == "note: approximate predictions: --memory_limit=1 avoids them"
+    assert predict.main([*line, "--memory_limit=1"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_refusals(model, tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", picture(16, 16))
     Image.fromarray(picture(16, 16)).save(tmp_path / "a.png")
@@ -131,6 +148,12 @@ def test_refusals(model, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no micrograph"):
         predict.main([folder, f"--out={tmp_path}/o", str(tmp_path / "empty")])
+    config = tmp_path / "start" / "config.json"
+    shutil.copytree(model(None) / "model", config.parent)
+    fields = json.loads(config.read_text()) | {"only_to_start_from": "its head is random"}
+    config.write_text(json.dumps(fields))
+    with pytest.raises(UsageError, match="cannot predict, its head is random; finetune it first"):
+        predict.main([f"--model={config.parent}", f"--out={tmp_path}/o", str(tmp_path / "a.tif")])
 
 
 def test_a_missing_option_is_one_line(capsys):
@@ -144,6 +167,3 @@ def test_predicting_needs_no_training_library():
     code = f"import sys, emjax.predict; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-    code = "import sys, emjax; print('jax' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

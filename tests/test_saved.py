@@ -56,12 +56,18 @@ def test_a_failed_write_leaves_the_old_model(network, tmp_path, monkeypatch):
 
 
 def test_missing_and_damaged_models_are_named(network, tmp_path):
-    with pytest.raises(InputError, match="no such file; .*workdir that has a best model"):
+    with pytest.raises(InputError, match="no such file; .*workdir of a run that has saved a model"):
         saved.read(tmp_path)
     saved.write(tmp_path, network, FACTS)
     (tmp_path / "model.safetensors").write_bytes(b"\x08" + b"\0" * 7 + b"nonsense")
     with pytest.raises(InputError, match="not a readable model"):
         saved.read(tmp_path)
     saved.write(tmp_path, network, {**FACTS, "format": 2})
-    with pytest.raises(InputError, match="model of format 2; 1 was due"):
+    with pytest.raises(InputError, match="expected a model of format 1, got format 2"):
         saved.read(tmp_path)
+    for content in (b"[1]", b"\xff\xfe", b"{"):
+        (tmp_path / "config.json").write_bytes(content)
+        with pytest.raises(
+            InputError, match="a readable model|a model of format 1, got format unkn"
+        ):
+            saved.read(tmp_path)

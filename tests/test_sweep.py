@@ -37,7 +37,8 @@ def test_missing_datasets_are_all_listed_before_anything_runs(tmp_path, capsys, 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--config=configs/nowhere.py"], "--config=configs/nowhere.py is no file"),
+        (["--config=configs/nowhere.py"], "--config=configs/nowhere.py: no such file"),
+        (["--config=pretrain"], "configs/pretrain.py is no matrix"),
         (["--config=configs/pretrain.py"], "configs/pretrain.py is no matrix"),
         (["--config=configs/paper.py", "--seeds=0"], "--seeds=0; at least 1 was due"),
         (["--config=configs/paper.py", "--at_once=0"], "--at_once=0; at least 1 was due"),

@@ -10,6 +10,7 @@ import pytest
 
 from emjax.inference import tiles
 from emjax.inference.predictor import Predictor, needs_whole_image
+from emjax.micrographs import units
 from emjax.models import cost, saved
 from emjax.models.build import assemble, build_abstract
 from emjax.models.network import Network, flat_arrays
@@ -19,11 +20,11 @@ QUICK = {"xla_backend_optimization_level": 0}
 
 
 @pytest.mark.parametrize("divisor, margin", [(1, 0), (4, 26), (9, 40), (16, 228), (32, 317)])
-def test_tiles_cover_an_axis_and_keep_off_their_edges(divisor, margin):
+def test_tiles_cover_an_axis_and_none_uses_its_border(divisor, margin):
     largest = tiles.largest_side(margin, divisor)
     shapes = set()
     for side in range(divisor, 9000, divisor):
-        tile, placed = tiles.along(side, largest, margin, divisor)
+        tile, placed = tiles.split_axis(side, largest, margin, divisor)
         shapes |= {tile} if side > largest else set()
         assert tile <= largest and tile % divisor == 0
         assert [first for _, first, _ in placed] == [0, *(end for _, _, end in placed[:-1])]
@@ -34,19 +35,21 @@ def test_tiles_cover_an_axis_and_keep_off_their_edges(divisor, margin):
             assert start + tile == side or start + tile - end >= margin
     assert len(shapes) <= 6  # each is compiled
     if 4096 % divisor == 0:
-        assert len(tiles.along(4096, largest, margin, divisor)[1]) == 2
+        assert len(tiles.split_axis(4096, largest, margin, divisor)[1]) == 2
 
 
 def test_a_tile_is_no_larger_than_as_many_tiles_need():
-    assert tiles.along(2304, 2288, 228, 16)[0] == 1520  # not four tiles of 2288 for a little more
-    assert tiles.along(4096, 2288, 228, 16) == (2288, [(0, 0, 2036), (1808, 2036, 4096)])
-    assert tiles.along(2288, 2288, 228, 16) == (2288, [(0, 0, 2288)])
+    assert (
+        tiles.split_axis(2304, 2288, 228, 16)[0] == 1520
+    )  # not four tiles of 2288 for a little more
+    assert tiles.split_axis(4096, 2288, 228, 16) == (2288, [(0, 0, 2036), (1808, 2036, 4096)])
+    assert tiles.split_axis(2288, 2288, 228, 16) == (2288, [(0, 0, 2288)])
 
 
 def test_margins_reach_as_far_as_any_output_sees():
     def reach(seen):
-        places = np.arange(len(seen))
-        return max((places - seen[:, 0]).max(), (seen[:, 1] - places).max())
+        pixels = np.arange(len(seen))
+        return max((pixels - seen[:, 0]).max(), (seen[:, 1] - pixels).max())
 
     networks_seen = [
         (dict(name="unet", blocks=len(pools), dilations=dilations, pools=pools),
@@ -62,12 +65,12 @@ def test_margins_reach_as_far_as_any_output_sees():
     ]  # fmt: skip
     for model, seen in networks_seen:
         module = build_abstract(model)
-        due = reach(seen)
-        assert due <= tiles.margin(module) <= due + module.divisor + 2, model
+        expected = reach(seen)
+        assert expected <= tiles.margin(module) <= expected + module.divisor + 2, model
 
 
 def random_module(model, seed=0):
-    """(Network, module) of a config's `model`: a signal that lasts, statistics that are uneven."""
+    """Return (Network, module) of a `model` field, with varied statistics and a lasting signal."""
     rng = np.random.default_rng(seed)
 
     def value(path, like):
@@ -109,7 +112,7 @@ def test_tiles_give_what_the_whole_image_gives(model, shape):
     image = np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32)
     whole = np.asarray(function(image[None, ..., None]))[0, ..., 0]
     margin, divisor = tiles.margin(module), module.divisor
-    sizes = dict(largest=tiles.up(2 * margin + 4 * divisor, divisor), divisor=divisor)
+    sizes = dict(largest=tiles.round_up(2 * margin + 4 * divisor, divisor), divisor=divisor)
     assert max(shape) > sizes["largest"]
 
     tiled = tiles.apply(function, image, margin=margin, **sizes)
@@ -122,7 +125,7 @@ def test_tiles_give_what_the_whole_image_gives(model, shape):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A function that makes the model folder of a network with random weights."""
+    """Return a function that makes the model folder of a network with random weights."""
 
     @functools.cache
     def make(**changed):
@@ -138,48 +141,51 @@ def noise(h, w):
     return np.random.default_rng(h * w).integers(0, 4096, (h, w)).astype(np.uint16)
 
 
-def test_a_predictor_tiles_what_is_larger_than_its_memory(model, capsys):
+def test_a_predictor_tiles_what_is_larger_than_its_memory(model, caplog):
     whole = Predictor(model())
-    few = Predictor(model(), memory=whole.bytes_a_pixel * 150**2)
+    few = Predictor(model(), memory=whole.bytes_per_pixel * 150**2)
     assert few.tiling(1000, 1000) == (148, 26)
     for size in ((401, 333), (333, 401), (1, 700), (501, 3), (149, 150), (31, 90)):
         image = noise(*size)
         np.testing.assert_allclose(few(image), whole(image), atol=1e-5)
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == [] and few.memory_for_whole == 0
 
 
 def test_images_of_many_sizes_have_few_shapes(model):
     predictor = Predictor(model())
-    predictor.memory = predictor.bytes_a_pixel * 150**2
+    predictor.memory = predictor.bytes_per_pixel * 150**2
     for h in range(300, 420, 10):
         predictor(noise(h, h + 37))
     assert predictor.apply._cache_size() == 1
 
 
 @pytest.mark.parametrize("norm", ["instance", "group"])
-def test_what_takes_the_whole_image_says_when_it_cannot_have_it(model, capsys, norm):
+def test_networks_that_need_the_whole_image_warn_when_it_does_not_fit(model, caplog, norm):
     predictor = Predictor(model(norm=norm))
     image = noise(200, 203)
-    due = predictor(image)
-    assert capsys.readouterr().err == ""
-    predictor.memory = predictor.bytes_a_pixel * 180**2
+    expected = predictor(image)
+    assert caplog.messages == []
+    predictor.memory = predictor.bytes_per_pixel * 180**2
     tiled = predictor(image)
-    assert np.abs(tiled - due).mean() < 0.05  # noise has like statistics everywhere
-    line = capsys.readouterr().err
-    assert line.startswith("note: 200 x 204 pixels: predicted in tiles of 180 with margins of 26")
-    assert f"norm={norm} takes statistics over the whole image" in line
-    assert line.endswith("; --memory_limit=1 allows it\n") and line.count("\n") == 1
-    predictor(image)
-    assert capsys.readouterr().err == ""  # once for all planes of a stack
+    assert np.abs(tiled - expected).mean() < 0.05  # noise has similar statistics everywhere
+    (message,) = caplog.messages
+    start = "200 x 204 pixels: predicted in tiles of 180 with margins of 26, which is approximate: "
+    assert message.startswith(f"{start}norm={norm} takes statistics over the whole image, and the ")
+    whole, part = (units.amount(size * predictor.bytes_per_pixel) for size in (200 * 204, 180**2))
+    assert message.endswith(f"the whole image takes about {whole}; {part} may be used")
+    assert predictor.memory_for_whole == 200 * 204 * predictor.bytes_per_pixel
+    predictor.memory = predictor.memory_for_whole
+    np.testing.assert_array_equal(predictor(image), expected)
 
 
-def test_far_fields_and_corners_are_approximate_too(model, capsys):
+def test_far_fields_and_corners_are_approximate_too(model, caplog):
     predictor = Predictor(model(receptive_field=116))
-    predictor.memory = predictor.bytes_a_pixel * 160**2
+    predictor.memory = predictor.bytes_per_pixel * 160**2
     assert predictor.tiling(161, 160) == (160, 40)
-    assert "an output depends on 62 pixels to either side" in capsys.readouterr().err
+    assert "an output depends on pixels 62 away" in caplog.text
+    caplog.clear()
     assert predictor.tiling(160, 160)[0] == 160
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
     assert "stretches" in needs_whole_image(dict(HRNET, upsampling="bilinear_corners"))
     assert needs_whole_image(HRNET) == needs_whole_image(UNET) == ""
 

@@ -2,62 +2,140 @@
 
 import functools
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float32, UInt8, UInt16
 
 from emjax import micrographs
-from emjax.errors import UsageError, note
+from emjax.errors import InputError, UsageError, note
 from emjax.inference import tiles
-from emjax.micrographs.units import amount
+from emjax.micrographs import Micrograph
+from emjax.micrographs.units import amount, pixel_size
 from emjax.models import cost, saved
 from emjax.parallel import devices
 from emjax.tasks import TASKS
 
+DTYPES = ("uint8", "uint16", "float32")
 
-class Predictor:
-    """A model as a function of a micrograph of any height and width.
+Image = UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"] | Float32[np.ndarray, "h w"]
+Result = (
+    Image | UInt8[np.ndarray, "n h w"] | UInt16[np.ndarray, "n h w"] | Float32[np.ndarray, "n h w"]
+)
+Mask = UInt8[np.ndarray, "h w"]
+Range = tuple[float, float]  # the grey values that become -1 and 1
+
+
+def load_model(folder: str | Path, memory: int = micrographs.LIMIT) -> "Predictor":
+    """Return the trained model in `folder`, ready for `model.predict(image)`.
 
     Args:
-        folder: a run's workdir or its model/.
-        memory: bytes the network may take on a CPU; of a device that tells its memory, half may be.
+        folder: the workdir of a run, its model/, or a folder that `emjax.convert` wrote.
+        memory: bytes that the network may take for an image, if it runs on the CPU; larger images
+            are predicted in tiles. A GPU or TPU gives half of its own memory instead.
+
+    Raises: InputError if there is no readable model; UsageError if it cannot predict yet.
+    """
+    return Predictor(folder, memory)
+
+
+class Predictor:
+    """A trained model as a function of a micrograph of any height and width.
+
+    Several threads may use one Predictor at once.
+
+    Attributes:
+        config: what the model's config.json says.
+        is_mask: whether the model segments; if not, it restores micrographs.
+        memory_for_whole: the `memory` with which every image so far, predicted approximately in
+            tiles, is predicted as a whole; 0 if there was none.
+
+    Args:
+        folder, memory: as `load_model` takes them.
     """
 
-    def __init__(self, folder, memory=micrographs.LIMIT):
+    def __init__(self, folder: str | Path, memory: int = micrographs.LIMIT) -> None:
         module, self.config = saved.load(folder)
         if reason := self.config.get("only_to_start_from"):
             raise UsageError(
-                f"{folder}: not to be predicted with, {reason}; finetune it first, by "
-                f"--config.initialise.workdir={folder}"
+                f"{folder}: this model cannot predict, {reason}; finetune it first, from "
+                f"initialise.workdir={folder}"
             )
+        task = TASKS[self.config["task"]] if self.config["task"] else None
+        self.is_mask = task is not None and task.is_mask
         self.divisor = module.divisor
-        self.task = TASKS[self.config["task"]] if self.config["task"] else None
-        self.is_mask = self.task is not None and self.task.is_mask
         self.margin = tiles.margin(module)
-        self.memory = devices.memory().get("bytes_limit", 2 * memory) // 2
-        self.seen_whole = needs_whole_image(self.config["model"])
+        self.device_memory = devices.memory().get("bytes_limit", 0)
+        self.memory = self.device_memory // 2 or memory
+        self.memory_for_whole = 0
+        self.whole_image_reason = needs_whole_image(self.config["model"])
 
-        def answer(images):
+        def forward(images: jax.Array) -> jax.Array:
             output = module(images, train=False)
-            return self.task.prediction(output) if self.task else output[..., :1]
+            return task.prediction(output) if task else output[..., :1]
 
-        self.answer, self.apply = answer, jax.jit(answer)
+        self.forward, self.apply = forward, jax.jit(forward)
 
-    def intensity_range(self, images):
-        """The (low, high) of all `images`, by the rule the model was trained with."""
+    def intensity_range(self, images: Iterable[Image]) -> Range:
+        """Return the (low, high) of all `images`, by the rule that the model was trained with.
+
+        Raises: NoRange, an InputError, if there is no image or (nearly) all pixels are the same.
+        """
         return micrographs.intensity_range(images, self.config["range_rule"])
 
-    def __call__(self, image, intensity_range=None):
-        """float32 [h, w] for `image` [h, w]: a probability, or grey values of the input.
+    def predict(
+        self,
+        image: Image,
+        nm_per_pixel: float | Sequence[float] | None = None,
+        *,
+        intensity_range: Range | None = None,
+    ) -> Float32[np.ndarray, "h w"]:
+        """Return float32 [h, w] for `image`: probabilities, or grey values as in the input.
 
-        The intensity range is taken from this image where none is given.
+        Args:
+            image: uint8, uint16 or float32 [h, w] of finite values, of any height and width.
+            nm_per_pixel: one number or (y, x). It is checked but does not change the result: today
+                no network takes the pixel size into account, so an image whose pixels are much
+                larger or smaller than those of the training data is better resampled first.
+            intensity_range: the (low, high) that become -1 and 1; by default that of this image.
+                Give all planes of a stack one range: `model.intensity_range(stack.image)`.
+
+        Raises: InputError for another shape, dtype or non-finite values, or if all pixels are the
+            same; UsageError for a pixel size that is not positive.
         """
+        check_image(image)
+        if nm_per_pixel is not None:
+            pixel_size(nm_per_pixel)
+        return self(image, intensity_range)
+
+    def mask(self, image: Image, *, intensity_range: Range | None = None) -> Mask:
+        """Return uint8 [h, w] for `image`: 255 where a particle is more likely than not, else 0.
+
+        Args:
+            image, intensity_range: as `predict` takes them.
+
+        Raises: UsageError if the model restores images; else as `predict` does.
+        """
+        if not self.is_mask:
+            raise UsageError(
+                f"expected a model of the task segmentation, got one that restores images (task "
+                f"{self.config['task']}); use predict"
+            )
+        return mask_of(self.predict(image, intensity_range=intensity_range))
+
+    def __call__(
+        self, image: Image, intensity_range: Range | None = None
+    ) -> Float32[np.ndarray, "h w"]:
+        """Return what `predict` returns, without a check: for what `micrographs.read` returns."""
         intensity_range = intensity_range or self.intensity_range([image])
         h, w = image.shape
-        more = ((0, -h % self.divisor), (0, -w % self.divisor))
+        padding = ((0, -h % self.divisor), (0, -w % self.divisor))
         clip = self.config.get("clip", True)  # converted networks saw values beyond the range
         scaled = micrographs.from_range(image, intensity_range, clip=clip)
-        padded = np.pad(scaled, more, mode="reflect")
+        padded = np.pad(scaled, padding, mode="reflect")
         largest, margin = self.tiling(*padded.shape)
         output = tiles.apply(
             self.apply, padded, largest=largest, margin=margin, divisor=self.divisor
@@ -65,35 +143,62 @@ class Predictor:
         return output if self.is_mask else micrographs.to_range(output, intensity_range)
 
     @functools.cached_property
-    def bytes_a_pixel(self):
-        return cost.bytes_per_pixel(self.answer, self.divisor)
+    def bytes_per_pixel(self) -> int:
+        """Memory that the network takes per pixel of an image, roughly."""
+        return cost.bytes_per_pixel(self.forward, self.divisor)
 
-    def tiling(self, h, w):
-        """(largest side of a tile, margin) for an image of h x w; a note if it is approximate."""
-        affordable = math.isqrt(self.memory // self.bytes_a_pixel) // self.divisor * self.divisor
-        if not self.seen_whole and affordable >= 4 * self.margin:
-            return min(affordable, tiles.largest_side(self.margin, self.divisor)), self.margin
-        if h * w * self.bytes_a_pixel <= self.memory:
+    def tiling(self, h: int, w: int) -> tuple[int, int]:
+        """Return (largest side of a tile, margin) for an image of h x w, multiples of the divisor.
+
+        Logs a warning if the tiles will not have the values of the whole image.
+        """
+        side = math.isqrt(self.memory // self.bytes_per_pixel) // self.divisor * self.divisor
+        if not self.whole_image_reason and side >= 4 * self.margin:
+            return min(side, tiles.largest_side(self.margin, self.divisor)), self.margin
+        needed = h * w * self.bytes_per_pixel
+        if needed <= self.memory:
             return max(h, w), self.margin
-        largest = max(affordable, 2 * self.divisor)
+        largest = max(side, 2 * self.divisor)
         margin = min(self.margin, largest // 4)
-        needed = h * w * self.bytes_a_pixel
+        reason = self.whole_image_reason or f"an output depends on pixels {self.margin} away"
+        if self.device_memory:
+            available = f"half of the device's memory is {amount(self.memory)}"
+        else:
+            available = f"{amount(self.memory)} may be used"
+            self.memory_for_whole = max(needed, self.memory_for_whole)
         note(
             f"{h} x {w} pixels",
             f"predicted in tiles of {largest} with margins of {margin}, which is approximate: "
-            f"{self.seen_whole or f'an output depends on {self.margin} pixels to either side'}, "
-            f"and the whole takes about {amount(needed)}; "
-            + (
-                f"half of the device's memory is {amount(self.memory)}"
-                if devices.memory()
-                else f"--memory_limit={-(-needed // 2**30)} allows it"
-            ),
+            f"{reason}, and the whole image takes about {amount(needed)}; {available}",
         )
         return largest, margin
 
 
-def needs_whole_image(model):
-    """Why an output of a config's `model` depends on the whole image; empty if it does not."""
+def check_image(image: Any) -> None:
+    """Raise InputError unless `image` is uint8, uint16 or float32 [h, w] of finite values."""
+    expected = f"expected one image [h, w] of {DTYPES[0]}, {DTYPES[1]} or {DTYPES[2]}"
+    if not isinstance(image, np.ndarray):
+        advice = "its .image" if isinstance(image, Micrograph) else "numpy.asarray of it"
+        raise InputError(f"{expected}, got a {type(image).__name__}; pass {advice}")
+    if image.dtype not in DTYPES:
+        raise InputError(f"{expected}, got {image.dtype}; convert it, e.g. by astype('float32')")
+    if image.ndim != 2 or not image.size:
+        advice = "pass the planes of a stack one by one" if image.ndim == 3 else "reshape it"
+        raise InputError(f"{expected}, got the shape {image.shape}; {advice}")
+    if image.dtype != np.float32:
+        return
+    with np.errstate(invalid="ignore"):
+        extremes = image.min(), image.max()  # not finite if any value is not
+    if not np.isfinite(extremes).all():
+        bad = image.size - int(np.isfinite(image).sum())
+        raise InputError(
+            f"expected finite values, got NaN or infinity in {bad} of {image.size} pixels; "
+            "replace them"
+        )
+
+
+def needs_whole_image(model: Mapping[str, Any]) -> str:
+    """Return why outputs of a config's `model` depend on the whole image; empty if they do not."""
     if (norm := model.get("norm")) in ("instance", "group"):
         return f"norm={norm} takes statistics over the whole image"
     if model.get("upsampling") == "bilinear_corners":
@@ -101,30 +206,41 @@ def needs_whole_image(model):
     return ""
 
 
-def mask_of(probability):
-    """uint8 [h, w]: 255 where the probability is above one half, else 0."""
+def mask_of(probability: Float32[np.ndarray, "h w"]) -> Mask:
+    """Return uint8 [h, w]: 255 where the probability is above one half, else 0."""
     return np.where(probability > 0.5, 255, 0).astype(np.uint8)
 
 
-def to_dtype_of(image, values):
-    """`values` in the number format of `image`, rounded and cut off where they do not fit."""
+def to_dtype_of(image: Image, values: Float32[np.ndarray, "h w"]) -> Image:
+    """Return `values` in the dtype of `image`, rounded and clipped where they do not fit."""
     if image.dtype.kind == "f":
         return values.astype(image.dtype)
     limits = np.iinfo(image.dtype)
     return np.clip(np.rint(values), limits.min, limits.max).astype(image.dtype)
 
 
-def predict_file(predictor, file, index, limit):
-    """(uint8, uint16 or float32 [h, w] or [planes, h, w]: the result for `file`; its first plane).
+def predict_file(
+    predictor: Predictor, file: str | Path, index: int | None = None, limit: int = micrographs.LIMIT
+) -> tuple[Result, Micrograph]:
+    """Return (the result for `file`, its first plane as read).
 
-    A stack has one intensity range, so it is read twice and never held as a whole.
+    The result is [h, w] or [planes, h, w]: a mask, uint8, or images in the dtype of the input.
+    A stack has one intensity range; it is read twice, so that it is never held as a whole.
+
+    Args:
+        index, limit: as `micrographs.planes` takes them.
+
+    Raises: InputError as `micrographs.planes` does; NoRange if all pixels are the same.
     """
+
+    def result(plane: Micrograph) -> Image:
+        output = predictor(plane.image, values)
+        return mask_of(output) if predictor.is_mask else to_dtype_of(plane.image, output)
+
     values = predictor.intensity_range(
         plane.image for plane in micrographs.planes(file, index, limit)
     )
-    results, first = [], None
-    for plane in micrographs.planes(file, index, limit):
-        first = first or plane
-        output = predictor(plane.image, values)
-        results.append(mask_of(output) if predictor.is_mask else to_dtype_of(plane.image, output))
+    planes = micrographs.planes(file, index, limit)
+    first = next(planes)
+    results = [result(first), *map(result, planes)]
     return results[0] if len(results) == 1 else np.stack(results), first

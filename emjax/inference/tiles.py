@@ -1,90 +1,116 @@
 """Images larger than a network's memory, tile by tile, with the values of the whole image.
 
-A tile starts at a multiple of the network's divisor, so pooling and strides fall on the pixels
-they fall on in the whole image. What lies within a margin of a tile's edge is left to the
-neighbour, but for edges of the image: there a tile ends as the image does.
+A tile starts at a multiple of the network's divisor, so pooling and strides meet the same pixels
+as in the whole image. The border of a tile, one margin wide, is taken from the neighbour; at an
+edge of the image there is no border, since the tile ends where the image does.
 """
 
-import math
 from collections import deque
+from collections.abc import Callable
 from itertools import product
+from typing import Protocol
 
 import jax
 import numpy as np
+from jaxtyping import Float32
 
 COARSE = 256  # pixels between the sides that tiles have: few of them, since each is compiled
-INSIDE = 2048  # pixels a tile has beside one margin: two tiles make a camera's 4096
+INSIDE = 2048  # pixels of a tile without one margin: two tiles make a camera's 4096
+
+Image = Float32[np.ndarray, "h w"]
+Batch = Float32[np.ndarray, "1 h w 1"]
 
 
-def margin(module):
-    """Pixels from a tile's edge within which a network may answer otherwise than in the image.
+class SeesPixels(Protocol):
+    """What a network says of its geometry, in pixels."""
+
+    @property
+    def receptive_field(self) -> int: ...
+
+    @property
+    def divisor(self) -> int: ...
+
+
+def margin(module: SeesPixels) -> int:
+    """Return the width of the border of a tile where the output may differ from the whole image's.
 
     Half the receptive field is the mean over the phases of pooling and of strides; no phase sees
-    more than one divisor further, on either side.
+    more than one divisor further, in either direction.
     """
     return module.receptive_field // 2 + module.divisor
 
 
-def largest_side(margin, divisor):
-    """The side of a tile where memory is no matter; margins are at most half of it."""
-    return up(max(INSIDE + margin, 4 * margin), divisor)
+def largest_side(margin: int, divisor: int) -> int:
+    """Return the side of a tile if memory does not limit it; margins are at most half of it."""
+    return round_up(max(INSIDE + margin, 4 * margin), divisor)
 
 
-def up(number, step):
-    """`number` rounded up to a multiple of `step`."""
+def round_up(number: int, step: int) -> int:
+    """Return `number` rounded up to a multiple of `step`."""
     return -(-number // step) * step
 
 
-def along(side, largest, margin, divisor):
-    """How tiles up to `largest` cover an axis: (their side, [(start, first kept, end of kept)]).
+def split_axis(
+    side: int, largest: int, margin: int, divisor: int
+) -> tuple[int, list[tuple[int, int, int]]]:
+    """Return how tiles cover an axis: (their side, [(start, first kept, end of kept)]).
 
-    As many as those of the largest side would be, but no larger than that takes, in steps of
-    COARSE; the last ends with the axis.
+    There are as many tiles as of the side `largest`, but they are no larger than that number
+    needs, in steps of COARSE; the last one ends with the axis.
 
     Args:
         side, largest: multiples of `divisor`; `largest` is above 2 * margin + divisor.
     """
 
-    def step(tile):
+    def step(tile: int) -> int:
         return (tile - 2 * margin) // divisor * divisor
 
-    def count(tile):
-        return 1 + -(-(side - tile) // step(tile)) if step(tile) > 0 else math.inf
+    def count(tile: int) -> int | None:
+        return 1 + -(-(side - tile) // step(tile)) if step(tile) > 0 else None
 
     if side <= largest:
         return side, [(0, 0, side)]
-    tile, smaller = largest, up(COARSE, divisor)
-    while count(tile - smaller) == count(largest):
+    tile, smaller, n = largest, round_up(COARSE, divisor), 1 + -(-(side - largest) // step(largest))
+    while count(tile - smaller) == n:
         tile -= smaller
-    starts = [min(index * step(tile), side - tile) for index in range(count(tile))]
+    starts = [min(index * step(tile), side - tile) for index in range(n)]
     edges = [0, *(start + margin for start in starts[1:]), side]
     return tile, list(zip(starts, edges, edges[1:], strict=False))
 
 
-def apply(function, image, *, largest, margin, divisor):
-    """`function` of `image`, float32 [h, w], tile by tile.
+def apply(
+    function: Callable[[Batch], jax.Array],
+    image: Image,
+    *,
+    largest: int,
+    margin: int,
+    divisor: int,
+) -> Image:
+    """Return `function` of `image`, computed tile by tile.
 
     Args:
-        function: a compiled one of float32 [1, h, w, 1], which answers float32 [1, h, w, 1].
-        largest, margin, divisor: as `along` has them; h and w are multiples of `divisor`.
+        function: a compiled one of float32 [1, h, w, 1] that returns float32 [1, h, w, 1].
+        image: float32 [h, w], with sides that are multiples of `divisor`.
+        largest, margin, divisor: as in `split_axis`.
     """
-    (h, rows), (w, columns) = (along(side, largest, margin, divisor) for side in image.shape)
-    # One tile is computed while the one before is fetched. A CPU would compute both at once.
-    under_way = 1 if jax.default_backend() == "cpu" else 2
-    output, queue = np.empty(image.shape, np.float32), deque()
+    (h, rows), (w, columns) = (split_axis(side, largest, margin, divisor) for side in image.shape)
+    # One tile is computed while the previous one is fetched. A CPU would compute both at once.
+    in_flight = 1 if jax.default_backend() == "cpu" else 2
+    output = np.empty(image.shape, np.float32)
+    queue: deque[tuple[tuple[int, int, int], tuple[int, int, int], jax.Array]] = deque()
 
-    def fetch():
-        (y, *kept_y), (x, *kept_x), answer = queue.popleft()
+    def fetch() -> None:
+        (y, *kept_y), (x, *kept_x), tile = queue.popleft()
         inside = tuple(slice(a - y0, b - y0) for y0, (a, b) in ((y, kept_y), (x, kept_x)))
-        output[slice(*kept_y), slice(*kept_x)] = np.asarray(answer)[0, ..., 0][inside]
+        output[slice(*kept_y), slice(*kept_x)] = np.asarray(tile)[0, ..., 0][inside]
 
     for row, column in product(rows, columns):
-        if len(queue) == under_way:
+        if len(queue) == in_flight:
             fetch()
         y, x = row[0], column[0]
-        answer = function(image[None, y : y + h, x : x + w, None])
-        answer.copy_to_host_async()
-        queue.append((row, column, answer))
+        tile = function(image[None, y : y + h, x : x + w, None])
+        tile.copy_to_host_async()
+        queue.append((row, column, tile))
     while queue:
         fetch()
     return output

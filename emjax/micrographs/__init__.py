@@ -7,7 +7,15 @@ come from.
 
 from emjax.micrographs.formats.npy_zarr import is_zarr
 from emjax.micrographs.intensity import RULES, NoRange, from_range, intensity_range, to_range
-from emjax.micrographs.reading import Micrograph, find, open_all, planes, read, read_pixels
+from emjax.micrographs.reading import (
+    Micrograph,
+    find,
+    open_all,
+    planes,
+    read,
+    read_pixels,
+    read_stack,
+)
 from emjax.micrographs.signal import LIMIT, UNKNOWN, Signal
 from emjax.micrographs.writers import WRITERS, write
 
@@ -27,6 +35,7 @@ __all__ = [
     "planes",
     "read",
     "read_pixels",
+    "read_stack",
     "to_range",
     "write",
 ]

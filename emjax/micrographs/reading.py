@@ -155,14 +155,14 @@ def planes(path, index=None, limit=LIMIT, *, colours=False, axis="z"):
             yield Micrograph(np.ascontiguousarray(pixels), nm_per_pixel, signal.origin)
 
 
-def _volume(path, signal, stack, limit):
+def _volume(path, signal, stack, limit, purpose="to be sliced along y or x", advice="--axes=z"):
     """[z, y, x] of the planes of `stack`, or InputError if they take more than `limit` bytes."""
     small = signal.dtype.kind in "bu" and signal.dtype.itemsize <= 2
     size = math.prod(signal.shape) * signal.samples * (signal.dtype.itemsize if small else 4)
     if size > limit:
         raise InputError(
-            f"{path}: {signal}, {amount(size)}, to be sliced along y or x; "
-            f"{amount(limit)} may be read at once, more by --memory_limit, or --axes=z"
+            f"{path}: {signal}, {amount(size)}, {purpose}; "
+            f"{amount(limit)} may be read at once, more by --memory_limit, or {advice}"
         )
     volume = None
     for place, pixels in enumerate(stack):
@@ -177,6 +177,25 @@ def read(path, index=None, limit=LIMIT):
     pixels, signal = _read_one(path, index, limit)
     pixels = np.ascontiguousarray(_luminance(path, pixels))
     return Micrograph(pixels, signal.nm_per_pixel, signal.origin)
+
+
+def read_stack(path, index=None, limit=LIMIT):
+    """Return all planes of the image or stack in a file as one Micrograph: image [planes, h, w].
+
+    A single image gives [1, h, w]; colours become luminance. `planes` holds one plane at a time.
+
+    Args:
+        index: which of the images or stacks, if the file holds several.
+        limit: bytes that the whole stack may take; checked before anything is decoded.
+
+    Raises: InputError as `planes` does, and if the stack is larger than `limit`.
+    """
+    with open_all(path, limit) as signals:
+        signal = _choose(path, signals, index)
+        stack = (_pixels(path, signal, n) for n in range(signal.planes))
+        stack = (_luminance(path, pixels, quiet=n > 0) for n, pixels in enumerate(stack))
+        volume = _volume(path, signal, stack, limit, "to be read at once", "use planes")
+        return Micrograph(volume, signal.nm_per_pixel, signal.origin)
 
 
 def read_pixels(path, limit=LIMIT):

@@ -1,6 +1,11 @@
 """Lengths in nm, and byte counts for people."""
 
 import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from emjax.errors import UsageError
 
 LENGTHS = {  # nm
     "pm": 1e-3, "picometer": 1e-3,
@@ -32,6 +37,25 @@ def nm(value, unit):
     except (TypeError, ValueError):
         return math.nan
     return size if 0 < size < math.inf else math.nan
+
+
+def pixel_size(nm_per_pixel: float | Sequence[float] | None) -> tuple[float, float]:
+    """Return (y, x) in nm of one number for both axes, or of two; NaN where unknown.
+
+    None, or NaN for one of them, stands for unknown.
+
+    Raises: UsageError unless the others are positive and finite.
+    """
+    try:
+        sizes = np.atleast_1d(np.asarray(nm_per_pixel, np.float64))
+        valid = sizes.shape in ((1,), (2,)) and not ((sizes <= 0) | np.isinf(sizes)).any()
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise UsageError(
+            f"expected nm per pixel as one positive number or two (y, x), got {nm_per_pixel!r}"
+        )
+    return float(sizes[0]), float(sizes[-1])
 
 
 def no_length(*units):

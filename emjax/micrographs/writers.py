@@ -9,6 +9,7 @@ import tifffile
 
 from emjax.errors import UsageError
 from emjax.micrographs.signal import UNKNOWN
+from emjax.micrographs.units import pixel_size
 
 CHUNK = 1024  # pixels a side of a chunk of a Zarr array
 
@@ -17,9 +18,10 @@ def write(path, image, nm_per_pixel=UNKNOWN):
     """Write uint8, uint16 or float32 [h, w] or [planes, h, w] by the suffix of `path`.
 
     .tif, .tiff as ImageJ writes and reads them, .ome.tif with OME-XML, .mrc and .zarr (OME-Zarr),
-    each with the pixel size (y, x; in nm) if it is known. The file appears when it is complete.
+    each with the pixel size in nm, (y, x) or one number for both, if it is known. The file appears
+    when it is complete.
 
-    Raises: UsageError for another suffix.
+    Raises: UsageError for another suffix, or a pixel size that is not positive.
     """
     path = Path(path)
     name = path.name.lower()
@@ -28,9 +30,10 @@ def write(path, image, nm_per_pixel=UNKNOWN):
         raise UsageError(
             f"{path}: cannot write {path.suffix!r}; one of {', '.join(WRITERS)} was due"
         )
+    sizes = pixel_size(nm_per_pixel)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    known = tuple(map(float, nm_per_pixel)) if np.all(np.isfinite(nm_per_pixel)) else None
+    known = sizes if np.isfinite(sizes).all() else None
     try:
         WRITERS[suffix](partial, image, known)
         if path.is_dir():  # an older Zarr; a folder is not replaced in one step

@@ -1,34 +1,40 @@
 """Which formulation of a layer to trace: the plain one, or a backend's fastest."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import jax
 
 
 class Formulation(NamedTuple):
-    """How layers compute what they compute: the same up to rounding, fast on different devices."""
+    """How layers compute: the results are equal up to rounding, the speed depends on the device."""
 
-    blocked: bool = False  # a U-Net's first level on blocks of pixels, see `to_blocks`
-    strided: bool = False  # input gradients of strided convolutions by blocks, see `strided_conv`
+    blocked: bool = False  # a U-Net's first level on 2 x 2 pixels as channels, see models/blocks
+    strided: bool = False  # input gradients of strided convolutions likewise
     products: bool = False  # 1x1 convolutions as matrix products
 
 
 PLAIN = Formulation()
 FASTEST = {"cpu": Formulation(blocked=True, strided=True, products=True)}  # docs/performance.md
-forced = []
+_forced: ContextVar[Formulation | None] = ContextVar("forced formulation", default=None)
 
 
-def formulation():
-    """The one to trace with: the fastest of this backend, unless `formulated` says otherwise."""
-    return forced[-1] if forced else FASTEST.get(jax.default_backend(), PLAIN)
+def formulation() -> Formulation:
+    """Return the one to trace with: that of `formulated`, else the fastest of this backend."""
+    forced = _forced.get()
+    return FASTEST.get(jax.default_backend(), PLAIN) if forced is None else forced
 
 
 @contextmanager
-def formulated(formulation):
-    """Trace with this one. What is traced already stays as it is."""
-    forced.append(formulation)
+def formulated(chosen: Formulation) -> Iterator[None]:
+    """Trace with `chosen` in this thread until the end of the `with`.
+
+    What is traced already stays as it is.
+    """
+    token = _forced.set(chosen)
     try:
         yield
     finally:
-        forced.pop()
+        _forced.reset(token)

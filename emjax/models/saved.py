@@ -1,7 +1,9 @@
 """A trained network as people keep it: model.safetensors, config.json and a README card."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,17 +14,20 @@ import emjax
 from emjax.errors import InputError
 from emjax.files import write_atomically
 from emjax.models.build import assemble
+from emjax.models.network import Network
 
 FORMAT = 1
 PREFIXES = ("params/", "stats/")
 
+Arrays = dict[str, np.ndarray]  # by path: {"down/0/conv1/kernel": array}
 
-def write(folder, network, config):
-    """Put `network` and its `config` under `folder`, each file whole or not at all.
+
+def write(folder: str | Path, network: Network, config: Mapping[str, Any]) -> None:
+    """Write `network` and its `config` to `folder`, each file whole or not at all.
 
     Args:
         config: `model` (the config's field), `task` or None, `range_rule`, `clip` (whether values
-            beyond the range are cut off; default yes) and what else a reader should know; JSON
+            beyond the range are clipped; default yes) and what else a reader should know; JSON
             values.
     """
     folder = Path(folder)
@@ -38,8 +43,8 @@ def write(folder, network, config):
     write_atomically(folder / "README.md", card(config, network).encode())
 
 
-def read(folder):
-    """(params, stats, config) of a folder that `write` made, or of a workdir that has it as model/.
+def read(folder: str | Path) -> tuple[Arrays, Arrays, dict[str, Any]]:
+    """Return (params, stats, config) of a folder that `write` made, or of a workdir with a model/.
 
     The arrays are on the host.
 
@@ -53,28 +58,39 @@ def read(folder):
         arrays = load_file(folder / "model.safetensors")
     except FileNotFoundError as error:
         raise InputError(
-            f"{error.filename or folder}: no such file; {folder} should be a run's workdir that "
-            "has a best model, or its model/ folder"
+            f"{error.filename or folder}: no such file; expected {folder} to be the workdir of a "
+            "run that has saved a model, or its model/ folder"
         ) from error
-    except (json.JSONDecodeError, SafetensorError, OSError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, OSError) as error:
         raise InputError(f"{folder}: not a readable model: {error}") from error
-    if config.get("format") != FORMAT:
-        raise InputError(f"{folder}: model of format {config.get('format')}; {FORMAT} was due")
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else "unknown"
+        raise InputError(
+            f"{folder}: expected a model of format {FORMAT}, got format {found}; "
+            "a newer emjax may read it"
+        )
     params, stats = (
-        {path.removeprefix(prefix): value for path, value in arrays.items()
-         if path.startswith(prefix)}
+        {
+            path.removeprefix(prefix): value
+            for path, value in arrays.items()
+            if path.startswith(prefix)
+        }
         for prefix in PREFIXES
-    )  # fmt: skip
+    )
     return params, stats, config
 
 
-def load(folder):
-    """(module, config) ready for `module(x, train=False)`, of what `read` reads."""
+def load(folder: str | Path) -> tuple[Any, dict[str, Any]]:
+    """Return (module, config) of what `read` reads.
+
+    The module is one of `emjax.models.MODELS`, to be called as `module(images, train=False)`.
+    """
     params, stats, config = read(folder)
     return assemble(config["model"], params, stats), config
 
 
-def card(config, network):
+def card(config: Mapping[str, Any], network: Network) -> str:
+    """Return the text of the model's README.md."""
     model = {name: value for name, value in config["model"].items() if value is not None}
     parameters = sum(np.size(value) for value in network.params.values())
     facts = {
@@ -85,10 +101,10 @@ def card(config, network):
         "intensity rule": config["range_rule"],
         **{name: f"{value:.4f}" for name, value in config.get("scores", {}).items()},
     }
-    told = "\n".join(f"- {name}: {value}" for name, value in facts.items() if value is not None)
+    lines = "\n".join(f"- {name}: {value}" for name, value in facts.items() if value is not None)
     return f"""# {config.get("title", "emjax model")}
 
-{told}
+{lines}
 
 Use it: `python -m emjax.predict --model=DIR --out=DIR FILE_OR_FOLDER...`
 """
