@@ -74,7 +74,8 @@ def main(arguments):
         try:
             result, first = predict_file(predictor, file, options.index, limit)
         except InputError as error:
-            print(f"error: {file}: {error}".replace(f"{file}: {file}", str(file)), file=sys.stderr)
+            line = f"error: {file}: {cli.message(error)}"
+            print(line.replace(f"{file}: {file}", str(file)), file=sys.stderr)
             unread += 1
             continue
         written = options.out / f"{file.stem}.tif"
