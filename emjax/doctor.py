@@ -18,7 +18,7 @@ from emjax import cli
 from emjax.parallel import devices, sharding
 
 EXTRAS = {  # module: the extra that has it, and what for
-    "tensorboard": ("tensorboard", "curves and pictures of runs in TensorBoard"),
+    "tensorboardX": ("tensorboard", "curves and pictures of runs in TensorBoard"),
     "rsciio": ("rsciio", "micrographs in hspy, blockfile, nexus, semper, prz and tvips files"),
     "apache_beam": ("beam", "building records on Apache Beam, in an environment of its own"),
     "torch": ("torch", "parity tests and benchmarks"),

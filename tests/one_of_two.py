@@ -1,6 +1,6 @@
 """One of two processes with two devices each: python -m tests.one_of_two INDEX PORT FOLDER DATA
 
-Restores what is in FOLDER, tells a digest of it and the first examples, and saves a step more.
+Restores what is in FOLDER, prints a digest of it and the first examples, and saves a step more.
 """
 
 import os
@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from emjax.data.batches import TrainBatches
 from emjax.data.records import open_records
 from emjax.parallel import sharding
-from tests.test_checkpoints import make_state, open_folder, said_of
+from tests.test_checkpoints import digest, make_state, open_folder
 
 
 def main(index, port, folder, data):
@@ -31,7 +31,7 @@ def main(index, port, folder, data):
     records = open_records(data, "simulated/unlabelled", "train")
     reader = TrainBatches([records], batch_size=8, seed=5, mesh=mesh).starting_at(3)
     rows = [multihost_utils.process_allgather(next(reader)["index"], tiled=True) for _ in range(3)]
-    print("told", int(state.step), said_of(state), np.concatenate(rows).tolist(), flush=True)
+    print("state", int(state.step), digest(state), np.concatenate(rows).tolist(), flush=True)
     checkpoints.save(int(state.step) + 1, state.replace(step=state.step + 1), {"val/l1": 0.5})
     checkpoints.close()
 

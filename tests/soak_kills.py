@@ -1,9 +1,9 @@
 """SIGKILL at random moments, many times: python -m tests.soak_kills --kills=100 --minutes=10
 
 A small pretraining run saves after every step and is killed again and again until it is done; then
-another one is, until there were enough kills. Due at every start is that it goes on from the last
-finished checkpoint, and at the end what the uninterrupted run has: every bit of the last state, the
-rows of metrics.jsonl but for their times, the best score, and model.safetensors.
+another one is, until there were enough kills. Every start must continue from the last finished
+checkpoint. The end must equal that of the uninterrupted run: every bit of the last state, the rows
+of metrics.jsonl except their times, the best score, and model.safetensors.
 """
 
 import argparse
@@ -26,27 +26,28 @@ STEPS = 60
 CHANGES = (f"--config.epochs={STEPS // 3}", "--config.save_every=1", "--config.log_every=2")
 
 
-def line(workdir, data):
-    return [sys.executable, "-m", "emjax.main", "--config=configs/pretrain.py:smoke",
-            f"--workdir={workdir}", f"--config.data.dir={data}", *CHANGES]  # fmt: skip
+def command_line(workdir, data):
+    """Return the command that trains."""
+    command = [sys.executable, "-m", "emjax.main", "--config=configs/pretrain.py:smoke"]
+    return [*command, f"--workdir={workdir}", f"--config.data.dir={data}", *CHANGES]
 
 
 def life(workdir, data, delay):
-    """What a process that is killed `delay` seconds after it began to train was doing.
+    """Return what a process was doing when killed, `delay` seconds after it began to train.
 
-    Raises: RuntimeError if it did not go on where it should, or failed by itself.
+    Raises: RuntimeError if it did not continue from where it should, or failed by itself.
     """
-    due = max(saved_steps(workdir / "checkpoints"), default=0)
-    quiet = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    with subprocess.Popen(line(workdir, data), **quiet) as process:
-        said = ""
-        while "steps an epoch" not in said:
-            said = process.stdout.readline()
-            if not said:
+    expected = max(saved_steps(workdir / "checkpoints"), default=0)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with subprocess.Popen(command_line(workdir, data), **pipes) as process:
+        line = ""
+        while "steps per epoch" not in line:
+            line = process.stdout.readline()
+            if not line:
                 raise RuntimeError(f"{workdir}: ended by itself: {process.wait()}")
-        found = re.search(r"continues from step (\d+)", said)
-        if due != (int(found[1]) if found else 0):
-            raise RuntimeError(f"{workdir}: step {due} was due: {said}")
+        found = re.search(r"continues from step (\d+)", line)
+        if expected != (int(found[1]) if found else 0):
+            raise RuntimeError(f"{workdir}: expected to continue from step {expected}: {line}")
         try:
             process.wait(timeout=delay)
         except subprocess.TimeoutExpired:
@@ -63,7 +64,7 @@ def life(workdir, data, delay):
 
 
 def end(workdir, data):
-    """All that must be equal."""
+    """Return all that must be equal."""
     rows = untimed(metrics_log.read(workdir / "metrics.jsonl"))
     model = (workdir / "model" / "model.safetensors").read_bytes()
     return final_arrays(workdir, data, STEPS), rows, model
@@ -72,7 +73,7 @@ def end(workdir, data):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--minutes", type=float, default=60, help="no kill after these")
+    parser.add_argument("--minutes", type=float, default=60, help="no kill after so many")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began, draws = time.monotonic(), random.Random(options.seed)
@@ -82,28 +83,30 @@ def main():
         build = [sys.executable, "-m", *build, "--patch=64", "--records=40"]
         subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
         took = time.monotonic()
-        subprocess.run(line(whole, data), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command_line(whole, data), check=True, stdout=subprocess.DEVNULL)
         took = time.monotonic() - took
-        due, counts, runs = end(whole, data), collections.Counter(), 0
+        expected, counts, runs = end(whole, data), collections.Counter(), 0
         longest = took / 5
 
-        def more():
+        def goes_on():
             within = time.monotonic() - began < 60 * options.minutes
             return within and counts.total() < options.kills
 
-        while more():
+        while goes_on():
             workdir = Path(folder) / f"killed{runs}"
-            was = None
-            while was != "done":
-                was = life(workdir, data, draws.uniform(0, longest) if more() else None)
-                if was != "done":
-                    counts[was] += 1
+            doing = None
+            while doing != "done":
+                doing = life(workdir, data, draws.uniform(0, longest) if goes_on() else None)
+                if doing != "done":
+                    counts[doing] += 1
             runs += 1
-            if end(workdir, data) != due:
+            if end(workdir, data) != expected:
                 raise SystemExit(f"run {runs} of --seed={options.seed} ended in another state")
-    told = ", ".join(f"{count} {was}" for was, count in counts.most_common())
-    print(f"{counts.total()} kills in {runs} runs: {told}; all ended as the uninterrupted one; "
-          f"{time.monotonic() - began:.0f} s")  # fmt: skip
+    where = ", ".join(f"{count} {doing}" for doing, count in counts.most_common())
+    print(
+        f"{counts.total()} kills in {runs} runs: {where}; all ended as the uninterrupted one; "
+        f"{time.monotonic() - began:.0f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""States on disk: exact, the latest two and the best kept, found again; broken ones never."""
+"""States on disk: exact, the latest two and the best kept, found again; never a broken one."""
 
 import contextlib
 import hashlib
@@ -53,7 +53,7 @@ def raw(tree):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
-def said_of(state):
+def digest(state):
     """A digest of every array but the step."""
     return hashlib.sha256(b"".join(raw(state.replace(step=state.step * 0)))).hexdigest()
 
@@ -149,7 +149,10 @@ def test_a_flipped_bit_in_any_file_is_found_and_the_one_before_is_used(
     restored = checkpoints.restore(state)
     assert int(restored.step) == 2
     said = capfd.readouterr().err
-    assert f"{folder}/3 cannot be used: {payload.relative_to(folder / '3')} is not what was" in said
+    assert (
+        f"{folder}/3 cannot be used: {payload.relative_to(folder / '3')} differs from what was"
+        in said
+    )
     assert f"{folder}/2 is used instead" in said
     checkpoints.save(3, restored)  # its step can be saved again
     checkpoints.close()
@@ -162,23 +165,23 @@ def test_an_unfinished_save_is_not_used(state, three, tmp_path, capfd):
     assert saved_steps(folder) == [1, 2]
     params, stats = load_generator(folder, "last", score="val/l1", higher_is_better=False)
     assert (stats["down/0/norm1/mean"] == 2).all()
-    told = f"{folder}/3 cannot be used: it was not saved to its end; {folder}/2 is used instead"
-    assert told in capfd.readouterr().err
+    line = f"{folder}/3 cannot be used: its save was not completed; {folder}/2 is used instead"
+    assert line in capfd.readouterr().err
     assert int(open_folder(folder).restore(state).step) == 2
-    assert told in capfd.readouterr().err and not (folder / "3").exists()
+    assert line in capfd.readouterr().err and not (folder / "3").exists()
 
-    # Killed in the first save: from the start.
+    # Killed in the first save: it starts from step 0.
     shutil.rmtree(folder / "1")
     (folder / "2" / "manifest.0-of-1.json").unlink()
     assert open_folder(folder).restore(state) is state
-    assert f"{folder}/2 cannot be used: it was not saved to its end; from the start" in (
+    assert f"{folder}/2 cannot be used: its save was not completed; the run starts from step 0" in (
         capfd.readouterr().err
     )
 
 
 @pytest.fixture
 def filling(tmp_path):
-    """(a folder, a context in which hardly a byte more can be written there).
+    """(a folder, a context in which almost nothing more can be written there).
 
     A disk of 4 MB; where none can be mounted, a limit of the system on the sizes of files.
     """
@@ -210,7 +213,7 @@ def filling(tmp_path):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-# Orbax's own writes that fail after its event loop is closed: told by threads, caught by nobody.
+# Orbax's own writes that fail after its event loop is closed: raised in threads, caught nowhere.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_leaves_the_last_good_checkpoint(state, filling):
     folder, full = filling
@@ -226,7 +229,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(state, filling):
         checkpoints.wait()
     checkpoints = open_folder(folder)
     restored = checkpoints.restore(state)
-    assert int(restored.step) == 1 and said_of(restored) == said_of(state)
+    assert int(restored.step) == 1 and digest(restored) == digest(state)
     checkpoints.save(2, state.replace(step=state.step + 2))
     checkpoints.close()
     assert saved_steps(folder) == [1, 2] and not fault(folder / "1") and not fault(folder / "2")
@@ -242,24 +245,24 @@ def test_transfer_falls_back_too(three, tmp_path, capfd):
     flip(folder / "1" / "metrics" / "metrics")
     assert (loaded("best"), loaded("last")) == (3, 3)
     said = capfd.readouterr().err
-    assert f"{folder}/1 cannot be used: metrics/metrics is not" in said
+    assert f"{folder}/1 cannot be used: metrics/metrics differs" in said
     assert f"{folder}/3 is used instead" in said
-    with pytest.raises(InputError, match="no good checkpoint '1' .metrics/metrics is not what was"):
+    with pytest.raises(
+        InputError, match="no good checkpoint '1' .metrics/metrics differs from what"
+    ):
         loaded("1")
     assert open_folder(folder).best == -0.2
     for step in (2, 3):
         flip(folder / str(step) / "_CHECKPOINT_METADATA")
     with pytest.raises(InputError, match="no good checkpoint 'best'; there are: none"):
         loaded("best")
-    with pytest.raises(
-        InputError, match="no good checkpoint: 2: .*; 3: .*Choose another --workdir"
-    ):
+    with pytest.raises(InputError, match="no good checkpoint: 2: .*; 3: .*Choose another workdir"):
         open_folder(folder)
     assert (folder / "2").exists() and (folder / "3").exists()
 
 
 def test_eight_devices_then_one_then_two_processes_with_four(state, tiny_records, tmp_path):
-    """Equal values and the same examples, wherever it goes on; a broken file of the other is found.
+    """Equal values and the same examples on each; a broken file of the other process is found.
 
     The third is two processes with two devices each.
     """
@@ -270,7 +273,7 @@ def test_eight_devices_then_one_then_two_processes_with_four(state, tiny_records
     one = sharding.data_mesh(devices=jax.devices()[:1])
     checkpoints = open_folder(folder)
     restored = checkpoints.restore(jax.device_put(state, sharding.replicated(one)))
-    assert int(restored.step) == 5 and said_of(restored) == said_of(state)
+    assert int(restored.step) == 5 and digest(restored) == digest(state)
     assert restored.generator.params["head/kernel"].sharding.device_set == set(jax.devices()[:1])
     checkpoints.save(6, restored.replace(step=restored.step + 1))
     checkpoints.close()
@@ -285,8 +288,8 @@ def test_eight_devices_then_one_then_two_processes_with_four(state, tiny_records
     shutil.copytree(folder / "6", folder / "7")  # one that is broken
     flip(folder / "7" / "_CHECKPOINT_METADATA")
     (first, note), (second, silent) = two_processes(folder, tiny_records)
-    assert first == second == f"told 6 {said_of(state)} {orders[0]}\n"
-    assert f"{folder}/7 cannot be used: _CHECKPOINT_METADATA is not" in note
+    assert first == second == f"state 6 {digest(state)} {orders[0]}\n"
+    assert f"{folder}/7 cannot be used: _CHECKPOINT_METADATA differs" in note
     assert f"{folder}/6 is used instead" in note and "cannot be used" not in silent
 
     assert saved_steps(folder) == [6, 7] and not fault(folder / "7")
@@ -295,7 +298,7 @@ def test_eight_devices_then_one_then_two_processes_with_four(state, tiny_records
     flip(max(theirs, key=lambda path: path.stat().st_size))
     assert "state/ocdbt.process_1/d/" in fault(folder / "7")
     (folder / "7" / "manifest.1-of-2.json").unlink()
-    assert fault(folder / "7") == "it was not saved to its end"
+    assert fault(folder / "7") == "its save was not completed"
 
 
 def test_every_layout_reads_every_other(tmp_path):
@@ -310,9 +313,9 @@ def test_every_layout_reads_every_other(tmp_path):
         placed = sharding.placed(start, sharding.data_mesh(**axes))
         checkpoints = open_folder(tmp_path)
         state = checkpoints.restore(placed)
-        assert said_of(state) == said_of(host)
-        for leaf, place in zip(*map(jax.tree.leaves, (state, placed)), strict=True):
-            assert leaf.sharding == place.sharding
+        assert digest(state) == digest(host)
+        for leaf, expected in zip(*map(jax.tree.leaves, (state, placed)), strict=True):
+            assert leaf.sharding == expected.sharding
         checkpoints.save(step, state.replace(step=state.step + 1), {"val/l1": 0.5})
         checkpoints.close()
         params, stats = load_generator(tmp_path, "last", score="val/l1", higher_is_better=False)
@@ -326,7 +329,7 @@ def zeros_like(state):
 
 
 def two_processes(folder, data):
-    """[(what it printed, what it said on stderr)] of both."""
+    """[(stdout, stderr)] of both."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -334,10 +337,12 @@ def two_processes(folder, data):
     both = [
         subprocess.Popen(
             [*line, *map(str, (index, port, folder, data))],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for index in range(2)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    return [(out[out.index("told") :], err) for out, err in said]
+    ]
+    outputs = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    return [(out[out.index("state") :], err) for out, err in outputs]

@@ -1,4 +1,4 @@
-"""The loop: what is scored when, and what is kept of it."""
+"""The loop: what is scored when, and what of it is kept."""
 
 import types
 
@@ -10,7 +10,7 @@ from flax import struct
 
 from emjax.objectives.nonfinite import Skips, no_skips
 from emjax.parallel import sharding
-from emjax.training.loop import fit
+from emjax.training.loop import Schedule, fit
 
 DICE = [0.2, 0.5, 0.4, 0.5, 0.7, 0.6]  # of val, by step
 
@@ -22,7 +22,7 @@ class State(struct.PyTreeNode):
 
 
 class Counting:
-    """An objective whose score is what the table above says of its step."""
+    """An objective that scores its step as in the table above."""
 
     compiler_options = {}
 
@@ -64,13 +64,13 @@ def batch(offsets, valid, first=0):
 @pytest.fixture(params=["best", "last"])
 def fitted(request):
     rows, images, published, kept = {}, {}, [], Kept()
-    journal = types.SimpleNamespace(
+    log = types.SimpleNamespace(
         train=lambda step, terms, pace: None,
-        at=lambda step: None,
-        clear=lambda: None,
+        show_step=lambda step: None,
+        clear_line=lambda: None,
         write=rows.__setitem__,
         write_images=lambda step, split, scores: images.__setitem__((step, split), scores),
-        resume=lambda step: None,
+        restart_clock=lambda step: None,
     )
     everywhere = sharding.replicated(sharding.data_mesh())
     state = State(step=jnp.int32(0), generator=jnp.float32(0), skips=no_skips())
@@ -86,12 +86,9 @@ def fitted(request):
             "test": [batch([0.1, 0.0], [True, True]), batch([0.3, 9.0], [True, False], 2)],
             "val": [batch([0.0], [True])],
         },
-        total_steps=len(DICE),
-        log_every=1,
-        eval_every=1,
-        save_every=0,
+        Schedule(len(DICE), log_every=1, eval_every=1, save_every=0),
         checkpoints=kept,
-        journal=journal,
+        log=log,
         publish=lambda generator, step, scores: published.append(step),
         select=request.param,
     )
@@ -114,5 +111,15 @@ def test_means_are_over_the_images_to_which_a_metric_applies(fitted):
     assert "val/size" not in fitted.rows[5]
     scores = fitted.images[5, "test"]
     assert {index: sorted(each) for index, each in scores.items()} == {
-        0: ["dice", "size"], 1: ["dice"], 2: ["dice", "size"],
-    }  # fmt: skip
+        0: ["dice", "size"],
+        1: ["dice"],
+        2: ["dice", "size"],
+    }
+
+
+def test_a_schedule_holds_at_multiples_and_at_the_end():
+    schedule = Schedule(10, log_every=3, eval_every=0, save_every=20)
+    steps = range(1, 11)
+    assert [step for step in steps if schedule.logs(step)] == [3, 6, 9, 10]
+    assert [step for step in steps if schedule.evaluates(step)] == [10]
+    assert [step for step in steps if schedule.saves(step)] == [10]

@@ -1,4 +1,4 @@
-"""The metric log: rows, resuming, damage."""
+"""The metrics log: rows, resuming, damage."""
 
 import io
 import json
@@ -22,7 +22,7 @@ def test_rows_and_the_printed_line(tmp_path, capsys):
     assert "images/s  ETA 0:" in printed and "val/dice 0.5000" in printed
 
 
-def test_rows_after_the_resumed_step_are_cut_off(tmp_path):
+def test_rows_after_the_resumed_step_are_removed(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": s, "train/loss": s}) + "\n" for s in (1, 2, 3, 4)))
     MetricsLog(path, done=2, total=9, images=1).write(3, {"train/loss": 7.0})
@@ -33,7 +33,7 @@ def test_rows_after_the_resumed_step_are_cut_off(tmp_path):
     ]
 
 
-def test_scores_of_single_images_are_cut_off_alike(tmp_path):
+def test_scores_of_single_images_are_removed_alike(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl", done=0, total=9, images=1)
     for step in (1, 2, 3):
         log.write_images(step, "test", {7: {"dice": 1 / 3}})
@@ -43,12 +43,12 @@ def test_scores_of_single_images_are_cut_off_alike(tmp_path):
     assert rows[0]["split"] == "test" and rows[0]["images"] == {"7": {"dice": 0.333333}}
 
 
-def test_a_cut_last_line_is_left_out_and_another_bad_line_is_named(tmp_path):
+def test_an_incomplete_last_line_is_skipped_and_another_bad_line_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert len(metrics_log.read(path)) == 2
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(InputError, match="metrics.jsonl, line 2: no JSON"):
+    with pytest.raises(InputError, match="metrics.jsonl, line 2: not JSON"):
         metrics_log.read(path)
 
 
@@ -59,7 +59,7 @@ class Terminal(io.StringIO):
 
 def test_a_live_line_on_a_terminal_and_none_elsewhere(tmp_path, monkeypatch, capsys):
     log = MetricsLog(tmp_path / "metrics.jsonl", done=0, total=20, images=8)
-    log.at(1)
+    log.show_step(1)
     assert capsys.readouterr().err == ""
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
@@ -70,7 +70,7 @@ def test_a_live_line_on_a_terminal_and_none_elsewhere(tmp_path, monkeypatch, cap
     printed = capsys.readouterr().out
     assert "train/loss 0.2500" in printed and "12.5 ms  waits for data 50%  ETA" in printed
     for step in (2, 3):  # the second comes too soon to be shown
-        log.at(step)
+        log.show_step(step)
     shown = terminal.getvalue()
     assert (
         "\x1b[K 10%  step 2/20  " in shown

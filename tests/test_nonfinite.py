@@ -1,4 +1,4 @@
-"""Batches with a loss or gradient that is no number: not applied, named, and not for ever."""
+"""Batches with a non-finite loss or gradient: not applied, named, and not endlessly."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from emjax.objectives.nonfinite import Skips, apply_if_finite, no_skips
 from emjax.parallel import sharding
 from emjax.runs.checkpoints import Checkpoints
 from emjax.runs.metrics_log import MetricsLog, read
-from emjax.training.loop import fit
+from emjax.training.loop import Schedule, fit
 from tests.test_objectives import OBJECTIVES, uneven_batch
 
 
@@ -26,7 +26,7 @@ def leaves(state):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_batch_that_is_no_number_changes_nothing(name):
+def test_a_nonfinite_batch_changes_nothing(name):
     step = jax.jit(OBJECTIVES[name].train_step)
     good = uneven_batch()
     bad = {**good, "intensity_range": good["intensity_range"].copy()}
@@ -59,7 +59,7 @@ class State(struct.PyTreeNode):
 
 
 class Line:
-    """One number that is to become the mean of the images."""
+    """One number that is trained to be the mean of the images."""
 
     compiler_options = {}
 
@@ -95,28 +95,34 @@ class Poisoned(TrainBatches):
             yield {**batch, "image": batch["image"] * factor}
 
 
-def run(folder, bad, stop_at=None, **changes):
+def run(folder, bad, stop_at=None):
     """The state after 60 steps and the batches."""
     batches = Poisoned(bad)
     state = jax.device_put(Line().init(), sharding.replicated(batches.mesh))
     checkpoints = Checkpoints(folder / "checkpoints", score="val/l1", higher_is_better=False)
     state = checkpoints.restore(state)
-    journal = MetricsLog(folder / "metrics.jsonl", done=int(state.step), total=60, images=2)
+    log = MetricsLog(folder / "metrics.jsonl", done=int(state.step), total=60, images=2)
     calls = iter(range(int(state.step) + 1, 61))
-    options = dict(total_steps=60, log_every=5, eval_every=30, save_every=10)
-    evals = {"val": [{"index": np.zeros(1, np.int32)}]}
-    state = fit(Line(), state, batches, evals, **{**options, **changes},
-                checkpoints=checkpoints, journal=journal, publish=lambda *_: None,
-                stop=lambda: next(calls) == stop_at)  # fmt: skip
+    state = fit(
+        Line(),
+        state,
+        batches,
+        {"val": [{"index": np.zeros(1, np.int32)}]},
+        Schedule(60, log_every=5, eval_every=30, save_every=10),
+        checkpoints=checkpoints,
+        log=log,
+        publish=lambda *_: None,
+        stop=lambda: next(calls) == stop_at,
+    )
     checkpoints.close()
     return state, batches
 
 
 def test_examples_of_a_skipped_batch_are_named(tmp_path, capsys):
     state, batches = run(tmp_path, {7, 33})
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2 and [line.split(": ")[1] for line in said] == ["step 7", "step 33"]
-    for line, step in zip(said, (7, 33), strict=True):
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 2 and [line.split(": ")[1] for line in notes] == ["step 7", "step 33"]
+    for line, step in zip(notes, (7, 33), strict=True):
         reader = TrainBatches.starting_at(batches, step - 1)
         for index in np.array(next(reader)["index"]):
             assert f"film{index % 2}.tif" in line and str(index) in line.split("source: ")[1]
@@ -126,15 +132,13 @@ def test_examples_of_a_skipped_batch_are_named(tmp_path, capsys):
 
 
 def test_back_to_a_checkpoint_once(tmp_path, capsys):
-    """Twelve bad batches; stopped and taken up in between, it ends in the same state."""
+    """Twelve bad batches; a run that is stopped and resumed among them ends in the same state."""
     bad = set(range(25, 37))
     (tmp_path / "whole").mkdir(), (tmp_path / "parts").mkdir()
     state, _ = run(tmp_path / "whole", bad)
-    said = capsys.readouterr().err
-    assert (
-        "note: steps 25 to 35: the loss" in said
-        and "goes back to the checkpoint of step 20, once" in said
-    )
+    notes = capsys.readouterr().err
+    assert "steps 25 to 35: the loss" in notes
+    assert "the run goes back to the checkpoint of step 20, once" in notes
     rows = read(tmp_path / "whole" / "metrics.jsonl")
     assert [row["step"] for row in rows if row.get("train/back_to") == 20] == [35]
     assert (
@@ -152,7 +156,7 @@ def test_back_to_a_checkpoint_once(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        (range(25, 61), "steps 36 to 45: .* after going back to a checkpoint before"),
+        (range(25, 61), "steps 36 to 45: .* has gone back to a checkpoint before"),
         (range(3, 61), "steps 3 to 15: .* no good checkpoint from before"),
     ],
 )

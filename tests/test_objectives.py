@@ -1,4 +1,4 @@
-"""One step of each objective: the same on 1 and on 8 devices, pure, and what it says it does."""
+"""One step of each objective: the same on 1 and on 8 devices, pure, and as documented."""
 
 import dataclasses
 import functools
@@ -56,7 +56,7 @@ def plain_sgd(objective):
 
 
 def on(mesh, objective):
-    """The objective's state at its start, on the devices of `mesh`."""
+    """The objective's state at step 0, on the devices of `mesh`."""
     return sharding.placed(replace_in_networks(objective.init(0), mesh=mesh), mesh)
 
 
@@ -66,9 +66,9 @@ def stepped(objective, devices, **axes):
     state = on(mesh, objective)
     before = jax.device_get(network_arrays(state, "params"))
     batch = sharding.to_devices(uneven_batch(), mesh)
-    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    layout = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = jax.jit(
-        objective.train_step, donate_argnums=0, out_shardings=(places, sharding.replicated(mesh))
+        objective.train_step, donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh))
     )
     if axes or objective.accumulate > 1:  # many programs, each run once: compiled fast
         quick = {"xla_backend_optimization_level": 0}
@@ -92,7 +92,7 @@ LAYOUTS = {
     "data": {},
     "all": dict(fsdp=2, space=2),
     "fsdp": dict(fsdp=8),
-    "space": dict(space=4),  # 32 pixels are 8 rows in the U-Net's bottleneck, 2 a device
+    "space": dict(space=4),  # 32 pixels are 8 rows in the U-Net's bottleneck, 2 per device
 }
 
 
@@ -151,8 +151,8 @@ def test_evaluation_is_the_same_with_heights_spread(name):
 
 
 @pytest.mark.parametrize("name", ["pix2pix", "reconstruction", "supervised"])
-def test_a_batch_in_parts_is_one_batch(name, float64):
-    """Two parts without statistics over the batch, Pix2Pix's on four devices.
+def test_microbatches_give_the_update_of_the_batch(name, float64):
+    """Two microbatches without statistics over the batch, Pix2Pix's on four devices.
 
     In float64: its generator's gradient passes a discriminator after a step at rate 1.
     """
@@ -165,8 +165,8 @@ def test_a_batch_in_parts_is_one_batch(name, float64):
     same_update(stepped(whole, 1), stepped(parts, 4 if name == "pix2pix" else 1))
 
 
-def test_parts_of_a_batch_and_batch_norm():
-    """Each part has statistics of its own; the running mean is still that of the batch."""
+def test_microbatches_and_batch_norm():
+    """Each has statistics of its own; the running mean is still that of the batch."""
     objective = OBJECTIVES["supervised"]
     _, whole, _, _ = stepped(objective, 1)
     _, parts, terms, _ = stepped(dataclasses.replace(objective, accumulate=4), 1)
@@ -174,7 +174,9 @@ def test_parts_of_a_batch_and_batch_norm():
     mean, var = (whole["stats"][first + name] - start for name, start in (("mean", 0), ("var", 1)))
     of_parts = parts["stats"][first + "mean"]
     np.testing.assert_allclose(of_parts, mean, rtol=1e-4, atol=1e-7)
-    assert (parts["stats"][first + "var"] - 1 <= var + 1e-6).all()  # without that between parts
+    assert (
+        parts["stats"][first + "var"] - 1 <= var + 1e-6
+    ).all()  # without the variance between them
     assert np.isfinite(terms["loss"])
 
 
@@ -190,7 +192,7 @@ def test_a_step_is_a_function_of_state_and_batch(name):
         jax.tree.leaves(first.generator), jax.tree.leaves(again.generator), strict=True
     ):
         np.testing.assert_array_equal(a, b)
-    _, other = step(first, batch)  # the next step draws anew
+    _, other = step(first, batch)  # the next step draws other numbers
     assert any(terms[term] != other[term] for term in terms)
     assert (jax.random.key_data(first.key) == jax.random.key_data(state.key)).all()
 
@@ -208,8 +210,8 @@ def test_pix2pix_learns_to_restore():
     assert np.mean(losses[-5:]) < 0.7 * losses[0]
 
 
-def test_masked_is_judged_by_what_is_hidden():
-    """Wrong where it is visible costs nothing, in training and in evaluation."""
+def test_masked_counts_hidden_pixels_alone():
+    """Errors in visible pixels cost nothing, in training and in evaluation."""
     objective = OBJECTIVES["masked"]
     rng = np.random.default_rng(5)
     micrograph = jnp.array(rng.uniform(0.1, 1, (4, 40, 40, 1)), jnp.float32)
@@ -226,7 +228,7 @@ def test_masked_is_judged_by_what_is_hidden():
     assert (np.array(scored) == (hidden & np.array(valid))).all()
 
 
-def test_discriminator_statistics_take_three_updates_a_step():
+def test_discriminator_statistics_are_updated_three_times_per_step():
     """Fake, real, and fake again in the generator's turn: 0.9 ** 3 of the initial mean is left."""
     objective = OBJECTIVES["pix2pix"]
     state = objective.init(0)

@@ -1,4 +1,4 @@
-"""Clipping and learning rates in time, against their formulas."""
+"""Clipping and learning-rate schedules, against their formulas."""
 
 import math
 
@@ -19,9 +19,9 @@ def sgd(monkeypatch):
 
 def rates(optimizer, updates):
     """The learning rate of each update."""
-    memory, found = optimizer.init(jnp.zeros(())), []
+    opt_state, found = optimizer.init(jnp.zeros(())), []
     for _ in range(updates):
-        update, memory = optimizer.update(jnp.ones(()), memory)
+        update, opt_state = optimizer.update(jnp.ones(()), opt_state)
         found.append(-float(update))
     return found
 
@@ -48,23 +48,23 @@ def test_gradients_are_clipped_by_the_norm_of_all(monkeypatch):
     sgd(monkeypatch)
     optimizer = optimizers.build(dict(name="sgd", lr=1.0, clip=2.0), 5)
     grads = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}  # of norm 5
-    update, memory = optimizer.update(grads, optimizer.init(grads))
+    update, opt_state = optimizer.update(grads, optimizer.init(grads))
     np.testing.assert_allclose(update["a"], [-1.2, 0], rtol=1e-6)
     np.testing.assert_allclose(update["b"], [[-1.6]], rtol=1e-6)
     small = jax.tree.map(lambda x: x / 10, grads)
-    update, _ = optimizer.update(small, memory)
+    update, _ = optimizer.update(small, opt_state)
     np.testing.assert_allclose(update["b"], [[-0.4]], rtol=1e-6)
 
 
 def test_without_them_it_is_plain_adam():
-    """The same memory, too, so that old checkpoints fit."""
+    """The same optimizer state, too, so that old checkpoints fit."""
     params = {"a": jnp.ones(3)}
     given = dict(name="adam", lr=1e-3, b1=0.5, clip=0.0, schedule="constant", warmup=0)
     ours, plain = optimizers.build(given, 100), optax.adam(1e-3, b1=0.5)
-    memory, expected = ours.init(params), plain.init(params)
-    assert jax.tree.structure(memory) == jax.tree.structure(expected)
+    opt_state, expected = ours.init(params), plain.init(params)
+    assert jax.tree.structure(opt_state) == jax.tree.structure(expected)
     np.testing.assert_array_equal(
-        ours.update(params, memory)[0]["a"], plain.update(params, expected)[0]["a"]
+        ours.update(params, opt_state)[0]["a"], plain.update(params, expected)[0]["a"]
     )
 
 
@@ -72,11 +72,11 @@ def test_without_them_it_is_plain_adam():
     ("changes", "words"),
     [
         (dict(schedule="cosin"), "no optimizer.schedule 'cosin'; there are: const.*cosine, linear"),
-        (dict(clip=-1.0), "optimizer.clip=-1.0; a norm above 0, or 0 for none"),
-        (dict(warmup=10), "optimizer.warmup=10; 0 to 9 updates were due"),
-        (dict(warmup=-1), "optimizer.warmup=-1; 0 to 9"),
+        (dict(clip=-1.0), "optimizer.clip=-1.0, expected a norm above 0, or 0 for no"),
+        (dict(warmup=10), "optimizer.warmup=10, expected 0 to 9 updates"),
+        (dict(warmup=-1), "optimizer.warmup=-1, expected 0 to 9"),
     ],
 )
-def test_what_cannot_be(changes, words):
+def test_impossible_values_are_refused(changes, words):
     with pytest.raises(UsageError, match=words):
         optimizers.build(dict(name="adam", lr=1e-3, **changes), 10)

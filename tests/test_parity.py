@@ -21,7 +21,9 @@ from emjax.models import blocks
 from emjax.models.build import build_abstract, create
 from emjax.models.cost import multiply_adds
 from emjax.models.network import Network, flat_arrays, nest
-from emjax.objectives import Pix2Pix, Supervised, pix2pix, supervised
+from emjax.objectives import Pix2Pix, Supervised
+from emjax.objectives.one_network import GeneratorState
+from emjax.objectives.pix2pix import GanState
 from emjax.tasks import TASKS
 from emjax.training import optimizers
 
@@ -287,7 +289,7 @@ def test_five_pix2pix_updates(model, side, float64):
         FixedNoise(),
         l1_weight=100.0,
     )
-    state = pix2pix.State(
+    state = GanState(
         step=jnp.zeros((), jnp.int32),
         key=jax.random.key(0),
         generator=drawn(model, optimizer, float64),
@@ -323,7 +325,7 @@ def test_five_supervised_updates(float64):
     optimizer = optimizers.build(dict(name="adam", lr=2e-4))
     task = TASKS["segmentation"]
     objective = Supervised(UNET_4_424, optimizer, Augmentation(turns=False), task)
-    state = supervised.State(
+    state = GeneratorState(
         step=jnp.zeros((), jnp.int32),
         key=jax.random.key(0),
         generator=drawn(UNET_4_424, optimizer, float64),

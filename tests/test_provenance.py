@@ -1,4 +1,4 @@
-"""What a workdir says of its run: which programs it has been on, and whose it is."""
+"""What a workdir records of its run: its config, and the programs that have run it."""
 
 import importlib.metadata
 import json
@@ -9,17 +9,30 @@ import emjax
 from emjax.config import plain
 from emjax.errors import UsageError
 from emjax.main import parse
-from emjax.runs.provenance import check_same_run, describe, ranking
+from emjax.runs.provenance import check_same_run, code_digest, describe, ranking
 
 PRETRAIN, SEGMENT = "--config=configs/pretrain.py", "--config=configs/segment_au.py"
 
 
-def test_a_run_says_which_programs_it_has_been_on(tmp_path, monkeypatch):
+def test_a_run_records_the_programs_that_have_run_it(tmp_path, monkeypatch):
     config, _ = parse([f"{PRETRAIN}:smoke"])
     for digest in ("aaa", "bbb", "aaa"):
-        monkeypatch.setattr("emjax.runs.provenance.code", lambda digest=digest: digest)
+        monkeypatch.setattr("emjax.runs.provenance.code_digest", lambda digest=digest: digest)
         describe(tmp_path, config)
     assert json.loads((tmp_path / "versions.json").read_text())["code"] == "aaa+bbb"
+
+
+def test_the_digest_is_of_every_source_file_of_the_package(tmp_path, monkeypatch):
+    """Any file that is added or changed, in whatever folder, makes another program."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "__init__.py").write_text("")
+    monkeypatch.setattr(emjax, "__file__", str(tmp_path / "__init__.py"))
+    digests = [code_digest()]
+    for content in ("a = 1", "a = 2"):
+        (tmp_path / "models" / "unet.py").write_text(content)
+        digests.append(code_digest())
+    (tmp_path / "models" / "notes.txt").write_text("no source")
+    assert len({*digests}) == 3 and code_digest() == digests[-1]
 
 
 def test_a_checkout_that_is_not_installed_runs_too(tmp_path, monkeypatch):
@@ -30,8 +43,12 @@ def test_a_checkout_that_is_not_installed_runs_too(tmp_path, monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     describe(tmp_path, parse([f"{PRETRAIN}:smoke"])[0])
-    told = json.loads((tmp_path / "versions.json").read_text())
-    assert (told["emjax"], told["grain"], told["jax"]) == (emjax.__version__, "missing", "1.2.3")
+    versions = json.loads((tmp_path / "versions.json").read_text())
+    assert (versions["emjax"], versions["grain"], versions["jax"]) == (
+        emjax.__version__,
+        "missing",
+        "1.2.3",
+    )
 
 
 @pytest.mark.parametrize(("recipe", "score"), [(PRETRAIN, "val/l1"), (SEGMENT, "val/dice")])
@@ -60,12 +77,11 @@ def test_a_workdir_of_another_config_is_refused_by_field(tmp_path):
         config.mesh.space, config.remat = 2, True
     check_same_run(config, tmp_path)
     config.epochs = 99
-    with pytest.raises(
-        UsageError, match="another config: epochs 1 -> 99"
-    ):  # the rate ends with them
+    # The learning rate ends with the last epoch.
+    with pytest.raises(UsageError, match="another config: epochs 1 -> 99"):
         check_same_run(config, tmp_path)
     config, _ = parse([f"{SEGMENT}:smoke"])
-    old = json.loads(config.to_json())  # from before there were these fields
+    old = json.loads(config.to_json())  # from before these fields existed
     old = {name: value for name, value in old.items() if name not in ("mesh", "remat", "ema")}
     old["optimizer"] = dict(name="adam", lr=2e-4, b1=0.9, b2=0.999)
     del old["data"]["accumulate"]

@@ -24,12 +24,12 @@ MOST = {PRETRAIN: (11_400, 730), SEGMENT: (473, 95)}
 
 
 def test_nothing_is_compiled_after_the_first_epoch(tiny_records, tmp_path, caplog):
-    journal, compiled = tmp_path / "metrics.jsonl", []
+    log, compiled = tmp_path / "metrics.jsonl", []
 
     class Listener(logging.Handler):
         def emit(self, record):
             if found := re.match(r"Compiling jit\((\w+)\)", record.getMessage()):
-                rows = journal.read_text() if journal.exists() else ""
+                rows = log.read_text() if log.exists() else ""
                 compiled.append((found[1], rows.count('"val/dice"')))
 
     logger, listener = logging.getLogger("jax._src.interpreters.pxla"), Listener()

@@ -1,10 +1,16 @@
-"""Pictures for TensorBoard, and its event files where it is installed."""
+"""Pictures of what a network does, and event files for TensorBoard."""
 
+import collections
+import io
+import resource
+import struct
+import sys
 import types
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from emjax.data.records import open_mixture, open_records
 from emjax.main import parse
@@ -54,35 +60,95 @@ def test_records_of_several_sizes_share_a_grid():
     assert (picture[10:, :4] == 0).all() and (picture[10:, 12:] == 255).all()
 
 
-def test_without_tensorboard_or_on_another_process_there_is_no_board(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
-    assert tensorboard.open_writer(tmp_path / "events", 0) is None
+def test_without_tensorboardx_or_on_another_process_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
+    with tensorboard.open_writer(tmp_path / "events", 0) as events:
+        assert events is None
     monkeypatch.undo()
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    assert tensorboard.open_writer(tmp_path / "events", 0) is None
+    with tensorboard.open_writer(tmp_path / "events", 0) as events:
+        assert events is None
     assert not (tmp_path / "events").exists()
 
 
+def read_events(file):
+    """Yield the events of a file: records of length, checksum, content, checksum.
+
+    Source: the TFRecord format, https://www.tensorflow.org/tutorials/load_data/tfrecord.
+    """
+    from tensorboardX.proto.event_pb2 import Event
+
+    content = file.read_bytes()
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        end = 12 + length
+        yield Event.FromString(content[12:end])
+        content = content[end + 4 :]
+
+
+def shown(folder):
+    """Return [(step, value)] by tag as TensorBoard shows them.
+
+    It reads the files in the order of their names. The start of a session hides what was read
+    before and has its step or a later one.
+    """
+    values = collections.defaultdict(list)
+    for file in sorted(folder.iterdir()):
+        assert "tfevents" in file.name
+        first, *events = read_events(file)
+        assert first.file_version == "brain.Event:2"
+        for event in events:
+            if event.session_log.status == event.session_log.START:
+                for tag, found in values.items():
+                    values[tag] = [each for each in found if each[0] < event.step]
+            for value in event.summary.value:
+                values[value.tag].append((event.step, value))
+    return values
+
+
 def test_what_tensorboard_reads_back(tmp_path):
-    """After a restart, without the rows that were lost."""
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    """After a restart, without the rows that were lost; every event at once, before the end."""
+    pytest.importorskip("tensorboardX")
+    folder = tmp_path / "events"
 
-    def log(done):
-        events = tensorboard.open_writer(tmp_path / "events", done)
-        return events, MetricsLog(
-            tmp_path / "metrics.jsonl", done=done, total=9, images=1, board=events
-        )
+    def write(done, steps, factor):
+        with tensorboard.open_writer(folder, done) as events:
+            log = MetricsLog(
+                tmp_path / "metrics.jsonl", done=done, total=9, images=1, events=events
+            )
+            for step in steps:
+                log.write(step, {"train/loss": factor * step}, unprinted={"pace/mfu": 0.5})
+                scalars = [(at, value.simple_value) for at, value in shown(folder)["train/loss"]]
+                assert scalars[-1] == (step, factor * step)
+                if step == 2:
+                    events.picture(step, "val/a | b", np.arange(35, dtype=np.uint8).reshape(5, 7))
 
-    events, journal = log(0)
-    for step in (1, 2, 3):
-        journal.write(step, {"train/loss": step})
-    events.picture(2, "val/a | b", np.zeros((5, 7), np.uint8))
-    events, journal = log(2)
-    journal.write(3, {"train/loss": 7.0})
-    read = EventAccumulator(str(tmp_path / "events"))
-    read.Reload()
-    assert [(e.step, e.value) for e in read.Scalars("train/loss")] == [(1, 1), (2, 2), (3, 7)]
-    (image,) = read.Images("val/a | b")
-    assert (image.step, image.width, image.height) == (2, 7, 5)
-    assert image.encoded_image_string.startswith(b"\x89PNG")
+    write(0, (1, 2, 3, 4), factor=1)
+    write(2, (3,), factor=7)
+    assert len(list(folder.iterdir())) == 2
+    found = shown(folder)
+    scalars = [(step, value.simple_value) for step, value in found["train/loss"]]
+    assert scalars == [(1, 1), (2, 2), (3, 21)]
+    assert [(step, value.simple_value) for step, value in found["pace/mfu"]] == [
+        (1, 0.5),
+        (2, 0.5),
+        (3, 0.5),
+    ]
+    ((step, value),) = found["val/a | b"]
+    assert (step, value.image.width, value.image.height) == (2, 7, 5)
+    picture = np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string)))
+    assert np.array_equal(picture, np.arange(35).reshape(5, 7))
+
+
+def test_what_cannot_be_written_is_an_error(tmp_path):
+    """Not a wait: the run must not hang when the disk is full."""
+    pytest.importorskip("tensorboardX")
+    with pytest.raises(OSError), tensorboard.open_writer(tmp_path / "events", 0) as events:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            for step in range(100):
+                events.scalars(step, {"train/loss": 1.0})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,4 +1,4 @@
-"""Times of steps, traces, and devices that a run insists on."""
+"""Times of steps, traces, and devices that a run requires."""
 
 import time
 import types
@@ -17,23 +17,23 @@ from emjax.training.timing import StepTimer
 PRETRAIN = "--config=configs/pretrain.py:smoke"
 
 
-def test_steps_are_timed_where_they_end_and_waiting_for_data_is_told():
+def test_steps_are_timed_where_they_end_and_waiting_for_data_is_measured():
     def slow():
         while True:
             time.sleep(0.02)
             yield {}
 
-    clock, reader = StepTimer(), slow()
+    timer, reader = StepTimer(), slow()
     step = jax.jit(lambda x: x @ x)
     step(jnp.ones((300, 300))).block_until_ready()
-    clock.resume()
+    timer.restart()
     for number in range(1, 11):
-        clock.read(reader, number)
-        clock.stepped(number, {"loss": step(jnp.ones((300, 300)))})
-    row = clock.row()
+        timer.read(reader, number)
+        timer.stepped(number, {"loss": step(jnp.ones((300, 300)))})
+    row = timer.row()
     assert 15 < row["pace/step_ms_p50"] <= row["pace/step_ms_p95"]
     assert 0.3 < row["pace/data_wait"] <= 1
-    assert "pace/mfu" not in row and "pace/tflops" not in row and clock.ends == []
+    assert "pace/mfu" not in row and "pace/tflops" not in row and timer.ends == []
 
 
 def test_operations_are_those_of_convolutions_and_products():
@@ -57,10 +57,10 @@ def test_operations_are_those_of_convolutions_and_products():
 
 
 def test_operations_of_a_step_become_a_speed():
-    clock = StepTimer(flops=8e12)
-    clock.stepped(1, {})
+    timer = StepTimer(flops=8e12)
+    timer.stepped(1, {})
     time.sleep(0.01)
-    row = clock.row()
+    row = timer.row()
     assert row["pace/tflops"] == pytest.approx(1000 / row["pace/step_ms_p50"], rel=0.01)
 
 
@@ -68,9 +68,9 @@ def test_a_share_of_the_peak_where_that_is_known(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(device_kind="NVIDIA H200")])
     monkeypatch.setattr(devices, "memory", lambda: {"peak_bytes_in_use": 5 * 10**9})
-    clock = StepTimer(flops=1e12)
-    clock.stepped(1, {})
-    row = clock.row()
+    timer = StepTimer(flops=1e12)
+    timer.stepped(1, {})
+    row = timer.row()
     assert row["pace/mfu"] == pytest.approx(row["pace/tflops"] / 989, rel=1e-3)
     assert row["pace/peak_memory_gb"] == 5
 
@@ -107,18 +107,18 @@ def test_no_falling_back_to_the_cpu():
 
 @pytest.mark.parametrize("text", ["5", "0:3", "4:3", "a:b", "1:2:3"])
 def test_wrong_profiles(text):
-    with pytest.raises(UsageError, match=f"--profile={text}; FROM:TO was due"):
+    with pytest.raises(UsageError, match=f"--profile={text}, expected FROM:TO"):
         main([PRETRAIN, f"--profile={text}"])
 
 
 def test_a_profile_beyond_the_end_is_refused(tiny_records, tmp_path):
     with pytest.raises(UsageError, match="--profile=2:9, but the run has 3 steps"):
-        main([PRETRAIN, f"--config.data.dir={tiny_records}", f"--workdir={tmp_path / 'run'}",
-              "--profile=2:9"])  # fmt: skip
+        where = [f"--config.data.dir={tiny_records}", f"--workdir={tmp_path / 'run'}"]
+        main([PRETRAIN, *where, "--profile=2:9"])
     assert not (tmp_path / "run").exists()
 
 
-def test_options_that_the_compiler_does_not_know_are_left_away():
+def test_options_that_the_compiler_does_not_know_are_dropped():
     known = Pix2Pix.compiler_options
     assert devices.understood(known) == known["cpu"]
     assert devices.understood({"cpu": {"xla_cpu_gone": "1"}}) is None

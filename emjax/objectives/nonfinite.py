@@ -1,22 +1,25 @@
-"""Skip updates whose loss or gradient is not finite. The step decides on the device."""
+"""Skip updates that have a non-finite loss or gradient. The step decides on the device."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-IN_A_ROW = 10  # without one between that was applied
+IN_A_ROW = 10  # skipped updates with no applied one between them: too many
 
 
 class Skips(struct.PyTreeNode):
-    """Which batches were not applied, by the number of their update, from 1 on; int32 all."""
+    """Which batches were not applied, by the number of their update, counted from 1; int32."""
 
     last: jax.Array  # [IN_A_ROW], the latest first; 0: none
-    since: jax.Array  # [], the first of those that were skipped together with the latest
+    since: jax.Array  # [], the first of those that were skipped in a row with the latest
     count: jax.Array  # [], of all
     rollbacks: jax.Array  # [], how often the run has gone back to a checkpoint
 
 
-def no_skips():
+def no_skips() -> Skips:
+    """Return the Skips of a run that has skipped nothing."""
     return Skips(
         last=jnp.zeros(IN_A_ROW, jnp.int32),
         since=jnp.zeros((), jnp.int32),
@@ -25,15 +28,15 @@ def no_skips():
     )
 
 
-def apply_if_finite(before, after, judged):
-    """The state `after` if all of `judged` is finite, else `before` with one more batch skipped.
+def apply_if_finite(before: Any, after: Any, judged: Any) -> Any:
+    """Return the state `after` if all of `judged` is finite, else `before` with one more skip.
 
-    `step` counts either way, as data and keys depend on it.
+    `step` counts either way, because data and keys depend on it.
 
     Args:
         before, after: states of an objective, with `step` and `skips`.
-        judged: losses, gradients and statistics, float; their squares are looked at, since a
-            gradient whose square overflows would hold Adam's memory at infinity.
+        judged: losses, gradients and statistics, a tree of floats. Their squares are checked: a
+            gradient whose square overflows would hold Adam's moments at infinity.
     """
     judged = jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(judged)])
     finite = jnp.isfinite(judged * judged).all()

@@ -1,7 +1,7 @@
 """The interface of an objective."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 
@@ -14,19 +14,21 @@ Batch = Mapping[str, jax.Array]  # {field: [b, ...]}, as records hold them
 class Objective(Protocol):
     """How weights change: a frozen dataclass of plain values with pure methods.
 
-    An objective without a task also has `best` and `higher_is_better`, those of
-    `emjax.tasks.PRETRAINING_SCORE`.
+    One that has no task is ranked by `emjax.tasks.PRETRAINING_SCORE`.
 
     Attributes:
-        accumulate: number of microbatches that a batch is computed in.
         compiler_options: {backend: {option of XLA: value}} for the program of `train_step`.
     """
 
-    accumulate: int
-    compiler_options: Mapping[str, Mapping[str, Any]]
+    compiler_options: ClassVar[Mapping[str, dict[str, Any]]]
+
+    @property
+    def accumulate(self) -> int:
+        """Number of microbatches in which a batch is computed."""
+        ...
 
     def init(self, seed: int) -> State:
-        """Return the state at its initial values."""
+        """Return the state at step 0."""
         ...
 
     def train_step(self, state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
@@ -34,7 +36,7 @@ class Objective(Protocol):
         ...
 
     def eval_step(self, state: State, batch: Batch) -> dict[str, tuple[jax.Array, jax.Array]]:
-        """Return {metric: (value [b], whether it counts, bool [b])}, an entry per image."""
+        """Return {metric: (values [b], whether each counts, bool [b])}, an entry per image."""
         ...
 
     def views(self, generator: Network, batch: Batch) -> dict[str, jax.Array]:

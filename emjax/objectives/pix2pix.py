@@ -1,7 +1,8 @@
 """Pretraining: restore a corrupted micrograph so that a discriminator takes it for the original."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +10,17 @@ import optax
 from flax import struct
 
 from emjax.data.augment import Augmentation
-from emjax.data.corruptions import Corruption
-from emjax.data.normalise import row_keys, to_network
 from emjax.metrics import losses
 from emjax.models.build import create
 from emjax.models.network import Network
 from emjax.objectives.accumulate import accumulate_gradients
 from emjax.objectives.nonfinite import Skips, apply_if_finite, no_skips
-from emjax.objectives.restoring import Restoring
+from emjax.objectives.objective import Batch
+from emjax.objectives.restoring import Corrupt, Restoring
 
 
-class State(struct.PyTreeNode):
-    """Everything a step reads or writes; saving this resumes the run exactly."""
+class GanState(struct.PyTreeNode):
+    """Everything a step reads or writes; saving it resumes the run exactly."""
 
     step: jax.Array  # int32 [], updates done so far
     key: jax.Array  # PRNG key []; folded with `step`, never replaced
@@ -37,24 +37,25 @@ class Pix2Pix(Restoring):
     Differs: the generator's only randomness is the corruption of its input.
     """
 
-    generator: dict  # model field of a config
-    discriminator: dict
+    generator: dict[str, Any]  # model field of a config
+    discriminator: dict[str, Any]
     optimizer: optax.GradientTransformation
     augment: Augmentation
-    corrupt: Corruption
+    corrupt: Corrupt
     l1_weight: float = 100.0
     precision: str = "float32"  # what the networks compute in; or bfloat16
-    accumulate: int = 1  # parts in which a batch is computed, one after the other
+    accumulate: int = 1  # microbatches in which a batch is computed, one after the other
 
-    # YNNPACK for sums alone: its convolutions as wide as the discriminator's are slow, 1.3 to 1.4
-    # times the whole update (JAX 0.10.2 and 0.11.2, docs/performance.md).
-    compiler_options: ClassVar = {
+    # YNNPACK for sums alone: with its convolutions, as wide as the discriminator's, an update takes
+    # 1.3 to 1.4 times as long (JAX 0.10.2 and 0.11.2, docs/performance.md).
+    compiler_options: ClassVar[Mapping[str, dict[str, Any]]] = {
         "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
     }
 
-    def init(self, seed):
+    def init(self, seed: int) -> GanState:
+        """Return the state at step 0."""
         generator_seed, discriminator_seed, key = jax.random.split(jax.random.key(seed), 3)
-        return State(
+        return GanState(
             step=jnp.zeros((), jnp.int32),
             key=key,
             generator=create(
@@ -65,23 +66,19 @@ class Pix2Pix(Restoring):
             ),
         )
 
-    def train_step(self, state, batch):
+    def train_step(self, state: GanState, batch: Batch) -> tuple[GanState, dict[str, jax.Array]]:
         """Update the discriminator, then the generator against the updated discriminator.
 
         batch["image"] is uint8, uint16 or float32 [b, h, w, 1]. Returns the next state and a flat
         dict of scalars; nothing leaves the device.
         """
         g, d = state.generator, state.discriminator
-        augment_key, corrupt_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        rows = len(batch["image"])
-        micrograph = self.augment(row_keys(augment_key, rows), to_network(batch))["image"]
-        corrupted = self.corrupt(row_keys(corrupt_key, rows), micrograph)
-
-        pairs = micrograph, corrupted
+        pairs = self.training_pairs(state, batch)
+        corrupted = pairs[1]
 
         # `pull_back` takes a gradient with respect to the restored image to one with respect to the
-        # parameters. So one generator pass serves both updates, unless the batch goes in parts:
-        # then it is done again, as it would have to be held for all parts.
+        # parameters. So one generator pass serves both updates, except with microbatches: the pass
+        # is then repeated, because it would have to be kept for all of them.
         def generate(corrupted):
             return jax.vjp(
                 lambda params: g.apply(params, g.stats, corrupted, train=True),

@@ -1,22 +1,43 @@
-"""How pretraining objectives that restore corrupted micrographs are scored: all in one way."""
+"""What the pretraining objectives that restore corrupted micrographs share: data and score."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import jax
+from jaxtyping import Array, Bool, Key
 
 from emjax import metrics
-from emjax.data.normalise import to_network
-from emjax.tasks import PRETRAINING_SCORE
+from emjax.data.augment import Augmentation
+from emjax.data.normalise import row_keys, to_network
+from emjax.metrics.losses import Images
+from emjax.models.network import Network
+from emjax.objectives.objective import Batch, State
 
 VALIDATION_KEY = 0  # never the run's seed: every run and model is scored on the same corruption
 
+Corrupt = Callable[[Key[Array, " b"], Images], Images]  # (keys, images) to images
+
 
 class Restoring:
-    """For an objective that has `corrupt(keys, images)` and keeps a generator in its state."""
+    """Base of objectives that have `augment` and `corrupt`, and a generator in their state."""
 
-    best, higher_is_better = PRETRAINING_SCORE
-    compiler_options = {}
+    augment: Augmentation
+    corrupt: Corrupt
+    compiler_options: ClassVar[Mapping[str, dict[str, Any]]] = {}
 
-    def eval_step(self, state, batch):
-        """L1 of the restored and, for scale, of the corrupted image to the original, in [0, 1].
+    def training_pairs(self, state: State, batch: Batch) -> tuple[Images, Images]:
+        """Return the augmented micrographs and their corrupted views, drawn for the state's step.
+
+        batch["image"] is uint8, uint16 or float32 [b, h, w, 1].
+        """
+        augment_key, corrupt_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        rows = len(batch["image"])
+        micrograph = self.augment(row_keys(augment_key, rows), to_network(batch))["image"]
+        corrupted = self.corrupt(row_keys(corrupt_key, rows), micrograph)
+        return micrograph, corrupted
+
+    def eval_step(self, state: State, batch: Batch) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """Return the L1 to the original, in [0, 1], of the restored and the corrupted images.
 
         The corruption of a record depends on its `index` alone: the same in every epoch and run.
         """
@@ -29,17 +50,19 @@ class Restoring:
         }
         return metrics.counted(scores, batch["valid"])
 
-    def scored(self, micrograph, corrupted, valid):
-        """The pixels that count, bool [b, h, w, 1]."""
+    def scored(
+        self, micrograph: Images, corrupted: Images, valid: Bool[Array, "b h w 1"]
+    ) -> Bool[Array, "b h w 1"]:
+        """Return the pixels that count."""
         return valid
 
-    def views(self, generator, batch):
-        """{name: float32 [b, h, w, 1] in [-1, 1]} of what is worth looking at side by side."""
+    def views(self, generator: Network, batch: Batch) -> dict[str, jax.Array]:
+        """Return {name: float32 [b, h, w, 1] in [-1, 1]} to look at side by side."""
         micrograph, corrupted, restored = self.restore(generator, batch)
         return {"corrupted": corrupted, "restored": restored, "truth": micrograph}
 
-    def restore(self, generator, batch):
-        """The batch's micrographs, their corrupted views and what `generator` makes of them."""
+    def restore(self, generator: Network, batch: Batch) -> tuple[Images, Images, Images]:
+        """Return the batch's micrographs, their corrupted views and the generator's output."""
         micrograph = to_network(batch)["image"]
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
         corrupted = self.corrupt(fold(jax.random.key(VALIDATION_KEY), batch["index"]), micrograph)

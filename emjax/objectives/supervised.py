@@ -1,58 +1,46 @@
 """Finetuning: from an image to the target of a task."""
 
 import dataclasses
-import functools
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import optax
-from flax import struct
 
 from emjax import metrics
 from emjax.data.augment import Augmentation
 from emjax.data.normalise import row_keys, to_network
-from emjax.models.build import create
 from emjax.models.network import Network
-from emjax.objectives.accumulate import accumulate_gradients
-from emjax.objectives.nonfinite import Skips, apply_if_finite, no_skips
+from emjax.objectives import one_network
+from emjax.objectives.objective import Batch
+from emjax.objectives.one_network import GeneratorState
 from emjax.tasks import Task
-
-
-class State(struct.PyTreeNode):
-    """Everything a step reads or writes; saving this resumes the run exactly."""
-
-    step: jax.Array  # int32 [], updates done so far
-    key: jax.Array  # PRNG key []; folded with `step`, never replaced
-    generator: Network
-    skips: Skips = struct.field(default_factory=no_skips)
 
 
 @dataclasses.dataclass(frozen=True)
 class Supervised:
     """The task's loss on (image, target) pairs."""
 
-    generator: dict  # model field of a config
+    generator: dict[str, Any]  # model field of a config
     optimizer: optax.GradientTransformation
     augment: Augmentation
     task: Task
     precision: str = "float32"  # what the network computes in; or bfloat16
-    accumulate: int = 1  # parts in which a batch is computed, one after the other
+    accumulate: int = 1  # microbatches in which a batch is computed, one after the other
 
-    compiler_options: ClassVar = {}
+    compiler_options: ClassVar[Mapping[str, dict[str, Any]]] = {}
 
-    def init(self, seed):
-        generator_seed, key = jax.random.split(jax.random.key(seed))
-        return State(
-            step=jnp.zeros((), jnp.int32),
-            key=key,
-            generator=create(
-                self.generator, self.optimizer, key=generator_seed, precision=self.precision
-            ),
-        )
+    def init(self, seed: int) -> GeneratorState:
+        """Return the state at step 0."""
+        return one_network.initial_state(seed, self.generator, self.optimizer, self.precision)
 
-    def train_step(self, state, batch):
-        """One update; `batch` holds the image and the task's target, [b, h, w, 1] as stored."""
+    def train_step(
+        self, state: GeneratorState, batch: Batch
+    ) -> tuple[GeneratorState, dict[str, jax.Array]]:
+        """Return the state after one update, and the loss.
+
+        `batch` holds the image and the task's target, [b, h, w, 1] as stored.
+        """
         g = state.generator
         key = jax.random.fold_in(state.key, state.step)
         example = self.augment(row_keys(key, len(batch["image"])), to_network(batch))
@@ -61,21 +49,21 @@ class Supervised:
             output, stats = g.apply(params, g.stats, example["image"], train=True)
             return self.task.loss(output, example[self.task.target]), stats
 
-        slope = functools.partial(jax.value_and_grad(loss, has_aux=True), g.params)
-        (value, stats), grads = accumulate_gradients(slope, example, self.accumulate)
-        after = state.replace(step=state.step + 1, generator=g.apply_gradients(grads, stats))
-        return apply_if_finite(state, after, (value, grads, stats)), {"loss": value}
+        after, value = one_network.update_generator(state, loss, example, self.accumulate)
+        return after, {"loss": value}
 
-    def eval_step(self, state, batch):
-        """The task's metrics on whole images, with running statistics, image by image."""
+    def eval_step(
+        self, state: GeneratorState, batch: Batch
+    ) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """Return the task's metrics on whole images, with running statistics, per image."""
         g = state.generator.ema_network
         example = to_network(batch)
         output, _ = g.apply(g.params, g.stats, example["image"], train=False)
         scores = self.task.metrics(output, example[self.task.target], batch["valid"])
         return metrics.counted(scores, batch["valid"])
 
-    def views(self, generator, batch):
-        """{name: float32 [b, h, w, 1] in [-1, 1]} of what is worth looking at side by side."""
+    def views(self, generator: Network, batch: Batch) -> dict[str, jax.Array]:
+        """Return {name: float32 [b, h, w, 1] in [-1, 1]} to look at side by side."""
         example = to_network(batch)
         output, _ = generator.apply(
             generator.params, generator.stats, example["image"], train=False

@@ -1,20 +1,23 @@
-"""States of a run on disk: the latest two and the best are kept.
+"""The states of a run on disk: the latest two and the best are kept.
 
-What Orbax has written is sealed: each process puts the SHA-256 of the files that it wrote into a
-manifest of its own, `manifest.0-of-1.json`, beside them. A checkpoint is good once all manifests
-are there, and as long as every file is what they say; no other one is loaded. The one before is
-still there until the new one is sealed.
+Each process seals what Orbax has written: it puts the SHA-256 of the files that it wrote into a
+manifest of its own, `manifest.0-of-1.json`, in the same folder. A checkpoint is valid if every
+manifest exists and every file matches its hash. Only valid ones are loaded; the previous one is
+kept until the new one is complete.
 """
 
 import functools
 import json
 import math
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
@@ -22,16 +25,19 @@ from emjax.errors import InputError, first_line, note
 from emjax.parallel.processes import is_first
 from emjax.runs.manifests import UNFINISHED, fault, is_finished, seal
 
-POLICIES = ocp.training.preservation_policies
-EVERY_CALL = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+# Any: Orbax's policies do not fit the types that its Checkpointer declares.
+KEEP: Any = ocp.training.preservation_policies
+EVERY_CALL: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+
+State = Any  # a tree of arrays
 
 
-class Held:
-    """Keeps what is at `steps`."""
+class HeldSteps:
+    """A policy of Orbax: preserve the checkpoints at `steps`."""
 
-    steps = ()
+    steps: Sequence[int] = ()
 
-    def should_preserve(self, checkpoints, *, context):
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         return [kept.step in self.steps for kept in checkpoints]
 
 
@@ -39,82 +45,79 @@ class Checkpoints:
     """A folder of states by step; saving returns before the write is done.
 
     Args:
-        folder: made if it is not there.
+        folder: made if it does not exist.
         score: the score that chooses the best, `<split>/<metric>`.
-        higher_is_better: whether more of it is better.
+        higher_is_better: whether a higher score is better.
+
+    Raises: InputError if there are checkpoints and none is valid, see `discard_broken`.
     """
 
-    def __init__(self, folder, *, score, higher_is_better):
+    def __init__(self, folder: Path, *, score: str, higher_is_better: bool) -> None:
         self.folder = Path(folder).absolute()
         self.rank = functools.partial(rank, score=score, higher_is_better=higher_is_better)
-        self.held = Held()
+        self.held = HeldSteps()
         self.discard_broken()
-        self.on_disk = ocp.training.Checkpointer(
-            self.folder,
+        best = KEEP.BestN(n=1, get_metric_fn=self.rank, keep_checkpoints_without_metrics=False)
+        self.checkpointer = ocp.training.Checkpointer(
+            str(self.folder),
             save_decision_policy=EVERY_CALL,
-            preservation_policy=POLICIES.AnyPreservationPolicy(
-                [
-                    POLICIES.LatestN(2),
-                    self.held,
-                    POLICIES.BestN(
-                        n=1, get_metric_fn=self.rank, keep_checkpoints_without_metrics=False
-                    ),
-                ]
-            ),
+            preservation_policy=KEEP.AnyPreservationPolicy([KEEP.LatestN(2), self.held, best]),
             cleanup_tmp_directories=True,
         )
-        ranks = map(self.rank, scored(self.folder, self.steps()).values())
+        ranks = map(self.rank, read_scores(self.folder, self.steps()).values())
         self.best = max(ranks, default=-math.inf)
-        self.beside = ThreadPoolExecutor(1, "seal")
-        self.sealed = None
+        self.sealer = ThreadPoolExecutor(1, "seal")
+        self.sealing: Future[None] | None = None
 
-    def steps(self):
-        return [kept.step for kept in self.on_disk.checkpoints]
+    def steps(self) -> list[int]:
+        """Return the steps of the checkpoints, in order."""
+        return [kept.step for kept in self.checkpointer.checkpoints]
 
-    def discard_broken(self):
-        """Remove the checkpoints that are not good, so that their steps can be saved again.
+    def discard_broken(self) -> None:
+        """Remove the checkpoints that are not valid, so that their steps can be saved again.
 
-        Raises: InputError if there are some and none is good, unless it is the first save that
-            was not finished.
+        Raises: InputError if there are some and none is valid, except for a first save that was
+            not completed.
         """
         if is_first():
-            good, broken = examined(self.folder)
-            if broken and not good and (len(broken) > 1 or UNFINISHED not in broken.values()):
-                told = "; ".join(f"{step}: {wrong}" for step, wrong in broken.items())
+            valid, broken = check_steps(self.folder)
+            if broken and not valid and (len(broken) > 1 or UNFINISHED not in broken.values()):
+                faults = "; ".join(f"{step}: {wrong}" for step, wrong in broken.items())
                 raise InputError(
-                    f"{self.folder}: no good checkpoint: {told}. "
-                    "Choose another --workdir, or delete this one to start over"
+                    f"{self.folder}: no good checkpoint: {faults}. "
+                    "Choose another workdir, or delete this one to start over"
                 )
             for step, wrong in broken.items():
-                note_unusable(self.folder, step, wrong, good[-1] if good else None)
+                note_unusable(self.folder, step, wrong, valid[-1] if valid else None)
                 shutil.rmtree(self.folder / str(step))
-        multihost_utils.sync_global_devices("what is broken is gone")
+        multihost_utils.sync_global_devices("broken checkpoints are removed")
 
-    def is_best(self, scores):
-        """Whether `scores` beat every one seen so far; the next comparison is against these."""
+    def is_best(self, scores: Mapping[str, float]) -> bool:
+        """Return whether `scores` beat all seen so far; the next comparison is with these."""
         if self.rank(scores) <= self.best:
             return False
         self.best = self.rank(scores)
         return True
 
-    def save(self, step, state, scores=None):
-        """Begin to save `state`; what went wrong in the save before is raised here.
+    def save(self, step: int, state: State, scores: dict[str, Any] | None = None) -> None:
+        """Begin to save `state`. A failure of the previous save is raised here.
 
-        Raises: InputError that names the last good checkpoint if it cannot be written.
+        Raises: InputError naming the last good checkpoint if it cannot be written.
         """
         self.wait()
-        with self.failures_told():
-            saved = self.on_disk.save_async(step, state, metrics=scores)
-            self.sealed = self.beside.submit(self.seal, step, saved)
+        with self.save_failures():
+            saved = self.checkpointer.save_async(step, state, metrics=scores)
+            self.sealing = self.sealer.submit(self.seal, step, saved)
 
-    def seal(self, step, saved):
+    def seal(self, step: int, saved: Any) -> None:
+        """Wait for Orbax's response `saved`, then write this process's manifest."""
         saved.result()
         seal(self.folder / str(step), jax.process_index(), jax.process_count())
 
-    def restore(self, state, before=math.inf):
-        """The latest state saved, earlier than step `before`, placed as `state` is.
+    def restore(self, state: State, before: float = math.inf) -> State:
+        """Return the latest state saved at a step below `before`, on the devices of `state`.
 
-        `state` itself if there is none.
+        Returns `state` itself if there is none.
         """
         steps = [step for step in self.steps() if step < before]
         if not steps:
@@ -122,113 +125,126 @@ class Checkpoints:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
-        loaded = self.on_disk.load(steps[-1], abstract)
+        loaded = self.checkpointer.load(steps[-1], abstract)
         # Orbax returns PRNG keys under a sharding that is equal but written otherwise.
         return jax.device_put(loaded, jax.tree.map(lambda x: x.sharding, state))
 
-    def hold(self, before):
-        """From now on, keep the latest one that was saved earlier than step `before`, too."""
+    def hold(self, before: float) -> None:
+        """Keep the latest checkpoint below step `before` too, from now on."""
         self.held.steps = [step for step in self.steps() if step < before][-1:]
 
-    def restore_before(self, state, step):
-        """The latest good state saved earlier than `step`, as `restore`; None if there is none."""
+    def restore_before(self, state: State, step: int) -> State | None:
+        """Return the latest valid state below `step`, as `restore` does; None if there is none."""
         self.wait()
         self.discard_broken()
-        self.on_disk.reload()
+        self.checkpointer.reload()
         restored = self.restore(state, before=step)
         return None if restored is state else restored
 
-    def wait(self):
+    def wait(self) -> None:
         """Return once everything is written and sealed.
 
-        Raises: InputError that names the last good checkpoint if it cannot be written.
+        Raises: InputError naming the last good checkpoint if it cannot be written.
         """
-        if self.sealed is not None:
-            with self.failures_told():
-                self.sealed.result()
-                self.on_disk.wait()
+        if self.sealing is not None:
+            with self.save_failures():
+                self.sealing.result()
+                self.checkpointer.wait()
 
     @contextmanager
-    def failures_told(self):
+    def save_failures(self) -> Iterator[None]:
+        """Turn every exception inside into an InputError naming the last good checkpoint."""
         try:
             yield
-        except Exception as error:  # whatever the file system and the libraries above it say
+        except Exception as error:  # whatever the file system and the libraries above it raise
             finished = saved_steps(self.folder)
-            last = f"the last good one is step {finished[-1]}" if finished else "none is there yet"
+            last = f"the last good one is step {finished[-1]}" if finished else "there is none yet"
             raise InputError(
                 f"{self.folder}: a checkpoint cannot be saved: {first_line(error)}; {last}. "
-                "Make room and run it again"
+                "Free disk space and run it again"
             ) from error
 
-    def close(self):
+    def close(self) -> None:
+        """Finish the last save and end the threads."""
         self.wait()
-        self.beside.shutdown()
-        self.on_disk.close()
+        self.sealer.shutdown()
+        self.checkpointer.close()
 
 
-def steps_in(folder):
-    """The steps of all checkpoints below `folder`, finished or not, in order."""
+def steps_in(folder: Path) -> list[int]:
+    """Return the steps of all checkpoints below `folder`, finished or not, in order."""
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def saved_steps(folder):
-    """The steps of the finished checkpoints below `folder`, in order; makes nothing."""
+def saved_steps(folder: Path) -> list[int]:
+    """Return the steps of the finished checkpoints below `folder`, in order; writes nothing."""
     return [step for step in steps_in(folder) if is_finished(folder / str(step))]
 
 
-def examined(folder):
-    """The steps that are good, in order, and {step: what is wrong} of the others."""
+def check_steps(folder: Path) -> tuple[list[int], dict[int, str]]:
+    """Return the steps of the valid checkpoints, in order, and {step: fault} of the others."""
     faults = {step: fault(folder / str(step)) for step in steps_in(folder)}
-    good = [step for step, wrong in faults.items() if not wrong]
-    return good, {step: wrong for step, wrong in faults.items() if wrong}
+    valid = [step for step, wrong in faults.items() if not wrong]
+    return valid, {step: wrong for step, wrong in faults.items() if wrong}
 
 
-def note_unusable(folder, step, wrong, instead):
-    used = "from the start" if instead is None else f"{folder / str(instead)} is used instead"
+def note_unusable(folder: Path, step: int, wrong: str, instead: int | None) -> None:
+    """Note once per run that a checkpoint is not used, and what is used instead."""
+    used = (
+        "the run starts from step 0"
+        if instead is None
+        else f"{folder / str(instead)} is used instead"
+    )
     if is_first():
         note(folder / str(step), f"cannot be used: {wrong}; {used}")
 
 
-def rank(scores, *, score, higher_is_better):
-    """A number that is the larger the better `scores` are; the least of all for NaN."""
+def rank(scores: Mapping[str, float], *, score: str, higher_is_better: bool) -> float:
+    """Return a number that is the higher the better `scores` are; minus infinity for NaN."""
     value = scores[score] if higher_is_better else -scores[score]
     return -math.inf if math.isnan(value) else value
 
 
-def scored(folder, steps):
-    """{step: scores} of the checkpoints at `steps` that were saved with scores."""
+def read_scores(folder: Path, steps: Iterable[int]) -> dict[int, dict[str, float]]:
+    """Return {step: scores} of the checkpoints at `steps` that were saved with scores."""
     files = {step: folder / str(step) / "metrics" / "metrics" for step in steps}
     return {step: json.loads(file.read_bytes()) for step, file in files.items() if file.exists()}
 
 
-def load_generator(folder, step, *, score, higher_is_better):
-    """(params, stats) of the generator saved under `folder`, as host arrays; averages if kept.
+def load_generator(
+    folder: Path, step: int | str, *, score: str, higher_is_better: bool
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return (params, stats) of the generator saved under `folder`; its moving averages if kept.
 
     Args:
-        step: "best" by `score`, "last", or a number as text.
+        step: "best" by `score`, "last", or a number.
 
-    Raises: InputError if that step is not there, naming those that are.
+    Raises: InputError if there is no such step, naming those that exist.
     """
     folder = Path(folder).absolute()
     best = functools.partial(rank, score=score, higher_is_better=higher_is_better)
-    good, broken = examined(folder)
-    scores = scored(folder, good)
-    names = {str(step): step for step in good}
-    if good:
-        names["last"] = good[-1]
+    valid, broken = check_steps(folder)
+    scores = read_scores(folder, valid)
+    names = {str(step): step for step in valid}
+    if valid:
+        names["last"] = valid[-1]
     if scores:
         names["best"] = max(reversed(scores), key=lambda step: best(scores[step]))
     if str(step) not in names:
         wrong = broken.get(int(step)) if str(step).isdigit() else None
-        there = ", ".join(names) or "none"
-        told = f" ({wrong})" if wrong else ""
-        raise InputError(f"{folder}: no good checkpoint {str(step)!r}{told}; there are: {there}")
+        existing = ", ".join(names) or "none"
+        reason = f" ({wrong})" if wrong else ""
+        raise InputError(
+            f"{folder}: no good checkpoint {str(step)!r}{reason}; there are: {existing}"
+        )
     chosen = names[str(step)]
     if not str(step).isdigit():
         for other, wrong in broken.items():
             note_unusable(folder, other, wrong, chosen)
-    stored = ocp.metadata(folder / str(chosen), checkpointable_name="state").metadata["generator"]
+    path = str(folder / str(chosen))
+    stored: Any = ocp.metadata(path, checkpointable_name="state").metadata
+    stored = stored["generator"]
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     averaged = "average" in stored
     stored = stored["average"] if averaged else stored
@@ -243,7 +259,7 @@ def load_generator(folder, step, *, score, higher_is_better):
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
-        loaded = ocp.load(folder / str(chosen), {"generator": wanted}, checkpointable_name="state")
+        loaded: Any = ocp.load(path, {"generator": wanted}, checkpointable_name="state")
     loaded = jax.device_get(loaded["generator"])
     loaded = loaded["average"] if averaged else loaded
     return loaded["params"], loaded["stats"]

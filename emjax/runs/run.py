@@ -1,17 +1,18 @@
-"""Finished and unfinished runs as their workdirs tell of them, and which may be compared."""
+"""Runs as their workdirs record them, finished or not, read back without the networks."""
 
 import functools
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from emjax.errors import InputError
 from emjax.runs import metrics_log
 from emjax.runs.provenance import ranking
 
-PARTS = 12  # the test score is told after each twelfth of a run: every 5 of the paper's 60 epochs
+PARTS = 12  # the test score is shown after each twelfth of a run: every 5 of the paper's 60 epochs
 
 
 class Run(NamedTuple):
@@ -19,67 +20,80 @@ class Run(NamedTuple):
 
     name: str  # its path below --runs
     folder: Path
-    config: dict
+    config: dict[str, Any]
     code: str  # digest of the program that last ran it, or "unknown"
-    evaluations: list  # the journal's rows that have a score
+    evaluations: list[dict[str, Any]]  # the rows of the metrics log that have a score
     score: str  # what chooses the best of them
-    sign: int  # 1 where more of the score is better, else -1
+    sign: int  # 1 where a higher score is better, else -1
     done: int  # steps
     planned: int | None  # steps; None before the first report
 
     @property
-    def finished(self):
-        return bool(self.evaluations) and self.evaluations[-1]["step"] >= self.planned
+    def finished(self) -> bool:
+        """Whether the last step has been scored."""
+        return bool(self.evaluations) and self.evaluations[-1]["step"] >= self.steps
 
     @property
-    def status(self):
+    def steps(self) -> int:
+        """The planned steps of a run that has reported."""
+        assert self.planned is not None, f"{self.folder}: no report yet"
+        return self.planned
+
+    @property
+    def status(self) -> str:
+        """In words, for tables."""
         if self.finished:
             return "finished"
         return f"unfinished: {self.done} of {self.planned or '?'} steps"
 
     @property
-    def seed(self):
+    def seed(self) -> int:
         return self.config["seed"]
 
     @property
-    def pretraining(self):
+    def pretraining(self) -> str:
+        """The workdir of the weights it starts from; "" for random ones."""
         return self.config.get("initialise", {}).get("workdir", "")
 
     @property
-    def records(self):
-        """How many it is trained on, but for those of a last partial batch."""
-        an_epoch = self.planned // self.config["epochs"] * self.config["data"]["batch_size"]
-        return an_epoch // self.config.get("passes_per_epoch", 1)
+    def records(self) -> int:
+        """How many records it is trained on, except those of a last partial batch."""
+        per_epoch = self.steps // self.config["epochs"] * self.config["data"]["batch_size"]
+        return per_epoch // self.config.get("passes_per_epoch", 1)
 
-    def epoch(self, step):
-        return step * self.config["epochs"] / self.planned
+    def epoch(self, step: int) -> float:
+        """Return the epoch, a fraction included, that ends with `step`."""
+        return step * self.config["epochs"] / self.steps
 
-    def best(self, part=PARTS):
-        """The evaluation that stands for the run after `part` twelfths of its steps, or {}.
+    def best(self, part: int = PARTS) -> dict[str, Any]:
+        """Return the evaluation that represents the run after `part` twelfths of its steps, or {}.
 
-        The best validation score so far, or the last one where the config selects that.
+        It has the best validation score so far; it is the last one if the config selects that.
         """
-        rows = [row for row in self.evaluations if row["step"] * PARTS <= part * self.planned]
+        rows = [row for row in self.evaluations if row["step"] * PARTS <= part * self.steps]
         if self.config.get("select") == "last":
             return rows[-1] if rows else {}
         return max(rows, key=lambda row: self.sign * row[self.score], default={})
 
-    def test(self, part=PARTS):
-        """{image: its test score in that evaluation}; {"all": mean} where only that was kept.
+    def test(self, part: int = PARTS) -> dict[str, float]:
+        """Return {image: its test score in that evaluation}; {"all": mean} if only that was kept.
 
-        {} where the test split was not scored then.
+        Returns {} if the test split was not scored then.
         """
-        name, row = f"test/{self.score.split('/')[1]}", self.best(part)
+        metric = self.score.split("/")[1]
+        name, row = f"test/{metric}", self.best(part)
         if name not in row:
             return {}
         kept = images(self.folder / "images.jsonl").get(row["step"])
-        metric = name.split("/")[1]
         return {index: each[metric] for index, each in kept.items()} if kept else {"all": row[name]}
 
 
 @functools.lru_cache(maxsize=4096)
-def images(path):
-    """{step: {image: {metric: value}}} of the test split in an images.jsonl; {} if it is absent."""
+def images(path: Path) -> Mapping[int, dict[str, dict[str, float]]]:
+    """Return {step: {image: {metric: value}}} of the test split in an images.jsonl.
+
+    Returns {} if there is no such file.
+    """
     if not path.exists():
         return {}
     try:
@@ -90,10 +104,10 @@ def images(path):
         raise InputError(f"{path}: not the scores of a run: {error!r}") from error
 
 
-def read_run(folder, root):
-    """The Run of a workdir, named by its path below `root`.
+def read_run(folder: Path, root: Path) -> Run:
+    """Return the Run of a workdir, named by its path below `root`.
 
-    Raises: InputError naming the file that does not read.
+    Raises: InputError naming the file that cannot be read.
     """
     path = folder / "config.json"
     try:
@@ -102,7 +116,7 @@ def read_run(folder, root):
         path = folder / "metrics.jsonl"
         rows = metrics_log.read(path)
         if not all(isinstance(value, int | float) for row in rows for value in row.values()):
-            raise ValueError("a value that is no number")
+            raise ValueError("a value is not a number")
         steps = [row["step"] for row in rows]
         planned = rows[-1]["total"] if rows else None
         path = folder / "versions.json"
@@ -123,10 +137,10 @@ def read_run(folder, root):
     )
 
 
-def find_runs(root):
-    """All runs below `root`, by name.
+def find_runs(root: Path) -> list[Run]:
+    """Return all runs below `root`, by name.
 
-    Raises: InputError if there is none, or naming the file that does not read.
+    Raises: InputError if there is none, or naming the file that cannot be read.
     """
     folders = sorted(path.parent for path in root.rglob("metrics.jsonl"))
     runs = [read_run(folder, root) for folder in folders if (folder / "config.json").exists()]
@@ -135,10 +149,10 @@ def find_runs(root):
     return runs
 
 
-def read_matrix(root):
-    """Names of the runs that are to be in `root`, by emjax.sweep; [] if it has written none.
+def read_matrix(root: Path) -> list[str]:
+    """Return the names of the runs that emjax.sweep plans in `root`; [] if it has written none.
 
-    Raises: InputError if its file does not read.
+    Raises: InputError if its file cannot be read.
     """
     path = root / "matrix.json"
     try:
@@ -147,8 +161,8 @@ def read_matrix(root):
         raise InputError(f"{path}: not the names of runs: {error}; delete it") from error
 
 
-def missing_runs(root, runs):
-    """Names of the matrix in `root`, if there is one, that have no finished run."""
+def missing_runs(root: Path, runs: Sequence[Run]) -> list[str]:
+    """Return the names of the matrix in `root`, or of `runs`, that have no finished run."""
     finished = {run.name for run in runs if run.finished}
     return [
         name for name in read_matrix(root) or [run.name for run in runs] if name not in finished

@@ -1,50 +1,84 @@
-"""Curves and pictures for TensorBoard, where the package `tensorboard` is installed."""
+"""Curves and pictures for TensorBoard, where the package `tensorboardX` is installed."""
 
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-import jax
+import numpy as np
 
 from emjax import pictures
+from emjax.parallel import processes
 
 
-def open_writer(folder, done):
-    """Return the writer in `folder`; None without tensorboard and on processes but the first."""
-    if jax.process_index():
-        return None
+@contextmanager
+def open_writer(folder: Path, done: int) -> Iterator["TensorBoardWriter | None"]:
+    """Yield the writer of `folder`; None without tensorboardX and on all processes but the first.
+
+    Args: as TensorBoardWriter.
+    """
+    writer = None
+    if processes.is_first():
+        try:
+            writer = TensorBoardWriter(folder, done)
+        except ImportError:
+            pass
     try:
-        return TensorBoardWriter(folder, done)
-    except ImportError:
-        return None
+        yield writer
+    finally:
+        if writer:
+            writer.close()
 
 
 class TensorBoardWriter:
-    """Writes event files.
+    """Writes event files, each event at once.
+
+    Differs from tensorboardX's SummaryWriter, which writes from a thread: that loses the last
+    events of a run that is killed, and waits forever once the disk is full.
 
     Args:
-        folder: where they go.
-        done: updates done; TensorBoard leaves out what earlier files have of later ones.
+        folder: made if it does not exist.
+        done: updates done; TensorBoard hides what earlier files have of later ones.
     """
 
-    def __init__(self, folder, done):
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    def __init__(self, folder: Path, done: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
 
-        self.Event, self.Summary = event_pb2.Event, summary_pb2.Summary
-        self.writer = EventFileWriter(str(folder))
-        self.add(done + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+        # Any: the classes of these modules are made when they are imported.
+        self.event_pb2: Any = event_pb2
+        self.summary_pb2: Any = summary_pb2
+        folder.mkdir(parents=True, exist_ok=True)
+        # The name has seconds: a run that continues in the same second must not overwrite it.
+        self.writer = EventsWriter(str(folder / "events"), filename_suffix=f".{done}")
+        session_log = self.event_pb2.SessionLog
+        self.add(done + 1, session_log=session_log(status=session_log.START))
 
-    def add(self, step, **what):
-        self.writer.add_event(self.Event(step=step, wall_time=time.time(), **what))
+    def add(self, step: int, **content: Any) -> None:
+        """Write one event to the disk."""
+        event = self.event_pb2.Event(step=step, wall_time=time.time(), **content)
+        self.writer.write_event(event)
         self.writer.flush()
 
-    def scalars(self, step, row):
-        """The numbers of a row of the journal."""
-        values = [self.Summary.Value(tag=name, simple_value=x) for name, x in row.items()]
-        self.add(step, summary=self.Summary(value=values))
+    def scalars(self, step: int, row: Mapping[str, float]) -> None:
+        """Write the numbers of a row of the metrics log."""
+        summary = self.summary_pb2.Summary
+        values = [summary.Value(tag=name, simple_value=value) for name, value in row.items()]
+        self.add(step, summary=summary(value=values))
 
-    def picture(self, step, name, grey):
-        """A picture, uint8 [h, w]."""
+    def picture(self, step: int, name: str, grey: np.ndarray) -> None:
+        """Write a picture, uint8 [h, w]."""
+        summary = self.summary_pb2.Summary
         height, width = grey.shape
-        image = self.Summary.Image(height=height, width=width, colorspace=1,
-                                   encoded_image_string=pictures.png(grey))  # fmt: skip
-        self.add(step, summary=self.Summary(value=[self.Summary.Value(tag=name, image=image)]))
+        image = summary.Image(
+            height=height,
+            width=width,
+            colorspace=1,
+            encoded_image_string=pictures.png(grey),
+        )
+        self.add(step, summary=summary(value=[summary.Value(tag=name, image=image)]))
+
+    def close(self) -> None:
+        """Close the file."""
+        self.writer.close()

@@ -1,6 +1,8 @@
-"""The pieces of a run from its config. Everything that can be refused is refused here."""
+"""The pieces of a run from its config. Whatever can be refused is refused here."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 from flax import nnx
@@ -20,10 +22,11 @@ from emjax.training import optimizers
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """What a run is made of; computes nothing and writes nothing yet.
+    """What a run is made of, before anything is computed or written.
 
     Attributes:
         module: the generator, with shapes in place of arrays.
+        divisor: of the sides of images that the generator accepts.
         mixture: the records to train on.
         held_out: split name to its records, `val` among them.
         batches: training batches over `mixture`.
@@ -34,6 +37,7 @@ class Pieces:
 
     mesh: jax.sharding.Mesh
     module: nnx.Module
+    divisor: int
     objective: Objective
     mixture: list[Records]
     held_out: dict[str, Records]
@@ -56,7 +60,7 @@ def assemble(config: Config) -> Pieces:
     held_out = {
         split: open_records(config.data.dir, *where) for split, where in config.data.evals.items()
     }
-    module = build_abstract(config.model.to_dict())
+    module: Any = build_abstract(config.model.to_dict())
     count = sum(len(records.source) for records in mixture)
     steps_per_epoch, total_steps = count_steps(config, count)
     objective = build_objective(config, mixture, module.divisor, total_steps)
@@ -78,6 +82,7 @@ def assemble(config: Config) -> Pieces:
     return Pieces(
         mesh=mesh,
         module=module,
+        divisor=module.divisor,
         objective=objective,
         mixture=mixture,
         held_out=held_out,
@@ -89,18 +94,20 @@ def assemble(config: Config) -> Pieces:
     )
 
 
-def check_equal_parts(parts, batch_size, devices):
-    """Raise UsageError unless a batch can be cut into `parts` equal ones on so many devices."""
-    if parts < 1 or batch_size % (parts * devices):
+def check_equal_parts(n_microbatches: int, batch_size: int, n_devices: int) -> None:
+    """Raise UsageError unless a batch can be cut into equal microbatches on so many devices."""
+    if n_microbatches < 1 or batch_size % (n_microbatches * n_devices):
         raise UsageError(
-            f"data.accumulate={parts}: data.batch_size={batch_size} was to be cut into so many "
-            f"equal parts on {devices} devices; a whole number that divides "
-            f"{batch_size / devices:g} was due"
+            f"data.accumulate={n_microbatches}, expected a whole number that divides "
+            f"{batch_size / n_devices:g}: data.batch_size={batch_size} is cut into so many equal "
+            f"parts on {n_devices} devices"
         )
 
 
-def count_steps(config, count):
-    """(steps an epoch, steps in all) of a run on `count` records; a partial batch is dropped.
+def count_steps(config: Config, count: int) -> tuple[int, int]:
+    """Return (steps per epoch, steps in all) of a run on `count` records.
+
+    A partial last batch of an epoch is dropped.
 
     Raises: UsageError if an epoch has no whole batch.
     """
@@ -113,12 +120,17 @@ def count_steps(config, count):
     return per_epoch, config.epochs * per_epoch
 
 
-def build_objective(config, mixture, divisor, updates=None):
-    """The objective of `config`, to be trained on `mixture`.
+def build_objective(
+    config: Config, mixture: Sequence[Records], divisor: int, updates: int | None = None
+) -> Objective:
+    """Return the objective of `config`, to be trained on `mixture`.
 
     Args:
-        divisor: of the sides that the network takes.
+        divisor: of the sides of images that the network accepts.
         updates: those of the whole run, which the learning rate may depend on.
+
+    Raises: UsageError for fields that do not fit each other or the network; InputError for records
+        that lack the task's target or are too small.
     """
     arguments = config.objective.to_dict()
     constructor = choose("objective", arguments.pop("name"), OBJECTIVES)
@@ -152,12 +164,13 @@ def build_objective(config, mixture, divisor, updates=None):
     )
 
 
-def fitting_crop(crop, shape, divisor, space=1):
-    """The side to cut for training: `crop`, or less where the records, all [h, w], are smaller.
+def fitting_crop(crop: int, shape: Sequence[int], divisor: int, space: int = 1) -> int:
+    """Return the side of the training crops: `crop`, or less if the records, [h, w], are smaller.
 
-    0 stays 0 (whole patches) if the network can take them, with its height over `space` devices.
+    0 stays 0 (whole patches) if the network accepts them, with its height over `space` devices.
 
-    Raises: UsageError naming the nearest sides if the network cannot take the crop.
+    Raises: UsageError naming the nearest sides if the network does not accept the crop; InputError
+        if the records are smaller than any crop that it accepts.
     """
     divisor = sharding.sides(divisor, space)
     if crop == 0 and all(side % divisor == 0 for side in shape):
@@ -165,12 +178,15 @@ def fitting_crop(crop, shape, divisor, space=1):
     wanted = crop or min(shape)
     if wanted % divisor:
         below, above = wanted // divisor * divisor, (wanted // divisor + 1) * divisor
-        of_it = f", with mesh.space={space}" if space > 1 else ""
+        spread = f", with mesh.space={space}" if space > 1 else ""
         raise UsageError(
-            f"augment.crop={crop} on records of {shape[0]} x {shape[1]}: the network takes sides "
-            f"divisible by {divisor}{of_it}; the nearest are {below} and {above}"
+            f"augment.crop={crop} on records of {shape[0]} x {shape[1]}: the network accepts sides "
+            f"divisible by {divisor}{spread}; the nearest are {below} and {above}"
         )
     largest = min(shape) // divisor * divisor
     if not largest:
-        raise InputError(f"records of {shape[0]} x {shape[1]} are smaller than {divisor} pixels")
+        raise InputError(
+            f"records of {shape[0]} x {shape[1]}, expected at least {divisor} pixels per side; "
+            "build them with larger patches"
+        )
     return min(crop, largest)

@@ -2,18 +2,30 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from flax import nnx
+
+from emjax.config import Config
 from emjax.errors import InputError
 from emjax.models import transfer
 from emjax.models.build import build_abstract
+from emjax.models.network import Network
 from emjax.models.saved import read
 from emjax.parallel import processes
 from emjax.runs.checkpoints import load_generator
 from emjax.runs.provenance import ranking
 
+Arrays = dict[str, np.ndarray]
 
-def transfer_weights(generator, module, initialise):
-    """`generator`, a Network of `module`, with the weights that `initialise` names."""
+
+def transfer_weights(generator: Network, module: nnx.Module, initialise: Config) -> Network:
+    """Return `generator`, a Network of `module`, with the weights that `initialise` names.
+
+    Raises: InputError, UsageError as `load_old_weights`, `transfer.check_same_wiring` and
+        `transfer.fill`.
+    """
     params, stats, model = load_old_weights(initialise)
     transfer.check_same_wiring(build_abstract(model), module)
     generator, account = transfer.fill(generator, params, stats, fresh=initialise.fresh)
@@ -21,24 +33,26 @@ def transfer_weights(generator, module, initialise):
     return generator
 
 
-def load_old_weights(initialise):
-    """(params, stats, model) of the run or the converted model that `initialise.workdir` names.
+def load_old_weights(initialise: Config) -> tuple[Arrays, Arrays, dict[str, Any]]:
+    """Return (params, stats, model field) of the run or the model in `initialise.workdir`.
 
-    Without what a converted file lacked: that has initial values, which are each run's own.
+    Arrays that a converted file lacked are left out: their initial values are up to each run.
+
+    Raises: InputError if the folder is neither, or has no such step.
     """
     folder = Path(initialise.workdir)
     if (folder / "model.safetensors").exists():
         *parts, config = read(folder)
-        lacking = config.get("untrained", ())
+        untrained = config.get("untrained", ())
         params, stats = (
-            {path: value for path, value in part.items() if path not in lacking} for part in parts
+            {path: value for path, value in part.items() if path not in untrained} for part in parts
         )
         return params, stats, config["model"]
     if not (folder / "config.json").exists():
         raise InputError(f"{folder}: neither a run (config.json) nor a model (model.safetensors)")
     config = json.loads((folder / "config.json").read_text())
-    score, higher = ranking(config)
+    score, higher_is_better = ranking(config)
     params, stats = load_generator(
-        folder / "checkpoints", initialise.step, score=score, higher_is_better=higher
+        folder / "checkpoints", initialise.step, score=score, higher_is_better=higher_is_better
     )
     return params, stats, config["model"]

@@ -1,37 +1,100 @@
-"""The loop, one for every objective."""
+"""The training loop, one for all objectives."""
 
 import collections
+import dataclasses
 import math
 import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 import jax
 
 from emjax.errors import Interrupted
+from emjax.models.network import Network
+from emjax.objectives.objective import Batch, Objective, State
 from emjax.parallel import devices
+from emjax.runs.checkpoints import Checkpoints
+from emjax.runs.metrics_log import MetricsLog
 from emjax.training import rollback
 from emjax.training.timing import StepTimer
 
 
-def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, save_every,
-        checkpoints, journal, publish, select="best", stop=lambda: False, watch=None):  # fmt: skip
-    """Train from `state` to `total_steps` updates; returns the last state.
+class Batches(Protocol):
+    """Training batches without end; batch k depends on k alone."""
+
+    def starting_at(self, step: int) -> Iterator[Any]:
+        """Yield the batches `step`, `step` + 1, ..., on the devices."""
+        ...
+
+    def rows(self, batch: Any) -> Batch:
+        """Return {field: [b, ...]} of a batch; called inside the step."""
+        ...
+
+    def examples(self, batch: int) -> list[tuple[str, int]]:
+        """Return the (source, index) of every row of batch number `batch`, counted from 0."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """When a run logs, evaluates and saves: each every so many steps, 0 for never, and at its end.
+
+    Attributes:
+        total_steps: updates of the whole run.
+    """
+
+    total_steps: int
+    log_every: int
+    eval_every: int
+    save_every: int
+
+    def logs(self, step: int) -> bool:
+        """Return whether the losses are logged after `step`."""
+        return self._applies(step, self.log_every)
+
+    def evaluates(self, step: int) -> bool:
+        """Return whether the state is evaluated after `step`, and saved with its scores."""
+        return self._applies(step, self.eval_every)
+
+    def saves(self, step: int) -> bool:
+        """Return whether the state is saved after `step`."""
+        return self._applies(step, self.save_every)
+
+    def _applies(self, step: int, every: int) -> bool:
+        return step == self.total_steps or (every != 0 and step % every == 0)
+
+
+def fit(
+    objective: Objective,
+    state: State,
+    train: Batches,
+    evals: Mapping[str, Iterable[Batch]],
+    schedule: Schedule,
+    *,
+    checkpoints: Checkpoints,
+    log: MetricsLog,
+    publish: Callable[[Network, int, dict[str, float]], None],
+    select: str = "best",
+    stop: Callable[[], bool] = lambda: False,
+    timer: StepTimer | None = None,
+) -> State:
+    """Train from `state` to the last step of `schedule`; return the last state.
 
     Args:
-        state: on the devices, as `sharding.placed` puts it; it stays so.
-        train: TrainBatches, or what has its `starting_at`, `rows` and `examples`.
-        evals: split name to finite batches. `val` is scored at every evaluation; the others at each
+        state: on the devices, as `sharding.placed` puts it; it stays there.
+        evals: split name to finite batches. `val` is scored at every evaluation, the others at each
             new best and at the last step.
-        log_every, eval_every, save_every: in steps; each is also due at the last.
         publish: called with (generator, step, scores) at every new best.
-        select: "best"; "last" publishes at every evaluation, so that the last one stays.
-        stop: whether to save and stop after this step.
-        watch: the StepTimer that times the steps, with a profile to write or without.
+        select: "best"; "last" publishes at every evaluation, so that the last one remains.
+        stop: called once per step; True saves and stops after this step.
+        timer: times the steps, and writes a profile if it has one; by default a new one.
 
     Raises: Interrupted if `stop` returned true before the last step; NonFiniteError as
         `rollback.roll_back`.
     """
+    total_steps = schedule.total_steps
     everywhere = state.step.sharding
-    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    state_sharding = jax.tree.map(lambda leaf: leaf.sharding, state)
 
     def update(state, batch):
         return objective.train_step(state, train.rows(batch))
@@ -43,54 +106,52 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     train_step = jax.jit(
         update,
         donate_argnums=0,
-        out_shardings=(places, everywhere),
+        out_shardings=(state_sharding, everywhere),
         compiler_options=options,
     )
     eval_step = jax.jit(scores, out_shardings=everywhere)
     done = int(state.step)
     reader = train.starting_at(done)
-    known = int(state.skips.count)
-    watch = watch or StepTimer()
-
-    def due(step, every):
-        return step == total_steps or (every and step % every == 0)
+    skips_reported = int(state.skips.count)
+    timer = timer or StepTimer()
 
     for step in range(done + 1, total_steps + 1):
-        batch = watch.read(reader, step)
+        batch = timer.read(reader, step)
         with jax.transfer_guard("disallow"):
             state, terms = train_step(state, batch)
-        watch.stepped(step, terms)
-        journal.at(step)
+        timer.stepped(step, terms)
+        log.show_step(step)
         stopping = stop() and step < total_steps
+        logs, evaluates, saves = schedule.logs(step), schedule.evaluates(step), schedule.saves(step)
 
-        if stopping or any(due(step, every) for every in (log_every, eval_every, save_every)):
+        if stopping or logs or evaluates or saves:
             terms, skipped = jax.device_get((terms, state.skips))  # the loop's one wait
-            journal.clear()
-            rollback.report_skips(skipped, known, train.examples)
-            known = int(skipped.count)
-            if due(step, log_every):
+            log.clear_line()
+            rollback.report_skips(skipped, skips_reported, train.examples)
+            skips_reported = int(skipped.count)
+            if logs:
                 terms = {name: value for name, value in terms.items() if math.isfinite(value)}
-                terms = {**terms, "skipped": known} if known else terms
-                journal.train(step, terms, watch.row())
+                terms = {**terms, "skipped": skips_reported} if skips_reported else terms
+                log.train(step, terms, timer.row())
             checkpoints.hold(before=skipped.since if skipped.last[0] == step else math.inf)
             if rollback.too_many(skipped):
                 state, back_to = rollback.roll_back(state, skipped, checkpoints)
-                journal.write(step, {"train/back_to": back_to})
-        if due(step, eval_every):
+                log.write(step, {"train/back_to": back_to})
+        if evaluates:
             means, _ = evaluate(eval_step, state, "val", evals["val"])
             is_best = checkpoints.is_best(means)
             if is_best or step == total_steps:
                 for split in [name for name in evals if name != "val"]:
-                    more, images = evaluate(eval_step, state, split, evals[split])
-                    means |= more
-                    journal.write_images(step, split, images)
-            journal.write(step, means)
+                    others, images = evaluate(eval_step, state, split, evals[split])
+                    means |= others
+                    log.write_images(step, split, images)
+            log.write(step, means)
             if is_best or select == "last":
                 publish(state.generator, step, means)
             checkpoints.save(step, state, means)
-            journal.resume(step)
-            watch.resume()
-        elif due(step, save_every) or stopping:
+            log.restart_clock(step)
+            timer.restart()
+        elif saves or stopping:
             checkpoints.save(step, state)
         if stopping:
             checkpoints.wait()
@@ -99,11 +160,16 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     return state
 
 
-def evaluate(eval_step, state, split, batches):
-    """({"split/metric": mean over its images}, {index: {metric: value}}) of all `batches`.
+def evaluate(
+    eval_step: Callable[[State, Batch], Any], state: State, split: str, batches: Iterable[Batch]
+) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
+    """Return ({"split/metric": mean over its images}, {index: {metric: value}}) of all `batches`.
 
-    An image to which a metric does not apply has none of it; a metric that applies to none is left
-    out of the means.
+    An image to which a metric does not apply has no value of it; a metric that applies to no image
+    is left out of the means.
+
+    Args:
+        eval_step: (state, batch) to ({metric: (values [b], whether each counts)}, indices [b]).
     """
     images = collections.defaultdict(dict)
     for batch in batches:

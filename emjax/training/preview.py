@@ -1,36 +1,43 @@
-"""A grid of a few records as a network sees and answers them."""
+"""A grid of a few records with what a network makes of them."""
 
 import jax
 import numpy as np
 from PIL import Image
 
 from emjax.data.batches import first_examples
+from emjax.data.records import Records
+from emjax.models.network import Network
+from emjax.objectives.objective import Objective
 from emjax.pictures import grey
 
-SHOWN, SIDE, GAP = 4, 256, 4  # records in the grid, the most pixels of one picture, between two
+SHOWN = 4  # records in the grid
+SIDE = 256  # largest side of one picture in pixels
+GAP = 4  # pixels between two pictures
 
 
 class PreviewGrid:
-    """The same few records at every call, as a network sees and answers them.
+    """Views of the same few records by a network that changes.
 
     Args:
-        records: the split's Records; the first SHOWN of them are taken.
+        records: the split's Records; the first SHOWN of them are used.
+        divisor: of the sides of images that the network accepts.
     """
 
-    def __init__(self, objective, records, divisor):
+    def __init__(self, objective: Objective, records: Records, divisor: int) -> None:
         self.views = jax.jit(objective.views)
         self.examples = list(first_examples(records, divisor, SHOWN))
 
-    def __call__(self, generator):
-        """(names of the columns, in their order, uint8 [h, w]): a row a record.
+    def __call__(self, generator: Network) -> tuple[list[str], np.ndarray]:
+        """Return (names of the columns, picture uint8 [h, w]), one row per record.
 
-        On one device of this process, whatever holds the generator.
+        Computed on one device of this process, on whatever devices the generator is.
         """
         arrays = {part: jax.device_get(getattr(generator, part)) for part in ("params", "stats")}
         generator = generator.replace(memory=None, mesh=None, **arrays)
-        rows = []
+        names, rows = [], []
         for _, batch in self.examples:
             views = self.views(generator, batch)
+            names = list(views)
             rows.append([small(grey(view, batch["valid"])) for view in views.values()])
         widest = max(sum(picture.shape[1] + GAP for picture in row) - GAP for row in rows)
         lines = []
@@ -42,10 +49,11 @@ class PreviewGrid:
                 line[: picture.shape[0], left : left + picture.shape[1]] = picture
                 left += picture.shape[1] + GAP
             lines.append(line)
-        return list(views), np.concatenate(lines)[:-GAP]
+        return names, np.concatenate(lines)[:-GAP]
 
 
-def small(picture):
-    picture = Image.fromarray(picture)
-    picture.thumbnail((SIDE, SIDE))
-    return np.asarray(picture)
+def small(picture: np.ndarray) -> np.ndarray:
+    """Return a picture, uint8 [h, w], scaled down to sides of at most SIDE pixels."""
+    image = Image.fromarray(picture)
+    image.thumbnail((SIDE, SIDE))
+    return np.asarray(image)

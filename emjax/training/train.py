@@ -1,10 +1,9 @@
-"""From a config to a trained run: assemble, place, restore, fit."""
+"""From a config to a trained run: assemble, put on the devices, restore, fit."""
 
 import signal
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -13,14 +12,16 @@ from emjax.errors import UsageError
 from emjax.files import lock_folder
 from emjax.models import cost, saved
 from emjax.models.network import Network, replace_in_networks
+from emjax.objectives.objective import State
 from emjax.parallel import processes, sharding
 from emjax.runs import tensorboard
 from emjax.runs.checkpoints import Checkpoints, saved_steps
 from emjax.runs.metrics_log import MetricsLog
 from emjax.runs.provenance import check_same_run, describe, ranking
+from emjax.runs.tensorboard import TensorBoardWriter
 from emjax.training.assemble import Pieces, assemble
 from emjax.training.initialise import transfer_weights
-from emjax.training.loop import fit
+from emjax.training.loop import Schedule, fit
 from emjax.training.preview import PreviewGrid
 from emjax.training.timing import Profile, StepTimer
 
@@ -28,9 +29,10 @@ from emjax.training.timing import Profile, StepTimer
 def train(config: Config, workdir: Path, profile: Profile | None = None) -> None:
     """Train the run of `config` in `workdir`, from the start or from its latest checkpoint.
 
-    Everything that can be refused is refused before anything is written.
+    Whatever can be refused is refused before anything is written.
 
-    Raises: as `assemble`, `check_same_run`, `transfer_weights` and `fit`.
+    Raises: UsageError for a profile beyond the last step; else as `assemble`, `check_same_run`,
+        `transfer_weights` and `fit`.
     """
     pieces = assemble(config)
     check_same_run(config, workdir)
@@ -64,39 +66,42 @@ def train(config: Config, workdir: Path, profile: Profile | None = None) -> None
         )
         if profile and done >= profile.first:
             processes.print_once(f"step {profile.first} is done already: nothing is traced")
-        events = tensorboard.open_writer(workdir / "tensorboard", done)
-        log = MetricsLog(
-            workdir / "metrics.jsonl",
-            done=done,
-            total=total_steps,
-            images=config.data.batch_size,
-            board=events,
-        )
-        fit(
-            pieces.objective,
-            state,
-            pieces.batches,
-            pieces.evals,
-            total_steps=total_steps,
-            log_every=config.log_every,
-            eval_every=config.eval_every or pieces.steps_per_epoch,
-            save_every=config.save_every,
-            checkpoints=checkpoints,
-            journal=log,
-            publish=publisher(config, workdir, pieces, events),
-            select=config.get("select", "best"),
-            stop=stop,
-            watch=timer,
-        )
+        with tensorboard.open_writer(workdir / "tensorboard", done) as events:
+            log = MetricsLog(
+                workdir / "metrics.jsonl",
+                done=done,
+                total=total_steps,
+                images=config.data.batch_size,
+                events=events,
+            )
+            schedule = Schedule(
+                total_steps,
+                log_every=config.log_every,
+                eval_every=config.eval_every or pieces.steps_per_epoch,
+                save_every=config.save_every,
+            )
+            fit(
+                pieces.objective,
+                state,
+                pieces.batches,
+                pieces.evals,
+                schedule,
+                checkpoints=checkpoints,
+                log=log,
+                publish=publisher(config, workdir, pieces, events),
+                select=config.get("select", "best"),
+                stop=stop,
+                timer=timer,
+            )
         checkpoints.close()
         processes.print_once(f"{workdir}: done, {max(total_steps, done)} steps")
 
 
-def initial_state(config: Config, pieces: Pieces, *, resumes: bool) -> Any:
+def initial_state(config: Config, pieces: Pieces, *, resumes: bool) -> State:
     """Return the objective's state at step 0, its generator as `config.initialise` asks.
 
     Args:
-        resumes: a checkpoint will replace the values, so no old weights are read.
+        resumes: whether a checkpoint will replace the values, so that no old weights are read.
     """
     state = pieces.objective.init(config.seed)
     if "initialise" in config and config.initialise.workdir and not resumes:
@@ -106,28 +111,28 @@ def initial_state(config: Config, pieces: Pieces, *, resumes: bool) -> Any:
     return state.replace(generator=state.generator.with_ema(config.get("ema", 0.0)))
 
 
-def alone_in(workdir: Path):
-    """Return the lock of `workdir`; process 0 alone holds it."""
+def alone_in(workdir: Path) -> AbstractContextManager[None]:
+    """Return the lock of `workdir`; only process 0 takes it."""
     if not processes.is_first():
         return nullcontext()
-    return lock_folder(workdir, "wait for it, or choose another --workdir")
+    return lock_folder(workdir, "wait for it, or choose another workdir")
 
 
-def stop_signal():
-    """Return a context whose value says, once per step, whether SIGTERM asked to stop."""
+def stop_signal() -> AbstractContextManager[Callable[[], bool]]:
+    """Return the context of a function, called once per step: whether SIGTERM asked to stop."""
     if jax.process_count() > 1:
         return nullcontext(processes.stop_agreed())
     return processes.signals_received(signal.SIGTERM)
 
 
 def publisher(
-    config: Config, workdir: Path, pieces: Pieces, events: tensorboard.TensorBoardWriter | None
+    config: Config, workdir: Path, pieces: Pieces, events: TensorBoardWriter | None
 ) -> Callable[[Network, int, dict[str, float]], None]:
-    """Return what `fit` calls with each new best generator: it is written to the workdir's model/.
+    """Return the function that writes a generator to the workdir's model/, for `fit`.
 
-    TensorBoard gets a picture of what it does, if there are `events`.
+    With `events`, it also writes a picture of what the generator does.
     """
-    grid = events and PreviewGrid(pieces.objective, pieces.held_out["val"], pieces.module.divisor)
+    grid = events and PreviewGrid(pieces.objective, pieces.held_out["val"], pieces.divisor)
 
     def publish(generator: Network, step: int, scores: dict[str, float]) -> None:
         kept = generator.ema_network.replace(memory=None)
