@@ -11,52 +11,67 @@ became of every array.
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from emjax import cli
-from emjax.errors import UsageError
+from emjax.errors import UsageError, note
 from emjax.files import write_atomically
-from emjax.interchange.pytorch import INPUTS, export_pytorch, import_pytorch
+from emjax.interchange.pytorch import INPUTS, ImportOptions, export_pytorch, import_pytorch
 from emjax.models import saved
 from emjax.models.blocks import UPSAMPLING
 from emjax.models.network import Network
 from emjax.tasks import TASKS
 
 
-def whole_numbers(text):
+def whole_numbers(text: str) -> list[int]:
+    """Return the numbers of `2,2`."""
     return [int(part) for part in text.split(",")]
 
 
 @cli.command
-def main(arguments):
-    """Convert one way or the other, by whether --from is a folder; returns the exit code."""
-    parser = cli.Parser(prog="emjax.convert", description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str]) -> int:
+    """Convert to emjax or to PyTorch, by whether --from is a folder; returns the exit code."""
+    parser = cli.Parser(prog="emjax.convert", description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--from", required=True, type=Path, dest="source", metavar="FILE_OR_DIR")
     add("--to", required=True, type=Path, metavar="DIR_OR_FILE")
     add("--input", choices=INPUTS, help="what a U-Net was trained on; default: by its BatchNorm")
-    add("--pools", type=whole_numbers, help="of a U-Net whose file does not say, e.g. 2,2")
+    add("--pools", type=whole_numbers, help="of a U-Net whose file lacks them, e.g. 2,2")
     add("--dilations", type=whole_numbers, help="likewise, the bottleneck's last, e.g. 1,1,1")
     add("--task", choices=TASKS, help="default: segmentation for two channels, or restoration")
     add("--upsampling", choices=UPSAMPLING, help="of an HRNet; default: by its head")
     options = parser.parse_args(arguments)
-    if options.source.is_dir():
-        if options.to.suffix != ".safetensors":
-            raise UsageError(f"--to={options.to}: a name that ends in .safetensors was due")
-        export_pytorch(options.source, options.to)
+    source, to = options.source, options.to
+    if source.is_dir():
+        if to.suffix != ".safetensors":
+            raise UsageError(f"--to={to}, expected a name that ends in .safetensors")
+        print(f"{source} -> {to}: {export_pytorch(source, to)} arrays")
         return 0
-    if options.to.exists() and not options.to.is_dir():
-        raise UsageError(f"--to={options.to} is a file; a folder was due")
-    params, stats, config, account = import_pytorch(options.source, options)
-    network = Network(params, stats)
-    saved.write(options.to, network, config)
-    told = json.dumps(account, indent=2, sort_keys=True) + "\n"
-    write_atomically(options.to / "conversion.json", told.encode())
-    parameters = sum(value.size for value in params.values())
-    print(f"{options.to}: {config['title']}, {parameters} parameters")
-    for what in ("used", "folded", "left out", "not in the file"):
-        number = sum(told.startswith(what) for told in account.values())
-        print(f"  {what:16} {number}")
+    if to.exists() and not to.is_dir():
+        raise UsageError(f"--to={to} is a file, expected a folder")
+    imported = import_pytorch(
+        source,
+        ImportOptions(
+            input=options.input,
+            pools=options.pools,
+            dilations=options.dilations,
+            task=options.task,
+            upsampling=options.upsampling,
+        ),
+    )
+    if imported.assumed:
+        flags = ", ".join(f"--{field}" for field in imported.assumed)
+        note(source, f"if an assumption is wrong, convert again with {flags}")
+    print(f"{source}: {imported.description}")
+    saved.write(to, Network(imported.params, imported.stats), imported.config)
+    report = json.dumps(imported.report, indent=2, sort_keys=True) + "\n"
+    write_atomically(to / "conversion.json", report.encode())
+    parameters = sum(value.size for value in imported.params.values())
+    print(f"{to}: {imported.config['title']}, {parameters} parameters")
+    for outcome in ("used", "folded", "left out", "not in the file"):
+        number = sum(text.startswith(outcome) for text in imported.report.values())
+        print(f"  {outcome:16} {number}")
     return 0
 
 

@@ -9,13 +9,16 @@ import collections
 import datetime
 import re
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from emjax import cli
-from emjax.experiments import claims, gallery, overview, page
+from emjax.experiments import claims, gallery, page
 from emjax.experiments.arms import group_arms, group_pretrainings
 from emjax.experiments.curves import curves_png
+from emjax.experiments.opening import opening
+from emjax.experiments.page import Picture, Section
 from emjax.experiments.tables import (
     by_network,
     claim_row,
@@ -30,7 +33,7 @@ from emjax.files import write_atomically
 from emjax.runs.run import find_runs, missing_runs
 
 PROTOCOL = (
-    "Test scores are those of the evaluation with the best validation score so far, told after "
+    "Test scores are those of the evaluation with the best validation score so far, given after "
     "each twelfth of a run (every 5 of the paper's 60 epochs). Finished runs only. In brackets: "
     "95 % intervals of a bootstrap over seeds and test images at once; over seeds alone where the "
     "scores of single images were not kept. Runs of different settings, pretrainings or versions "
@@ -40,9 +43,9 @@ PROTOCOL = (
 
 
 @cli.command
-def main(arguments):
+def main(arguments: Sequence[str]) -> int:
     """Write the report and print its main tables; returns the exit code."""
-    parser = cli.Parser(prog="emjax.report", description=__doc__.splitlines()[0])
+    parser = cli.Parser(prog="emjax.report", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", required=True, type=Path, help="folder with workdirs in it")
     parser.add_argument("--out", required=True, type=Path, help="folder for the report")
     options = parser.parse_args(arguments)
@@ -65,50 +68,53 @@ def main(arguments):
         "What was run": [settings_row(run) for run in found],
         "Versions": [{"runs": str(n), "versions": text} for text, n in versions.items()],
     }
-    made = f"Report made on {datetime.date.today()}; where and when each run ran is under Versions."
-    lacking = missing_runs(root, found)
-    missing = (
-        f"Missing, {len(lacking)} runs: {', '.join(lacking)}." if lacking else "All runs done."
-    )
-    curves = {title: curves_png(title, each) for title, each in panels.items()}
-    galleries = {f"Test records: {group}": partial(gallery.predictions, arms)
-                 for group, arms in groups.items()}  # fmt: skip
+    curves = {title: curves_png(title, networks) for title, networks in panels.items()}
+    datasets = {run.config["data"]["evals"]["val"][0]: run for run in found}
+    galleries = {
+        f"Samples: {name}": partial(gallery.samples, run) for name, run in sorted(datasets.items())
+    }
     galleries |= {
-        f"Pretraining: {arm.model}, {arm.name}": partial(gallery.restorations, gallery.first(arm))
+        f"Test records: {group}": partial(gallery.predictions, arms)
+        for group, arms in groups.items()
+    }
+    galleries |= {
+        f"Pretraining: {arm.model}, {arm.name}": partial(
+            gallery.restorations, gallery.first_run(arm)
+        )
         for arm in pretrained
     }
 
-    datasets = {run.config["data"]["evals"]["val"][0]: run for run in found}
-    galleries = {f"Samples: {name}": partial(gallery.samples, run)
-                 for name, run in sorted(datasets.items())} | galleries  # fmt: skip
-
-    sections = [
-        f"## {title}\n\n{page.markdown(rows)}" for title, rows in (tables | details).items()
+    today = datetime.date.today()
+    missing = missing_runs(root, found)
+    paragraphs = [
+        f"Report made on {today}; where and when each run ran is under Versions.",
+        PROTOCOL,
+        f"Missing, {len(missing)} runs: {', '.join(missing)}." if missing else "All runs done.",
     ]
-    text = "\n\n".join(["# Report", made, PROTOCOL, missing, *sections]) + "\n"
-    body = [
-        page.section("Figure 1: what is learned from what", overview.overview()),
-        *(page.table(title, rows) for title, rows in tables.items()),
-        *(page.section(f"Curves: {title}", f'<div class="curves">{page.image(png, title)}</div>')
-          for title, png in curves.items()),
+    sections = [
+        *opening(groups, root),
+        Section("Figure 1: what is learned from what", drawing="overview.svg"),
+        *(Section(title, table=rows) for title, rows in tables.items()),
+        *(Section(f"Curves: {title}", curves=Picture(png, title)) for title, png in curves.items()),
         *(gallery.section(title, rows) for title, rows in galleries.items()),
-        *(page.table(title, rows) for title, rows in details.items()),
-    ]  # fmt: skip
+        *(Section(title, table=rows) for title, rows in details.items()),
+    ]
+    texts = [f"## {title}\n\n{page.markdown(rows)}" for title, rows in (tables | details).items()]
     (out / "curves").mkdir(parents=True, exist_ok=True)
     for title, png in curves.items():
         write_atomically(out / "curves" / f"{slug(title)}.png", png)
+    text = "\n\n".join(["# Report", *paragraphs, *texts]) + "\n"
     write_atomically(out / "report.md", text.encode())
-    write_atomically(
-        out / "report.html", page.whole("emjax report", [made, PROTOCOL, missing], body).encode()
-    )
+    html = page.render("emjax report", paragraphs, sections)
+    write_atomically(out / "report.html", html.encode())
     for title, rows in printed.items():
         print(f"{title}\n\n{page.markdown(rows)}\n")
     print(out / "report.html")
     return 0
 
 
-def slug(title):
-    """A title as a file name."""
+def slug(title: str) -> str:
+    """Return a title as a file name."""
     return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
 
 

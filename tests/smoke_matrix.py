@@ -1,4 +1,4 @@
-"""Two models, two initialisations, one task, on simulated data in $SMOKE_DATA: seconds a run."""
+"""Two models, two initialisations, one task, on simulated data in $SMOKE_DATA: seconds per run."""
 
 import os
 from functools import partial

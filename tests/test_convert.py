@@ -1,4 +1,4 @@
-"""PyTorch's weights in and out: the same numbers, the same predictions, every array explained."""
+"""PyTorch weights in and out: the same numbers, the same predictions, every array reported."""
 
 import importlib.util
 import json
@@ -67,8 +67,8 @@ def converted(file, folder, *options):
 @pytest.mark.parametrize("model", [UNET, SMALL], ids=["unet", "hrnet"])
 def test_there_and_back_is_exact(model, tmp_path):
     file, tensors = as_file(tmp_path, model)
-    params, stats, config = converted(file, tmp_path / "in", "--input=symmetric") \
-        if model is UNET else converted(file, tmp_path / "in")  # fmt: skip
+    options = ["--input=symmetric"] if model is UNET else []
+    params, stats, config = converted(file, tmp_path / "in", *options)
     assert config["model"]["name"] == model["name"]
     assert main([f"--from={tmp_path / 'in'}", f"--to={tmp_path / 'out.safetensors'}"]) == 0
     out = load_file(tmp_path / "out.safetensors")
@@ -82,7 +82,7 @@ def test_there_and_back_is_exact(model, tmp_path):
         assert all((first[path] == second[path]).all() for path in first)
 
 
-def test_an_own_run_goes_out_under_the_original_names(tmp_path):
+def test_a_run_is_exported_under_the_original_names(tmp_path):
     network = create(UNET, optax.sgd(1.0), key=jax.random.key(0))
     facts = dict(model=UNET, task=None, range_rule="fixed")
     saved.write(tmp_path / "run" / "model", network, facts)
@@ -125,7 +125,7 @@ def test_colour_stems_are_folded_for_grey_images(tmp_path):
         assert np.abs(ours_out - theirs_out)[:, 0].max() > 1e-3 * largest  # the border is not
 
 
-def test_every_array_is_accounted_for(tmp_path):
+def test_every_array_is_reported(tmp_path):
     def more(tensors):
         return {
             "bn1.num_batches_tracked": np.array(7),
@@ -135,20 +135,20 @@ def test_every_array_is_accounted_for(tmp_path):
 
     file, tensors = as_file(tmp_path, {**SMALL, "in_channels": 3}, drop=["last_layer"], change=more)
     _, _, config = converted(file, tmp_path / "in")
-    account = json.loads((tmp_path / "in" / "conversion.json").read_text())
-    assert tensors.keys() <= account.keys()
-    assert account["conv1.weight"].startswith("folded: three channels into one")
-    assert account["bn1.running_mean"].startswith("folded")
-    assert account["conv2.weight"] == "used, as stem/1/conv/kernel"
-    assert account["bn1.num_batches_tracked"].startswith("left out: a counter")
-    assert "classification head" in account["classifier.bias"]
-    assert account["last_layer.3.weight"].startswith("not in the file: head/kernel is at its")
+    report = json.loads((tmp_path / "in" / "conversion.json").read_text())
+    assert tensors.keys() <= report.keys()
+    assert report["conv1.weight"].startswith("folded: three channels into one")
+    assert report["bn1.running_mean"].startswith("folded")
+    assert report["conv2.weight"] == "used, as stem/1/conv/kernel"
+    assert report["bn1.num_batches_tracked"].startswith("left out: a counter")
+    assert "classification head" in report["classifier.bias"]
+    assert report["last_layer.3.weight"].startswith("not in the file: head/kernel is at its")
     assert config["conversion"] == dict(naming="hrnet", counter=7)
     with pytest.raises(UsageError, match="its last layers were not in the file; finetune it first"):
         Predictor(tmp_path / "in")
 
 
-def test_wrappers_of_names_are_taken_off(tmp_path):
+def test_prefixes_of_wrappers_are_removed(tmp_path):
     file, tensors = as_file(tmp_path, UNET)
     save_file({f"module.model.{name}": value for name, value in tensors.items()}, file)
     params, _, _ = converted(file, tmp_path / "in")
@@ -159,7 +159,7 @@ def test_wrappers_of_names_are_taken_off(tmp_path):
     "model, drop, change, message",
     [
         (UNET, ["bottleneck.conv2.bias"], None, "no bottleneck.conv2.bias; a unet with"),
-        (UNET, ["final_conv.weight"], None, "no network that is known here; .* it has bottleneck"),
+        (UNET, ["final_conv.weight"], None, "no known network; expected .*, got bottleneck"),
         (SMALL, ["layer1"], None, "an HRNet with .*stage1=0"),
         (UNET, [], lambda t: {"gate.weight": t["final_conv.bias"]}, "gate.weight is not known"),
         (UNET, [], lambda t: {"final_conv.bias": np.zeros(3, "f4")}, r"has shape \(3,\)"),
@@ -175,9 +175,9 @@ def test_another_architecture_is_one_error(model, drop, change, message, tmp_pat
 
 def test_the_command_line(tmp_path):
     file, _ = as_file(tmp_path, UNET)
-    with pytest.raises(UsageError, match="ends in .safetensors was due"):
+    with pytest.raises(UsageError, match="to=x.pt, expected a name that ends in .safetensors"):
         main([f"--from={tmp_path}", "--to=x.pt"])
-    with pytest.raises(UsageError, match="is a file; a folder was due"):
+    with pytest.raises(UsageError, match="is a file, expected a folder"):
         main([f"--from={file}", f"--to={file}"])
     with pytest.raises(UsageError, match="pools=.2, 2, 2.; 2 positive"):
         main([f"--from={file}", f"--to={tmp_path / 'in'}", "--pools=2,2,2"])
@@ -192,6 +192,23 @@ def test_the_command_line(tmp_path):
     broken.write_bytes(b"PK\3\4")
     ran = command("emjax.convert", f"--from={broken}", f"--to={tmp_path / 'out'}")
     assert ran.returncode == 3 and ran.stderr.count("\n") == 1 and "broken.pt" in ran.stderr
+
+
+def test_what_is_assumed_of_a_file_is_noted_with_the_options_that_change_it(tmp_path, capsys):
+    """The library notes what it assumed; the command names its options, for those alone."""
+    file, _ = as_file(tmp_path, UNET)
+    converted(file, tmp_path / "in", "--dilations=1,2,2")
+    notes = capsys.readouterr().err.splitlines()
+    assert notes[0] == f"note: {file}: does not state its pools; [2, 2] is assumed"
+    assert re.fullmatch(rf"note: {file}: its input is taken as (unit|standardised): .*", notes[1])
+    assert notes[2:] == [
+        f"note: {file}: if an assumption is wrong, convert again with --pools, --input"
+    ]
+    everything = ["--pools=2,2", "--dilations=1,2,2", "--input=unit"]
+    converted(file, tmp_path / "in", *everything)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UsageError, match="no input 'units'; there are: standardised, symmetric"):
+        pytorch.import_pytorch(file, pytorch.ImportOptions(input="units"))
 
 
 def test_old_weights_of_another_wiring_are_refused(tmp_path, tiny_records):
@@ -213,7 +230,7 @@ def test_old_weights_of_another_wiring_are_refused(tmp_path, tiny_records):
 
 
 @pytest.mark.parametrize("recipe", ["segment_au.py", "restore_temimagenet.py"])
-def test_finetuning_from_imagenet_takes_the_trunk_and_nothing_untrained(recipe, tmp_path):
+def test_finetuning_from_imagenet_loads_the_trunk_alone(recipe, tmp_path):
     """Every array of the trunk is loaded; the merge and the head are the new network's own."""
     file, tensors = as_file(tmp_path, {**SMALL, "in_channels": 3}, drop=["last_layer"])
     converted(file, tmp_path / "in")
@@ -248,9 +265,10 @@ def test_finetuning_from_imagenet_takes_the_trunk_and_nothing_untrained(recipe, 
         names = pytorch_names.names_of(SMALL, "hrnet", account.loaded)
         for path in account.loaded[::7]:
             if not path.startswith("stem/0"):
-                due = tensors[names[path]]
-                due = due.transpose(2, 3, 1, 0) if due.ndim == 4 else due
-                np.testing.assert_array_equal(arrays[path], due)
+                expected = tensors[names[path]]
+                if expected.ndim == 4:
+                    expected = expected.transpose(2, 3, 1, 0)
+                np.testing.assert_array_equal(arrays[path], expected)
 
     with pytest.raises(UsageError, match="upsampling nearest -> bilinear; set config.model alike"):
         filled("hrnet_w18_small_v1", tmp_path / "in")
@@ -260,7 +278,7 @@ def test_finetuning_from_imagenet_takes_the_trunk_and_nothing_untrained(recipe, 
         filled("hrnet_w18_small_v1", tmp_path / "in", "--config.model.upsampling=nearest")
 
 
-def test_imagenet_is_for_an_hrnet():
+def test_the_variant_imagenet_is_for_hrnets_only():
     config, _ = parse(["--config=configs/segment_au.py:unet_2_44,imagenet"])
     with pytest.raises(
         UsageError, match="model 'unet' with .*unexpected keyword argument 'upsampling'"
@@ -269,7 +287,7 @@ def test_imagenet_is_for_an_hrnet():
 
 
 def test_parity_of_a_converted_trunk_of_timm(tmp_path):
-    """A network of timm's on a grey image in ImageNet's colours, and ours after conversion.
+    """timm's network on a grey image in ImageNet's colours, and ours after conversion.
 
     Compared where the first two stages see no border, which folding treats differently.
     """
@@ -317,15 +335,15 @@ def released(name):
 
 @needs_real_weights
 @pytest.mark.parametrize("name", RELEASED)
-def test_the_released_networks_go_back_as_they_came(name, tmp_path):
+def test_the_released_networks_are_exported_as_they_were(name, tmp_path):
     file = Path(REAL) / "weights" / name
     converted(file, tmp_path / "in")
     assert main([f"--from={tmp_path / 'in'}", f"--to={tmp_path / 'out.safetensors'}"]) == 0
-    came, went = unpickle.read(file).tensors, load_file(tmp_path / "out.safetensors")
-    assert came.keys() == went.keys()
-    for tensor, value in came.items():
-        assert went[tensor].dtype == value.dtype and went[tensor].shape == value.shape
-        np.testing.assert_array_equal(went[tensor], value)
+    released, exported = unpickle.read(file).tensors, load_file(tmp_path / "out.safetensors")
+    assert released.keys() == exported.keys()
+    for name, value in released.items():
+        assert exported[name].dtype == value.dtype and exported[name].shape == value.shape
+        np.testing.assert_array_equal(exported[name], value)
 
 
 @needs_real_weights
@@ -337,8 +355,8 @@ def test_parity_of_the_released_networks_predictions(name, tmp_path):
     assert config["model"]["pools"] == RELEASED[name][1] and config["task"] == "segmentation"
     image = real_micrograph()
     fed = image / 255 if RELEASED[name][0] == "unit" else (image - image.mean()) / image.std()
-    due = theirs.probability(fed.astype(np.float32))
-    difference = np.abs(Predictor(tmp_path / "in")(image) - due).max()
+    expected = theirs.probability(fed.astype(np.float32))
+    difference = np.abs(Predictor(tmp_path / "in")(image) - expected).max()
     print(f"\n{name}: largest difference of probabilities {difference:.1e}")
     assert difference < 1e-5
 
@@ -372,10 +390,11 @@ def test_parity_of_the_released_networks_gradients(name, float64, tmp_path):
     largest = max(np.abs(tensors[names[path]]).max() for path in grads)
     shares = {"output": np.abs(output[0] - trained).max() / np.abs(trained).max()}
     for path, ours in {**grads, **stats}.items():
-        due = tensors[names[path]]
-        due = due.transpose(2, 3, 1, 0) if due.ndim == 4 else due
+        expected = tensors[names[path]]
+        if expected.ndim == 4:
+            expected = expected.transpose(2, 3, 1, 0)
         flat = path.endswith(("conv1/bias", "conv2/bias"))  # before a BatchNorm: no gradient
-        shares[path] = np.abs(ours - due).max() / (largest if flat else np.abs(due).max())
+        shares[path] = np.abs(ours - expected).max() / (largest if flat else np.abs(expected).max())
     worst = max(shares, key=shares.get)
     print(f"\n{name}: largest difference {shares[worst]:.1e} of its array, {worst}")
     assert shares[worst] < 1e-8, {path: share for path, share in shares.items() if share >= 1e-8}

@@ -47,7 +47,7 @@ def test_a_contrast_is_over_what_all_have():
 def test_who_reaches_what_when():
     base, arm = run_of(val=[0.2, 0.9, 0.5, 0.8]), run_of(val=[0.3, 0.5, 0.95, 0.9])
     assert base.best()["step"] == 20
-    assert intervals.reached(arm, 0.9) == 3.0 and intervals.reached(arm, 0.3) == 1.0
-    assert intervals.reached(arm, 0.96) == math.inf
+    assert intervals.epoch_reached(arm, 0.9) == 3.0 and intervals.epoch_reached(arm, 0.3) == 1.0
+    assert intervals.epoch_reached(arm, 0.96) == math.inf
     assert intervals.volatility(base) == pytest.approx(np.std([0.7, -0.4, 0.3]))
     assert math.isnan(intervals.volatility(run_of(val=[0.1, 0.2])))

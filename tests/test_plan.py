@@ -1,4 +1,4 @@
-"""Matrices of runs: what is in the paper's, what a choice of runs brings with it."""
+"""Matrices of runs: what the paper's holds, which runs are selected together."""
 
 import collections
 import json
@@ -41,9 +41,9 @@ def test_each_run_is_a_config_of_its_own(matrix):
         matrix.get_config("unet/seed_x")
 
 
-def test_a_choice_brings_what_it_needs():
+def test_selected_runs_bring_those_they_start_from():
     configs = {name: make() for name, make in real_small.runs(2).items()}
-    names = plan.chosen(
+    names = plan.select_runs(
         configs, "np_sintering_2/unet_2_44/pix2pix/*,atomagined*/unet_2_44/random/seed_0"
     )
     assert set(names) == {
@@ -52,19 +52,18 @@ def test_a_choice_brings_what_it_needs():
         "atomagined_denoise/unet_2_44/random/seed_0",
     }  # fmt: skip
     with pytest.raises(UsageError, match=r"--only=nothing\* matches no run; there are atomagined"):
-        plan.chosen(configs, "nothing*")
+        plan.select_runs(configs, "nothing*")
 
 
 def test_shares_are_all_runs_once_and_whole():
     configs = {name: make() for name, make in real_small.runs(3).items()}
-    shares = [plan.shared(configs, f"{part}/4") for part in range(4)]
+    shares = [plan.select_share(configs, f"{part}/4") for part in range(4)]
     assert sorted(name for share in shares for name in share) == sorted(configs)
     for share in shares:
         assert 0 < len(share) < len(configs)
-        assert {plan.start(config) for config in share.values()} <= share.keys() | {""}
-    assert plan.shared(configs, "0/1") == configs
+        assert {plan.start_of(config) for config in share.values()} <= share.keys() | {""}
+    assert plan.select_share(configs, "0/1") == configs
     for share in ("4/4", "-1/4", "1", "a/b"):
-        with pytest.raises(
-            UsageError, match=f"--share={share}; I/N with I from 0 to N - 1 was due"
-        ):
-            plan.shared(configs, share)
+        message = f"--share={share}, expected I/N with I from 0 to N - 1"
+        with pytest.raises(UsageError, match=message):
+            plan.select_share(configs, share)

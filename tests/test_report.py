@@ -1,7 +1,8 @@
-"""The report's numbers are the ones worked out by hand from the runs' journals."""
+"""The report's numbers are the ones worked out by hand from the runs' logs."""
 
 import importlib
 import json
+from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from emjax import report
 from emjax.config import plain
 from emjax.data.records import open_records
 from emjax.errors import InputError
-from emjax.experiments import curves, gallery, overview
+from emjax.experiments import curves, gallery, opening, page
 from emjax.experiments.arms import Arm, group_arms, group_pretrainings
 from emjax.experiments.tables import finetuning_tables
 from emjax.models import saved
@@ -144,7 +145,7 @@ def test_differences_are_paired_by_seed_and_image(reported):
     assert row["better early"] == "-" and row["seeds"] == "0, 1"  # nothing scored by then
     assert row["base's best val, epoch"] == "8.0" and row["reached at epoch"] == "8.0"
     change = f"{np.std(np.diff(VAL)):.4f}"
-    assert row["change a validation"] == f"{change} [{change}, {change}]" == row["base's"]
+    assert row["volatility of val"] == f"{change} [{change}, {change}]" == row["base's"]
 
 
 def test_pretrained_is_compared_with_the_recipe_of_sytwu_too(tmp_path):
@@ -206,7 +207,7 @@ def test_pretraining_and_settings(reported):
     change = f"{np.std(np.diff([0.05, 0.02, 0.03])):.4f}"
     assert row == {"network": "unet 2 44", "objective, data": ORIGIN, "seeds": "0", "steps": "30",
                    "best val/l1": "0.0200", "corrupted": "0.0800",
-                   "change a validation": change}  # fmt: skip
+                   "volatility of val": change}  # fmt: skip
     settings = {row["run"]: row for row in reported[1]["What was run"]}["deep/pre"]
     assert settings["discriminator"] == "patchgan, width 8, depth 3, norm batch"
     assert settings["crop, pixels"] == "32" and settings["batch"] == "8"
@@ -217,13 +218,13 @@ def test_pretraining_and_settings(reported):
     )
 
 
-def test_the_page_is_self_contained_and_says_which_pictures_are_missing(reported):
+def test_the_page_is_self_contained_and_names_the_missing_pictures(reported):
     text = (reported[0] / "report.html").read_text()
     inline = text.count('src="data:image/png;base64,')
     assert text.count("<img") == inline == text.count("src=") == 2
     assert "href=" not in text and "@import" not in text
     assert text.replace("url(#tip)", "").count("url(") == 0
-    assert text.count("No pictures: ") == 4 and "/nowhere/simulated/nanoparticles" in text
+    assert text.count("No pictures: ") == 5 and "/nowhere/simulated/nanoparticles" in text
     pictures = sorted((reported[0] / "curves").iterdir())
     assert [path.stem for path in pictures] == [
         "pretraining", "simulated_nanoparticles_train_segmentation",
@@ -246,37 +247,172 @@ def test_pictures_show_what_the_evaluation_scored(tmp_path, tiny_records):
     def scores(run):
         split, where = list(run.config["data"]["evals"].items())[-1]
         records = open_records(tiny_records, *where)
-        objective = build_objective(ConfigDict(gallery.tuples(run.config)), [records], 4)
-        state = SimpleNamespace(generator=gallery.trained(run))
+        objective = build_objective(ConfigDict(gallery.with_tuples(run.config)), [records], 4)
+        state = SimpleNamespace(generator=gallery.best_network(run))
         evaluate = jax.jit(lambda batch: objective.eval_step(state, batch))
         for name, batch in gallery.examples(run, split):
             yield name, {name: values[0] for name, (values, _) in evaluate(batch).items()}
 
     arms = [Arm("-", "-", name, "", {}, [found[name]]) for name in ("segment_au", "no_model")]
     for row, (name, score) in zip(gallery.predictions(arms), scores(arms[0].runs[0]), strict=True):
-        assert len(row) == 4 and f"input: {name}" in row[0] and "no_model has no model" in row[3]
-        assert f"segment_au, seed 0: dice {score['dice']:.4f}" in row[2]
+        assert [picture.caption for picture in row[:3]] == [
+            f"input: {name}",
+            "truth",
+            f"segment_au, seed 0: dice {score['dice']:.4f}",
+        ]
+        assert row[3:] == ["no_model has no model"]
     restorations = gallery.restorations(found["pretrain"])
     for row, (name, score) in zip(restorations, scores(found["pretrain"]), strict=True):
-        assert f"corrupted: l1 {score['corrupted_l1']:.4f}" in row[0]
-        assert f"restored: l1 {score['l1']:.4f}" in row[1] and f"original: {name}" in row[2]
+        assert [picture.caption for picture in row] == [
+            f"corrupted: l1 {score['corrupted_l1']:.4f}",
+            f"restored: l1 {score['l1']:.4f}",
+            f"original: {name}",
+        ]
 
 
-def test_a_few_huge_losses_do_not_press_the_curves_flat():
+def test_the_page_opens_with_what_a_network_does(reported):
+    """The pretrained arm, its score, its cost, and the score of the arm that compares."""
+    text = (reported[0] / "report.html").read_text()
+    headings = [part.split("</h2>")[0] for part in text.split("<h2>")[1:]]
+    assert headings[:2] == [
+        "Result: simulated/nanoparticles:train, segmentation, unet 2 44",
+        "Figure 1: what is learned from what",
+    ]
+    assert (
+        f"On 2 test images kept out of finetuning, unet 2 44 ({ORIGIN}) finds the particles with "
+        "Dice 0.66 (mean over 2 seeds; 1 is perfect), finetuned in 1 s after pretraining in 1 s; "
+        "with the same seeds and steps: from random weights Dice 0.64. No pictures: /nowhere"
+    ) in text
+
+
+def test_the_opening_counts_records_and_shows_the_first_ones(tmp_path, tiny_records):
+    (card,) = (tiny_records / "simulated" / "nanoparticles").glob("*/card.json")
+    counts = json.loads(card.read_text())["splits"]
+    where = {"data.dir": str(tiny_records)}
+    folder = workdir(tmp_path / "a", "segment_au", segmentation(VAL, TEST), **where)
+    config = ConfigDict(json.loads((folder / "config.json").read_text()))
+    network = create(config.model, optax.sgd(0.1), key=jax.random.key(1))
+    facts = {"model": config.model.to_dict(), "task": None, "range_rule": "percentile"}
+    saved.write(folder / "model", network, facts)
+    workdir(tmp_path / "b", "segment_au", segmentation(VAL, TEST), seed=1, epochs=20, **where)
+    (section,) = opening.opening(group_arms(find_runs(tmp_path), tmp_path), tmp_path)
+    assert section.text == (
+        "On test images kept out of training, unet 2 44 (from random weights; epochs 10) "
+        "finds the particles with Dice 0.64 (mean; 1 is perfect), trained on "
+        f"{counts['train']} labelled images in 1 s."
+    )
+    names = [record["name"].decode() for record in first_records(tiny_records, "test")]
+    assert [row[0].caption for row in section.pictures] == [f"input: {name}" for name in names]
+    assert all(len(row) == 3 for row in section.pictures)
+
+
+def first_records(data, split):
+    source = open_records(data, "simulated/nanoparticles", split).source
+    return [source[index] for index in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "compared"),
+    [
+        ({}, True),
+        ({"seed": 1}, False),
+        ({"epochs": 20}, False),
+        ({"data.evals.test": ("simulated/nanoparticles", "test[:1]")}, False),
+    ],
+)
+def test_only_arms_of_equal_seeds_steps_and_images_are_compared(tmp_path, changes, compared):
+    start = workdir(tmp_path / "pre", "pretrain", [{"val/l1": 0.05}], epochs=1)
+    workdir(tmp_path / "fine", "segment_au", segmentation(VAL, TEST), start=start)
+    workdir(tmp_path / "random", "segment_au", segmentation(VAL, TEST), **changes)
+    found = [run for run in find_runs(tmp_path) if "task" in run.config]
+    (section,) = opening.opening(group_arms(found, tmp_path), tmp_path)
+    assert ("with the same seeds and steps: " in section.text) is compared
+
+
+def test_restoration_and_a_split_that_was_trained_on(tmp_path):
+    losses = [{"val/l1": l1, "test/l1": 2 * l1} for l1 in (0.05, 0.02, 0.03)]
+    evals = {"data.evals.test": ("simulated/unlabelled", "train[5:]")}
+    trained_on = {"data.train": ("simulated/unlabelled", "train[:5]")}
+    workdir(tmp_path / "run", "restore_temimagenet", losses, epochs=3, **evals, **trained_on)
+    (section,) = opening.opening(group_arms(find_runs(tmp_path), tmp_path), tmp_path)
+    assert section.text.startswith("On test images, unet")
+    assert "removes the noise with L1 0.040 (mean; 0 is perfect), trained in 1 s." in section.text
+
+
+def test_one_network_per_task_is_shown_whatever_the_scores(tmp_path):
+    for name, field, gain in (("a", 44, 0.0), ("b", 84, 0.2)):
+        scores = segmentation(VAL, [t + gain for t in TEST])
+        workdir(tmp_path / name, "segment_au", scores, **{"model.receptive_field": field})
+    (section,) = opening.opening(group_arms(find_runs(tmp_path), tmp_path), tmp_path)
+    assert "unet 2 44 (from random weights) finds the particles with Dice 0.64" in section.text
+    assert "Shown is the first by name of 2 datasets and networks." in section.text
+
+
+def test_the_page_has_no_opening_without_finished_finetuning_runs(tmp_path):
+    workdir(tmp_path / "pre", "pretrain", [{"val/l1": 0.05}], epochs=1)
+    workdir(tmp_path / "fine", "segment_au", segmentation(VAL[:4], TEST[:4]))
+    assert report.main([f"--runs={tmp_path}", f"--out={tmp_path / 'out'}"]) == 0
+    assert "<h2>Result" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_training_time_is_summed_over_the_starts_of_a_run(tmp_path):
+    rows = [(1, 10.0), (2, 20.5), (3, 4.0), (4, 9.0)]  # killed after step 2, and run again
+    lines = [json.dumps({"step": step, "seconds": seconds}) + "\n" for step, seconds in rows]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    assert opening.training_seconds(SimpleNamespace(folder=tmp_path)) == 20.5 + 9.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(61.4, "61 s"), (250, "4 min"), (5400, "90 min"), (9000, "2.5 h")]
+)
+def test_durations(seconds, text, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "seconds": seconds}) + "\n")
+    assert opening.duration([SimpleNamespace(folder=tmp_path)]) == text
+
+
+class Texts(HTMLParser):
+    """Collects the texts and the attributes of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_data(self, data):
+        self.found.append(data.strip())
+
+    def handle_starttag(self, tag, attributes):
+        self.found += [value for _, value in attributes]
+
+
+def test_whatever_runs_are_called_is_text_on_the_page():
+    hostile = """<script>"a" & 'b'</script>"""
+    picture = page.Picture(b"png", hostile + "3")
+    html = page.render(
+        hostile + "0",
+        [hostile + "1"],
+        [page.Section(hostile + "2", table=[{"c": hostile + "4"}], pictures=[[picture, "none"]])],
+    )
+    assert "<script" not in html
+    assert {f"{hostile}{n}" for n in range(5)} | {"none"} <= {*Texts(html).found}
+
+
+def test_a_few_huge_losses_do_not_flatten_the_curves():
     panel = Figure().subplots()
 
-    def said(*losses):
+    def remark(*losses):
         run = SimpleNamespace(evaluations=[{"val/l1": loss} for loss in losses])
-        return curves.cut(panel, [("arm", [run])], "val/l1")
+        return curves.cut_outliers(panel, [("arm", [run])], "val/l1")
 
-    assert said(9.2, *[0.1, 0.2] * 60) == ", without some losses up to 9.2"
+    assert remark(9.2, *[0.1, 0.2] * 60) == ", without some losses up to 9.2"
     assert panel.get_ylim() == pytest.approx((0, 0.22))
-    assert said(0.5, 0.3, 0.2) == said(0.5) == said() == ""
+    assert remark(0.5, 0.3, 0.2) == remark(0.5) == remark() == ""
 
 
-def test_the_drawing_of_the_readme_is_the_reports():
-    assert Path("docs/overview.svg").read_text() == overview.overview()
-    assert "docs/overview.svg" in Path("README.md").read_text()
+def test_the_drawing_of_the_docs_is_the_reports(reported):
+    drawing = Path("docs/overview.svg").read_text()
+    assert drawing == Path("emjax/experiments/overview.svg").read_text()
+    assert drawing in (reported[0] / "report.html").read_text()
 
 
 def test_no_runs(tmp_path):
@@ -290,7 +426,7 @@ def test_no_runs(tmp_path):
     [b'{"step": \n{"step": 6, "seconds": 1}\n', b"\xff\xfe\x00", b'{"seconds": 1}\n', b"[1]\n",
      b'{"step": 6, "val/dice": "high"}\n'],
 )  # fmt: skip
-def test_a_damaged_journal_is_named(tmp_path, damage):
+def test_a_damaged_log_is_named(tmp_path, damage):
     folder = workdir(tmp_path / "run", "segment_au", segmentation(VAL, TEST))
     (folder / "metrics.jsonl").write_bytes(damage)
     with pytest.raises(InputError, match="run/metrics.jsonl"):

@@ -1,4 +1,4 @@
-"""Sweeps: what they refuse, in which order runs start, and what becomes of those that fail."""
+"""Sweeps: what they refuse, in which order runs start, and what happens when one fails."""
 
 import json
 import signal
@@ -26,7 +26,7 @@ def test_missing_datasets_are_all_listed_before_anything_runs(tmp_path, capsys, 
         sweep.main(arguments)
     for name in ("cem500k", "au_nanoparticles/au5nm", "temimagenet"):
         assert f"dataset '{name}' is not built. Build it: python -m data" in str(refused.value)
-    # The plan is told all the same: 147 patches eight times over, 16 at a time, 60 epochs.
+    # The plan is printed nevertheless: 147 patches eight times over, 16 at a time, 60 epochs.
     assert sweep.main([*arguments, "--dry_run"]) == 0
     printed = capsys.readouterr().out
     (line,) = (line for line in printed.splitlines() if line.startswith("au5nm/unet_2_44/random"))
@@ -35,17 +35,17 @@ def test_missing_datasets_are_all_listed_before_anything_runs(tmp_path, capsys, 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["--config=configs/nowhere.py"], "--config=configs/nowhere.py: no such file"),
         (["--config=pretrain"], "configs/pretrain.py is no matrix"),
         (["--config=configs/pretrain.py"], "configs/pretrain.py is no matrix"),
-        (["--config=configs/paper.py", "--seeds=0"], "--seeds=0; at least 1 was due"),
-        (["--config=configs/paper.py", "--at_once=0"], "--at_once=0; at least 1 was due"),
+        (["--config=configs/paper.py", "--seeds=0"], "--seeds=0, expected at least 1"),
+        (["--config=configs/paper.py", "--at_once=0"], "--at_once=0, expected at least 1"),
     ],
 )
-def test_bad_options(arguments, words, tmp_path):
-    with pytest.raises(UsageError, match=words):
+def test_bad_options(arguments, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
         sweep.main([*arguments, f"--runs={tmp_path}"])
 
 
@@ -113,6 +113,25 @@ def test_the_first_of_a_kind_compiles_for_the_others(tmp_path, monkeypatch):
     assert began["other"] < reported["alike_0"] < min(began[f"alike_{n}"] for n in (1, 2, 3))
 
 
+@pytest.mark.parametrize(
+    ("code", "reason", "error", "printed"),
+    [
+        (2, "JAX_PLATFORMS=x, but JAX starts no such device", UsageError, "error: {}\nat exit"),
+        (1, "MemoryError: no room", EmjaxError, "Traceback\n{}"),
+        (1, "it printed nothing", EmjaxError, ""),
+    ],
+)
+def test_a_failed_probe_of_the_devices_is_one_line(code, reason, error, printed, monkeypatch):
+    script = f"import sys; print({printed.format(reason)!r}, file=sys.stderr); sys.exit({code})"
+    monkeypatch.setattr(runner, "PROBE", [sys.executable, "-c", script])
+    with pytest.raises(EmjaxError) as failed:
+        runner.probe_device()
+    assert type(failed.value) is error
+    assert str(failed.value) == (
+        f"the devices cannot be probed: {reason} (exit code {code}); run python -m emjax.doctor"
+    )
+
+
 def test_a_mask_of_gpus_is_kept_to(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     seen = runner.environment({"platform": "gpu", "count": 2}, 1)
@@ -138,7 +157,7 @@ cli.run(runner.run_jobs, jobs, "x.py", Path({str(tmp_path)!r}), {DEVICE})
         time.sleep(0.1)
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=60)
-    assert child.returncode == 75 and "the same command goes on from there" in errors
+    assert child.returncode == 75 and "run the same command again to continue" in errors
     assert not (tmp_path / "b").exists()
 
 
@@ -154,7 +173,7 @@ def test_the_smoke_matrix(tiny_records, tmp_path, monkeypatch, compiled_quickly)
     last = metrics_log.read(folder / "metrics.jsonl")[-1]
     assert last["step"] == last["total"] and "test/dice" in last
 
-    # What is finished is left alone; what was cut off goes on; what is another run's is refused.
+    # Finished runs are left alone, a cut one continues, one of another config is refused.
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.jsonl")}
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(lines[:-1]))

@@ -27,8 +27,9 @@ def test_every_tensor_of_the_released_networks():
         rows = list(csv.DictReader(file))
     for name in {row["file"] for row in rows}:
         read = unpickle.read(folder / name)
-        due = {row["name"]: row["sha256"] for row in rows if row["file"] == name}
-        assert {n: hashlib.sha256(a.tobytes()).hexdigest() for n, a in read.tensors.items()} == due
+        expected = {row["name"]: row["sha256"] for row in rows if row["file"] == name}
+        digests = {n: hashlib.sha256(a.tobytes()).hexdigest() for n, a in read.tensors.items()}
+        assert digests == expected
         assert "pickled module __main__.UNet" in read.kind
 
 
@@ -80,7 +81,7 @@ def test_nothing_in_a_pickle_runs(wrap, call, tmp_path):
 
 
 @pytest.mark.parametrize("wrap", [in_zip, in_legacy])
-def test_a_canary_beside_true_tensors_does_not_run(wrap, tmp_path):
+def test_a_canary_among_tensors_does_not_run(wrap, tmp_path):
     trace = tmp_path / "ran"
     state = {"state_dict": {"canary": Canary(trace)}, "model": collections.OrderedDict()}
     pickle.loads(pickle.dumps(state, 2))
@@ -129,10 +130,10 @@ def test_modules_nested_without_end_are_refused():
 @pytest.mark.parametrize(
     "content", [b"", b"junk", b"PK\3\4", b"\x80\x02.", b"\x80\x02}.", b"12345678{"]
 )
-def test_no_file_of_weights(content, tmp_path):
+def test_other_files_are_refused(content, tmp_path):
     file = tmp_path / "x.pt"
     file.write_bytes(content)
-    with pytest.raises(InputError, match=r"x\.pt: .*was due|x\.pt: not a readable safetensors"):
+    with pytest.raises(InputError, match=r"x\.pt: .*; expected|x\.pt: not a readable safetensors"):
         unpickle.read(file)
     with pytest.raises(InputError, match="No such file"):
         unpickle.read(tmp_path / "absent.pt")
@@ -177,7 +178,7 @@ def test_what_torch_saved_reads_back(saved):
 
 
 def test_damage_is_one_error(saved):
-    """Cut off anywhere it is InputError; a flipped byte is that, or another number in its place."""
+    """Cut off anywhere it is an InputError; a flipped bit is that, or changes a number."""
     file, _ = saved
     whole = file.read_bytes()
     for length in range(0, len(whole), max(len(whole) // 150, 1)):
@@ -185,9 +186,9 @@ def test_damage_is_one_error(saved):
         with pytest.raises(InputError):
             unpickle.read(file)
     rng = np.random.default_rng(0)
-    for place in rng.integers(0, len(whole), 300):
+    for index in rng.integers(0, len(whole), 300):
         flipped = bytearray(whole)
-        flipped[place] ^= 1 << rng.integers(8)
+        flipped[index] ^= 1 << rng.integers(8)
         file.write_bytes(bytes(flipped))
         try:
             unpickle.read(file)

@@ -2,17 +2,25 @@
 
 import collections
 import statistics
+from collections.abc import Sequence
+from pathlib import Path
 
-from emjax.experiments.plan import crop, without_seed
+from emjax.experiments.plan import Job, crop_of, without_seed
+from emjax.experiments.runner import Device
 from emjax.models.build import build_abstract
 from emjax.models.cost import multiply_adds
 from emjax.runs import metrics_log
 
-UTILISATION = 0.3  # of a large matrix product's speed: what hours are guessed by
+UTILISATION = 0.3  # of a large matrix product's speed: what hours are estimated with
 
 
-def images_per_second(job, root, tflops, known):
-    """Of a run: as measured in the folder of one of its kind, else guessed."""
+def images_per_second(job: Job, root: Path, tflops: float, known: dict[str, float]) -> float:
+    """Return the images per second of a run: measured if a similar run exists, else estimated.
+
+    Args:
+        tflops: speed of the device in float32.
+        known: {kind of run: images per second}; what is found is added.
+    """
     config, path = job.config, root / job.name / "metrics.jsonl"
     if path.exists():
         rows = [
@@ -20,13 +28,14 @@ def images_per_second(job, root, tflops, known):
         ]
         rates = [
             (b["step"] - a["step"]) * config.data.batch_size / (b["seconds"] - a["seconds"])
-            for a, b in zip(rows, rows[1:], strict=False) if b["seconds"] > a["seconds"]
-        ]  # fmt: skip
+            for a, b in zip(rows, rows[1:], strict=False)
+            if b["seconds"] > a["seconds"]
+        ]
         if rates:
             known[job.kind] = statistics.median(rates)
     if job.kind not in known:
         module = build_abstract(config.model.to_dict())
-        side = crop(config)
+        side = crop_of(config)
         flops = 6 * multiply_adds(module, 64) * (side / 64) ** 2
         if "discriminator" in config:
             module = build_abstract(config.discriminator.to_dict())
@@ -35,9 +44,10 @@ def images_per_second(job, root, tflops, known):
     return known[job.kind]
 
 
-def print_plan(jobs, root, device):
+def print_plan(jobs: Sequence[Job], root: Path, device: Device) -> None:
     """Print the plan: a line for all seeds of a run, then the sums."""
-    known, groups = {}, collections.defaultdict(list)
+    known: dict[str, float] = {}
+    groups: dict[str, list[tuple[Job, float]]] = collections.defaultdict(list)
     ordered = sorted(jobs, key=lambda job: not (root / job.name / "metrics.jsonl").exists())
     for job in ordered:  # measured ones first
         speed = images_per_second(job, root, device["tflops"], known)
@@ -52,8 +62,10 @@ def print_plan(jobs, root, device):
         finished = sum(job.finished for job, _ in members)
         hours = sum(hours for _, hours in members)
         steps = "?" if job.steps is None else f"{job.steps:,}"
-        print(f"{name:{width}}  {len(members):5} {steps:>9}  {finished:8}  {hours:7.2f}"
-              f"  {without_seed(job.after) or '-'}")  # fmt: skip
+        print(
+            f"{name:{width}}  {len(members):5} {steps:>9}  {finished:8}  {hours:7.2f}"
+            f"  {without_seed(job.after) or '-'}"
+        )
     hours = sum(hours for members in groups.values() for _, hours in members)
     finished = sum(job.finished for job in jobs)
     print(

@@ -1,71 +1,67 @@
-"""The parts of a report: tables, curves, pictures; one HTML page that needs nothing else."""
+"""A report as Markdown tables, and as one HTML page that needs no other file."""
 
 import base64
-import html
-import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-STYLE = """:root{color-scheme:light dark}img{display:block;width:100%}
-body{max-width:100rem;margin:auto;padding:1rem;font:16px/1.5 system-ui,sans-serif}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin:2.2rem 0 .3rem}p{max-width:60rem;margin:.3rem 0}
-.wide{overflow-x:auto}.short{white-space:nowrap}.long{min-width:9rem}
-table{border-collapse:collapse;font-size:.87rem;margin:.6rem 0}
-td,th{padding:.3rem 1rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid #8886;
-font-variant-numeric:tabular-nums}.curves{max-width:66rem;border-radius:4px}
-.row{display:grid;gap:.6rem;max-width:52rem;margin:.8rem 0;grid-auto-columns:minmax(0,1fr);
-grid-auto-flow:column}figure{margin:0}figcaption{font-size:.78rem;overflow-wrap:anywhere}"""
+import jinja2
 
+Row = Mapping[str, str]  # {column: text} of a table
 
-def whole(title, paragraphs, body):
-    """The page of a title, some paragraphs of text and a list of HTML."""
-    text = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs)
-    head = (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style><h1>{html.escape(title)}</h1>"
-    )
-    return "\n".join([head + text, *body])
+# In this folder: the template, page.html, and the drawings that it includes.
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
-def section(title, body):
-    return f"<h2>{html.escape(title)}</h2>{body}"
+class Picture(NamedTuple):
+    """A PNG and its caption, which is also the text for those who cannot see it."""
+
+    png: bytes
+    caption: str
+
+    @property
+    def source(self) -> str:
+        """The picture as a data URI, so that the page carries it."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
 
-def image(png, text):
-    """An HTML image that carries its bytes; `text` for those who cannot see it."""
-    source = "data:image/png;base64," + base64.b64encode(png).decode()
-    return f'<img alt="{html.escape(text)}" src="{source}">'
+class Section(NamedTuple):
+    """A part of the page under a heading; what is empty is left out."""
+
+    title: str
+    text: str = ""  # a paragraph
+    drawing: str = ""  # name of an SVG file in this folder
+    table: Sequence[Row] = ()
+    curves: Picture | None = None
+    pictures: Sequence[Sequence[Picture | str]] = ()  # in rows; text where a picture is missing
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """The table's cells, the column heads first."""
+        return cells(self.table)
 
 
-def cells(rows):
-    """The heads and the texts of [{column: text}]; - where a row lacks a column."""
+def render(title: str, paragraphs: Sequence[str], sections: Sequence[Section]) -> str:
+    """Return the HTML page; all texts are escaped."""
+    template = TEMPLATES.get_template("page.html")
+    return template.render(title=title, paragraphs=paragraphs, sections=sections)
+
+
+def cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Return the column heads, then the texts of each row; - where a row lacks a column."""
     heads = list(dict.fromkeys(name for row in rows for name in row))
     return [heads, *([row.get(name, "-") for name in heads] for row in rows)]
 
 
-def markdown(rows):
-    """A Markdown table, its columns aligned for the terminal."""
+def markdown(rows: Sequence[Row]) -> str:
+    """Return a Markdown table, its columns aligned for the terminal."""
     lines = [[cell.replace("|", "\\|") for cell in line] for line in cells(rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
-
-
-def table(title, rows):
-    """The same as HTML, under its title."""
-
-    def line(tag, texts):  # short texts, and intervals, are not broken
-        kinds = ("short" if len(text) < 27 else "long" for text in texts)
-        return "".join(f'<{tag} class="{kind}">{html.escape(text)}</{tag}>'
-                       for kind, text in zip(kinds, texts, strict=True))  # fmt: skip
-
-    head, *texts = cells(rows)
-    lines = [line("th", head), *(line("td", text) for text in texts)]
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return section(title, f'<div class="wide"><table>{body}</table></div>')
-
-
-def number(value, form=".4f"):
-    """A number as text; - for none."""
-    if math.isnan(value):
-        return "-"
-    return "never" if math.isinf(value) else f"{value:{form}}"

@@ -1,39 +1,49 @@
-"""What a matrix of runs has, how much of it is done and what the rest costs."""
+"""What a matrix of runs has and how much of it is done."""
 
 import fnmatch
 import json
 import re
 import runpy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from emjax.config import parts_of, plain
+from emjax.config import Config, parts_of, plain
 from emjax.data.records import open_records
 from emjax.errors import InputError, UsageError
 from emjax.runs.provenance import check_same_run
 from emjax.runs.run import read_run
 from emjax.training.assemble import count_steps
 
+CEM500K_PATCH = 224  # pixels
+
+Configs = Mapping[str, Config]  # {name of the run: its config}
+Expected = Mapping[tuple[str, str], int]  # {(dataset, split): records}
+Counts = Mapping[tuple[str, str, str], int | None]  # {(folder, dataset, split): records}
+
 
 class Job(NamedTuple):
     """One run of the matrix."""
 
     name: str
-    config: object  # ConfigDict
+    config: Config
     after: str  # the run of the matrix whose weights it starts from, or ""
-    steps: int | None  # in all; None where the records are not built and nobody knows how many
+    steps: int | None  # in all; None where the records are not built and their number is unknown
     done: int
     finished: bool
     kind: str  # runs of one kind have the same cost and, mostly, the same programs
 
 
-def matrix(path, seeds):
-    """({name: ConfigDict}, {(dataset, split): expected number of records}) of a config file."""
+def load_matrix(path: str, seeds: int) -> tuple[Configs, Expected]:
+    """Return ({name: config}, {(dataset, split): expected number of records}) of a config file.
+
+    Raises: UsageError if there is no such file, or no matrix in it.
+    """
     if seeds < 1:
-        raise UsageError(f"--seeds={seeds}; at least 1 was due")
+        raise UsageError(f"--seeds={seeds}, expected at least 1")
     if not Path(path).is_file():
-        raise UsageError(f"--config={path} is no file")
-    module = runpy.run_path(str(path))
+        raise UsageError(f"--config={path}: no such file")
+    module = runpy.run_path(path)
     if "runs" not in module:
         raise UsageError(
             f"{path} is no matrix: it has no runs(seeds); emjax.main takes single recipes"
@@ -41,8 +51,8 @@ def matrix(path, seeds):
     return {name: make() for name, make in module["runs"](seeds).items()}, module.get("RECORDS", {})
 
 
-def chosen(configs, only):
-    """The configs whose names match `only`, and those they start from; all if it is empty.
+def select_runs(configs: Configs, only: str | None) -> Configs:
+    """Return the configs with names that match `only`, and those they start from; all if empty.
 
     Raises: UsageError naming a pattern that matches nothing.
     """
@@ -55,12 +65,12 @@ def chosen(configs, only):
             near = ", ".join(sorted({without_seed(name) for name in configs})[:12])
             raise UsageError(f"--only={pattern} matches no run; there are {near}, ...")
         names.update(found)
-    names |= {start(configs[name]) for name in names} - {""}
+    names |= {start_of(configs[name]) for name in names} - {""}
     return {name: config for name, config in configs.items() if name in names}
 
 
-def shared(configs, share):
-    """The configs of share "I/N". A run and all that start from it, or from these, stay together.
+def select_share(configs: Configs, share: str) -> Configs:
+    """Return the configs of share "I/N". A run and all that start from it stay together.
 
     Raises: UsageError if `share` is not of that form.
     """
@@ -69,23 +79,28 @@ def shared(configs, share):
     except ValueError:
         part, count = 0, 0
     if not 0 <= part < count:
-        raise UsageError(f"--share={share}; I/N with I from 0 to N - 1 was due, e.g. 0/4")
+        raise UsageError(f"--share={share}, expected I/N with I from 0 to N - 1, such as 0/4")
 
-    def origin(name):
-        return origin(start(configs[name])) if start(configs[name]) in configs else name
+    def root_of(name: str) -> str:
+        return root_of(start_of(configs[name])) if start_of(configs[name]) in configs else name
 
-    origins = dict.fromkeys(map(origin, configs))
-    mine = [*origins][part::count]
-    return {name: config for name, config in configs.items() if origin(name) in mine}
+    roots = dict.fromkeys(map(root_of, configs))
+    mine = [*roots][part::count]
+    return {name: config for name, config in configs.items() if root_of(name) in mine}
 
 
-def start(config):
+def start_of(config: Config) -> str:
+    """Return the name of the run a config starts from; empty for random weights."""
     return config.initialise.workdir if "initialise" in config else ""
 
 
-def records(configs, expected):
-    """({(folder, dataset, split): records or None}, [what is missing and how to build it])."""
-    counts, missing = {}, {}
+def count_records(configs: Configs, expected: Expected) -> tuple[Counts, list[str]]:
+    """Return the number of records of each split, and what is missing and how to build it.
+
+    A split that is not built counts as `expected`, or as None.
+    """
+    counts: dict[tuple[str, str, str], int | None] = {}
+    missing: dict[str, None] = {}
     for config in configs.values():
         for name, split, *_ in [*parts_of(config.data.train), *config.data.evals.values()]:
             key = (config.data.dir, name, split)
@@ -99,8 +114,8 @@ def records(configs, expected):
     return counts, [*missing]
 
 
-def jobs_of(configs, counts, root):
-    """The Jobs, in the order of `configs`.
+def plan_jobs(configs: Configs, counts: Counts, root: Path) -> list[Job]:
+    """Return the Jobs, in the order of `configs`, with what is done of them in `root`.
 
     Raises: UsageError naming every workdir that holds a run of another config.
     """
@@ -108,7 +123,8 @@ def jobs_of(configs, counts, root):
     for name, config in configs.items():
         parts = parts_of(config.data.train)
         known = [counts[config.data.dir, dataset, split] for dataset, split, _ in parts]
-        steps = None if None in known else count_steps(config, sum(known))[1]
+        count = total(known)
+        steps = None if count is None else count_steps(config, count)[1]
         done, finished = 0, False
         try:
             check_same_run(config, root / name)
@@ -117,25 +133,31 @@ def jobs_of(configs, counts, root):
         if (root / name / "metrics.jsonl").exists():
             run = read_run(root / name, root)
             done, finished = run.done, run.finished and run.done == steps
-        after = start(config) if start(config) in configs else ""
-        jobs.append(Job(name, config, after, steps, done, finished, kind(config)))
+        after = start_of(config) if start_of(config) in configs else ""
+        jobs.append(Job(name, config, after, steps, done, finished, kind_of(config)))
     if others:
         raise UsageError("\n".join(others))
     return jobs
 
 
-def kind(config):
-    """The Job's `kind` of a run, as text."""
+def total(counts: Sequence[int | None]) -> int | None:
+    """Return the sum; None if one of them is unknown."""
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
+def kind_of(config: Config) -> str:
+    """Return the Job's `kind` of a run, as text."""
     fields = plain(config)
     parts = ("model", "objective", "task", "precision", "discriminator")
-    sizes = crop(config), config.data.batch_size
+    sizes = crop_of(config), config.data.batch_size
     return json.dumps([*(fields.get(part) for part in parts), *sizes])
 
 
-def crop(config):
-    """The side of what a run is trained on, in pixels; whole patches are taken for CEM500K's."""
-    return config.augment.crop or 224
+def crop_of(config: Config) -> int:
+    """Return the side of a training image in pixels; whole patches are taken for CEM500K's."""
+    return config.augment.crop or CEM500K_PATCH
 
 
-def without_seed(name):
+def without_seed(name: str) -> str:
+    """Return a run's name without its seed."""
     return re.sub(r"/seed_\d+$", "", name)

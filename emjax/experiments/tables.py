@@ -4,79 +4,96 @@ import collections
 import json
 import math
 import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from emjax.config import parts_of
 from emjax.data.records import open_records
 from emjax.errors import InputError
-from emjax.experiments import claims, intervals, page
-from emjax.experiments.intervals import average, by_seed, contrast, tested
-from emjax.runs.run import PARTS
+from emjax.experiments import claims, intervals
+from emjax.experiments.arms import Arm
+from emjax.experiments.claims import Finding
+from emjax.experiments.intervals import Interval, average, contrast, image_scores
+from emjax.runs.run import PARTS, Run
 
-PAPER = {  # where the paper has it
-    "au_nanoparticles/au5nm_v1": "Table 2, Figure 6",
-    "au_nanoparticles/au2_2nm": "Table 3, Figure 7",
-    "au_nanoparticles/au5nm": "Table 4, Figure 8",
-    "au_nanoparticles/au10nm": "Table 5, Figure 9",
-    "au_nanoparticles/au20nm": "Table 6, Figure 11",
-    "temimagenet": "Table 7, Figure 19",
-    "cem500k": "Figure 4",
-}
+Row = dict[str, str]  # {column: text}
+Panels = dict[str, list[tuple[str, list[Run]]]]  # {network: [(label, runs)]}, as curves draws them
 
 
-def words(field):
-    """A field of a config in one line: `patchgan, width 8, depth 3`; - for none."""
-    words = (f"{value}" if name == "name" else f"{name} {value}"
-             for name, value in (field or {}).items())  # fmt: skip
-    return ", ".join(words) or "-"
+def format_number(value: float, form: str = ".4f") -> str:
+    """Return a number as text: - for NaN, `never` for infinity."""
+    if math.isnan(value):
+        return "-"
+    return "never" if math.isinf(value) else f"{value:{form}}"
 
 
-def scored(arm, part=PARTS):
-    """The Interval of the arm's test score after `part` twelfths."""
-    return average(tested(arm, part))
+def one_line(field: Mapping[str, Any] | None) -> str:
+    """Return a field of a config in one line: `patchgan, width 8, depth 3`; - for none."""
+    parts = (
+        f"{value}" if name == "name" else f"{name} {value}" for name, value in (field or {}).items()
+    )
+    return ", ".join(parts) or "-"
 
 
-def validated(arm):
+def seeds_of(arm: Arm) -> str:
+    """Return the finished seeds of an arm, joined by commas."""
+    return ", ".join(map(str, sorted(arm.seeds))) or "none"
+
+
+def steps_of(arm: Arm) -> str:
+    """Return the steps of an arm's finished runs, joined by commas."""
+    return ", ".join(sorted({str(run.done) for run in arm.seeds.values()})) or "-"
+
+
+def tested(arm: Arm, part: int = PARTS) -> Interval:
+    """Return the Interval of the arm's test score after `part` twelfths."""
+    return average(image_scores(arm, part))
+
+
+def validated(arm: Arm) -> Interval:
+    """Return the Interval of the arm's best validation score."""
     return average(claims.validation(arm))
 
 
-def finetuning_row(arm):
-    done = arm.seeds
-    late = "".join(f"; {run.seed} unfinished" for run in arm.runs if not run.finished)
+def finetuning_row(arm: Arm) -> Row:
+    """Return the scores of a finetuning arm."""
+    unfinished = "".join(f"; {run.seed} unfinished" for run in arm.runs if not run.finished)
     score = arm.runs[0].score
     return {
         "network": arm.model,
         "initialisation": arm.name,
-        "seeds": (", ".join(map(str, sorted(done))) or "none") + late,
-        "steps": ", ".join(sorted({str(run.done) for run in done.values()})) or "-",
+        "seeds": seeds_of(arm) + unfinished,
+        "steps": steps_of(arm),
         f"best {score}": validated(arm).text(),
-        score.replace("val/", "test "): scored(arm).text(),
+        score.replace("val/", "test "): tested(arm).text(),
         **other_metrics(arm),
     }
 
 
-def other_metrics(arm):
-    """Means over the seeds of the test metrics that do not choose the best."""
+def other_metrics(arm: Arm) -> Row:
+    """Return means over the seeds of the test metrics that do not choose the best."""
     rows = [run.best() for run in arm.seeds.values()]
     names = [n for n in (rows[0] if rows else {}) if n.startswith("test/")]
     chosen = arm.runs[0].score.replace("val/", "test/")
     return {
-        name.replace("/", " "): page.number(statistics.fmean(row[name] for row in rows))
-        for name in names if name != chosen and all(name in row for row in rows)
-    }  # fmt: skip
+        name.replace("/", " "): format_number(statistics.fmean(row[name] for row in rows))
+        for name in names
+        if name != chosen and all(name in row for row in rows)
+    }
 
 
-def paper_rows(arms):
-    """A row a network and twelfth of the run, a column an initialisation, as the paper has it."""
+def paper_rows(arms: Sequence[Arm]) -> Iterator[Row]:
+    """Yield a row per network and twelfth of the run, a column per initialisation, as the paper."""
     networks = dict.fromkeys(arm.model for arm in arms)
     for network in networks:
         own = [arm for arm in arms if arm.model == network]
+        sign = own[0].runs[0].sign
         for part in range(1, PARTS + 1):
-            cells = {arm.name: scored(arm, part) for arm in own}
-            if all(math.isnan(cell.mean) for cell in cells.values()):
+            cells = {arm.name: tested(arm, part) for arm in own}
+            means = {n: cell.mean for n, cell in cells.items() if not math.isnan(cell.mean)}
+            if not means:
                 continue
-            sign = own[0].runs[0].sign
-            best = max(cells, key=lambda name: sign * cells[name].mean
-                       if not math.isnan(cells[name].mean) else -math.inf)  # fmt: skip
+            best = max(means, key=lambda name: sign * means[name])
             marks = {name: " *" if name == best and len(cells) > 1 else "" for name in cells}
             yield {
                 "network": network,
@@ -85,22 +102,26 @@ def paper_rows(arms):
             }
 
 
-def bases(arm, arms):
-    """[(name, Arm)] that `arm` is compared with: random weights, and Sytwu et al.'s recipe."""
-    found = [("random", base) for base in arms if base.recipe == arm.recipe]
-    found += [("sytwu", base) for base in arms if base.config.get("select") == "last"]
+def bases(arm: Arm, arms: Iterable[Arm]) -> list[tuple[str, Arm]]:
+    """Return [(name, Arm)] that `arm` is compared with: random weights, and Sytwu et al.'s recipe.
+
+    All of them start from random weights.
+    """
+    every = list(arms)
+    found = [("random", base) for base in every if base.recipe == arm.recipe]
+    found += [("sytwu", base) for base in every if base.config.get("select") == "last"]
     return [(name, base) for name, base in found if claims.is_random(base)]
 
 
-def paired_row(arm, name, base):
-    """Against a base: differences of scores, who is there first, whose curve is calmer."""
-    better = claims.better
-    races = intervals.epochs_to_match(arm, base)
-    start = statistics.fmean(epoch for epoch, _ in races.values()) if races else math.nan
-    there = intervals.median([epoch for _, epoch in races.values()])
-    never = sum(math.isinf(epoch) for _, epoch in races.values())
-    change = [average(by_seed(each, intervals.volatility)) for each in (arm, base)]
-    early, late = (contrast([better(arm, part)], [better(base, part)]) for part in (1, PARTS))
+def paired_row(arm: Arm, name: str, base: Arm) -> Row:
+    """Return `arm` against a base: differences of scores, epochs to match it, volatility."""
+    oriented = claims.oriented
+    matches = intervals.epochs_to_match(arm, base)
+    best = statistics.fmean(epoch for epoch, _ in matches.values()) if matches else math.nan
+    matched = intervals.median([epoch for _, epoch in matches.values()])
+    never = sum(math.isinf(epoch) for _, epoch in matches.values())
+    ours, theirs = (average(claims.volatilities(each)) for each in (arm, base))
+    early, late = (contrast([oriented(arm, part)], [oriented(base, part)]) for part in (1, PARTS))
     return {
         "network": arm.model,
         "arm": arm.name,
@@ -108,29 +129,31 @@ def paired_row(arm, name, base):
         "seeds": ", ".join(map(str, sorted(arm.seeds.keys() & base.seeds.keys()))),
         "better early": early.text("+.4f"),
         "better at the end": late.text("+.4f"),
-        "base's best val, epoch": page.number(start, ".1f"),
-        "reached at epoch": page.number(there, ".1f") + (f" ({never} never)" if never else ""),
-        "change a validation": change[0].text(),
-        "base's": change[1].text(),
+        "base's best val, epoch": format_number(best, ".1f"),
+        "reached at epoch": format_number(matched, ".1f") + (f" ({never} never)" if never else ""),
+        "volatility of val": ours.text(),
+        "base's": theirs.text(),
     }
 
 
-def pretraining_row(arm):
+def pretraining_row(arm: Arm) -> Row:
+    """Return the scores of a pretraining arm."""
     score = arm.runs[0].score
     corrupted = [run.best().get("val/corrupted_l1", math.nan) for run in arm.seeds.values()]
-    late = "".join(f"; {run.seed} {run.status}" for run in arm.runs if not run.finished)
+    unfinished = "".join(f"; {run.seed} {run.status}" for run in arm.runs if not run.finished)
     return {
         "network": arm.model,
         "objective, data": arm.name,
-        "seeds": (", ".join(map(str, sorted(arm.seeds))) or "none") + late,
-        "steps": ", ".join(sorted({str(run.done) for run in arm.seeds.values()})) or "-",
+        "seeds": seeds_of(arm) + unfinished,
+        "steps": steps_of(arm),
         f"best {score}": validated(arm).text(),
-        "corrupted": page.number(statistics.fmean(corrupted) if corrupted else math.nan),
-        "change a validation": average(by_seed(arm, intervals.volatility)).text(),
+        "corrupted": format_number(statistics.fmean(corrupted) if corrupted else math.nan),
+        "volatility of val": average(claims.volatilities(arm)).text(),
     }
 
 
-def claim_row(finding):
+def claim_row(finding: Finding) -> Row:
+    """Return a claim, what was found and the verdict."""
     claim = finding.claim
     return {
         "claim": f"{claim.name}. {claim.words}",
@@ -141,10 +164,10 @@ def claim_row(finding):
     }
 
 
-def count_rows(found):
-    """How many records each split holds of the datasets that the runs read."""
-    splits = collections.defaultdict(dict)
-    for run in found:
+def count_rows(runs: Iterable[Run]) -> Iterator[Row]:
+    """Yield the number of records in each split of the datasets that the runs read."""
+    splits: dict[tuple[str, str], dict[str, None]] = collections.defaultdict(dict)
+    for run in runs:
         where = run.config["data"]
         for name, split, *_ in [*parts_of(where["train"]), *where["evals"].values()]:
             splits[where["dir"], name][split] = None
@@ -158,7 +181,8 @@ def count_rows(found):
         yield row
 
 
-def run_row(run):
+def run_row(run: Run) -> Row:
+    """Return the state and the best scores of a run."""
     best = run.best()
     test = best.get(run.score.replace("val/", "test/"), math.nan)
     return {
@@ -166,50 +190,57 @@ def run_row(run):
         "seed": str(run.seed),
         "status": run.status,
         "step of best": str(best.get("step", "-")),
-        "best": f"{run.score} {page.number(best.get(run.score, math.nan))}",
-        "test": page.number(test),
+        "best": f"{run.score} {format_number(best.get(run.score, math.nan))}",
+        "test": format_number(test),
     }
 
 
-def settings_row(run):
-    """What decides with whom a run may be compared."""
+def settings_row(run: Run) -> Row:
+    """Return the settings that decide with which runs it may be compared."""
     config = run.config
     return {
         "run": run.name,
-        "model": words(config["model"]),
+        "model": one_line(config["model"]),
         "crop, pixels": str(config["augment"]["crop"] or "whole"),
         "batch": str(config["data"]["batch_size"]),
-        "discriminator": words(config.get("discriminator")),
+        "discriminator": one_line(config.get("discriminator")),
         "epochs": str(config["epochs"]),
         "steps": str(run.planned or "?"),
-        "optimizer": words(config["optimizer"]),
-        "corruption": words(config["objective"].get("corruption")),
+        "optimizer": one_line(config["optimizer"]),
+        "corruption": one_line(config["objective"].get("corruption")),
     }
 
 
-def versions_of(run):
+def versions_of(run: Run) -> str:
+    """Return a run's versions.json in one line."""
     path = run.folder / "versions.json"
-    return words(json.loads(path.read_text())) if path.exists() else "not recorded"
+    return one_line(json.loads(path.read_text())) if path.exists() else "not recorded"
 
 
-def titled(name):
-    """A dataset and task with its place in the paper before it."""
-    places = [place for dataset, place in PAPER.items() if name.startswith(dataset + ":")]
-    return f"{places[0]}: {name}" if places else name
+def finetuning_tables(
+    groups: Mapping[str, Sequence[Arm]],
+) -> tuple[dict[str, list[Row]], dict[str, Panels]]:
+    """Return {title: rows}, {title: panels} of finetuning arms, a title per dataset and task.
 
-
-def finetuning_tables(groups):
-    """{title: rows}, {title: panels} of the finetuning arms, a title a dataset and task."""
-    tables, panels = {}, {}
-    together = collections.defaultdict(list)
+    Args:
+        groups: {group: [Arm]}, as `group_arms` returns them.
+    """
+    tables: dict[str, list[Row]] = {}
+    panels: dict[str, Panels] = {}
+    together: dict[str, list[Arm]] = collections.defaultdict(list)
     for arms in groups.values():
         for arm in arms:
-            together[titled(f"{arm.data}, {arm.config['task']}")].append(arm)
+            name = f"{arm.data}, {arm.config['task']}"
+            together[claims.with_paper_table(name)].append(arm)
     for title, arms in together.items():
         tables[f"Finetuning: {title}"] = [finetuning_row(arm) for arm in arms]
-        pretrained = [arm for arm in arms if not claims.is_random(arm)]
-        pairs = [(arm, *base) for arm in pretrained for base in bases(arm, arms)
-                 if arm.seeds.keys() & base[1].seeds.keys()]  # fmt: skip
+        pairs = [
+            (arm, name, base)
+            for arm in arms
+            if not claims.is_random(arm)
+            for name, base in bases(arm, arms)
+            if arm.seeds.keys() & base.seeds.keys()
+        ]
         if pairs:
             tables[f"Pretrained against random, equal seeds: {title}"] = [
                 paired_row(*pair) for pair in pairs
@@ -222,9 +253,9 @@ def finetuning_tables(groups):
     return tables, panels
 
 
-def by_network(arms):
-    """{network: [(label, runs)]}, as `page.curves` draws them."""
-    panels = collections.defaultdict(list)
+def by_network(arms: Iterable[Arm]) -> Panels:
+    """Return {network: [(label, runs)]}: finished runs, or all where none is finished."""
+    panels: Panels = collections.defaultdict(list)
     for arm in arms:
         panels[arm.model].append((arm.name, [*arm.seeds.values()] or arm.runs))
     return panels

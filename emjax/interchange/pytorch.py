@@ -1,13 +1,17 @@
 """PyTorch weights in and out, as flat dicts of arrays."""
 
+import dataclasses
 import json
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from safetensors.numpy import save
 
-from emjax.errors import InputError, UsageError, note
+from emjax.errors import InputError, UsageError, choose, note
 from emjax.files import write_atomically
 from emjax.interchange import unpickle
 from emjax.interchange.pytorch_names import names_of
@@ -30,10 +34,163 @@ OTHER_HEADS = {
     r"(aux_head|cls_head|conv3x3_ocr|ocr_\w+)\..*": "object-contextual head",
 }
 
+Arrays = dict[str, np.ndarray]  # by name
 
-def unet_in(path, file, options):
-    """(config, naming) of the U-Net in `file`, by its names, shapes and pickled attributes."""
+
+@dataclasses.dataclass(frozen=True)
+class ImportOptions:
+    """What a file of weights may not state; None: as the file states it, else as it is inferred.
+
+    Attributes:
+        input: what a U-Net was trained on, a key of INPUTS; inferred from its first BatchNorm.
+        pools: what each level of a U-Net is reduced by; 2 throughout.
+        dilations: of each level of a U-Net and the bottleneck; 1 throughout.
+        task: a key of emjax.tasks.TASKS; segmentation for two channels, else None for restoration.
+        upsampling: of an HRNet; bilinear if it has a segmentation head, else nearest.
+    """
+
+    input: str | None = None
+    pools: list[int] | None = None
+    dilations: list[int] | None = None
+    task: str | None = None
+    upsampling: str | None = None
+
+
+class Recognised(NamedTuple):
+    """What network a file holds."""
+
+    config: dict[str, Any]  # of the model folder
+    naming: str  # of the arrays, for `names_of`
+    assumed: tuple[str, ...] = ()  # fields of ImportOptions that were inferred or assumed
+
+
+class Imported(NamedTuple):
+    """A network out of a PyTorch file.
+
+    Attributes:
+        description: what the file is, and how many arrays it has.
+        assumed: fields of ImportOptions that were inferred or assumed; each was noted.
+        report: {PyTorch name: what became of the array}, missing ones included.
+    """
+
+    params: Arrays
+    stats: Arrays
+    config: dict[str, Any]
+    description: str
+    assumed: tuple[str, ...]
+    report: dict[str, str]
+
+
+def import_pytorch(path: Path, options: ImportOptions = ImportOptions()) -> Imported:
+    """Return the network in the PyTorch file `path`.
+
+    Raises: InputError naming what is missing, unknown or of another shape; UsageError for unknown
+        options, and for those that contradict the file.
+    """
+    file = unpickle.read(path)
+    tensors = without_prefix(file.tensors)
+    config, naming, assumed = recognise(path, file._replace(tensors=tensors), options)
+    model, report, left = config["model"], {}, dict(tensors)
+    if model["name"] == "hrnet" and left.get("conv1.weight", np.zeros((1, 1))).shape[1] == 3:
+        left |= fold_rgb_stem(left)
+        report["conv1.weight"] = "folded: three channels into one, with ImageNet's scale"
+        report["bn1.running_mean"] = "folded: with ImageNet's mean"
+
+    params, stats = flat_arrays(build_abstract(model))
+    like, arrays, untrained = {**params, **stats}, {}, []
+    for ours, theirs in names_of(model, naming, like).items():
+        if theirs in left:
+            arrays[ours] = to_emjax_layout(path, theirs, left.pop(theirs), like[ours].shape)
+            report[theirs] = f"{report.get(theirs, 'used')}, as {ours}"
+        elif model["name"] == "hrnet" and ours.startswith(("merge/", "head/")):
+            untrained.append(ours)
+            report[theirs] = f"not in the file: {ours} is at its initial values"
+        else:
+            raise InputError(f"{path}: no {theirs}; a {model['name']} with {model} has it")
+    arrays |= initial_values(model, untrained)
+
+    counts = {name: int(left.pop(name)) for name in list(left) if name.endswith(COUNTER)}
+    report |= dict.fromkeys(counts, "left out: a counter that no network reads")
+    for name in left:
+        heads = [head for pattern, head in OTHER_HEADS.items() if re.fullmatch(pattern, name)]
+        if not heads:
+            raise InputError(f"{path}: {name} is not known in a {model['name']} with {model}")
+        report[name] = f"left out: of the {heads[0]}, which is not used here"
+
+    config["conversion"] = dict(naming=naming, counter=max(counts.values(), default=None))
+    if untrained:
+        config["only_to_start_from"] = "its last layers were not in the file"
+        config["untrained"] = untrained
+    elif model.get("out_channels", 1) > 2:
+        config["only_to_start_from"] = f"it distinguishes {model['out_channels']} classes"
+    return Imported(
+        params={path: arrays[path] for path in params},
+        stats={path: arrays[path] for path in stats},
+        config=config,
+        description=f"{file.kind}, {len(tensors)} arrays",
+        assumed=assumed,
+        report=report,
+    )
+
+
+def export_pytorch(folder: Path, path: Path) -> int:
+    """Write the model in `folder` to `path`, a safetensors file with PyTorch's names and layout.
+
+    Returns: the number of arrays.
+
+    Raises: InputError as `saved.read`; UsageError as `names_of`.
+    """
+    params, stats, config = saved.read(folder)
+    conversion = config.setdefault("conversion", dict(naming="lists", counter=None))
+    arrays = {**params, **stats}
+    names = names_of(config["model"], conversion["naming"], arrays)
+    tensors = {
+        names[ours]: np.ascontiguousarray(value.transpose(3, 2, 0, 1) if value.ndim == 4 else value)
+        for ours, value in arrays.items()
+    }
+    if conversion["counter"] is not None:
+        count = np.array(conversion["counter"])
+        norms = [name for name in tensors if name.endswith(".running_mean")]
+        tensors |= {name.replace(".running_mean", COUNTER): count for name in norms}
+    write_atomically(path, save(tensors, {"emjax": json.dumps(config)}))
+    return len(tensors)
+
+
+# Which network a file holds.
+
+
+def recognise(path: Path, file: unpickle.File, options: ImportOptions) -> Recognised:
+    """Return what network is in `file`, by the names of its arrays.
+
+    Raises: InputError if it is none that is known here.
+    """
     tensors = file.tensors
+    if "emjax" in file.metadata:
+        try:
+            config = json.loads(file.metadata["emjax"])
+            return Recognised(config, config["conversion"]["naming"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: emjax's metadata in it are damaged: {error!r}") from None
+    if "final_conv.weight" in tensors:
+        return recognise_unet(path, file, options)
+    if any(name.startswith("stage4.0.branches.") for name in tensors):
+        return recognise_hrnet(path, file, options)
+    found = ", ".join(list(tensors)[:5])
+    if all(name.startswith(saved.PREFIXES) for name in tensors):
+        found = "arrays of emjax: it need not be converted, its folder is the model"
+    raise InputError(
+        f"{path}: no known network; expected a residual U-Net (final_conv.weight) or an HRNet "
+        f"(stage4.0.branches...), got {found}"
+    )
+
+
+def recognise_unet(path: Path, file: unpickle.File, options: ImportOptions) -> Recognised:
+    """Return which U-Net is in `file`, by its names, shapes and pickled attributes.
+
+    Raises: InputError if an array is missing; UsageError for unknown options, and for those that
+        contradict the file.
+    """
+    tensors, assumed = file.tensors, []
     levels = "down1.conv1.weight" in tensors
     downs = [name for name in tensors if re.fullmatch(r"down(s\.)?\d+\.conv1\.weight", name)]
     blocks = len(downs)
@@ -46,86 +203,106 @@ def unet_in(path, file, options):
     pools = [m["kernel_size"] for m in file.modules.values() if m["class"].endswith("MaxPool2d")]
     dilations = [file.modules.get(f"{name}.conv1", {}).get("dilation") for name in names]
     stated = {"pools": pools, "dilations": [d[0] if d else None for d in dilations]}
-    model = dict(name="unet", blocks=blocks, filters=filters, out_channels=head)
+    model: dict[str, Any] = dict(name="unet", blocks=blocks, filters=filters, out_channels=head)
     for field, default in (("pools", [2] * blocks), ("dilations", [1] * (blocks + 1))):
-        said, asked = stated[field], getattr(options, field)
-        known = len(said) == len(default) and None not in said
-        if known and asked not in (None, said):
-            raise UsageError(f"--{field}={asked}, but {path} says {said}; leave the option out")
-        model[field] = said if known else asked or default
-        if not known and not asked:
-            note(path, f"does not say its {field}; {default} is assumed")
-    kind = options.input or implied_input(path, tensors, names[0])
-    rule, interval = INPUTS[kind].values()
+        in_file, given = stated[field], getattr(options, field)
+        known = len(in_file) == len(default) and None not in in_file
+        if known and given not in (None, in_file):
+            raise UsageError(f"{field}={given}, but {path} states {in_file}; leave {field} out")
+        model[field] = in_file if known else given or default
+        if not known and not given:
+            note(path, f"does not state its {field}; {default} is assumed")
+            assumed.append(field)
+    kind = options.input
+    if not kind:
+        kind = infer_input(path, tensors, names[0])
+        assumed.append("input")
+    rule, interval = choose("input", kind, INPUTS).values()
     if interval:
         model["input_interval"] = interval
-    return dict(
+    config = dict(
         title=f"U-Net of {path.name}",
         model=model,
         task=options.task or ("segmentation" if head == 2 else None),
         head="softmax over background and particle" if head == 2 else "linear",
         range_rule=rule,
         clip=interval is None,
-    ), "levels" if levels else "lists"
+    )
+    return Recognised(config, "levels" if levels else "lists", tuple(assumed))
 
 
-def implied_input(path, tensors, block):
-    """The key of INPUTS that fits what the first BatchNorm met in training.
+def infer_input(path: Path, tensors: Mapping[str, np.ndarray], block: str) -> str:
+    """Return the key of INPUTS that fits what the first BatchNorm saw in training.
 
     The convolution before it gives images of mean m a mean of m * (sum of its kernel) + bias in
     each channel, and that is the running mean; m by least squares over the channels.
+
+    Raises: InputError if there is no BatchNorm.
     """
     if f"{block}.bn1.running_mean" not in tensors:
-        raise InputError(f"{path}: no {block}.bn1.running_mean; a U-Net with BatchNorm was due")
+        raise InputError(f"{path}: no {block}.bn1.running_mean, expected a U-Net with BatchNorm")
     totals = tensors[f"{block}.conv1.weight"].sum((1, 2, 3), dtype=np.float64)
     seen = tensors[f"{block}.bn1.running_mean"] - tensors[f"{block}.conv1.bias"]
     mean = np.sum(seen * totals) / np.sum(totals**2)
     kind = "standardised" if abs(mean) < 0.1 else "unit"
-    print(f"input: {kind}, as its first BatchNorm met images of mean {mean:.3f}; else use --input")
+    note(path, f"its input is taken as {kind}: its first BatchNorm saw images of mean {mean:.3f}")
     return kind
 
 
-def hrnet_in(path, file, options):
-    """(config, naming) of the HRNet in `file`, by its names and shapes."""
+def recognise_hrnet(path: Path, file: unpickle.File, options: ImportOptions) -> Recognised:
+    """Return which HRNet is in `file`, by its names and shapes.
+
+    Raises: InputError if it is none of VARIANTS.
+    """
     tensors = file.tensors
 
-    def count(pattern):
+    def count(pattern: str) -> int:
         found = (re.match(pattern, name) for name in tensors)
         return 1 + max((int(f[1]) for f in found if f), default=-1)
 
-    def channels(name):
+    def channels(name: str) -> int:
         return tensors[f"{name}.weight"].shape[0] if f"{name}.weight" in tensors else 0
 
     numbers = Variant(
         width=channels("stage2.0.branches.0.0.conv1"),
         stage1=count(r"layer1\.(\d+)\."),
         planes=channels("layer1.0.conv1"),
-        modules=tuple(count(rf"stage{stage}\.(\d+)\.") for stage in (2, 3, 4)),
+        modules=(count(r"stage2\.(\d+)\."), count(r"stage3\.(\d+)\."), count(r"stage4\.(\d+)\.")),
         blocks=count(r"stage4\.0\.branches\.0\.(\d+)\."),
     )
     known = {variant: name for name, variant in VARIANTS.items()}
     if numbers not in known:
-        raise InputError(f"{path}: an HRNet with {numbers}; one of {', '.join(VARIANTS)} was due")
+        raise InputError(f"{path}: an HRNet with {numbers}, expected one of {', '.join(VARIANTS)}")
     trained = "last_layer.3.weight" in tensors
-    upsampling = options.upsampling or ("bilinear" if trained else "nearest")
     variant = known[numbers]
     config = dict(
         title=f"HRNet {variant} of {path.name}",
         model=dict(
             name="hrnet",
             variant=variant,
-            upsampling=upsampling,
+            upsampling=options.upsampling or ("bilinear" if trained else "nearest"),
             out_channels=channels("last_layer.3") or 1,
         ),
         task=options.task,
         head="linear",
         range_rule="fixed",
     )
-    return config, "hrnet"
+    return Recognised(config, "hrnet")
 
 
-def fold_rgb_stem(tensors):
-    """The stem of a network trained on ImageNet, for a grey image in [-1, 1] in place of colours.
+# Arrays.
+
+
+def without_prefix(tensors: Mapping[str, np.ndarray]) -> Arrays:
+    """Return `tensors` without the `module.` or `model.` that wrappers put before every name."""
+    for prefix in ("module.", "model."):
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            return without_prefix({n.removeprefix(prefix): v for n, v in tensors.items()})
+    return dict(tensors)
+
+
+def fold_rgb_stem(tensors: Mapping[str, np.ndarray]) -> Arrays:
+    """Return the stem of a network trained on ImageNet, for a grey image in [-1, 1].
 
     Red, green and blue of a grey image g are ((g + 1) / 2 - mean) / deviation: the scale goes into
     the kernel, the constant, summed over the kernel, into the first BatchNorm's mean. Equal away
@@ -139,119 +316,27 @@ def fold_rgb_stem(tensors):
     return {"conv1.weight": grey.astype("f4"), "bn1.running_mean": shifted.astype("f4")}
 
 
-def recognise(path, file, options):
-    """(config, naming) of the network in `file`.
+def to_emjax_layout(path: Path, name: str, array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return a PyTorch array as float32 of `shape`, kernels as [h, w, in, out].
 
-    Raises: InputError if it is none that is known here.
+    Raises: InputError for another shape, and for values that are not finite.
     """
-    tensors = file.tensors
-    if "emjax" in file.metadata:
-        try:
-            config = json.loads(file.metadata["emjax"])
-            return config, config["conversion"]["naming"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: the note of emjax in it is damaged: {error!r}") from None
-    if "final_conv.weight" in tensors:
-        return unet_in(path, file, options)
-    if any(name.startswith("stage4.0.branches.") for name in tensors):
-        return hrnet_in(path, file, options)
-    hint = ", ".join(list(tensors)[:5])
-    if all(name.startswith(saved.PREFIXES) for name in tensors):
-        hint = "arrays of emjax: it need not be converted, its folder is the model"
-    raise InputError(
-        f"{path}: no network that is known here; a residual U-Net (final_conv.weight) or an HRNet "
-        f"(stage4.0.branches...) was due, it has {hint}"
-    )
-
-
-def import_pytorch(path, options):
-    """(params, stats, config, account) of the network in the PyTorch file `path`.
-
-    `account` says of every array of the file, and of every one that it lacks, what became of it.
-
-    Raises: InputError naming what is missing, unknown or of another shape.
-    """
-    file = unpickle.read(path)
-    file = file._replace(tensors=without_prefix(file.tensors))
-    print(f"{path}: {file.kind}, {len(file.tensors)} arrays")
-    config, naming = recognise(path, file, options)
-    model, account, left = config["model"], {}, dict(file.tensors)
-    if model["name"] == "hrnet" and left.get("conv1.weight", np.zeros((1, 1))).shape[1] == 3:
-        left |= fold_rgb_stem(left)
-        account["conv1.weight"] = "folded: three channels into one, with ImageNet's scale"
-        account["bn1.running_mean"] = "folded: with ImageNet's mean"
-
-    params, stats = flat_arrays(build_abstract(model))
-    like, arrays, fresh = {**params, **stats}, {}, []
-    for ours, theirs in names_of(model, naming, like).items():
-        if theirs in left:
-            arrays[ours] = to_emjax_layout(path, theirs, left.pop(theirs), like[ours].shape)
-            account[theirs] = f"{account.get(theirs, 'used')}, as {ours}"
-        elif model["name"] == "hrnet" and ours.startswith(("merge/", "head/")):
-            fresh.append(ours)
-            account[theirs] = f"not in the file: {ours} is at its initial values"
-        else:
-            raise InputError(f"{path}: no {theirs}; a {model['name']} with {model} has it")
-    arrays |= initial(model, fresh)
-
-    counts = {name: int(left.pop(name)) for name in list(left) if name.endswith(COUNTER)}
-    account |= dict.fromkeys(counts, "left out: a counter that no network reads")
-    for name in left:
-        heads = [head for pattern, head in OTHER_HEADS.items() if re.fullmatch(pattern, name)]
-        if not heads:
-            raise InputError(f"{path}: {name} is not known in a {model['name']} with {model}")
-        account[name] = f"left out: of the {heads[0]}, which is not of use here"
-
-    config["conversion"] = dict(naming=naming, counter=max(counts.values(), default=None))
-    if fresh:
-        config |= dict(only_to_start_from="its last layers were not in the file", untrained=fresh)
-    elif model.get("out_channels", 1) > 2:
-        config["only_to_start_from"] = f"it tells {model['out_channels']} classes apart"
-    return {p: arrays[p] for p in params}, {p: arrays[p] for p in stats}, config, account
-
-
-def without_prefix(tensors):
-    """`tensors` without the `module.` or `model.` that wrappers put before every name."""
-    for prefix in ("module.", "model."):
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            return without_prefix({n.removeprefix(prefix): v for n, v in tensors.items()})
-    return tensors
-
-
-def to_emjax_layout(path, name, array, shape):
-    """A PyTorch array as ours of `shape`: float32, kernels [h, w, in, out]."""
     array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
     if array.shape != shape:
-        raise InputError(f"{path}: {name} has shape {array.shape} (h, w, in, out), {shape} was due")
+        raise InputError(
+            f"{path}: {name} has shape {array.shape} (h, w, in, out), expected {shape}"
+        )
     array = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(array).all():
         raise InputError(f"{path}: {name} has values that are NaN or infinite")
     return array
 
 
-def initial(model, paths):
-    """The initial values of these parameters and no others."""
+def initial_values(model: Mapping[str, Any], paths: Iterable[str]) -> Arrays:
+    """Return the initial values of these parameters and no others."""
 
-    def drawn(key):
+    def draw(key: jax.Array) -> dict[str, jax.Array]:
         params, stats = flat_arrays(build(model, key=key))
         return {path: {**params, **stats}[path] for path in paths}
 
-    return jax.device_get(jax.jit(drawn)(jax.random.key(0))) if paths else {}
-
-
-def export_pytorch(folder, path):
-    """Write the model in `folder` to `path` for PyTorch, under the original names."""
-    params, stats, config = saved.read(folder)
-    conversion = config.setdefault("conversion", dict(naming="lists", counter=None))
-    arrays = {**params, **stats}
-    names = names_of(config["model"], conversion["naming"], arrays)
-    tensors = {
-        theirs: np.ascontiguousarray(value.transpose(3, 2, 0, 1) if value.ndim == 4 else value)
-        for theirs, value in ((names[ours], value) for ours, value in arrays.items())
-    }
-    if conversion["counter"] is not None:
-        count = np.array(conversion["counter"])
-        norms = [name for name in tensors if name.endswith(".running_mean")]
-        tensors |= {name.replace(".running_mean", COUNTER): count for name in norms}
-    write_atomically(path, save(tensors, {"emjax": json.dumps(config)}))
-    print(f"{folder} -> {path}: {len(tensors)} arrays")
+    return jax.device_get(jax.jit(draw)(jax.random.key(0))) if paths else {}

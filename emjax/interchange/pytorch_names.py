@@ -1,6 +1,8 @@
 """PyTorch's names of the arrays of U-Nets and HRNets."""
 
 import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from emjax.errors import UsageError
 
@@ -11,18 +13,35 @@ LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
+UNET_LAYERS = {"norm1": "bn1", "norm2": "bn2", "project": "conv_add"}
 
 
-def unet_names(paths, levels):
-    """{path: PyTorch name} for the U-Net of Sytwu et al.
+def names_of(model: Mapping[str, Any], naming: str, paths: Iterable[str]) -> dict[str, str]:
+    """Return {path: PyTorch name} of all `paths` of `model`.
 
     Args:
-        levels: down1, up1, ... as their files of 2021 have it; else downs.0, ups.0 (the deepest).
-    """
-    blocks = 1 + max(int(path.split("/")[1]) for path in paths if path.startswith("down/"))
-    layers = {"norm1": "bn1", "norm2": "bn2", "project": "conv_add"}
+        model: the config's field.
+        naming: `levels` or `lists` for a U-Net, as a converted model's config has it.
 
-    def name(path):
+    Raises: UsageError for a model that exists here alone.
+    """
+    if model["name"] == "unet":
+        return unet_names(paths, levels=naming == "levels")
+    if model["name"] == "hrnet":
+        return hrnet_names(paths)
+    raise UsageError(f"a {model['name']} has no PyTorch names, expected a unet or hrnet")
+
+
+def unet_names(paths: Iterable[str], *, levels: bool) -> dict[str, str]:
+    """Return {path: PyTorch name} for the U-Net of Sytwu et al.
+
+    Args:
+        levels: down1, up1, ... as in their files of 2021; else downs.0, ups.0 (the deepest).
+    """
+    paths = list(paths)
+    blocks = 1 + max(int(path.split("/")[1]) for path in paths if path.startswith("down/"))
+
+    def name(path: str) -> str:
         *block, layer, leaf = path.split("/")
         if not block:
             return f"final_conv.{LEAVES[leaf]}"
@@ -32,20 +51,22 @@ def unet_names(paths, levels):
                 block = [f"{side}{level + 1}"]
             else:
                 block = [f"{side}s", str(level if side == "down" else blocks - 1 - level)]
-        return ".".join([*block, layers.get(layer, layer), LEAVES[leaf]])
+        return ".".join([*block, UNET_LAYERS.get(layer, layer), LEAVES[leaf]])
 
     return {path: name(path) for path in paths}
 
 
-def numbered(stem, number):
+def numbered(stem: str, number: int) -> tuple[str, str]:
+    """Return the names of a convolution and its norm that are attributes: conv1, bn1."""
     return f"{stem}conv{number}", f"{stem}bn{number}"
 
 
-def in_sequence(stem):
+def in_sequence(stem: str) -> tuple[str, str]:
+    """Return the names of a convolution and its norm that begin an nn.Sequential."""
     return f"{stem}.0", f"{stem}.1"
 
 
-# Where in an HRNet of its authors the convolution and the norm of each of our ConvNorms stand.
+# Path of a ConvNorm of our HRNet: the names of its convolution and norm in the authors' network.
 HRNET = {
     r"stem/(\d+)": lambda i: numbered("", i + 1),
     r"stage1/(\d+)/reduce": lambda k: numbered(f"layer1.{k}.", 1),
@@ -64,10 +85,10 @@ HRNET = {
 }
 
 
-def hrnet_names(paths):
-    """{path: PyTorch name} for an HRNet, in the naming of its authors, which is also timm's."""
+def hrnet_names(paths: Iterable[str]) -> dict[str, str]:
+    """Return {path: PyTorch name} for an HRNet, in the naming of its authors, which timm shares."""
 
-    def name(path):
+    def name(path: str) -> str:
         *module, leaf = path.split("/")
         if module == ["head"]:
             return f"last_layer.3.{LEAVES[leaf]}"
@@ -79,12 +100,3 @@ def hrnet_names(paths):
         raise AssertionError(path)
 
     return {path: name(path) for path in paths}
-
-
-def names_of(model, naming, paths):
-    """{path: PyTorch name} of all `paths` of `model`; `naming` as in a config's conversion."""
-    if model["name"] == "unet":
-        return unet_names(paths, levels=naming == "levels")
-    if model["name"] == "hrnet":
-        return hrnet_names(paths)
-    raise UsageError(f"a {model['name']} has no original names; a unet or hrnet was due")

@@ -1,7 +1,7 @@
-"""PyTorch's files as arrays, without running what is in them and without PyTorch.
+"""PyTorch's files as arrays, without running their code and without PyTorch.
 
 A pickle is a program. Here it can build numbers, text, lists, dicts, sets and descriptions of
-tensors; every class and function it names otherwise becomes an inert Placeholder.
+tensors; every other class and function it names becomes an inert Placeholder.
 """
 
 import collections
@@ -9,8 +9,9 @@ import io
 import pickle
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -46,25 +47,25 @@ class File(NamedTuple):
 
 
 class Placeholder:
-    """Stands for an object of a class that is not looked up; keeps what it was to be made of."""
+    """Stands for an object of a class that is not looked up; keeps the object's state."""
 
     origin = ""  # the class's full name
 
-    def __new__(cls, *arguments, **named):
+    def __new__(cls, *arguments: Any, **named: Any) -> "Placeholder":
         return super().__new__(cls)
 
-    def __init__(self, *arguments, **named):
-        self.state = {}
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.state: dict = {}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         self.state = state if isinstance(state, dict) else {}
 
 
 class Storage:
-    """A run of numbers that tensors are cut from; its bytes may come later than its name."""
+    """A run of numbers that tensors are cut from; its values may come later than its name."""
 
-    def __init__(self, dtype, count):
-        self.dtype, self.count, self.values = np.dtype(dtype), count, None
+    def __init__(self, dtype: Any, count: int, values: np.ndarray | None = None) -> None:
+        self.dtype, self.count, self.values = np.dtype(dtype), count, values
 
 
 class Tensor(NamedTuple):
@@ -75,13 +76,18 @@ class Tensor(NamedTuple):
     shape: tuple
     strides: tuple
 
-    def array(self):
-        """A read-only view of the storage, after checking that it lies inside."""
+    def array(self) -> np.ndarray:
+        """Return a read-only view of the storage.
+
+        Raises: ValueError unless the tensor lies inside it.
+        """
         values, (shape, strides) = self.storage.values, (tuple(self.shape), tuple(self.strides))
+        if values is None:
+            raise ValueError("a tensor without its values")
         if any(type(n) is not int or n < 0 for n in (self.offset, *shape, *strides)):
             raise ValueError(f"a tensor of shape {shape}, strides {strides}")
         if len(shape) != len(strides):
-            raise ValueError(f"a tensor with {len(shape)} sides and {len(strides)} strides")
+            raise ValueError(f"a tensor with {len(shape)} axes and {len(strides)} strides")
         size = int(np.prod(shape, dtype=object))
         if size == 0:
             return np.zeros(shape, values.dtype)
@@ -92,8 +98,11 @@ class Tensor(NamedTuple):
         return np.lib.stride_tricks.as_strided(values[self.offset :], shape, steps, writeable=False)
 
 
-def read(path):
-    """The File at `path`: safetensors, or a pickle of a state dict or module in either container.
+StorageOf = Callable[[str, Any, int], Storage]  # (key, dtype, count) to the Storage
+
+
+def read(path: Path) -> File:
+    """Return the File at `path`: safetensors, or a pickled state dict or module.
 
     Raises: InputError for anything else, for damage, and for what no honest file has.
     """
@@ -111,26 +120,27 @@ def read(path):
         else:
             raise ValueError(f"it starts with {start!r}")
         state, what = _network(top)
-        tensors, modules = {}, {}
+        tensors: dict[str, Tensor] = {}
+        modules: dict[str, dict] = {}
         _walk(state, "", tensors, modules, depth=0)
         if not tensors:
             raise ValueError(f"a {what} without a tensor")
         arrays = {name: tensor.array() for name, tensor in tensors.items()}
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; a file of weights was due") from None
+        raise InputError(f"{path}: {error.strerror or error}; expected a file of weights") from None
     except Exception as error:  # a damaged pickle fails in any way it likes, out of memory too
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{path}: {reason}; a safetensors file, a PyTorch state dict or a pickled PyTorch "
-            "module was due"
+            f"{path}: {reason}; expected a safetensors file, a PyTorch state dict or a pickled "
+            "PyTorch module"
         ) from None
     return File(f"{what} in a {kind}", arrays, modules, {})
 
 
-def _safetensors(path):
+def _safetensors(path: Path) -> File:
     try:
         with safe_open(path, "numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
             return File("safetensors", tensors, {}, file.metadata() or {})
     except (SafetensorError, TypeError) as error:
         raise InputError(f"{path}: not a readable safetensors file: {error}") from None
@@ -139,11 +149,11 @@ def _safetensors(path):
 class _Unpickler(pickle.Unpickler):
     """Finds nothing but containers, tensors and placeholders."""
 
-    def __init__(self, file, storage_of):
+    def __init__(self, file: BinaryIO, storage_of: StorageOf) -> None:
         super().__init__(file, encoding="utf-8")
         self.storage_of = storage_of
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         known = {
             "collections.OrderedDict": collections.OrderedDict,
             "builtins.set": set,
@@ -155,7 +165,7 @@ class _Unpickler(pickle.Unpickler):
         }.get(f"{module}.{name}")
         return known or type(name, (Placeholder,), {"origin": f"{module}.{name}"})
 
-    def persistent_load(self, identity):
+    def persistent_load(self, identity: Any) -> Any:
         if identity[0] == "module":  # the class of a module, its file and its source text
             return identity[1]
         kind, storage, key, _, count, *view = identity
@@ -165,11 +175,12 @@ class _Unpickler(pickle.Unpickler):
         return self.storage_of(str(key), dtype, count)
 
 
-def _tensor(storage, offset, shape, strides, *rest):
+def _tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *rest: Any) -> Tensor:
     return Tensor(storage, offset, shape, strides)
 
 
-def _zip(path, size):
+def _zip(path: Path, size: int) -> Any:
+    """Return what is pickled in a zip container of `size` bytes."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -179,27 +190,30 @@ def _zip(path, size):
         names = [entry.filename for entry in entries]
         roots = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise ValueError(f"{len(roots)} entries data.pkl; one was due")
-        root, storages = roots[0], {}
+            raise ValueError(f"{len(roots)} entries data.pkl, expected one")
+        root = roots[0]
+        storages: dict[str, Storage] = {}
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
             raise ValueError("written on a big-endian machine")
 
-        def storage_of(key, dtype, count):
+        def storage_of(key: str, dtype: Any, count: int) -> Storage:
             if key not in storages:
-                storages[key] = Storage(dtype, count)
-                storages[key].values = np.frombuffer(archive.read(f"{root}data/{key}"), dtype)
+                values = np.frombuffer(archive.read(f"{root}data/{key}"), dtype)
+                storages[key] = Storage(dtype, count, values)
             return storages[key]
 
         return _Unpickler(io.BytesIO(archive.read(f"{root}data.pkl")), storage_of).load()
 
 
-def _legacy(content):
-    storages, file = {}, io.BytesIO(content)
+def _legacy(content: bytes) -> Any:
+    """Return what is pickled in a container from before PyTorch 1.6."""
+    file = io.BytesIO(content)
+    storages: dict[str, Storage] = {}
 
-    def storage_of(key, dtype, count):
+    def storage_of(key: str, dtype: Any, count: int) -> Storage:
         return storages.setdefault(key, Storage(dtype, count))
 
-    def load():
+    def load() -> Any:
         return _Unpickler(file, storage_of).load()
 
     if load() != LEGACY_MAGIC:
@@ -212,7 +226,7 @@ def _legacy(content):
         storage = storages[str(key)]
         (count,) = struct.unpack("<q", file.read(8))
         if count != storage.count:
-            raise ValueError(f"storage {key} has {count} values, {storage.count} were due")
+            raise ValueError(f"storage {key} has {count} values, expected {storage.count}")
         values = file.read(count * storage.dtype.itemsize)
         storage.values = np.frombuffer(values, storage.dtype, count)
     if any(storage.values is None for storage in storages.values()):
@@ -220,8 +234,8 @@ def _legacy(content):
     return top
 
 
-def _network(top):
-    """(the module or dict of tensors in `top`, what it is)."""
+def _network(top: Any) -> tuple[dict | Placeholder, str]:
+    """Return (the module or dict of tensors in `top`, what it is)."""
     if isinstance(top, Placeholder):
         return top, f"pickled module {top.origin}"
     if not isinstance(top, dict):
@@ -235,8 +249,10 @@ def _network(top):
     raise ValueError(f"a dict with no network in it; it has {', '.join(map(str, [*top][:8]))}")
 
 
-def _walk(node, prefix, tensors, modules, depth):
-    """Enter what `node`, a module or a dict of tensors, holds below `prefix`."""
+def _walk(
+    node: Any, prefix: str, tensors: dict[str, Tensor], modules: dict[str, dict], depth: int
+) -> None:
+    """Add to `tensors` and `modules` what `node`, a module or a dict, holds below `prefix`."""
     if len(tensors) + len(modules) > MOST_ENTRIES or depth > 50:
         raise ValueError("modules nested without end")
     if isinstance(node, Placeholder):
