@@ -1,14 +1,16 @@
-"""Builds on several processes or machines, by Apache Beam: the same bytes as in one process.
+"""Build on several processes or machines with Apache Beam: the same bytes as in one process.
 
-The workers write the records of a part of the files each, in any order; what the card says of them
-comes back to the process that was called, which puts it together in the order of the files and
-sorts the records by key: some 150 bytes a record. The workers then write the shards. Records go
-through files beside the shards and never through Beam itself, whose local runner would hold them
-all in one process. So all workers must see --source and --data_dir under the same paths.
+Each worker writes the records of a part of the files, in any order. What the card needs comes back
+to the calling process, which joins it in the order of the files and sorts the records by key: some
+150 bytes per record. The workers then write the shards. Records go through files next to the shards
+and never through Beam itself: its local runner would hold them all in one process. So all workers
+must see --source and --data_dir under the same paths.
 """
 
+import argparse
 import contextlib
 import functools
+import importlib
 import io
 import math
 import pickle
@@ -16,38 +18,38 @@ import shlex
 import signal
 import threading
 import uuid
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from tensorflow_datasets.core import example_serializer, file_adapters, hashing, splits
-from tensorflow_datasets.core.utils import shard_utils
 
-from data_builders import common
+from data_builders import common, tfds_patches
+from data_builders.common import Contents, Dataset, MakeWriter
 from data_builders.writer import Writer
 from emjax.errors import EmjaxError, InputError, UsageError, choose
 
 RUNNERS = ("DirectRunner", "DataflowRunner", "FlinkRunner", "PortableRunner", "SparkRunner")
-QUIET = "--default_sdk_harness_log_level=ERROR"  # what fails is told here
+QUIET = "--default_sdk_harness_log_level=ERROR"  # this module reports what fails
 SECONDS_TO_END = 10  # for Beam, once a worker is lost, before it is interrupted again
-PARTS = 256  # of a dataset at most: enough for as many workers; each shard reads from so many files
+MAX_PARTS = 256  # of a dataset: enough for as many workers; each shard reads from so many files
 ENTRY = np.dtype([(name, "u8") for name in ("high", "low", "part", "offset", "size")])
 
 
 class Part(NamedTuple):
-    """What a worker has to say of the records of a split in its part of the files."""
+    """What a worker returns about the records of a split in its part of the files."""
 
-    entries: np.ndarray  # ENTRY [n]: key, place and size of each, in the order of the files
+    entries: np.ndarray  # ENTRY [n]: key, position and size of each, in the order of the files
     fingerprints: bytes  # uint64 [n]
-    left_out: list
+    skipped: list[tuple[str, str]]  # path, reason
     sizes: list[float]  # nm per pixel: smallest and largest
     without_size: int
     counts: dict[str, int]
     error: EmjaxError | None  # what ended it
 
 
-def add_options(parser):
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags of Beam to `parser`."""
     add = parser.add_argument
     add("--beam_runner", metavar="RUNNER", help=f"build on Apache Beam: {', '.join(RUNNERS)}")
@@ -55,8 +57,8 @@ def add_options(parser):
     add("--beam_options", metavar="'--FLAG=VALUE ...'", help="for Beam itself: launch/beam.md")
 
 
-def writer_of(options):
-    """What makes the Writer that `options` ask for: this process by itself, or Beam.
+def writer_of(options: argparse.Namespace) -> MakeWriter:
+    """Return what makes the Writer that `options` ask for: of one process, or of Beam.
 
     Raises: UsageError if Beam is not installed, or does not know the runner or an option.
     """
@@ -66,15 +68,15 @@ def writer_of(options):
             if getattr(options, flag) is not None:
                 given = f"--{flag}={getattr(options, flag)}"
                 raise UsageError(
-                    f"{given} without --beam_runner; one of {', '.join(RUNNERS)} was due"
+                    f"{given} without --beam_runner; expected one of {', '.join(RUNNERS)}"
                 )
         return Writer
     choose("runner", runner, dict.fromkeys(RUNNERS))
     if workers is not None and workers < 1:
-        raise UsageError(f"--workers={workers}; at least 1 was due")
+        raise UsageError(f"--workers={workers}, expected at least 1")
     if workers is not None and runner != "DirectRunner":
         raise UsageError(
-            f"--workers={workers} is for DirectRunner; {runner} was given. Say it in its own way, "
+            f"--workers={workers} is for DirectRunner, got {runner}; set its number of workers "
             "by --beam_options: launch/beam.md"
         )
     try:
@@ -82,7 +84,7 @@ def writer_of(options):
     except ValueError as error:
         raise UsageError(f"--beam_options={flags}: {error}") from None
     if not all(flag.startswith("--") for flag in flags):
-        raise UsageError(f"--beam_options={shlex.join(flags)}; --FLAG=VALUE was due for each")
+        raise UsageError(f"--beam_options={shlex.join(flags)}, expected --FLAG=VALUE for each")
     if workers is not None and workers > 1:
         # Threads share one interpreter, which decoding in Python holds.
         flags = [
@@ -94,11 +96,19 @@ def writer_of(options):
     return functools.partial(BeamWriter, runner=runner, flags=_checked(runner, flags))
 
 
-def _checked(runner, flags):
-    """`flags`, which Beam would only warn of if it did not know them."""
+def _imported(module: str) -> Any:
+    """Return a module of Apache Beam, which only the extra `beam` installs."""
+    return importlib.import_module(f"apache_beam{module}")
+
+
+def _checked(runner: str, flags: list[str]) -> list[str]:
+    """Return `flags`; Beam itself would only warn of unknown ones.
+
+    Raises: UsageError if Beam is not installed, or does not know the runner or a flag.
+    """
     try:
-        from apache_beam.options.pipeline_options import PipelineOptions
-        from apache_beam.runners import create_runner
+        pipeline_options = _imported(".options.pipeline_options").PipelineOptions
+        create_runner = _imported(".runners").create_runner
     except ImportError:
         raise UsageError(
             "--beam_runner needs Apache Beam, which is not installed: pip install -e '.[beam]', "
@@ -108,14 +118,14 @@ def _checked(runner, flags):
         create_runner(runner)
     except ImportError as error:
         raise UsageError(f"--beam_runner={runner}: {error}") from None
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
-            known = PipelineOptions([]).get_all_options()
-            got = PipelineOptions(flags).get_all_options(retain_unknown_options=True)
+        with contextlib.redirect_stderr(printed):
+            known = pipeline_options([]).get_all_options()
+            got = pipeline_options(flags).get_all_options(retain_unknown_options=True)
     except SystemExit:
         raise UsageError(
-            f"--beam_options: {said.getvalue().splitlines()[-1].partition('error: ')[2]}"
+            f"--beam_options: {printed.getvalue().splitlines()[-1].partition('error: ')[2]}"
         ) from None
     unknown = sorted(got.keys() - known.keys())
     if unknown:
@@ -126,50 +136,54 @@ def _checked(runner, flags):
 
 
 class BeamWriter(Writer, skip_registration=True):
-    """A Writer whose records and shards are written by the workers of Beam."""
+    """A Writer that leaves the writing of records and shards to the workers of Beam."""
 
     name, __module__ = Writer.name, Writer.__module__  # dataset_info.json has them
 
-    def __init__(self, dataset, contents, *, data_dir, share, runner, flags):
-        super().__init__(dataset, contents, data_dir=data_dir, share=share)
+    def __init__(
+        self,
+        dataset: Dataset,
+        contents: Contents,
+        *,
+        data_dir: Path,
+        max_skipped: float,
+        runner: str,
+        flags: list[str],
+    ) -> None:
+        """Prepare to write, as Writer, on the Beam runner `runner` with `flags` for Beam."""
+        super().__init__(dataset, contents, data_dir=data_dir, max_skipped=max_skipped)
         self.runner, self.flags = runner, flags
 
-    def _generate_splits(self, dl_manager, download_config):
-        """What TFDS calls for the records to be written; the SplitInfo of each split."""
+    def _generate_splits(self, dl_manager: Any, download_config: Any) -> list[Any]:
+        """Write the records, when TFDS calls for it; return the SplitInfo of each split."""
         folder = self.partial.resolve() / "parts"
         folder.mkdir()
         contents = self.contents._replace(pictures={})
-        count = min(contents.units, PARTS)
+        count = min(contents.units, MAX_PARTS)
         bounds = [contents.units * n // count for n in range(count + 1)]
         write = functools.partial(write_part, self.dataset, contents, folder)
-        told = self._spread(write, list(enumerate(pairwise(bounds))))
+        written = self._spread(write, list(enumerate(pairwise(bounds))))
         infos, shards = [], []
         for split in contents.splits:
-            entries = self._take(split, [part.get(split) for part in told])
+            entries = self._take(split, [parts[split] for parts in written])
             np.save(folder / f"{split}.npy", entries[np.lexsort((entries["low"], entries["high"]))])
-            size, template = int(entries["size"].sum()), self._get_filename_template(split)
-            count = shard_utils.ShardConfig().get_number_shards(size, len(entries))
-            bounds = [0, *shard_utils.get_shard_boundaries(len(entries), count)]
-            for number, (start, end) in enumerate(pairwise(bounds)):
-                path = template.sharded_filepath(shard_index=number, num_shards=count)
-                shards.append((split, Path(path).resolve(), start, end))
-            infos.append(
-                splits.SplitInfo(
-                    name=split,
-                    shard_lengths=[end - start for start, end in pairwise(bounds)],
-                    num_bytes=size,
-                    filename_template=template,
-                )
+            info, of_split = tfds_patches.plan_shards(
+                self, split, n_bytes=int(entries["size"].sum()), n_records=len(entries)
             )
+            infos.append(info)
+            shards += of_split
         self._spread(functools.partial(write_shard, folder), shards)
         return infos
 
-    def _take(self, split, parts):
-        """Remember what the workers say of `split`, as if its files had been read here in order."""
+    def _take(self, split: str, parts: Sequence[Part]) -> np.ndarray:
+        """Remember the Parts of `split` as if its files had been read here, in their order.
+
+        Returns: ENTRY [n] of all parts.
+        """
         with open(self.partial / f"{split}.names", "wb") as names:
             for number, part in enumerate(parts):
-                for record in part.left_out:
-                    self._leave_out(record)
+                for skipped in part.skipped:
+                    self._skip(skipped)
                 if part.error:
                     raise part.error
                 self.fingerprints[split].frombytes(part.fingerprints)
@@ -183,10 +197,10 @@ class BeamWriter(Writer, skip_registration=True):
         self._check_not_empty(split)
         return np.concatenate([part.entries for part in parts])
 
-    def _spread(self, function, items):
-        """[function(item) for item in items], by the workers, in any order.
+    def _spread(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Return [function(item) for item in items], computed by the workers in any order.
 
-        What it returns comes back through files; it may raise an EmjaxError.
+        The results come back through files; `function` may raise an EmjaxError.
         """
         folder = self.partial.resolve() / f"results-{uuid.uuid4().hex}"
         folder.mkdir()
@@ -202,29 +216,28 @@ class BeamWriter(Writer, skip_registration=True):
         return results
 
 
-def on_workers(work, count, runner, flags):
+def on_workers(work: Callable[[int], None], count: int, runner: str, flags: list[str]) -> None:
     """Call `work` with 0, 1, ... `count` - 1 on the workers of Beam, in any order."""
-    import apache_beam
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    options = PipelineOptions(flags)
-    runner = _local(options) if runner == "DirectRunner" else runner
-    with _no_worker_lost(), apache_beam.Pipeline(runner, options=options) as pipeline:
-        numbers = pipeline | apache_beam.Create(range(count)) | apache_beam.Reshuffle()
-        numbers | apache_beam.Map(work)
+    beam = _imported("")
+    options = _imported(".options.pipeline_options").PipelineOptions(flags)
+    made = _local(options) if runner == "DirectRunner" else runner
+    with _no_worker_lost(), beam.Pipeline(made, options=options) as pipeline:
+        numbers = pipeline | beam.Create(range(count)) | beam.Reshuffle()
+        _ = numbers | beam.Map(work)
 
 
 @contextlib.contextmanager
-def _no_worker_lost():
-    """End with an error when a worker is killed: Beam's local runner would wait for it for ever."""
+def _no_worker_lost() -> Iterator[None]:
+    """Raise InputError when a worker is killed; Beam's local runner would wait for it forever."""
     lost, before, ended = [], threading.excepthook, threading.Event()
 
-    def interrupt():  # again and again: Beam waits for its workers while it ends, too
-        while not ended.is_set():
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    def interrupt() -> None:  # repeatedly: Beam waits for its workers while it ends, too
+        main_thread = threading.main_thread().ident
+        while main_thread is not None and not ended.is_set():
+            signal.pthread_kill(main_thread, signal.SIGINT)
             ended.wait(SECONDS_TO_END)
 
-    def hook(failed):
+    def hook(failed: threading.ExceptHookArgs) -> None:
         if "Worker subprocess exited" in str(failed.exc_value):
             lost.append(failed.exc_value)
             threading.Thread(target=interrupt, daemon=True).start()
@@ -239,89 +252,95 @@ def _no_worker_lost():
         if not lost:
             raise
         raise InputError(
-            f"{lost[0]}: it was killed, perhaps for its memory; fewer --workers need less"
+            f"{lost[0]}: it was killed, perhaps for its memory; use fewer --workers"
         ) from None
     finally:
         ended.set()
         threading.excepthook = before
 
 
-def _local(options):
-    """The runner on this machine; what Beam calls DirectRunner would try to download another."""
-    from apache_beam.portability.api import beam_provision_api_pb2
-    from apache_beam.runners.portability import portable_runner
-    from apache_beam.runners.portability.fn_api_runner import fn_runner
+def _local(options: Any) -> Any:
+    """Return the runner of this machine; Beam's own DirectRunner would try to download another.
 
-    told = portable_runner.JobServiceHandle.encode_pipeline_options(
+    Args:
+        options: PipelineOptions.
+    """
+    provision_api = _imported(".portability.api").beam_provision_api_pb2
+    portable_runner = _imported(".runners.portability.portable_runner")
+    fn_runner = _imported(".runners.portability.fn_api_runner.fn_runner")
+    encoded = portable_runner.JobServiceHandle.encode_pipeline_options(
         options.get_all_options(drop_default=True)
     )
-    info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=told)
+    info = provision_api.ProvisionInfo(pipeline_options=encoded)
     return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(info))
 
 
 @functools.lru_cache(1)
-def _task(folder):
+def _task(folder: str) -> tuple[Callable[[Any], Any], Sequence[Any]]:
+    """Return (function, items) of the task in `folder`."""
     return pickle.loads((Path(folder) / "task").read_bytes())
 
 
-def _work(number, folder, home):
+def _work(number: int, folder: str, home: str) -> None:
     """Do item `number` of the task in `folder`, and leave its result there."""
     function, items = _task(folder)
     result, error = None, None
     try:
         with common.disk_errors(home):
             result = function(items[number])
-    except EmjaxError as said:
-        error = said
-    with _in_one_piece(Path(folder) / str(number)) as path:
+    except EmjaxError as raised:
+        error = raised
+    with _as_a_whole(Path(folder) / str(number)) as path:
         path.write_bytes(pickle.dumps((result, error)))
 
 
 @contextlib.contextmanager
-def _in_one_piece(path):
-    """Yield the path of a file or folder to make that is then moved to `path`.
+def _as_a_whole(path: Path) -> Iterator[Path]:
+    """Yield the path of a file or folder to make, which is then moved to `path`.
 
-    A runner may do the same thing twice, even at once; all come to the same.
+    A runner may do the same item twice, even at once; the results are equal.
     """
     made = path.with_name(f"{uuid.uuid4().hex}.tmp")
     yield made
     try:
         made.replace(path)
-    except OSError:  # a folder that is there
+    except OSError:  # an existing folder
         if not path.is_dir():
             raise
 
 
-def _folder_of(folder, number):
+def _folder_of(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}"
 
 
-def write_part(dataset, contents, folder, part):
-    """Write the records of `part` (its number, (first unit, end)) into `folder`; {split: Part}."""
+def write_part(
+    dataset: Dataset, contents: Contents, folder: Path, part: tuple[int, tuple[int, int]]
+) -> dict[str, Part]:
+    """Write the records of one part into `folder`; return {split: Part}.
+
+    Args:
+        part: (its number, (first unit, end)).
+    """
     number, units = part[0], range(*part[1])
-    told = {}
-    with _in_one_piece(_folder_of(folder, number)) as made:
+    parts = {}
+    with _as_a_whole(_folder_of(folder, number)) as made:
         made.mkdir()
-        # How many may be left out is for the process that knows them all.
+        # Only the calling process, which knows all of them, can limit the number of skipped ones.
         for split in contents.splits:
-            writer = Writer(dataset, contents, data_dir=made, share=math.inf)
+            writer = Writer(dataset, contents, data_dir=made, max_skipped=math.inf)
+            serialized = tfds_patches.serializer_of(writer)
+            hash_of_key = tfds_patches.hash_of_keys(split)
             entries, error = [], None
-            serializer = example_serializer.ExampleSerializer(
-                writer.info.features.get_serialized_info()
-            )
-            hasher = hashing.Hasher(split)
             try:
                 with common.disk_errors(folder.parent.parent), open(made / split, "wb") as file:
                     for key, record in writer.remembered(split, dataset.records(split, units)):
-                        data = serializer.serialize_example(
-                            writer.info.features.encode_example(record)
-                        )
-                        high, low = divmod(hasher.hash_key(key), 1 << 64)
+                        data = serialized(record)
+                        high, low = divmod(hash_of_key(key), 1 << 64)
                         entries.append((high, low, number, file.tell(), len(data)))
                         file.write(data)
-            except EmjaxError as said:
-                error = said
-            told[split] = Part(
+            except EmjaxError as raised:
+                error = raised
+            parts[split] = Part(
                 np.array(entries, ENTRY),
                 writer.fingerprints[split].tobytes(),
                 writer.unusable,
@@ -330,24 +349,23 @@ def write_part(dataset, contents, folder, part):
                 dict(writer.counts),
                 error,
             )
-    return told
+    return parts
 
 
-def write_shard(folder, shard):
-    """Write the shard (split, path, first record, end) from the parts in `folder`."""
-    split, path, start, end = shard
-    entries = np.load(folder / f"{split}.npy", mmap_mode="r")[start:end]
+def write_shard(folder: Path, shard: tfds_patches.Shard) -> None:
+    """Write `shard` from the parts in `folder`."""
+    entries = np.load(folder / f"{shard.split}.npy", mmap_mode="r")[shard.start : shard.stop]
     made = folder / f"{uuid.uuid4().hex}.tmp"
     with contextlib.ExitStack() as stack:
         files = {
-            number: stack.enter_context(open(_folder_of(folder, number) / split, "rb"))
+            number: stack.enter_context(open(_folder_of(folder, number) / shard.split, "rb"))
             for number in np.unique(entries["part"])
         }
 
-        def read(part, offset, size):
+        def read(part: int, offset: int, size: int) -> bytes:
             files[part].seek(offset)
             return files[part].read(size)
 
-        adapter = file_adapters.ADAPTER_FOR_FORMAT[file_adapters.FileFormat.ARRAY_RECORD]
-        adapter.write_examples(made, ((None, read(*entry.item()[2:])) for entry in entries))
-    made.replace(path)
+        records = (read(*entry.item()[2:]) for entry in entries)
+        tfds_patches.write_array_record(made, records)
+    made.replace(shard.path)

@@ -1,21 +1,6 @@
-"""What all datasets share: how they are described, splits by source, building in one piece.
+"""What all datasets share: their interface, splits by source, and building as a whole or not."""
 
-A dataset is a class with
-    about                  where it comes from
-    add_options(parser)    its own flags (static)
-    __init__(options)      refuses what cannot be, lists and hashes its files; quick.
-                           options.dataset is the name it was asked for by
-    folder                 where it lies below --data_dir
-    options, files_sha256  what it is built from; the same two, the same records
-    prepare() -> Contents  finds out what the records will be
-    records(split, units)  yields records as writer.features() describes them, one in memory at a
-                           time, a writer.LeftOut in place of a record that cannot be, or a
-                           writer.Count. Only of those files, or what else is read in one go, whose
-                           places are in the range `units` (default ALL); keeps nothing
-    notes(counts, records) only where records() yields a Count: notes for the card, from a Counter
-                           of what was counted and the number of records written
-"""
-
+import argparse
 import contextlib
 import hashlib
 import itertools
@@ -25,14 +10,18 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import emjax
-from data_builders.writer import VERSION, Writer, check_unusable_share
+from data_builders import tfds_patches
+from data_builders.writer import VERSION, Count, Record, Skipped, Writer, check_unusable_share
 from emjax.errors import InputError
 from emjax.files import lock_folder
+
+Thing = TypeVar("Thing")
 
 ALL = range(sys.maxsize)  # units of a dataset
 TARGETS = ("mask", "denoised", "background_removed", "superresolved")
@@ -43,9 +32,9 @@ LIBRARIES = (
 )
 
 # The share of images that may be unusable before a build stops: a few broken ones happen in any
-# collection; at half of the smallest split (10 %) something is wrong with all of it, such as a
-# download that broke off or another folder.
-LEFT_OUT_SHARE = 0.05
+# collection; at half of the smallest split (10 %) something is wrong with all of it, such as an
+# interrupted download or another folder.
+MAX_SKIPPED = 0.05
 
 
 class About(NamedTuple):
@@ -54,41 +43,109 @@ class About(NamedTuple):
     title: str
     licence: str
     citation: str
-    address: str  # where its files are, for people
+    address: str  # where people find its files
 
 
 class Contents(NamedTuple):
     """What is known of a dataset's records before they are written."""
 
-    splits: dict[str, int]  # records due in each split that has any
+    splits: dict[str, int]  # expected records of each split that has any
     dtype: str  # of the image and its restoration targets: uint8, uint16 or float32
     shape: tuple[int, int] | None  # h, w; None where they vary
     targets: tuple[str, ...]
     range_rule: str
-    units: int  # what records() can be told to take a part of
+    units: int  # parts that the argument `units` of records() picks from
     left_out: list[tuple[str, str]]  # path, reason: by the rules of the dataset
     unusable: Sequence[tuple[str, str]] = ()  # path, reason: unreadable, constant, of a wrong size
     images: int = 0  # that should be usable, `unusable` among them
     notes: Sequence[str] = ()  # for the card
     dropped: dict[str, int] = {}  # reason: records that are good but of no use, in no split
-    pictures: dict[str, bytes] = {}  # name: PNG, written beside the card
+    pictures: dict[str, bytes] = {}  # name: PNG, written next to the card
 
 
-def within(units, iterable):
-    """Those things of `iterable` whose places are in the range `units`."""
+class Dataset(Protocol):
+    """What a dataset must have to be built.
+
+    `options` and `files_sha256` are what it is built from: the same two give the same records.
+    """
+
+    about: About
+    other_name: str  # the flag that builds it elsewhere, for errors: --data_dir or --name
+    folder: str  # below --data_dir
+    options: dict[str, Any]  # JSON
+    files_sha256: str
+
+    def prepare(self) -> Contents:
+        """Return what the records will be."""
+        ...
+
+    def records(self, split: str, units: range = ALL) -> Iterator[Record | Skipped | Count]:
+        """Yield the records of `split` as writer.features describes them, one in memory at a time.
+
+        Where a record cannot be made, a Skipped comes instead; a Count is counted for the card.
+        Nothing is kept from one call to the next.
+
+        Args:
+            units: only of those files, or other things read at once, with an index in this range.
+        """
+        ...
+
+
+class Builder(Protocol):
+    """A class of Datasets; `--help` prints its docstring."""
+
+    def __call__(self, options: argparse.Namespace) -> Dataset:
+        """Return the Dataset, after listing and hashing its files; quick.
+
+        Args:
+            options: the flags; `options.dataset` is the name on the command line.
+
+        Raises: UsageError or InputError for what cannot be built.
+        """
+        ...
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Add the dataset's own flags to `parser`; a static method."""
+        ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A Dataset that yields Counts."""
+
+    def notes(self, counts: Counter[str], records: int) -> list[str]:
+        """Return notes for the card.
+
+        Args:
+            counts: how often each Count came.
+            records: number of records written.
+        """
+        ...
+
+
+class MakeWriter(Protocol):
+    """A function that returns a Writer, such as the class Writer."""
+
+    def __call__(
+        self, dataset: Dataset, contents: Contents, *, data_dir: Path, max_skipped: float
+    ) -> Writer: ...
+
+
+def within(units: range, iterable: Iterable[Thing]) -> Iterator[Thing]:
+    """Return an iterator over those elements of `iterable` with an index in the range `units`."""
     return itertools.islice(iterable, units.start, units.stop)
 
 
-def by_hash(names):
-    """The different `names`, ordered by their SHA-256.
+def by_hash(names: Iterable[str]) -> list[str]:
+    """Return the different `names`, ordered by their SHA-256.
 
     The order knows nothing of the names' meaning and stays the same on every machine.
     """
     return sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
-def split_by_source(sources):
-    """{source: split}: in the order by_hash, 70 % train, 10 % val, the rest test.
+def split_by_source(sources: Iterable[str]) -> dict[str, str]:
+    """Return {source: split}: in the order by_hash, 70 % train, 10 % val, the rest test.
 
     A single source goes to train.
     """
@@ -96,19 +153,19 @@ def split_by_source(sources):
     train = max(1, 7 * len(ordered) // 10)
     val = train + len(ordered) // 10
     return {
-        source: "train" if place < train else "val" if place < val else "test"
-        for place, source in enumerate(ordered)
+        source: "train" if index < train else "val" if index < val else "test"
+        for index, source in enumerate(ordered)
     }
 
 
-def file_sha256(path):
-    """Hex SHA-256 of the content of the file at `path`."""
+def file_sha256(path: str | Path) -> str:
+    """Return the hex SHA-256 of the content of the file at `path`."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sha256_of(files):
-    """Hex SHA-256 over (label, content) of `files`, an iterable of (label, path)."""
+def sha256_of(files: Iterable[tuple[str, str | Path]]) -> str:
+    """Return the hex SHA-256 over (label, content) of `files`, which are (label, path)."""
     total = hashlib.sha256()
     for label, path in sorted(files):
         content = b"missing"
@@ -118,31 +175,41 @@ def sha256_of(files):
     return total.hexdigest()
 
 
-def build(dataset, data_dir, *, left_out=LEFT_OUT_SHARE, writer=Writer):
-    """(card, whether it was there already) of the records of `dataset` below `data_dir`.
+def build(
+    dataset: Dataset,
+    data_dir: str | Path,
+    *,
+    max_skipped: float = MAX_SKIPPED,
+    make_writer: MakeWriter = Writer,
+) -> tuple[dict[str, Any], bool]:
+    """Build the records of `dataset` below `data_dir`; return (card, whether it existed already).
 
-    The records are written to a hidden folder and moved to their place when they are complete, so
-    a folder that is there is finished. What a killed build left is removed by the next. `writer`
-    makes the Writer; data_builders.beam has another.
+    The records are written to a hidden folder and moved to the final one when they are complete, so
+    a folder that exists is finished. What a killed build left is removed by the next.
 
-    Raises: InputError if more than the share `left_out` of the images cannot be used, or the
-        records cannot be written.
+    Args:
+        max_skipped: the share of the images, 0 to 1, that may be unusable.
+        make_writer: data_builders.beam has another.
+
+    Raises: InputError if too many images are unusable or the records cannot be written, UsageError
+        if the installed TFDS does not fit.
     """
     home = Path(data_dir) / dataset.folder
     final = home / VERSION
     with disk_errors(home):
         if final.exists():
-            return _same_or_refused(dataset, home), True
+            return _existing(dataset, home), True
+    tfds_patches.check()  # before a day of reading
     contents = dataset.prepare()
-    check_unusable_share(dataset, contents.unusable, contents.images, left_out)
+    check_unusable_share(dataset, contents.unusable, contents.images, max_skipped)
     made = [folder for folder in (home, *home.parents) if not folder.exists()]
     try:
         with disk_errors(home):
             home.mkdir(parents=True, exist_ok=True)
             with lock_folder(home, "it is being built; wait for that"):
                 if final.exists():  # another build finished while this one was reading
-                    return _same_or_refused(dataset, home), True
-                _write(dataset, contents, home, left_out, writer)
+                    return _existing(dataset, home), True
+                _write(dataset, contents, home, max_skipped, make_writer)
     except BaseException:
         for folder in made:
             with contextlib.suppress(OSError):  # not empty: somebody else's
@@ -151,14 +218,16 @@ def build(dataset, data_dir, *, left_out=LEFT_OUT_SHARE, writer=Writer):
     return read_card(home), False
 
 
-def _write(dataset, contents, home, left_out, make_writer):
-    """Write the records and the card to a hidden folder of `home`, and move them to their place."""
+def _write(
+    dataset: Dataset, contents: Contents, home: Path, max_skipped: float, make_writer: MakeWriter
+) -> None:
+    """Write the records and the card to a hidden folder of `home`, then move them into `home`."""
     for leftover in home.glob(".building-*"):
         shutil.rmtree(leftover)
     partial = home / f".building-{os.getpid()}"
     try:
         partial.mkdir()
-        writer = make_writer(dataset, contents, data_dir=partial, share=left_out)
+        writer = make_writer(dataset, contents, data_dir=partial, max_skipped=max_skipped)
         writer.write()
         written = partial / Writer.name / VERSION
         card = json.dumps(_card(dataset, contents, writer), indent=2)
@@ -171,29 +240,32 @@ def _write(dataset, contents, home, left_out, make_writer):
 
 
 @contextlib.contextmanager
-def disk_errors(home):
-    """Tell in one line that the disk did not take what was written to `home`."""
+def disk_errors(home: str | Path) -> Iterator[None]:
+    """Raise InputError, in one line, if the disk did not take what was written to `home`."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # array_record says it by a RuntimeError.
-        said = re.search(r"\b\w+\(\) failed: ([^;]+)", str(error))
-        if not isinstance(error, OSError) and not said:
+        # array_record reports it by a RuntimeError.
+        failed_call = re.search(r"\b\w+\(\) failed: ([^;]+)", str(error))
+        if failed_call:
+            reason = failed_call[1]
+        elif isinstance(error, OSError):
+            reason = error.strerror or error
+        else:
             raise
-        reason = said[1] if said else error.strerror or error
         raise InputError(
-            f"{home}: {reason}; a folder to write to, with room for the records, was due"
+            f"{home}: {reason}; expected a folder to write to, with room for the records"
         ) from None
 
 
-def _card(dataset, contents, writer):
-    """What card.json says of the records that `writer` has written."""
+def _card(dataset: Dataset, contents: Contents, writer: Writer) -> dict[str, Any]:
+    """Return the card.json of the records that `writer` has written."""
     known = contents._asdict()
     del known["pictures"], known["units"]
     unusable = [*known.pop("unusable"), *writer.unusable]
     splits = {split: info.num_examples for split, info in writer.info.splits.items()}
     notes = list(contents.notes)
-    if hasattr(dataset, "notes"):
+    if isinstance(dataset, Counting):
         notes += dataset.notes(writer.counts, sum(splits.values()))
     return {
         "name": dataset.folder,
@@ -211,8 +283,11 @@ def _card(dataset, contents, writer):
     }
 
 
-def read_card(home):
-    """The card.json of the dataset in `home`, which a build wrote last of all."""
+def read_card(home: str | Path) -> dict[str, Any]:
+    """Return the card.json of the dataset in `home`; a build writes it last.
+
+    Raises: InputError if there is none.
+    """
     path = Path(home) / VERSION / "card.json"
     if not path.is_file():
         raise InputError(
@@ -221,18 +296,22 @@ def read_card(home):
     return json.loads(path.read_text())
 
 
-def _same_or_refused(dataset, home):
+def _existing(dataset: Dataset, home: Path) -> dict[str, Any]:
+    """Return the card of what is in `home`.
+
+    Raises: InputError if it was built from other options or files than `dataset` has.
+    """
     card = read_card(home)
     old = {**card["options"], "files": card["files_sha256"][:12]}
     new = {**json.loads(json.dumps(dataset.options)), "files": dataset.files_sha256[:12]}
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     if changed:
 
-        def told(values):
+        def described(values: Mapping[str, Any]) -> str:
             return ", ".join(f"{key}={values.get(key, 'none')}" for key in changed)
 
         raise InputError(
-            f"{home} exists, built with {told(old)}; this call has {told(new)}. "
+            f"{home} exists, built with {described(old)}; this call has {described(new)}. "
             f"Choose another {dataset.other_name} or delete it."
         )
     return card

@@ -1,16 +1,17 @@
-"""Images that look the same, found by 64-bit fingerprints: 8 bytes an image."""
+"""Find images that look the same by 64-bit fingerprints: 8 bytes per image."""
 
 from array import array
 
 import numpy as np
+from jaxtyping import Int64, Real, UInt64
 
 DISTANCE = 3  # bits in which two fingerprints of one view may differ
 BANDS = 4  # one more than DISTANCE: of so many parts at least one is then the same in both
-AT_ONCE = 1 << 22  # comparisons held in memory
+MAX_COMPARISONS = 1 << 22  # held in memory
 
 
-def fingerprint(image):
-    """64 bits, as an int, of a real image [h, w]: where it grows brighter from left to right.
+def fingerprint(image: Real[np.ndarray, "h w"]) -> int:
+    """Return 64 bits, as an int, that say where `image` grows brighter from left to right.
 
     The image is averaged to 8 rows of 9 blocks; bit 8 i + j says whether block j + 1 of row i is
     brighter than block j. Brightness, contrast and a little noise do not change it.
@@ -27,52 +28,54 @@ def fingerprint(image):
 
 
 class Seen:
-    """The fingerprints met so far, asked one by one.
+    """The fingerprints met so far, compared one by one.
 
-    28 bytes a fingerprint that is kept, and 30 MB at most for the bands. Of each band only those
-    fingerprints are compared that have its 16 bits: time grows with the number kept / 16384.
+    28 bytes per kept fingerprint, and 30 MB at most for the bands. Each band yields only those
+    fingerprints that share its 16 bits: time grows with the number kept / 16384.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.prints, self.numbers = array("Q"), array("I")
-        self.bands = [{} for _ in range(BANDS)]
+        self.bands: list[dict[int, array]] = [{} for _ in range(BANDS)]
 
-    def first_like(self, fingerprint, number):
-        """The number of a kept fingerprint like this one, or None, and this one is then kept.
+    def first_like(self, fingerprint: int, number: int) -> int | None:
+        """Return the number of a kept fingerprint like this one; if there is none, keep this one.
 
         Args:
-            fingerprint: an int of 64 bits.
-            number: what to tell of it later; an int of 32 bits.
+            fingerprint: of 64 bits.
+            number: to return later for those like it; of 32 bits.
         """
         bands = [
             band.setdefault((fingerprint >> i * 64 // BANDS) & 0xFFFF, array("I"))
             for i, band in enumerate(self.bands)
         ]
-        place = self._place_like(fingerprint, bands)
-        if place is not None:
-            return self.numbers[place]
+        index = self._index_like(fingerprint, bands)
+        if index is not None:
+            return self.numbers[index]
         for band in bands:
             band.append(len(self.prints))
         self.prints.append(fingerprint)
         self.numbers.append(number)
         return None
 
-    def _place_like(self, fingerprint, bands):
+    def _index_like(self, fingerprint: int, bands: list[array]) -> int | None:
         for band in bands:
             if band:
-                places = np.frombuffer(band, np.uint32)
-                prints = np.frombuffer(self.prints, np.uint64)[places]
+                indices = np.frombuffer(band, np.uint32)
+                prints = np.frombuffer(self.prints, np.uint64)[indices]
                 differing = np.bitwise_count(prints ^ np.uint64(fingerprint))
                 if differing.min() <= DISTANCE:
-                    return places[differing.argmin()]
+                    return int(indices[differing.argmin()])
         return None
 
 
-def look_alikes(*, of, among):
-    """int64 [len(of)]: for each fingerprint of `of` the place of one like it in `among`, or -1.
+def look_alikes(
+    *, of: UInt64[np.ndarray, " n"], among: UInt64[np.ndarray, " m"]
+) -> Int64[np.ndarray, " n"]:
+    """Return, for each fingerprint of `of`, the index of one like it in `among`, or -1.
 
-    Both are uint64 [n]. Fingerprints are alike if at most DISTANCE bits differ; of those alike
-    any may be named, the same at every call. Memory: some ten times that of the arguments.
+    Fingerprints are alike if at most DISTANCE bits differ; of several alike any may be returned,
+    the same at every call. Memory: some ten times that of the arguments.
     """
     found = np.full(len(of), -1, np.int64)
     for band in range(BANDS):
@@ -86,10 +89,10 @@ def look_alikes(*, of, among):
             if len(rows) == 0:
                 continue
             key = int(others[rows[0]])
-            places = order[starts[key] : starts[key + 1]]
-            step = max(1, AT_ONCE // len(rows))
-            for at in range(0, len(places), step):
-                some = places[at : at + step]
+            indices = order[starts[key] : starts[key + 1]]
+            step = max(1, MAX_COMPARISONS // len(rows))
+            for start in range(0, len(indices), step):
+                some = indices[start : start + step]
                 differing = np.bitwise_count(of[rows][:, None] ^ among[some][None])
                 nearest = differing.argmin(axis=1)
                 alike = differing[np.arange(len(rows)), nearest] <= DISTANCE

@@ -7,6 +7,7 @@ writes DIR/image/NAME.tif and DIR/TARGET/NAME.tif for each target; masks are 0 a
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from emjax.data.records import open_records
 
 
 @command
-def main(arguments):
-    """Write the records of one split and say where."""
-    parser = Parser(prog="python -m data_builders.export", description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str]) -> int:
+    """Write the records of one split and print where they are."""
+    description = (__doc__ or "").partition("\n")[0]
+    parser = Parser(prog="python -m data_builders.export", description=description)
     parser.add_argument("name", help="of the dataset, below --data_dir")
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--split", required=True, help="test, train[:20], ...")
@@ -28,11 +30,11 @@ def main(arguments):
     options = parser.parse_args(arguments)
 
     source, card, _ = open_records(options.data_dir, options.name, options.split)
-    order = range(len(source))
+    rows: Sequence[int] = range(len(source))
     if options.first is not None:
-        order = sorted(order, key=lambda place: int(source[place]["index"]))[: options.first]
-    for place in order:
-        record = source[place]
+        rows = sorted(rows, key=lambda row: int(source[row]["index"]))[: options.first]
+    for row in rows:
+        record = source[row]
         name = f"{record['name'].decode()}.tif"
         for key in ("image", *card["targets"]):
             pixels = record[key][..., 0]
@@ -40,7 +42,8 @@ def main(arguments):
                 pixels = pixels * np.uint8(255)
             micrographs.write(Path(options.out) / key / name, pixels, record["nm_per_pixel"])
     folders = ", ".join(("image", *card["targets"]))
-    print(f"{len(order)} records of {options.name}, {options.split}: {folders} in {options.out}")
+    print(f"{len(rows)} records of {options.name}, {options.split}: {folders} in {options.out}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Files of a Zenodo record, checked against its checksums, and snapshots of GitHub repositories."""
+"""Download files of a Zenodo record, verified by checksum, and snapshots of GitHub repositories."""
 
 import hashlib
 import http.client
@@ -7,7 +7,9 @@ import shutil
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from data_builders.common import file_sha256
 from emjax.errors import InputError
@@ -17,14 +19,16 @@ GITHUB = "https://github.com"
 TIMEOUT = 60  # seconds without an answer
 
 
-def from_zenodo(record, names, folder, *, base=ZENODO):
+def from_zenodo(
+    record: str, names: Iterable[str], folder: str | Path, *, base: str = ZENODO
+) -> None:
     """Download those files `names` of a Zenodo `record` into `folder` that it lacks.
 
     A file gets its name when it is whole and has the MD5 that Zenodo publishes. Until then it is
-    NAME.partial, where the next call goes on.
+    NAME.partial, which the next call continues.
 
-    Raises: InputError, saying what to download by hand, if there is no network, the record lacks a
-    file, or what came is not what was published.
+    Raises: InputError that names the files to download by hand, if there is no network, the record
+    lacks a file, or the download differs from what was published.
     """
     folder = Path(folder)
     missing = [name for name in names if not (folder / name).exists()]
@@ -48,14 +52,14 @@ def from_zenodo(record, names, folder, *, base=ZENODO):
         ) from None
 
 
-def from_github(repository, folder, *, base=GITHUB):
+def from_github(repository: str, folder: str | Path, *, base: str = GITHUB) -> None:
     """Unpack the latest snapshot of `repository` ("owner/name") into `folder`, once.
 
-    GitHub publishes no checksum of it, so the SHA-256 of what came is printed and kept beside it,
-    in name.sha256.
+    GitHub publishes no checksum of it, so the SHA-256 of the download is printed and kept next to
+    it, in name.sha256.
 
-    Raises: InputError, saying what to do by hand, if there is no network or what came is no whole
-    archive.
+    Raises: InputError that says what to do by hand, if there is no network or the download is no
+    whole archive.
     """
     folder, name = Path(folder), repository.split("/")[1]
     record = folder / f"{name}.sha256"
@@ -68,18 +72,18 @@ def from_github(repository, folder, *, base=GITHUB):
         print(f"fetching {address}", flush=True)
         with urllib.request.urlopen(address, timeout=TIMEOUT) as answer, open(partial, "wb") as out:
             shutil.copyfileobj(answer, out, 1 << 20)
-            due = int(answer.headers.get("Content-Length") or out.tell())
-        if partial.stat().st_size != due:
-            raise ValueError(f"it broke off after {partial.stat().st_size} of {due} bytes")
+            size = int(answer.headers.get("Content-Length") or out.tell())
+        if partial.stat().st_size != size:
+            raise ValueError(f"it broke off after {partial.stat().st_size} of {size} bytes")
         digest = file_sha256(partial)
         with zipfile.ZipFile(partial) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > 10 * due:
+            if sum(entry.file_size for entry in archive.infolist()) > 10 * size:
                 raise ValueError("it unpacks to more than ten times its size")
-            archive.extractall(unpacked)  # leaves out whatever would lie elsewhere
+            archive.extractall(unpacked)  # skips whatever would lie elsewhere
         for path in unpacked.iterdir():
             path.rename(folder / path.name)
         record.write_text(f"{digest}  {address}\n")
-        print(f"{name}: SHA-256 {digest}, {due / 1e6:.1f} MB")
+        print(f"{name}: SHA-256 {digest}, {size / 1e6:.1f} MB")
     except (OSError, ValueError, http.client.HTTPException, zipfile.BadZipFile) as error:
         raise InputError(
             f"{address}: {_reason(error)}. Try again, or run "
@@ -90,17 +94,21 @@ def from_github(repository, folder, *, base=GITHUB):
         shutil.rmtree(unpacked, ignore_errors=True)
 
 
-def _reason(error):
-    """What went wrong, in one line; an answer of the server is closed."""
+def _reason(error: Exception) -> str:
+    """Return what went wrong, in one line, and close the answer of a server."""
     if isinstance(error, urllib.error.HTTPError):
         error.close()
     return " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
 
 
-def _fetch(address, file, path):
-    """Download `address` to `path`; `file` is what Zenodo's record says of it."""
+def _fetch(address: str, file: dict[str, Any], path: Path) -> None:
+    """Download `address` to `path`.
+
+    Args:
+        file: its entry in Zenodo's record.
+    """
     partial, size = path.with_name(f"{path.name}.partial"), int(file["size"])
-    kind, due = file["checksum"].split(":")
+    kind, published = file["checksum"].split(":")
     have = partial.stat().st_size if partial.exists() else 0
     print(f"{path.name}: fetching {(size - have) / 1e6:.1f} MB", flush=True)
     if have < size:
@@ -110,12 +118,12 @@ def _fetch(address, file, path):
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             with open(partial, "ab" if answer.status == 206 else "wb") as out:
                 shutil.copyfileobj(answer, out, 1 << 20)
-    came = partial.stat().st_size
-    if came < size:
-        raise ValueError(f"it broke off after {came} of {size} bytes; the next call goes on there")
+    have = partial.stat().st_size
+    if have < size:
+        raise ValueError(f"it broke off after {have} of {size} bytes; the next call continues it")
     with open(partial, "rb") as content:
         digest = hashlib.file_digest(content, kind).hexdigest()
-    if digest != due:
+    if digest != published:
         partial.unlink()
-        raise ValueError(f"{path.name} came with the {kind.upper()} {digest}, {due} was published")
+        raise ValueError(f"{path.name} has the {kind.upper()} {digest}, expected {published}")
     partial.rename(path)

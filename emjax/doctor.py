@@ -64,8 +64,8 @@ def facts(device):
         used = stats.get("bytes_in_use", 0)
         yield f"{stats['bytes_limit'] / 1e9:.1f} GB for JAX, {used / 1e9:.1f} in use"
     else:
-        yield "memory not told"
-    yield f"peak {peak / 1e12:.0f} TFLOP/s" if peak else "peak not known"
+        yield "memory unknown"
+    yield f"peak {peak / 1e12:.0f} TFLOP/s" if peak else "peak unknown"
 
 
 def matrix_product(dtype):

@@ -80,7 +80,7 @@ def command_line(arguments: Sequence[str]) -> tuple[Config, Path, flags.FlagValu
         last_line_alone = "Traceback" in lines[0] or isinstance(error, OSError)
         raise UsageError(lines[-1].strip() if last_line_alone else " ".join(lines)) from error
     if extra or config is None:
-        problem = f"{extra[0]!r} is no option" if extra else "--config is missing"
+        problem = f"{extra[0]!r} is not an option" if extra else "--config is missing"
         raise UsageError(
             f"{problem}; give --config=RECIPE[:variant] [--workdir=DIR] [--config.a.b=v], where "
             f"RECIPE is {', '.join(recipes())} or a Python file"

@@ -35,7 +35,7 @@ from emjax.runs.run import find_runs, missing_runs
 PROTOCOL = (
     "Test scores are those of the evaluation with the best validation score so far, given after "
     "each twelfth of a run (every 5 of the paper's 60 epochs). Finished runs only. In brackets: "
-    "95 % intervals of a bootstrap over seeds and test images at once; over seeds alone where the "
+    "95 % intervals of a bootstrap over seeds and test images together; over seeds alone where the "
     "scores of single images were not kept. Runs of different settings, pretrainings or versions "
     "of the program are never in one cell. Dice and L1 are between 0 and 1; * marks the best of a "
     "row. The numbers of the paper itself are not known to this project."

@@ -1,4 +1,4 @@
-"""Simulated lattices have the spacings, brightness and noise that they say they have."""
+"""Simulated lattices have the stated spacings, brightness and noise."""
 
 import argparse
 
@@ -34,15 +34,15 @@ def records():
 )
 def test_projections_are_those_of_the_textbook(name, axis, shortest, area, repeat):
     a = {"Au": 0.408, "Fe": 0.287, "Si": 0.543, "SrTiO3": 0.391, "graphene": 0.246}[name]
-    seen = atoms.projection(name, axis)
-    assert np.linalg.norm(seen.lattice[0]) == pytest.approx(shortest * a)
-    assert abs(np.linalg.det(seen.lattice)) == pytest.approx(area * a**2)
-    assert 1 / seen.per_nm == pytest.approx(repeat * a)
+    projected = atoms.projection(name, axis)
+    assert np.linalg.norm(projected.lattice[0]) == pytest.approx(shortest * a)
+    assert abs(np.linalg.det(projected.lattice)) == pytest.approx(area * a**2)
+    assert 1 / projected.per_nm == pytest.approx(repeat * a)
 
 
 def test_silicon_along_110_is_dumbbells():
-    seen = atoms.projection("Si", (1, 1, 0))
-    apart = np.linalg.norm(seen.places[1] - seen.places[0])
+    projected = atoms.projection("Si", (1, 1, 0))
+    apart = np.linalg.norm(projected.positions[1] - projected.positions[0])
     assert apart == pytest.approx(0.543 / 4)  # 0.136 nm
 
 
@@ -63,8 +63,8 @@ def test_the_strongest_spacing_is_that_of_the_lattice_planes(name, axis, spacing
     q = np.fft.fftfreq(size, step)
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        places, numbers = atoms.grain(rng, atoms.projection(name, axis), (0, size * step))
-        image = atoms.stamped(places / step, numbers**1.65, 2.5, size)
+        positions, numbers = atoms.grain(rng, atoms.projection(name, axis), (0, size * step))
+        image = atoms.stamped(positions / step, numbers**1.65, 2.5, size)
         power = np.abs(np.fft.fft2((image - image.mean()) * window)) ** 2
         power[np.hypot(q[:, None], q) < 1] = 0
         row, column = np.unravel_index(np.argmax(power), power.shape)
@@ -75,12 +75,13 @@ def test_a_grain_fills_the_field_with_the_density_of_the_crystal():
     field = (-1.0, 7.0)
     for name, crystal in atoms.CRYSTALS.items():
         for axis in crystal.axes:
-            seen = atoms.projection(name, axis)
-            places, numbers = atoms.grain(np.random.default_rng(3), seen, field)
-            assert len(places) == len(numbers) and places.min() > -1 and places.max() < 7
-            due = 64 * len(seen.numbers) / abs(np.linalg.det(seen.lattice))
-            assert len(places) == pytest.approx(due, rel=0.06)
-            counts, *_ = np.histogram2d(*places.T, bins=4, range=[field, field])
+            projected = atoms.projection(name, axis)
+            positions, numbers = atoms.grain(np.random.default_rng(3), projected, field)
+            assert len(positions) == len(numbers)
+            assert positions.min() > -1 and positions.max() < 7
+            expected = 64 * len(projected.numbers) / abs(np.linalg.det(projected.lattice))
+            assert len(positions) == pytest.approx(expected, rel=0.06)
+            counts, *_ = np.histogram2d(*positions.T, bins=4, range=[field, field])
             assert counts.min() > 0.6 * counts.mean()
 
 
@@ -96,12 +97,12 @@ def test_molybdenum_outshines_sulphur_by_its_atomic_number(monkeypatch):
 def test_a_stamp_is_a_gaussian_and_a_blur_widens_it():
     y, x = np.mgrid[:96, :96]
     for sigma, at in ((1.0, (40.3, 50.7)), (3.0, (48.0, 47.5))):
-        due = 7 * np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / (2 * sigma**2))
+        expected = 7 * np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / (2 * sigma**2))
         narrow = atoms.stamped(np.array([at]), np.array([7.0]), sigma, 96)
-        np.testing.assert_allclose(narrow, due, atol=7 * np.exp(-8))
+        np.testing.assert_allclose(narrow, expected, atol=7 * np.exp(-8))
         wide = atoms.blurred(narrow, sigma * np.sqrt(3)) / 0.5**2  # now of width 2 sigma
-        due = 7 * np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / (8 * sigma**2))
-        np.testing.assert_allclose(wide, due, atol=0.01)
+        expected = 7 * np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / (8 * sigma**2))
+        np.testing.assert_allclose(wide, expected, atol=0.01)
     cut = atoms.stamped(np.array([[-1.0, 97.0]]), np.array([1.0]), 2.0, 96)
     assert cut[0, 95] == pytest.approx(np.exp(-(1 + 4) / 8)) and cut[20:].max() == 0
 
@@ -165,8 +166,8 @@ def test_records_reach_the_network_between_minus_one_and_one_unclipped(records):
         batch = {k: v[None] for k, v in record.items() if isinstance(v, np.ndarray)}
         example = to_network(batch)
         for name in TARGETS:
-            due = record[name].astype(np.float32) / 255 * 2 - 1
-            np.testing.assert_allclose(example[name][0], due, atol=1e-6)
+            expected = record[name].astype(np.float32) / 255 * 2 - 1
+            np.testing.assert_allclose(example[name][0], expected, atol=1e-6)
 
 
 def test_background_removed_is_superresolved_seen_with_the_wider_probe(records):

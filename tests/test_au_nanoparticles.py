@@ -35,7 +35,7 @@ def tiny(monkeypatch):
 
 
 def counts(h=80, w=128):
-    """int16 [h, w] detector counts as a camera gives them, a few negative, with X-ray hits."""
+    """Return int16 [h, w] detector counts, a few negative, with X-ray hits."""
     image = RNG.poisson(300, (h, w)).astype(np.int16) - 250
     for y, x in RNG.integers(0, (h, w), (12, 2)):
         image[y, x : x + 2] = RNG.integers(3000, 9000)
@@ -43,7 +43,7 @@ def counts(h=80, w=128):
 
 
 def masks_with(patches, images, rows=5, columns=8):
-    """uint8 [images, h, w]: in all, `patches` squares of SIDE hold more than FEWEST ones."""
+    """Return uint8 [images, h, w] with more than FEWEST ones in `patches` squares of SIDE."""
     filled = np.zeros(images * rows * columns, bool)
     filled[RNG.permutation(filled.size)[:patches]] = True
     ones = np.where(filled, FEWEST + 1 + RNG.integers(0, 5, filled.size), FEWEST)
@@ -70,10 +70,11 @@ def write_raw(folder, name, images=None, masks=None):
 
 
 def built(tmp_path, name, *flags):
-    """(card, {name: record}, {split: names by index}) of `name`, built from tmp_path / "h5"."""
+    """Build `name` from tmp_path / "h5"; return (card, {name: record}, {split: names by index})."""
     data = tmp_path / "data"
-    build.main([f"au_nanoparticles/{name}", f"--data_dir={data}", f"--source={tmp_path / 'h5'}",
-                *flags])  # fmt: skip
+    build.main(
+        [f"au_nanoparticles/{name}", f"--data_dir={data}", f"--source={tmp_path / 'h5'}", *flags]
+    )
     home = data / "au_nanoparticles" / name
     card = common.read_card(home)
     records, names = {}, {}
@@ -98,7 +99,7 @@ def refused(tmp_path, name, *flags):
 
 
 def slow_without_xrays(image, threshold):
-    """The same in plain Python, one pixel after the other."""
+    """Return the same as without_xrays, in plain Python, pixel by pixel."""
     rows = [[max(float(value), 0.0) for value in row] for row in image]
     h, w = len(rows), len(rows[0])
     for _ in range(2):
@@ -106,8 +107,12 @@ def slow_without_xrays(image, threshold):
         hits = [(-rows[y][x], -y, -x) for y in range(h) for x in range(w) if rows[y][x] > limit]
         for _, y, x in sorted(hits):
             y, x = -y, -x
-            around = [rows[b][a] for b in (y - 1, y, y + 1) for a in (x - 1, x, x + 1)
-                      if 0 <= b < h and 0 <= a < w and (b, a) != (y, x)]  # fmt: skip
+            around = [
+                rows[b][a]
+                for b in (y - 1, y, y + 1)
+                for a in (x - 1, x, x + 1)
+                if 0 <= b < h and 0 <= a < w and (b, a) != (y, x)
+            ]
             if len(around) == 8:
                 rows[y][x] = statistics.fmean(around)
             else:
@@ -121,13 +126,15 @@ def test_xray_hits_alone_become_the_mean_of_their_neighbours(threshold):
     image[5, 7], image[40, 20] = 101 + threshold + 50, 101 + threshold + 5000
     image[20, 20] = 99 + threshold - 50  # not above
     ring = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]])
-    due = np.where(image > np.median(image) + threshold, ndimage.convolve(image, ring / 8), image)
-    np.testing.assert_allclose(preprocessing.without_xrays(image, threshold), due, rtol=1e-6)
-    assert (due != image).sum() == 2
+    expected = np.where(
+        image > np.median(image) + threshold, ndimage.convolve(image, ring / 8), image
+    )
+    np.testing.assert_allclose(preprocessing.without_xrays(image, threshold), expected, rtol=1e-6)
+    assert (expected != image).sum() == 2
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.float32, np.float64])
-def test_xray_hits_beside_each_other_and_at_the_border_go_brightest_first(dtype):
+def test_neighbouring_xray_hits_and_those_at_the_border_go_brightest_first(dtype):
     image = np.maximum(counts(24, 20), 0).astype(dtype)
     image[0, 3], image[23, 19], image[5:7, 5:9] = 5000, 6000, 7000
     image[10, 10:13] = (9000, 8000, 7500)
@@ -152,21 +159,28 @@ def test_standardising_is_over_the_whole_image():
 def test_patches_are_kept_row_by_row_by_their_particle_pixels():
     mask = (RNG.random((85, 130)) < 0.04).astype(np.uint8)
     blocks = view_as_blocks(np.ascontiguousarray(mask[:80, :128]), (SIDE, SIDE))
-    due = [(SIDE * i, SIDE * j) for i, row in enumerate(blocks) for j, block in enumerate(row)
-           if np.count_nonzero(block) > FEWEST]  # fmt: skip
+    expected = [
+        (SIDE * i, SIDE * j)
+        for i, row in enumerate(blocks)
+        for j, block in enumerate(row)
+        if np.count_nonzero(block) > FEWEST
+    ]
     found = preprocessing.corners_with_particles(mask, side=SIDE, more_than=FEWEST)
-    assert found == due and 0 < len(due) < 40
+    assert found == expected and 0 < len(expected) < 40
     full = np.ones((1024, 1100), bool)  # more ones than a byte can count
     assert preprocessing.corners_with_particles(full, side=512, more_than=400) == [
-        (0, 0), (0, 512), (512, 0), (512, 512)
-    ]  # fmt: skip
+        (0, 0),
+        (0, 512),
+        (512, 0),
+        (512, 512),
+    ]
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_splits_are_those_of_the_paper(name):
-    _, patches, due = PAPER[name]
-    assert tuple(preprocessing.sequential_split(patches).values()) == due
-    assert DATASETS[name].patches == patches == sum(due)
+    _, patches, expected = PAPER[name]
+    assert tuple(preprocessing.sequential_split(patches).values()) == expected
+    assert DATASETS[name].patches == patches == sum(expected)
     assert (AuNanoparticles.side, AuNanoparticles.more_than) == (512, 400)
 
 
@@ -181,7 +195,7 @@ def test_raw_files_give_the_patches_and_splits_of_the_paper(tmp_path, tiny, name
     assert card["shape"] == [SIDE, SIDE] and card["dtype"] == "float32"
     assert card["range_rule"] == "sigma" and card["targets"] == ["mask"]
 
-    due = []  # (name, patch, mask) in the order of the paper
+    expected = []  # (name, patch, mask) in the order of the paper
     threshold = DATASETS[name].xray_threshold
     for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
         done = stats.zscore(slow_without_xrays(image, threshold), axis=None)
@@ -189,9 +203,9 @@ def test_raw_files_give_the_patches_and_splits_of_the_paper(tmp_path, tiny, name
         for i, j in np.ndindex(labels.shape[:2]):
             if labels[i, j].sum() > FEWEST:
                 at = f"{name}_{number:02d}_y{SIDE * i:04d}x{SIDE * j:04d}"
-                due.append((at, patches[i, j], labels[i, j]))
-    assert sum((names[split] for split in common.SPLITS), []) == [at for at, *_ in due]
-    for at, patch, label in due:
+                expected.append((at, patches[i, j], labels[i, j]))
+    assert sum((names[split] for split in common.SPLITS), []) == [at for at, *_ in expected]
+    for at, patch, label in expected:
         record = records[at]
         np.testing.assert_allclose(record["image"][..., 0], patch, atol=2e-4)
         np.testing.assert_array_equal(record["mask"][..., 0], label)
@@ -199,7 +213,7 @@ def test_raw_files_give_the_patches_and_splits_of_the_paper(tmp_path, tiny, name
         assert record["source"].decode() == at.replace(f"{name}_", f"{name}/")[: len(name) + 3]
     sizes = {float(record["nm_per_pixel"][0]) for record in records.values()}
     if name == "au20nm":
-        assert np.isnan(list(sizes)).all() and card["nm_per_pixel"]["unknown"] == len(due)
+        assert np.isnan(list(sizes)).all() and card["nm_per_pixel"]["unknown"] == len(expected)
     else:
         assert sizes == {float(np.float32(0.02))}
     out = capsys.readouterr().out
@@ -212,8 +226,10 @@ def test_by_source_no_micrograph_is_in_two_splits(tmp_path, tiny):
     card, records, names = built(tmp_path, "au5nm_by_source")
     sources = {split: {records[n]["source"] for n in names[split]} for split in names}
     assert {split: len(found) for split, found in sources.items()} == {
-        "train": 6, "val": 1, "test": 1
-    }  # fmt: skip
+        "train": 6,
+        "val": 1,
+        "test": 1,
+    }
     assert len(set.union(*sources.values())) == 8 and sum(card["splits"].values()) == 211
     assert card["options"]["by_source"] and not any("two splits" in n for n in card["notes"])
 
@@ -241,14 +257,14 @@ def test_prepared_files_keep_their_splits(tmp_path, tiny, key):
     card, records, names = built(tmp_path, "au10nm")
     assert card["splits"] == {"train": 712, "val": 96, "test": 216}
     for split, short in (("Training", "train"), ("Validation", "val"), ("Test", "test")):
-        for place, name in enumerate(names[short]):
-            assert name == f"au10nm_{short}_{place:04d}"
-            np.testing.assert_array_equal(records[name]["image"][..., 0], images[split][place, 0])
-            np.testing.assert_array_equal(records[name]["mask"][..., 0], masks[split][place, 0])
+        for index, name in enumerate(names[short]):
+            assert name == f"au10nm_{short}_{index:04d}"
+            np.testing.assert_array_equal(records[name]["image"][..., 0], images[split][index, 0])
+            np.testing.assert_array_equal(records[name]["mask"][..., 0], masks[split][index, 0])
     assert any("passes_per_epoch=1" in note for note in card["notes"])
     (tmp_path / "h5" / "Au10_330kx_Test_DiAugment_Std_PyTorch_Images.h5").unlink()
     (tmp_path / "data").rename(tmp_path / "old")
-    assert "all of Training, Validation, Test were due" in refused(tmp_path, "au10nm")
+    assert "expected all of Training, Validation, Test" in refused(tmp_path, "au10nm")
 
 
 def test_patches_standardised_by_their_authors_are_split_and_left_as_they_are(tmp_path, tiny):
@@ -258,8 +274,8 @@ def test_patches_standardised_by_their_authors_are_split_and_left_as_they_are(tm
     write(tmp_path / "h5", f"{stem}_Labels.h5", "labels", images > 1)
     card, records, names = built(tmp_path, "au2_2nm")
     assert card["splits"] == {"train": 28, "val": 4, "test": 8}
-    for place, name in enumerate(names["train"] + names["val"] + names["test"]):
-        np.testing.assert_array_equal(records[name]["image"][..., 0], np.float32(images[place]))
+    for index, name in enumerate(names["train"] + names["val"] + names["test"]):
+        np.testing.assert_array_equal(records[name]["image"][..., 0], np.float32(images[index]))
     assert "40 patches; the authors have 355" in card["notes"]
     assert "does not say which micrograph" in refused_by_source(tmp_path, "au2_2nm")
 
@@ -282,9 +298,9 @@ def test_the_first_au_set_is_patches_between_0_and_1(tmp_path, tiny):
         "layout": "cut",
         "by_source": False,
     }
-    for place, name in enumerate(names["train"] + names["val"] + names["test"]):
-        np.testing.assert_array_equal(records[name]["image"], np.float32(images[place]))
-        np.testing.assert_array_equal(records[name]["mask"][..., 0], particle[place])
+    for index, name in enumerate(names["train"] + names["val"] + names["test"]):
+        np.testing.assert_array_equal(records[name]["image"], np.float32(images[index]))
+        np.testing.assert_array_equal(records[name]["mask"][..., 0], particle[index])
         assert records[name]["intensity_range"].tolist() == [0, 1]
         assert records[name]["source"] == b"au5nm_v1"
     assert "2001.05022" in card["about"]["citation"]
@@ -313,7 +329,7 @@ def test_one_image_is_in_memory_at_a_time(tmp_path, monkeypatch):
 # Bad input
 
 
-def test_damaged_images_are_named_and_left_out(tmp_path, tiny):
+def test_damaged_images_are_named_and_skipped(tmp_path, tiny):
     images, masks = write_raw(tmp_path / "h5", "au20nm")
     images = images.astype(np.float32)
     images[3, 5, 5] = np.nan
@@ -346,7 +362,10 @@ def bad_label_key(folder, images, masks):
 
 def bad_label_shape(folder, images, masks):
     write(folder, "Au_5nm_330kx_423e_Labels.h5", "labels", masks[:, :-1])
-    return "Labels.h5: 8x79x128 labels (number, height, width), but Au_5nm_330kx_423e_Images.h5 has"
+    return (
+        "Labels.h5: 8x79x128 labels (number, height, width), expected the shape of the images in "
+        "Au_5nm_330kx_423e_Images.h5, 8x80x128"
+    )
 
 
 def bad_label_count(folder, images, masks):
@@ -356,7 +375,7 @@ def bad_label_count(folder, images, masks):
 
 def bad_label_values(folder, images, masks):
     write(folder, "Au_5nm_330kx_423e_Labels.h5", "labels", masks * 255)
-    return "Labels.h5[0]: labels hold 255; 0 and 1 alone were due"
+    return "Labels.h5[0]: labels hold 255, expected 0 and 1 alone"
 
 
 def bad_label_nan(folder, images, masks):
@@ -366,23 +385,23 @@ def bad_label_nan(folder, images, masks):
 
 def bad_channels(folder, images, masks):
     write(folder, "Au_5nm_330kx_423e_Images.h5", "images", np.stack([images] * 3, -1))
-    return "'images' has the shape 8x80x128x3; number x height x width, with at most 1"
+    return "'images' has the shape 8x80x128x3, expected number x height x width, with at most 1"
 
 
 def bad_rank(folder, images, masks):
     write(folder, "Au_5nm_330kx_423e_Images.h5", "images", images[0])
-    return "'images' has the shape 80x128; number x height x width"
+    return "'images' has the shape 80x128, expected number x height x width"
 
 
 def bad_numbers(folder, images, masks):
     write(folder, "Au_5nm_330kx_423e_Images.h5", "images", images.astype(complex))
-    return "'images' is complex128; real numbers were due"
+    return "'images' is complex128, expected real numbers"
 
 
 def bad_size(folder, images, masks):
     write(folder, "Au_5nm_330kx_423e_Images.h5", "images", images[:, :12])
     write(folder, "Au_5nm_330kx_423e_Labels.h5", "labels", masks[:, :12])
-    return "8 images of 12x128; micrographs of at least 16x16 were due"
+    return "8 images of 12x128, expected micrographs of at least 16x16"
 
 
 def bad_file(folder, images, masks):
@@ -414,15 +433,29 @@ def other_files(folder, images, masks):
 
 @pytest.mark.parametrize(
     "spoil",
-    [bad_key, bad_label_key, bad_label_shape, bad_label_count, bad_label_values, bad_label_nan,
-     bad_channels, bad_rank, bad_numbers, bad_size, bad_file, cut_off, no_labels, no_particles,
-     other_files],
-)  # fmt: skip
+    [
+        bad_key,
+        bad_label_key,
+        bad_label_shape,
+        bad_label_count,
+        bad_label_values,
+        bad_label_nan,
+        bad_channels,
+        bad_rank,
+        bad_numbers,
+        bad_size,
+        bad_file,
+        cut_off,
+        no_labels,
+        no_particles,
+        other_files,
+    ],
+)
 def test_wrong_files_are_refused_in_one_line(tmp_path, tiny, spoil):
     images, masks = write_raw(tmp_path / "h5", "au5nm")
-    due = spoil(tmp_path / "h5", images, masks)
+    expected = spoil(tmp_path / "h5", images, masks)
     line = refused(tmp_path, "au5nm")
-    assert due in line and str(tmp_path / "h5") in line and "\n" not in line
+    assert expected in line and str(tmp_path / "h5") in line and "\n" not in line
 
 
 def test_patches_of_another_size_or_range_are_refused(tmp_path, tiny):
@@ -430,20 +463,22 @@ def test_patches_of_another_size_or_range_are_refused(tmp_path, tiny):
     images, maps = RNG.random((20, 24, 24, 1)), RNG.integers(0, 2, (20, 24, 24, 2))
     write(tmp_path / "h5", facts.images, "images", images)
     write(tmp_path / "h5", facts.labels, "maps", maps)
-    assert "20 images of 24x24; patches of 16x16 were due" in refused(tmp_path, "au5nm_v1")
+    assert "20 images of 24x24, expected patches of 16x16" in refused(tmp_path, "au5nm_v1")
     write(tmp_path / "h5", facts.images, "images", 255 * images[:, :16, :16])
     write(tmp_path / "h5", facts.labels, "maps", maps[:, :16, :16])
-    assert "0 to 1 were due" in refused(tmp_path, "au5nm_v1")
+    assert "expected 0 to 1" in refused(tmp_path, "au5nm_v1")
 
 
 def test_two_preparations_and_too_few_micrographs_are_refused(tmp_path, tiny):
     for kind in ("UTC", "SiN"):
         stem = f"Au_5nm_330kx_423e_Std_{kind}"
         write(tmp_path / "h5", f"{stem}_Images.h5", "images", RNG.normal(size=(4, SIDE, SIDE)))
-    assert "one of them was due" in refused(tmp_path, "au5nm")
+    assert "expected one of them" in refused(tmp_path, "au5nm")
     masks = masks_with(30, 2)
     write_raw(tmp_path / "h5", "au5nm", np.stack([counts(), counts()]), masks)
-    assert "has 2 micrographs with particles; at least 3" in refused(tmp_path, "au5nm_by_source")
+    assert "has 2 micrographs with particles, expected at least 3" in refused(
+        tmp_path, "au5nm_by_source"
+    )
 
 
 def test_fetch_brings_what_is_missing_and_nothing_else(tmp_path, tiny, monkeypatch):

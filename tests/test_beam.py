@@ -26,7 +26,7 @@ DIRECT = "--beam_runner=DirectRunner"
 
 @pytest.fixture
 def shuffled(monkeypatch):
-    """Beam's part played by a loop: last things first, and some of them twice."""
+    """A loop instead of Beam: the last items first, and some of them twice."""
 
     def on_workers(work, count, runner, flags):
         for number in [*reversed(range(count)), *range(0, count, 3)]:
@@ -48,20 +48,20 @@ def many_shards(monkeypatch):
 
 
 def assert_same(tmp_path, capsys, *argv, flags=(DIRECT,)):
-    """The files of the build `argv` on Beam, which are those of one process."""
-    code, told, err = call(capsys, *argv, f"--data_dir={tmp_path / 'one'}")
+    """Check that the build `argv` on Beam equals that of one process; return its files."""
+    code, out, err = call(capsys, *argv, f"--data_dir={tmp_path / 'one'}")
     assert code == 0, err
-    code, told_too, err = call(capsys, *argv, f"--data_dir={tmp_path / 'many'}", *flags)
+    code, out_of_beam, err = call(capsys, *argv, f"--data_dir={tmp_path / 'many'}", *flags)
     assert code == 0, err
     one, many = files_of(tmp_path / "one"), files_of(tmp_path / "many")
     assert one.keys() == many.keys()
     assert [name for name in one if one[name] != many[name]] == []
-    assert told.replace(str(tmp_path / "one"), str(tmp_path / "many")) == told_too
+    assert out.replace(str(tmp_path / "one"), str(tmp_path / "many")) == out_of_beam
     return one
 
 
 def micrographs(tmp_path):
-    """The flags of a folder of images and stacks, masks and things to leave out."""
+    """Write images, stacks, masks and files to skip; return the flags to build them."""
     stems = [f"{i:02d}.tif" for i in range(20)]
     source = write_all(tmp_path / "in", {name: grey(60, 70) for name in stems})
     tifffile.imwrite(source / "stack.tif", np.stack([grey(50, 50) for _ in range(5)]))
@@ -69,14 +69,16 @@ def micrographs(tmp_path):
     write_all(masks, {name: (grey(60, 70) > 99).astype(np.uint8) for name in stems})
     tifffile.imwrite(masks / "stack.tif", np.ones((5, 50, 50), np.uint8))
     (source / "03.tif").write_bytes((source / "04.tif").read_bytes()[:100])
-    rows = [f"{name},../masks/{name},{'val' if i > 15 else 'train'}"
-            for i, name in enumerate([*stems, "stack.tif"])]  # fmt: skip
+    rows = [
+        f"{name},../masks/{name},{'val' if i > 15 else 'train'}"
+        for i, name in enumerate([*stems, "stack.tif"])
+    ]
     (tmp_path / "t.csv").write_text("\n".join(["image,mask,split", *rows]))
     return "micrographs", f"--source={source}", f"--table={tmp_path / 't.csv'}", "--patch=20"
 
 
 def cem500k(tmp_path):
-    """The flags of a tree with patches to mirror, to drop and to leave out."""
+    """Write a tree with patches to mirror, to drop and to skip; return the flags to build it."""
     cem.write_tree(tmp_path / "in", {f"v{i:02d}": 1 + i % 4 for i in range(20)})
     cem.write_tree(tmp_path / "in", {"edge": 5}, (150, 224))
     cem.write_tree(tmp_path / "in", {"small": 3}, (100, 224))
@@ -99,9 +101,14 @@ def test_curated_slices_of_one_process(tmp_path, capsys, shuffled):
     source = write_all(tmp_path / "in", {f"{i}.tif": grey(60, 70) for i in range(9)})
     tifffile.imwrite(source / "stack.tif", np.stack([grey(50, 50) for _ in range(24)]))
     found = assert_same(
-        tmp_path, capsys, "micrographs", f"--source={source}", "--patch=24", "--curate",
+        tmp_path,
+        capsys,
+        "micrographs",
+        f"--source={source}",
+        "--patch=24",
+        "--curate",
         "--axes=z,y",
-    )  # fmt: skip
+    )
     assert sum(name.endswith("png") for name in found) == 1
 
 
@@ -118,9 +125,7 @@ def test_a_dataset_of_one_unit(tmp_path, capsys, shuffled):
     assert_same(tmp_path, capsys, "simulated/nanoparticles", "--patch=32", "--records=1")
 
 
-def test_what_stops_one_process_stops_beam_with_the_same_words(
-    tmp_path, capsys, shuffled, monkeypatch
-):
+def test_beam_stops_with_the_same_error_as_one_process(tmp_path, capsys, shuffled, monkeypatch):
     argv = [*cem500k(tmp_path), f"--data_dir={tmp_path / 'data'}"]
     for flags in (["--left_out=0"], ["--left_out=0.02"]):
         one, many = (call(capsys, *argv, *flags, *on) for on in ((), (DIRECT,)))
@@ -129,7 +134,7 @@ def test_what_stops_one_process_stops_beam_with_the_same_words(
     monkeypatch.setattr(
         build.Nanoparticles,
         "records",
-        lambda self, split, units=None: iter([writer.LeftOut(split, "gone")]),
+        lambda self, split, units=None: iter([writer.Skipped(split, "gone")]),
     )
     argv = [*SIMULATED, f"--data_dir={tmp_path / 'data'}", "--left_out=1"]
     one, many = (call(capsys, *argv, *on) for on in ((), (DIRECT,)))
@@ -148,16 +153,19 @@ def test_what_stops_one_process_stops_beam_with_the_same_words(
 @pytest.mark.parametrize(
     "flags, line",
     [
-        (["--workers=2"], "--workers=2 without --beam_runner; one of DirectRunner, "),
+        (["--workers=2"], "--workers=2 without --beam_runner; expected one of DirectRunner, "),
         (["--beam_options=--x"], "--beam_options=--x without --beam_runner"),
         (["--beam_runner=Quick"], "no runner 'Quick'; there are: DataflowRunner, DirectRunner, "),
-        ([DIRECT, "--workers=0"], "--workers=0; at least 1 was due"),
+        ([DIRECT, "--workers=0"], "--workers=0, expected at least 1"),
         ([DIRECT, "--beam_options='"], "--beam_options=': No closing quotation"),
-        ([DIRECT, "--beam_options=x=3"], "--beam_options=x=3; --FLAG=VALUE was due"),
-        (["--beam_runner=FlinkRunner", "--workers=2"], "--workers=2 is for DirectRunner; Flink"),
+        ([DIRECT, "--beam_options=x=3"], "--beam_options=x=3, expected --FLAG=VALUE"),
+        (
+            ["--beam_runner=FlinkRunner", "--workers=2"],
+            "--workers=2 is for DirectRunner, got Flink",
+        ),
     ],
 )
-def test_what_cannot_be_is_one_line(tmp_path, capsys, flags, line):
+def test_impossible_flags_are_one_line(tmp_path, capsys, flags, line):
     code, _, err = call(capsys, *SIMULATED, f"--data_dir={tmp_path / 'data'}", *flags)
     assert code == 2 and err.startswith(f"error: {line}") and err.count("\n") == 1
     assert not (tmp_path / "data").exists()
@@ -170,10 +178,13 @@ def test_without_beam_the_extra_is_named_and_nothing_else_imports_it(tmp_path, c
     assert call(capsys, *SIMULATED, f"--data_dir={tmp_path / 'data'}")[0] == 0
 
 
-@pytest.mark.parametrize("flags, line", [
-    ("--nope=3", "Beam has no option --nope"),
-    ("--direct_num_workers=x", "argument --direct_num_workers: invalid int value: 'x'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        ("--nope=3", "Beam has no option --nope"),
+        ("--direct_num_workers=x", "argument --direct_num_workers: invalid int value: 'x'"),
+    ],
+)
 def test_options_that_beam_does_not_know(tmp_path, capsys, needs_beam, flags, line):
     flags = (DIRECT, f"--beam_options={flags}")
     code, _, err = call(capsys, *SIMULATED, f"--data_dir={tmp_path / 'data'}", *flags)
@@ -195,14 +206,14 @@ def test_a_full_disk_in_a_worker_is_one_error_and_leaves_nothing(tmp_path, needs
     data = tmp_path / "data"
     done = limited_build(20_000, *SIMULATED, f"--data_dir={data}", DIRECT, "--workers=2")
     assert done.returncode == 3 and done.stderr.splitlines()[-1] == (
-        f"error: {data / 'simulated' / 'nanoparticles'}: File too large; a folder to write to, "
-        "with room for the records, was due"
+        f"error: {data / 'simulated' / 'nanoparticles'}: File too large; expected a folder "
+        "to write to, with room for the records"
     )
     assert not data.exists()
 
 
 def started(tmp_path, **kwargs):
-    """(process, its workers, home) of a long build whose workers are at it."""
+    """Start a long build; return (process, its workers, home) once the workers write."""
     home = tmp_path / "simulated" / "nanoparticles"
     line = [sys.executable, "-m", "data_builders.build", *SIMULATED[:2], f"--data_dir={tmp_path}"]
     line += ["--records=100000", DIRECT, "--workers=2"]

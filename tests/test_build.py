@@ -1,4 +1,4 @@
-"""Anybody's files become records with the common features, or one line says why not."""
+"""Files of any origin become records with the common features, or one line says why not."""
 
 import contextlib
 import json
@@ -17,6 +17,7 @@ import pytest
 import tensorflow_datasets as tfds
 import tifffile
 from scipy import ndimage
+from tensorflow_datasets.core import shuffle
 
 from data_builders import build, common, export, writer
 from emjax import cli, errors, micrographs
@@ -38,7 +39,7 @@ def write_all(folder, images):
 
 
 def records_of(home, split):
-    """{name: record} of a finished dataset, read by TFDS."""
+    """Return {name: record} of a finished dataset, read by TFDS."""
     source = tfds.builder_from_directory(home / "1.0.0").as_data_source(split)
     return {record["name"].decode(): record for record in source}
 
@@ -49,7 +50,7 @@ def all_records(home):
 
 
 def call(capsys, *argv):
-    """(exit code, stdout, stderr) of `python -m data_builders.build *argv`."""
+    """Return (exit code, stdout, stderr) of `python -m data_builders.build *argv`."""
     with pytest.raises(SystemExit) as stopped:
         cli.run(build.main, [str(part) for part in argv])
     out, err = capsys.readouterr()
@@ -58,7 +59,7 @@ def call(capsys, *argv):
 
 @pytest.fixture
 def built(tmp_path, capsys):
-    """Build `micrographs` with the flags given and return its card and all its records."""
+    """A function that builds `micrographs` with flags; it returns (card, records, stdout)."""
 
     def run(*argv, name="x"):
         argv = ("micrographs", f"--data_dir={tmp_path / 'data'}", f"--name={name}", *argv)
@@ -73,7 +74,7 @@ def built(tmp_path, capsys):
 
 @pytest.fixture
 def refused(tmp_path, capsys):
-    """Call the builder, expecting one line and an exit code, and nothing left behind."""
+    """A function that calls the builder, expecting an exit code, one line and nothing left over."""
 
     def run(code, *argv, name="x"):
         argv = ("micrographs", f"--data_dir={tmp_path / 'data'}", f"--name={name}", *argv)
@@ -96,12 +97,12 @@ def test_a_folder_becomes_whole_records(tmp_path, built):
     for name, record in records.items():
         image = images[f"{name}.tif"]
         np.testing.assert_array_equal(record["image"][..., 0], image)
-        due = micrographs.intensity_range([image], "percentile")
-        np.testing.assert_array_equal(record["intensity_range"], np.float32(due))
+        expected = micrographs.intensity_range([image], "percentile")
+        np.testing.assert_array_equal(record["intensity_range"], np.float32(expected))
         assert record["source"].decode() == f"{name}.tif" and np.isnan(record["nm_per_pixel"]).all()
 
 
-def test_equal_stems_in_two_folders_keep_their_folders_name(tmp_path, built):
+def test_equal_stems_in_two_folders_keep_the_names_of_their_folders(tmp_path, built):
     write_all(tmp_path / "in" / "one", {"001.tif": grey()})
     write_all(tmp_path / "in" / "two", {"001.tif": grey()})
     _, records, _ = built(f"--source={tmp_path / 'in'}")
@@ -160,8 +161,10 @@ def test_a_mixed_folder_of_formats_keeps_planes_and_pixel_sizes(tmp_path, built,
         image = stack if path.stem == "mrc" else stack[0]
         micrographs.write(masks / f"{path.stem}.tif", (image > 100).astype(np.uint8))
     card, records, _ = built(f"--source={source}", f"--target=mask={masks}", "--patch=20")
-    counts = {name: len([key for key in records if key.startswith(name)]) for name in
-              ("mrc_z0000", "mrc_z0002", "zarr", "dm", "plain")}  # fmt: skip
+    counts = {
+        name: len([key for key in records if key.startswith(name)])
+        for name in ("mrc_z0000", "mrc_z0002", "zarr", "dm", "plain")
+    }
     assert set(counts.values()) == {6} and len(records) == 36 == sum(card["splits"].values())
     assert sorted(record["index"] for record in records.values()) == list(range(36))
     of_mrc = {record["source"] for name, record in records.items() if name.startswith("mrc")}
@@ -169,8 +172,10 @@ def test_a_mixed_folder_of_formats_keeps_planes_and_pixel_sizes(tmp_path, built,
     one = records["mrc_z0001_y0020x0020"]
     np.testing.assert_array_equal(one["image"][..., 0], stack[1, 20:40, 20:40])
     np.testing.assert_array_equal(one["mask"][..., 0], stack[1, 20:40, 20:40] > 100)
-    for name, due in (("mrc_z0000", (0.25, 0.5)), ("zarr", (2, 2)), ("dm", (100, 100))):
-        np.testing.assert_allclose(records[f"{name}_y0000x0000"]["nm_per_pixel"], due, rtol=1e-6)
+    for name, expected in (("mrc_z0000", (0.25, 0.5)), ("zarr", (2, 2)), ("dm", (100, 100))):
+        np.testing.assert_allclose(
+            records[f"{name}_y0000x0000"]["nm_per_pixel"], expected, rtol=1e-6
+        )
     assert np.isnan(records["plain_y0000x0000"]["nm_per_pixel"]).all()
     assert card["notes"] == [
         "pixel sizes of 4 images: 1 from DM, 1 from MRC header, 1 unknown, 1 from OME-Zarr"
@@ -201,19 +206,21 @@ def test_a_zarr_that_changed_is_another_source(tmp_path, built, capsys):
     assert built(f"--source={source}", name="y")[0]["files_sha256"] != first
 
 
-def test_stacks_and_files_of_several_images_are_refused_where_one_is_due(tmp_path, built, refused):
+def test_stacks_and_files_of_several_images_are_refused_where_one_is_expected(
+    tmp_path, built, refused
+):
     source = tmp_path / "in"
     micrographs.write(source / "a.mrc", np.stack([grey(), grey()]))
     micrographs.write(tmp_path / "masks" / "a.tif", np.stack([grey()] * 3))
     line = refused(3, f"--source={source}", f"--target=mask={tmp_path / 'masks'}")
-    assert "not the same number of planes" in line
+    assert "differ in their numbers of planes" in line
     with h5py.File(source / "b.h5", "w") as file:
         file["one"], file["two"] = grey(), grey()
     line = refused(3, f"--source={source}", "--left_out=0")
     assert "over the 0.0% that may be left out" in line and "choose one by --index" in line
     line = refused(3, f"--source={source}", "--memory_limit=0.000001", "--left_out=1")
     assert "raise --memory_limit" in line
-    assert "more than 0 GiB" in refused(2, f"--source={source}", "--memory_limit=0")
+    assert "expected more than 0 GiB" in refused(2, f"--source={source}", "--memory_limit=0")
     (source / "a.mrc").unlink()
     assert sorted(built(f"--source={source}", "--index=1")[1]) == ["b"]
 
@@ -240,14 +247,14 @@ def test_known_pixel_sizes_become_one(tmp_path, built):
     np.testing.assert_allclose(card["nm_per_pixel"]["range"], [0.2, 0.2], rtol=1e-6)
     left = {Path(path).stem: reason for path, reason in card["left_out"]}
     assert left == {
-        "far": "0.9 nm per pixel, to be magnified 4.5 times; 4 at most were due",
+        "far": "0.9 nm per pixel, to be magnified 4.5 times, expected at most 4",
         "tiny": "resampled to 6x6, smaller than a patch",
         "unknown": "its nm per pixel are not known; the table can state them",
     }
     assert len(records) == 3 + 3 * 3  # 40 x 96 and 100 x 120
     first = records["fine_y0000x0000"]
-    due = fine.reshape(40, 2, 96).mean(1)[:, :40]
-    assert np.abs(first["image"][..., 0] - due).max() <= 0.5
+    expected = fine.reshape(40, 2, 96).mean(1)[:, :40]
+    assert np.abs(first["image"][..., 0] - expected).max() <= 0.5
     assert records["fine_y0000x0040"]["mask"][..., 0].tolist() == [[0] * 8 + [1] * 32] * 40
 
 
@@ -295,7 +302,7 @@ def test_a_pretraining_set_is_curated(tmp_path, built, refused):
 
 
 def write_volume(path, volume, nm):
-    """An HDF5 volume [z, y, x] with its nm (z, y, x) as ImageJ states them."""
+    """Write an HDF5 volume [z, y, x] with its nm (z, y, x) as ImageJ states them; return it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         file["volume"] = volume
@@ -306,28 +313,31 @@ def write_volume(path, volume, nm):
 def test_volumes_are_sliced_along_any_axis(tmp_path, built, refused, capsys):
     source = tmp_path / "in"
     volume = write_volume(source / "a.h5", grey(6 * 40, 48).reshape(6, 40, 48), (4, 2, 1))
-    micrographs.write(source / "b.tif", volume, (2, 1))  # does not say how far planes are apart
+    micrographs.write(source / "b.tif", volume, (2, 1))  # does not state the distance of planes
     flat = write_all(source, {"c.tif": grey()})
     masks = tmp_path / "masks"
     for name in "ab":
         micrographs.write(masks / f"{name}.tif", (volume > 100).astype(np.uint8))
     write_all(masks, {"c.tif": np.ones((40, 48), np.uint8)})
     (tmp_path / "t.csv").write_text(
-        "image,mask,split\n" + "".join(f"{n},../masks/{n[0]}.tif,test\n"
-                                       for n in ("a.h5", "b.tif", "c.tif"))
-    )  # fmt: skip
+        "image,mask,split\n"
+        + "".join(f"{n},../masks/{n[0]}.tif,test\n" for n in ("a.h5", "b.tif", "c.tif"))
+    )
     flags = (f"--source={flat}", f"--table={tmp_path / 't.csv'}")
     card, records, _ = built(*flags, "--axes=z,y,x")
     assert card["options"]["axes"] == "z,y,x"
     assert len(records) == 2 * (6 + 40 + 48) + 1 and card["unusable"] == 0
-    due = {"z": (volume, (2, 1)), "y": (volume.swapaxes(0, 1), (4, 1)),
-           "x": (np.moveaxis(volume, 2, 0), (4, 2))}  # fmt: skip
+    expected = {
+        "z": (volume, (2, 1)),
+        "y": (volume.swapaxes(0, 1), (4, 1)),
+        "x": (np.moveaxis(volume, 2, 0), (4, 2)),
+    }
     for name in "ab":
-        for axis, (planes, nm) in due.items():
-            for place in (0, len(planes) - 1):
-                record = records[f"{name}_{axis}{place:04d}"]
-                np.testing.assert_array_equal(record["image"][..., 0], planes[place])
-                np.testing.assert_array_equal(record["mask"][..., 0], planes[place] > 100)
+        for axis, (planes, nm) in expected.items():
+            for index in (0, len(planes) - 1):
+                record = records[f"{name}_{axis}{index:04d}"]
+                np.testing.assert_array_equal(record["image"][..., 0], planes[index])
+                np.testing.assert_array_equal(record["mask"][..., 0], planes[index] > 100)
                 nm = nm if name == "a" or axis == "z" else (np.nan, nm[1])
                 np.testing.assert_allclose(record["nm_per_pixel"], nm, rtol=1e-5)
     assert card["notes"][1:] == [
@@ -356,20 +366,21 @@ def test_volumes_are_sliced_along_any_axis(tmp_path, built, refused, capsys):
     line = refused(3, *flags, "--axes=y", "--memory_limit=0.00001")
     assert "11.5 kB, to be sliced along y or x, expected at most 10.7 kB; raise --mem" in line
     for bad in ("z,z", "w", ""):
-        assert "z, y, x or some of them" in refused(2, *flags, f"--axes={bad}")
+        assert "expected some of z, y, x" in refused(2, *flags, f"--axes={bad}")
 
 
 def test_a_table_states_the_distance_of_planes(tmp_path, built):
     source = tmp_path / "in"
     micrographs.write(source / "b.tif", grey(6 * 40, 48).reshape(6, 40, 48), (2, 1))
     (tmp_path / "t.csv").write_text("image,nm_per_pixel\nb.tif,3 5 7\n")
-    _, records, _ = built(f"--source={source}", f"--table={tmp_path / 't.csv'}", "--axes=y,x,z",
-                          "--patch=6")  # fmt: skip
+    _, records, _ = built(
+        f"--source={source}", f"--table={tmp_path / 't.csv'}", "--axes=y,x,z", "--patch=6"
+    )
     sizes = {name[:3]: tuple(record["nm_per_pixel"].tolist()) for name, record in records.items()}
     assert sizes == {"b_z": (5, 7), "b_y": (3, 7), "b_x": (3, 5)}
 
 
-def test_an_unreadable_file_is_named_and_left_out(tmp_path, built):
+def test_an_unreadable_file_is_named_and_skipped(tmp_path, built):
     source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
     (source / "text.tif").write_text("hello")
     card, records, _ = built(f"--source={source}", "--left_out=0.4")
@@ -405,8 +416,8 @@ def test_ranges_are_taken_before_cutting(tmp_path, built, rule):
     _, records, _ = built(f"--source={source}", f"--table={table}", f"--range={rule}", "--patch=32")
     for name, record in records.items():
         together = {"a": "ab", "b": "ab", "c": "c"}[name[0]] if rule == "percentile" else name[0]
-        due = micrographs.intensity_range([images[n] for n in together], rule)
-        np.testing.assert_array_equal(record["intensity_range"], np.float32(due))
+        expected = micrographs.intensity_range([images[n] for n in together], rule)
+        np.testing.assert_array_equal(record["intensity_range"], np.float32(expected))
 
 
 def test_mixed_dtypes_become_float32(tmp_path, built):
@@ -451,12 +462,12 @@ def test_a_table_gives_source_split_and_pixel_size(tmp_path, built):
 
 
 @pytest.mark.parametrize(
-    "text, due",
+    "text, expected",
     [
         ("picture\na.tif\n", "no column 'image'"),
         ("image\n", "lists no image"),
         ("image,mask\na.tif,x\n,x\n,y\n", "line 3: the cell image is empty"),
-        ("image,split\na.tif,training\n", "split 'training'; one of train, val, test was due"),
+        ("image,split\na.tif,training\n", "split 'training', expected one of train, val, test"),
         ("image,source,split\na.tif,s,train\nb.tif,s,val\n", "source s is in train and in val"),
         ("image\na.tif\na.tif\n", "a.tif is in line 2 already"),
         ("image,nm_per_pixel\na.tif,-1\n", "nm_per_pixel '-1'"),
@@ -464,12 +475,12 @@ def test_a_table_gives_source_split_and_pixel_size(tmp_path, built):
         (None, "No such file"),
     ],
 )
-def test_bad_tables_are_refused(tmp_path, refused, text, due):
+def test_bad_tables_are_refused(tmp_path, refused, text, expected):
     source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
     table = tmp_path / "t.csv"
     if text is not None:
         table.write_text(text)
-    assert due in refused(3, f"--source={source}", f"--table={table}")
+    assert expected in refused(3, f"--source={source}", f"--table={table}")
 
 
 def test_a_table_without_a_picked_column_is_refused(tmp_path, refused):
@@ -515,16 +526,16 @@ def make_text(folder):
 
 def make_nowhere(folder):
     folder.rmdir()
-    return "is no folder"
+    return "is not a folder"
 
 
 @pytest.mark.parametrize("make", [make_empty, make_constant, make_text, make_nowhere])
 def test_folders_without_anything_to_use_are_refused(tmp_path, refused, make):
     folder = tmp_path / "in"
     folder.mkdir()
-    due = make(folder)
+    expected = make(folder)
     line = refused(3, f"--source={folder}")
-    assert due in line and str(folder) in line
+    assert expected in line and str(folder) in line
 
 
 def test_two_files_of_one_stem_are_refused_where_masks_are_paired_by_it(tmp_path, refused):
@@ -535,24 +546,24 @@ def test_two_files_of_one_stem_are_refused_where_masks_are_paired_by_it(tmp_path
 
 
 @pytest.mark.parametrize(
-    "flags, due",
+    "flags, expected",
     [
         (["--patch=0"], "--patch=0"),
         (["--patch=big"], "invalid int value: 'big'"),
-        (["--nm_per_pixel=-1"], "--nm_per_pixel=-1.0; more than 0 nm"),
+        (["--nm_per_pixel=-1"], "--nm_per_pixel=-1.0, expected more than 0 nm"),
         (["--range=minmax"], "invalid choice: 'minmax'"),
         (["--target=masks=."], "no target 'masks'; there are: background_removed"),
         (["--target=mask"], "--target=mask picks a column"),
         (["--target=mask=.", "--table=t.csv"], "its column names the files"),
-        (["--target=mask=.", "--target=mask=m"], "each at most once"),
+        (["--target=mask=.", "--target=mask=m"], "expected each at most once"),
         (["--foreground=3"], "there is no mask"),
-        (["--foreground=red"], "--foreground=red; nonzero, a value, or a colour"),
+        (["--foreground=red"], "--foreground=red, expected nonzero, a value, or a colour"),
         (["--pach=3"], "unrecognized arguments: --pach=3"),
     ],
 )
-def test_usage_errors_are_one_line(tmp_path, refused, flags, due):
+def test_usage_errors_are_one_line(tmp_path, refused, flags, expected):
     source = write_all(tmp_path / "in", {"a.tif": grey()})
-    assert due in refused(2, f"--source={source}", *flags)
+    assert expected in refused(2, f"--source={source}", *flags)
     if flags == ["--patch=0"]:
         assert "--name='1.0.0'" in refused(2, f"--source={source}", name="1.0.0")
 
@@ -563,7 +574,7 @@ def test_a_foreground_that_no_mask_has_is_refused(tmp_path, refused):
     flags = (f"--source={source}", f"--target=mask={masks}")
     assert "no mask has a pixel of foreground=255" in refused(3, *flags, "--foreground=255")
     write_all(masks, {"a.tif": np.stack([grey()] * 2 + [grey()], -1)})
-    assert "a mask in colours; --foreground=R,G,B was due" in refused(3, *flags, "--foreground=7")
+    assert "a mask in colours, expected --foreground=R,G,B" in refused(3, *flags, "--foreground=7")
 
 
 def test_a_name_is_built_once_and_never_from_something_else(tmp_path, capsys):
@@ -595,7 +606,7 @@ def test_building_and_reading_leave_no_temporary_files(tmp_path, capsys, monkeyp
     assert list(temporary.iterdir()) == []
 
 
-def test_named_and_plain_collections_stand_side_by_side(tmp_path, capsys):
+def test_named_and_plain_collections_can_both_be_built(tmp_path, capsys):
     source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
     flags = ("micrographs", f"--data_dir={tmp_path}", f"--source={source}")
     assert call(capsys, *flags, "--name=x")[0] == 0
@@ -648,8 +659,14 @@ def test_exported_records_build_the_same_records(tmp_path, built, capsys):
     _, first, _ = built(f"--source={source}", f"--target=mask={masks}", "--patch=24", name="one")
     out = tmp_path / "out"
     for split in common.SPLITS:
-        export.main(["micrographs/one", f"--data_dir={tmp_path / 'data'}", f"--split={split}",
-                     f"--out={out}"])  # fmt: skip
+        export.main(
+            [
+                "micrographs/one",
+                f"--data_dir={tmp_path / 'data'}",
+                f"--split={split}",
+                f"--out={out}",
+            ]
+        )
     _, again, _ = built(f"--source={out / 'image'}", f"--target=mask={out / 'mask'}", name="two")
     assert first.keys() == again.keys() and len(first) == 40
     for name, record in first.items():
@@ -703,15 +720,15 @@ def test_real_tables(real, built, table, foreground, splits, fraction):
 
 
 def test_real_patches_are_curated(real, built):
-    """The counts that docs/data.md tells; a little may change with the decoders."""
-    for table, due in (
+    """The counts of docs/data.md; decoders may change them a little."""
+    for table, expected in (
         ("emps", {"flat": 196, "saturated": 17, "strip": 14, "alike": 12}),
         ("pt_alumina", {"flat": 201, "saturated": 9, "strip": 9, "alike": 108}),
         ("np_sintering", {"flat": 0, "saturated": 0, "strip": 0, "alike": 0}),
     ):
         flags = (f"--source={real}", f"--table={real / 'tables' / f'{table}.csv'}", "--patch=128")
         card, records, _ = built(*flags, "--curate", name=table)
-        assert all(abs(card["dropped"][reason] - n) <= 0.1 * n for reason, n in due.items())
+        assert all(abs(card["dropped"][reason] - n) <= 0.1 * n for reason, n in expected.items())
         assert len(records) == sum(card["splits"].values())
         assert not any(found["records"] for found in card["near_duplicates"])
 
@@ -722,13 +739,13 @@ def test_a_real_table_of_many_sizes_needs_a_patch(real, refused):
 
 
 def files_of(folder):
-    """{path below `folder`: content} of all files."""
+    """Return {path below `folder`: content} of all files."""
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def limited_build(limit, *argv):
-    """The finished process of a build that may write no file larger than `limit` bytes."""
+    """Return the finished process of a build that may write no file above `limit` bytes."""
     code = (
         f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
         "from data_builders import build; from emjax import cli\n"
@@ -743,7 +760,7 @@ SIMULATED = ("simulated/nanoparticles", "--patch=32", "--records=40")
 
 def test_rebuilding_gives_the_same_bytes_in_memory_or_not(tmp_path, monkeypatch):
     build.main([*SIMULATED, f"--data_dir={tmp_path / 'one'}"])
-    monkeypatch.setattr(writer.shuffle, "MAX_MEM_BUFFER_SIZE", 1 << 13)  # a fraction of a split
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1 << 13)  # a fraction of a split
     build.main([*SIMULATED, f"--data_dir={tmp_path / 'two'}"])
     done = limited_build(1 << 30, *SIMULATED, f"--data_dir={tmp_path / 'three'}")  # other process
     assert done.returncode == 0, done.stderr
@@ -756,8 +773,8 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path):
     data = tmp_path / "data"
     done = limited_build(20_000, *SIMULATED, f"--data_dir={data}")
     assert done.returncode == 3 and done.stderr == (
-        f"error: {data / 'simulated' / 'nanoparticles'}: File too large; a folder to write to, "
-        "with room for the records, was due\n"
+        f"error: {data / 'simulated' / 'nanoparticles'}: File too large; expected a folder "
+        "to write to, with room for the records\n"
     )
     assert not data.exists()
 
@@ -787,7 +804,7 @@ def test_a_read_only_target_is_one_error(capsys, there):
             code, _, err = call(capsys, *SIMULATED, f"--data_dir={data}")
         assert code == 3 and err == (
             f"error: {data / 'simulated' / 'nanoparticles'}: Permission denied; "
-            "a folder to write to, with room for the records, was due\n"
+            "expected a folder to write to, with room for the records\n"
         )
         assert not files_of(data)
         data.chmod(0o755)
@@ -795,7 +812,7 @@ def test_a_read_only_target_is_one_error(capsys, there):
 
 @contextlib.contextmanager
 def as_nobody():
-    """Root may write to read-only folders too, so become somebody else."""
+    """Root may write to read-only folders too, so become another user."""
     if os.geteuid() != 0:
         yield
         return
@@ -827,7 +844,9 @@ def test_a_build_stops_when_too_many_files_cannot_be_used(tmp_path, built, refus
         "error: micrographs/x: 2 of 21 images cannot be used, over the 5.0% that"
     )
     assert "19.tif: all pixels are 9; " in line and line.endswith("or raise --left_out")
-    assert "--left_out=2.0; a share from 0 to 1" in refused(2, f"--source={source}", "--left_out=2")
+    assert "--left_out=2.0, expected a share from 0 to 1" in refused(
+        2, f"--source={source}", "--left_out=2"
+    )
 
 
 def test_a_file_that_breaks_while_it_is_written_counts_too(tmp_path, monkeypatch, capsys):
@@ -835,7 +854,7 @@ def test_a_file_that_breaks_while_it_is_written_counts_too(tmp_path, monkeypatch
 
     def some(self, split):
         for record in records(self, split):
-            yield writer.LeftOut(record["name"], "gone") if record["index"] % 8 == 3 else record
+            yield writer.Skipped(record["name"], "gone") if record["index"] % 8 == 3 else record
 
     prepare = build.Nanoparticles.prepare
     monkeypatch.setattr(build.Nanoparticles, "records", some)
@@ -853,7 +872,7 @@ def test_a_file_that_breaks_while_it_is_written_counts_too(tmp_path, monkeypatch
     monkeypatch.setattr(
         build.Nanoparticles,
         "records",
-        lambda self, split: (writer.LeftOut(r["name"], "gone") for r in records(self, split)),
+        lambda self, split: (writer.Skipped(r["name"], "gone") for r in records(self, split)),
     )
     code, _, err = call(capsys, *SIMULATED, f"--data_dir={tmp_path / 'b'}", "--left_out=1")
     assert code == 3 and "nothing is left of the split train; nanoparticles_" in err

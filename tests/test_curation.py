@@ -13,7 +13,7 @@ RNG = np.random.default_rng(5)
 
 
 def view(h=128, w=128, contrast=40, noise=8):
-    """uint8 [h, w] of blobs in noise."""
+    """Return uint8 [h, w] of blobs in noise."""
     blobs = ndimage.gaussian_filter(RNG.normal(size=(h, w)), 6)
     image = 128 + contrast * blobs / max(blobs.std(), 1e-6) + RNG.normal(0, noise, (h, w))
     return np.clip(image, 1, 254).astype(np.uint8)
@@ -85,9 +85,9 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("scale", [1, 200 / 3])
 def test_reasons(name, scale):
-    image, due = CASES[name]
+    image, expected = CASES[name]
     image = image if scale == 1 else image.astype(np.float32) * np.float32(scale)
-    assert curation.why_uninformative(image, (0, 255 * scale)) == due
+    assert curation.why_uninformative(image, (0, 255 * scale)) == expected
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (9, 8), (130, 33)])

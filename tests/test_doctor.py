@@ -55,7 +55,7 @@ def test_a_device_tells_its_memory_and_peak():
     device = types.SimpleNamespace(device_kind="NVIDIA H200", memory_stats=lambda: stats)
     assert list(doctor.facts(device)) == ["100.0 GB for JAX, 2.0 in use", "peak 989 TFLOP/s"]
     device = types.SimpleNamespace(device_kind="cpu", memory_stats=lambda: None)
-    assert list(doctor.facts(device)) == ["memory not told", "peak not known"]
+    assert list(doctor.facts(device)) == ["memory unknown", "peak unknown"]
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):

@@ -1,4 +1,4 @@
-"""Views that come twice are found, whatever the number of images; other views are not."""
+"""Repeated views are found, whatever the number of images; other views are not."""
 
 import numpy as np
 import pytest
@@ -23,8 +23,8 @@ def test_a_fingerprint_says_where_the_image_grows_brighter():
     blocks = image.reshape(8, 8, 9, 8).mean(axis=(1, 3))
     for row in range(8):
         for column in range(8):
-            due = blocks[row, column + 1] > blocks[row, column]
-            assert (print_ >> (8 * row + column)) & 1 == due
+            expected = blocks[row, column + 1] > blocks[row, column]
+            assert (print_ >> (8 * row + column)) & 1 == expected
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (8, 9), (9, 100), (223, 511)])
@@ -43,15 +43,15 @@ def test_brightness_and_contrast_do_not_change_it_and_other_views_do():
         assert bits_between(one, duplicates.fingerprint(other)) > 10
 
 
-@pytest.mark.parametrize("at_once", [1, 64, duplicates.AT_ONCE])
+@pytest.mark.parametrize("at_once", [1, 64, duplicates.MAX_COMPARISONS])
 def test_look_alikes_are_those_of_a_full_comparison(at_once, monkeypatch):
-    monkeypatch.setattr(duplicates, "AT_ONCE", at_once)
+    monkeypatch.setattr(duplicates, "MAX_COMPARISONS", at_once)
     among = RNG.integers(0, 1 << 64, 900, dtype=np.uint64)
     among[:100] &= np.uint64(0xFFFF)  # many share three of their four bands
     of = among[RNG.permutation(900)[:200]]
-    for place in range(200):
-        for bit in RNG.choice(64, place % 6, replace=False):
-            of[place] ^= np.uint64(1) << np.uint64(bit)
+    for index in range(200):
+        for bit in RNG.choice(64, index % 6, replace=False):
+            of[index] ^= np.uint64(1) << np.uint64(bit)
     found = duplicates.look_alikes(of=of, among=among)
     distances = np.bitwise_count(of[:, None] ^ among[None])
     np.testing.assert_array_equal(found >= 0, distances.min(axis=1) <= duplicates.DISTANCE)

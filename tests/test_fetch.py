@@ -1,4 +1,4 @@
-"""Files come whole and as published, or not at all; tried against a local server."""
+"""Files arrive whole and as published, or not at all; tested against a local server."""
 
 import hashlib
 import http.server
@@ -111,8 +111,9 @@ def test_a_whole_partial_file_is_checked_and_not_fetched_again(zenodo, tmp_path)
 
 def test_other_content_than_published_does_not_stay(zenodo, tmp_path):
     zenodo.content["labels.h5"] = CONTENT["labels.h5"][::-1]
+    published = hashlib.md5(CONTENT["labels.h5"]).hexdigest()
     line = refused(zenodo, tmp_path, ("labels.h5",))
-    assert "labels.h5 came with the MD5" in line and "was published" in line
+    assert "labels.h5 has the MD5" in line and f"expected {published}" in line
     assert contents(tmp_path) == {}
 
 
@@ -156,7 +157,7 @@ def test_a_snapshot_is_unpacked_once_and_its_digest_kept(zenodo, snapshot, tmp_p
 
 
 @pytest.mark.parametrize("fault", ["breaks off", "no zip", "not there", "a bomb"])
-def test_a_snapshot_that_does_not_come_whole_leaves_nothing(zenodo, snapshot, tmp_path, fault):
+def test_a_snapshot_that_does_not_arrive_whole_leaves_nothing(zenodo, snapshot, tmp_path, fault):
     base, name = zenodo.base.replace("records", "files"), "owner/atoms"
     if fault == "breaks off":
         zenodo.breaks_at = 100

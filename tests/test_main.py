@@ -104,7 +104,7 @@ def test_variants_join_and_fields_override():
         ([PRETRAIN, "--config.modle.name=unet"], 'modle.*Did you mean "model"'),
         ([PRETRAIN, "--config.epochs=many"], "config.epochs=many"),
         ([PRETRAIN, "--wrkdir=x"], "wrkdir"),
-        ([PRETRAIN, "stray"], "'stray' is no option"),
+        ([PRETRAIN, "stray"], "'stray' is not an option"),
         ([], "--config is missing; give --config=RECIPE.*RECIPE is paper, pretrain, "),
         (["--config"], "config"),
     ],

@@ -196,7 +196,7 @@ def test_when_one_is_killed_the_others_end(which):
     assert len(re.findall(f"^{GONE}", said, re.M)) >= 1, said
 
 
-def test_an_error_of_all_is_told_once(tiny_records, tmp_path):
+def test_an_error_of_all_is_printed_once(tiny_records, tmp_path):
     run = (tmp_path / "run", tiny_records, COUNT, "--config.augment.crop=30")
     with train(*run) as processes:
         codes, _, said = ended(processes)

@@ -25,15 +25,15 @@ def test_a_plane_stays_the_plane_it_is(factors, atol):
     new = resample(image, factors)
     assert new.dtype == np.float32 and new.shape == resampled_shape((60, 80), factors)
     y, x = np.mgrid[: new.shape[0], : new.shape[1]] + 0.5
-    due = 3 * y / factors[0] - 2 * x / factors[1]
+    expected = 3 * y / factors[0] - 2 * x / factors[1]
     inner = slice(3, -3)  # linear interpolation knows nothing beyond the outermost centres
-    np.testing.assert_allclose(new[inner, inner], due[inner, inner], atol=atol)
+    np.testing.assert_allclose(new[inner, inner], expected[inner, inner], atol=atol)
 
 
 def test_shrinking_takes_the_mean_of_areas():
     image = RNG.random((64, 48)).astype(np.float32)
-    due = image.reshape(16, 4, 12, 4).mean((1, 3))
-    np.testing.assert_allclose(resample(image, (0.25, 0.25)), due, rtol=1e-6)
+    expected = image.reshape(16, 4, 12, 4).mean((1, 3))
+    np.testing.assert_allclose(resample(image, (0.25, 0.25)), expected, rtol=1e-6)
     third = resample(image[:3, :1], (2 / 3, 1))[:, 0]  # 1.5 rows each
     a, b, c = image[:3, 0]
     np.testing.assert_allclose(third, [(a + b / 2) / 1.5, (b / 2 + c) / 1.5], rtol=1e-6)
@@ -55,7 +55,8 @@ def test_integers_are_rounded_and_masks_go_by_majority():
 
 
 @pytest.mark.parametrize(
-    ("side", "factor", "due"), [(3, 0.3 / 0.1, 9), (100, 0.333, 33), (10, 0.01, 1), (7, 0.1 * 3, 2)]
+    ("side", "factor", "expected"),
+    [(3, 0.3 / 0.1, 9), (100, 0.333, 33), (10, 0.01, 1), (7, 0.1 * 3, 2)],
 )
-def test_sides_are_whole_pixels(side, factor, due):
-    assert resampled_shape((side, side), (factor, factor)) == (due, due)
+def test_sides_are_whole_pixels(side, factor, expected):
+    assert resampled_shape((side, side), (factor, factor)) == (expected, expected)

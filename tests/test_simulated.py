@@ -13,7 +13,7 @@ from emjax.errors import InputError, UsageError
 
 
 def draw(kind, records, patch=64, seed=0):
-    """All records of a simulated dataset, by index."""
+    """Return all records of a simulated dataset, by index."""
     dataset = KINDS[kind](argparse.Namespace(patch=patch, records=records, seed=seed))
     splits = dataset.prepare().splits
     every = [record for split in splits for record in dataset.records(split)]
@@ -45,7 +45,7 @@ def test_nanoparticles_are_counts_with_a_mask_that_is_not_trivial():
         assert 0 <= low < high
         if 0 < mask.mean() < 1:
             darker += image[mask == 1].mean() < image[mask == 0].mean()
-    assert darker > 16  # gold scatters more than carbon; a few stand on thick film
+    assert darker > 16  # gold scatters more than carbon; a few are on thick film
 
 
 def test_unlabelled_is_a_mixture_in_8_bits():
@@ -101,9 +101,9 @@ def test_the_command_builds_them_once(kind, tmp_path, capsys):
     card = json.loads((home / "1.0.0" / "card.json").read_text())
     assert card["splits"] == {"train": 14, "val": 2, "test": 4} and card["shape"] == [48, 48]
     source = tfds.builder_from_directory(home / "1.0.0").as_data_source("train")
-    due = {record["index"]: record for record in draw(kind, 20, patch=48)}
+    expected = {record["index"]: record for record in draw(kind, 20, patch=48)}
     for record in source:
-        np.testing.assert_array_equal(record["image"], due[int(record["index"])]["image"])
+        np.testing.assert_array_equal(record["image"], expected[int(record["index"])]["image"])
     assert "train 14, val 2, test 4" in capsys.readouterr().out
     build.main(argv)
     assert "already built" in capsys.readouterr().out

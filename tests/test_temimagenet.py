@@ -40,7 +40,7 @@ def clone(tmp_path):
 
 @pytest.fixture
 def command(tmp_path, capsys):
-    """(exit code, stdout, stderr, card or None) of building a dataset from a source."""
+    """A function that builds a dataset; it returns (exit code, stdout, stderr, card or None)."""
 
     def run(source, name="temimagenet", *options):
         argv = [name, f"--data_dir={tmp_path / 'data'}", f"--source={source}", *options]
@@ -87,8 +87,8 @@ def test_a_clone_becomes_records_of_paired_images(tmp_path, clone, command, name
         stem = f"{number:05d}"
         record = records[stem]
         for feature, folder in FOLDERS.items():
-            due = np.array(Image.open(clone / folder / f"{stem}.png"))
-            np.testing.assert_array_equal(record[feature][..., 0], due)
+            expected = np.array(Image.open(clone / folder / f"{stem}.png"))
+            np.testing.assert_array_equal(record[feature][..., 0], expected)
         assert record["index"] == number - 1 and record["source"].decode() == stem
         np.testing.assert_array_equal(record["intensity_range"], [0, 255])
         assert np.isnan(record["nm_per_pixel"]).all()
@@ -104,7 +104,7 @@ def test_the_card_says_whether_the_set_is_complete(clone, command, monkeypatch):
     assert card["options"]["complete"] is True and err == ""
 
 
-def test_both_datasets_stand_side_by_side_and_are_built_once(tmp_path, clone, command):
+def test_both_datasets_can_be_built_and_are_built_once(tmp_path, clone, command):
     for name in ("temimagenet", "temimagenet/multislice"):
         assert command(clone, name)[0] == 0
     assert "already built" in command(clone)[1]
@@ -155,7 +155,7 @@ def empty(path):
 
 def mis_sized(path):
     write(path.parent, path.name, noise((256, 255)))
-    return "256x255, 256x256 was due"
+    return "256x255, expected 256x256"
 
 
 def constant(path):
@@ -165,42 +165,42 @@ def constant(path):
 
 def colour(path):
     write(path.parent, path.name, noise((256, 256, 3)))
-    return "in colours, 8-bit grey was due"
+    return "in colours, expected 8-bit grey"
 
 
 def sixteen_bits(path):
     write(path.parent, path.name, noise(dtype=np.uint16) * 100)
-    return "uint16 values, 8-bit grey was due"
+    return "uint16 values, expected 8-bit grey"
 
 
 FAULTS = [unreadable, truncated, empty, mis_sized, constant, colour, sixteen_bits]
 
 
 @pytest.mark.parametrize("folder", [FOLDERS["image"], FOLDERS["superresolved"]])
-def test_a_file_that_cannot_be_used_is_named_and_left_out(tmp_path, clone, command, folder):
-    due = {}
+def test_a_file_that_cannot_be_used_is_named_and_skipped(tmp_path, clone, command, folder):
+    expected = {}
     for number, fault in enumerate(FAULTS, start=2):
         path = clone / folder / f"{number:05d}.png"
-        due[str(path)] = fault(path)
+        expected[str(path)] = fault(path)
     code, _, err, card = command(clone)
     assert code == 3 and card is None and "7 of 10 images cannot be used" in err
     code, out, err, card = command(clone, "temimagenet", "--left_out=0.7")
     assert code == 0, err
-    assert {path for path, _ in card["left_out"]} == due.keys()
+    assert {path for path, _ in card["left_out"]} == expected.keys()
     for path, reason in card["left_out"]:
-        assert due[path] in reason and path in out and not reason.startswith(path)
+        assert expected[path] in reason and path in out and not reason.startswith(path)
     kept = records_of(tmp_path, card)
     assert sorted(kept) == ["00001", "00009", "00010"]
     whole = common.split_by_source([f"{number:05d}" for number in range(1, 11)])
     assert {stem: record["split"] for stem, record in kept.items()} == {s: whole[s] for s in kept}
 
 
-def test_a_missing_stem_is_named_and_left_out(clone, command):
+def test_a_missing_stem_is_named_and_skipped(clone, command):
     (clone / "noNoise" / "00004.png").unlink()
     (clone / "noNoise" / "00005.png").unlink()
     (clone / FOLDERS["superresolved"] / "00005.png").unlink()
     (clone / "image" / "00007.png").unlink()
-    (clone / "image" / "._00001.png").write_text("what another system keeps beside a file")
+    (clone / "image" / "._00001.png").write_text("what another system keeps next to a file")
     code, _, err, card = command(clone, "temimagenet", "--left_out=0.7")
     assert code == 0 and sum(card["splits"].values()) == 7
     left_out = dict(card["left_out"])
@@ -225,13 +225,13 @@ def test_names_with_spaces_and_other_letters_are_read(tmp_path, clone, command):
 def test_sources_without_the_set_say_what_to_download(tmp_path, clone, command):
     (tmp_path / "snapshot.zip").write_bytes(b"PK")
     (tmp_path / "other" / "pictures").mkdir(parents=True)
-    for source, due in {
-        "nowhere": "is no folder. Run git clone https://github.com/xinhuolin/TEM-ImageNet-v1.3",
+    for source, expected in {
+        "nowhere": "is not a folder. Run git clone https://github.com/xinhuolin/TEM-ImageNet-v1.3",
         "snapshot.zip": "is a file, not a folder. Run git clone",
         "other": "neither it nor a folder in it has the folder image; its folders: pictures.",
     }.items():
         code, _, err, _ = command(tmp_path / source)
-        assert code == 3 and due in err and err.count("\n") == 1
+        assert code == 3 and expected in err and err.count("\n") == 1
         assert "TEM-ImageNet-v1.3/archive/refs/heads/master.zip" in err and "--source" in err
     shutil.copytree(clone, tmp_path / "second")
     code, _, err, _ = command(tmp_path)
@@ -254,16 +254,16 @@ def test_genuine_images_are_read(clone, tmp_path, command):
     folder = os.environ.get("EMJAX_REAL_DATA")
     if not folder:
         pytest.skip("needs real micrographs: EMJAX_REAL_DATA is not set")
-    due = {}
+    expected = {}
     for stem in ("11133", "12028"):
         path = Path(folder) / "temimagenet_like" / "atomsegnet_test_img" / f"{stem}.png"
-        due[stem] = np.array(Image.open(path))
-        for feature in FOLDERS.values():  # their targets are not published beside them
+        expected[stem] = np.array(Image.open(path))
+        for feature in FOLDERS.values():  # their targets are not published with them
             shutil.copy(path, clone / feature)
     code, _, err, card = command(clone)
     assert code == 0 and card["left_out"] == [], err
     records = records_of(tmp_path, card)
-    for stem, pixels in due.items():
+    for stem, pixels in expected.items():
         assert pixels.shape == (256, 256) and 20 < pixels.mean() < 70
         np.testing.assert_array_equal(records[stem]["image"][..., 0], pixels)
 

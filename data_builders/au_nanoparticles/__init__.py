@@ -1,11 +1,14 @@
 """Au nanoparticles on carbon in high-resolution TEM, with masks, from the authors' h5 files."""
 
+import argparse
 import hashlib
 import json
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+from jaxtyping import Float32, UInt8
 
 from data_builders import fetch
 from data_builders.au_nanoparticles import files, preprocessing
@@ -17,6 +20,7 @@ from data_builders.au_nanoparticles.facts import (
     ZENODO_RECORD,
 )
 from data_builders.common import ALL, SPLITS, About, Contents, by_hash, file_sha256
+from data_builders.writer import Record
 from emjax.errors import InputError
 
 NAMES = [f"au_nanoparticles/{name}{by}" for name in DATASETS for by in ("", "_by_source")]
@@ -26,7 +30,7 @@ class Part(NamedTuple):
     """An image of a file that can be used, and the corners (y, x) of its patches."""
 
     pair: files.Pair
-    place: int
+    index: int  # in the file
     corners: list[tuple[int, int]]
 
 
@@ -39,8 +43,8 @@ class AuNanoparticles:
     au5nm_v1, which their authors have filtered and scaled to 0 ... 1.
 
     The first 70 % of the patches are train, the next 10 % val, the rest test, as in Sytwu et al.
-    2022: neighbouring patches of one micrograph may stand on both sides. NAME_by_source splits
-    by micrograph instead.
+    2022: neighbouring patches of one micrograph may be in two splits. NAME_by_source splits by
+    micrograph instead.
     """
 
     about = About("Au nanoparticles", LICENCE, SYTWU, DATASETS["au5nm"].address)
@@ -48,7 +52,8 @@ class AuNanoparticles:
     side, more_than = 512, 400  # of a patch: pixels, and particle pixels that are too few
 
     @staticmethod
-    def add_options(parser):
+    def add_options(parser: argparse.ArgumentParser) -> None:
+        """Add the flags of this dataset to `parser`."""
         parser.add_argument("--source", required=True, help="the folder of the h5 files")
         parser.add_argument(
             "--fetch",
@@ -56,7 +61,11 @@ class AuNanoparticles:
             help="download from Zenodo what the folder lacks, and check it",
         )
 
-    def __init__(self, options):
+    def __init__(self, options: argparse.Namespace) -> None:
+        """Find and hash the files, after fetching them if asked to.
+
+        Raises: InputError if they are missing or cannot be built this way, or the download fails.
+        """
         name = options.dataset.removeprefix("au_nanoparticles/")
         self.folder, self.by_source = options.dataset, name.endswith("_by_source")
         self.name = name.removesuffix("_by_source")
@@ -68,8 +77,8 @@ class AuNanoparticles:
             self.facts.address,
         )
         if options.fetch:
-            due = (self.facts.images, self.facts.labels)
-            fetch.from_zenodo(ZENODO_RECORD, due, options.source)
+            names = (self.facts.images, self.facts.labels)
+            fetch.from_zenodo(ZENODO_RECORD, names, options.source)
         self.layout, self.pairs = files.find(options.source, self.facts)
         if self.by_source and self.layout != "raw":
             raise InputError(
@@ -81,7 +90,7 @@ class AuNanoparticles:
         self.digests = {path.name: file_sha256(path) for pair in self.pairs for path in pair[:2]}
         listed = json.dumps(self.digests, sort_keys=True)
         self.files_sha256 = hashlib.sha256(listed.encode()).hexdigest()
-        self.options = {"layout": self.layout, "by_source": self.by_source}
+        self.options: dict[str, Any] = {"layout": self.layout, "by_source": self.by_source}
         if self.layout == "raw":
             self.options |= {
                 "xray_threshold": self.facts.xray_threshold,
@@ -89,21 +98,24 @@ class AuNanoparticles:
                 "particle_pixels_over": self.more_than,
             }
 
-    def prepare(self):
-        """Look at every image and its labels once: which patches there are, and in which split."""
+    def prepare(self) -> Contents:
+        """Read every image and its labels once; return the patches and their splits.
+
+        Raises: InputError if no patch has enough particle pixels, or images or labels are wrong.
+        """
         parts, unusable, images = [], [], 0
         for pair in self.pairs:
             with files.opened(pair) as (stack, labels):
                 self._check_sizes(stack)
                 images += stack.shape[0]
-                for place in range(stack.shape[0]):
+                for index in range(stack.shape[0]):
                     try:
-                        self._check(files.read_image(stack, place))
-                        corners = self._corners(files.read_mask(labels, place))
+                        self._check(files.read_image(stack, index))
+                        corners = self._corners(files.read_mask(labels, index))
                     except files.Unusable as error:
-                        unusable.append((f"{pair.images}[{place}]", str(error)))
+                        unusable.append((f"{pair.images}[{index}]", str(error)))
                     else:
-                        parts.append(Part(pair, place, corners))
+                        parts.append(Part(pair, index, corners))
         self.parts = [part for part in parts if part.corners]
         if not self.parts:
             first = f"; {': '.join(unusable[0])}" if unusable else ""
@@ -126,55 +138,57 @@ class AuNanoparticles:
             notes=self._notes(counts),
         )
 
-    def _check_sizes(self, stack):
+    def _check_sizes(self, stack: files.Stack) -> None:
         n, h, w = stack.shape
         if self.layout == "raw" and min(h, w) < self.side:
-            due = f"micrographs of at least {self.side}x{self.side}"
+            expected = f"micrographs of at least {self.side}x{self.side}"
         elif self.layout != "raw" and (h, w) != (self.side, self.side):
-            due = f"patches of {self.side}x{self.side}"
+            expected = f"patches of {self.side}x{self.side}"
         else:
             return
-        raise InputError(f"{stack.path}: {n} images of {h}x{w}; {due} were due")
+        raise InputError(f"{stack.path}: {n} images of {h}x{w}, expected {expected}")
 
-    def _check(self, image):
+    def _check(self, image: Float32[np.ndarray, "h w"]) -> None:
+        """Raise Unusable if the values of `image` cannot be right."""
         if self.layout == "raw" and image.max() <= 0:
             raise files.Unusable(f"no pixel is above 0, the largest is {image.max():g}")
         if self.rule == "fixed" and (image.min() < 0 or image.max() > 1):
-            raise files.Unusable(f"values {image.min():g} to {image.max():g}; 0 to 1 were due")
+            raise files.Unusable(f"values {image.min():g} to {image.max():g}, expected 0 to 1")
 
-    def _corners(self, mask):
+    def _corners(self, mask: UInt8[np.ndarray, "h w"]) -> list[tuple[int, int]]:
         if self.layout != "raw":
             return [(0, 0)]
         return preprocessing.corners_with_particles(mask, side=self.side, more_than=self.more_than)
 
-    def _source(self, part):
-        """The micrograph that `part` is, or the whole dataset where that is not known."""
-        return f"{self.name}/{part.place:02d}" if self.layout == "raw" else self.name
+    def _source(self, part: Part) -> str:
+        """Return the micrograph that `part` is, or the whole dataset where that is not known."""
+        return f"{self.name}/{part.index:02d}" if self.layout == "raw" else self.name
 
-    def _splits(self):
-        """The split of each patch, in the order of the parts."""
+    def _splits(self) -> list[str]:
+        """Return the split of each patch, in the order of the parts."""
         if self.layout == "split":
-            return [part.pair.split for part in self.parts]
+            return [cast(str, part.pair.split) for part in self.parts]
         if not self.by_source:
             counts = preprocessing.sequential_split(sum(len(part.corners) for part in self.parts))
             return [split for split in SPLITS for _ in range(counts[split])]
         sources = by_hash(self._source(part) for part in self.parts)
         if len(sources) < 3:
             raise InputError(
-                f"{self.pairs[0].images} has {len(sources)} micrographs with particles; at least "
-                f"3 were due for {self.folder}: one a split"
+                f"{self.pairs[0].images} has {len(sources)} micrographs with particles, "
+                f"expected at least 3 for {self.folder}: one per split"
             )
         val, test = max(1, len(sources) // 10), max(1, len(sources) // 5)
         counts = {"val": val, "test": test, "train": len(sources) - val - test}
         where = dict(zip(sources, [s for s in counts for _ in range(counts[s])], strict=True))
         return [where[self._source(part)] for part in self.parts for _ in part.corners]
 
-    def _notes(self, counts):
-        patches, due = sum(counts.values()), preprocessing.sequential_split(self.facts.patches)
+    def _notes(self, counts: dict[str, int]) -> list[str]:
+        patches = sum(counts.values())
+        expected = preprocessing.sequential_split(self.facts.patches)
         notes = []
         if self.layout == "split":
             notes.append("the splits are those of the files")
-            if counts == {split: 8 * count for split, count in due.items()}:
+            if counts == {split: 8 * count for split, count in expected.items()}:
                 notes.append(
                     "the files hold every patch in its eight turns and flips: one pass over these "
                     "records is eight over the patches, so train with --config.passes_per_epoch=1"
@@ -190,12 +204,13 @@ class AuNanoparticles:
             notes.append("standardised by its authors; not preprocessed here")
         return notes + [f"{name}: SHA-256 {digest}" for name, digest in self.digests.items()]
 
-    def _in_two_splits(self):
+    def _in_two_splits(self) -> list[str]:
+        """Return the micrographs with patches in two splits."""
         origins = [self._source(part) for part in self.parts for _ in part.corners]
         placed = list(zip(origins, self.split_of, strict=True))
         return sorted({a[0] for a, b in pairwise(placed) if a[0] == b[0] and a[1] != b[1]})
 
-    def records(self, split, units=ALL):
+    def records(self, split: str, units: range = ALL) -> Iterator[Record]:
         """Yield the records of `split`; a record's index does not depend on the split."""
         index = 0
         for pair in self.pairs:
@@ -203,35 +218,42 @@ class AuNanoparticles:
                 for number, part in enumerate(self.parts):
                     if part.pair != pair:
                         continue
-                    places = range(index, index + len(part.corners))
-                    index = places.stop
-                    if number in units and split in self.split_of[places.start : places.stop]:
-                        image = self._image(images, part.place)
-                        mask = files.read_mask(labels, part.place)
-                        for corner, place in zip(part.corners, places, strict=True):
-                            if self.split_of[place] == split:
-                                yield self._record(part, image, mask, corner, place)
+                    indices = range(index, index + len(part.corners))
+                    index = indices.stop
+                    if number in units and split in self.split_of[indices.start : indices.stop]:
+                        image = self._image(images, part.index)
+                        mask = files.read_mask(labels, part.index)
+                        for corner, of_patch in zip(part.corners, indices, strict=True):
+                            if self.split_of[of_patch] == split:
+                                yield self._record(part, image, mask, corner, of_patch)
 
-    def _image(self, images, place):
-        image = files.read_image(images, place)
-        if self.layout != "raw":
+    def _image(self, images: files.Stack, index: int) -> Float32[np.ndarray, "h w"]:
+        image = files.read_image(images, index)
+        if self.layout != "raw" or self.facts.xray_threshold is None:
             return image
         return preprocessing.standardised(
             preprocessing.without_xrays(image, self.facts.xray_threshold)
         )
 
-    def _record(self, part, image, mask, corner, index):
+    def _record(
+        self,
+        part: Part,
+        image: Float32[np.ndarray, "h w"],
+        mask: UInt8[np.ndarray, "h w"],
+        corner: tuple[int, int],
+        index: int,
+    ) -> Record:
         (y, x), side = corner, self.side
         where = {
-            "raw": f"{part.place:02d}_y{y:04d}x{x:04d}",
-            "cut": f"{part.place:03d}",
-            "split": f"{part.pair.split}_{part.place:04d}",
+            "raw": f"{part.index:02d}_y{y:04d}x{x:04d}",
+            "cut": f"{part.index:03d}",
+            "split": f"{part.pair.split}_{part.index:04d}",
         }
         return {
             "image": image[y : y + side, x : x + side, None],
             "mask": mask[y : y + side, x : x + side, None],
-            # In standard deviations of the whole micrograph, mean -+ 4 of them is -4 and 4.
-            "intensity_range": np.float32((0, 1) if self.rule == "fixed" else (-4, 4)),
+            # In standard deviations of the whole micrograph: its mean -+ 4 of them is -4 and 4.
+            "intensity_range": np.array((0, 1) if self.rule == "fixed" else (-4, 4), np.float32),
             "nm_per_pixel": np.full(2, self.facts.nm_per_pixel, np.float32),
             "name": f"{self.name}_{where[self.layout]}",
             "source": self._source(part),

@@ -1,4 +1,4 @@
-"""What is known of the Au sets: their files, thresholds, counts, pixel sizes and authors."""
+"""Facts about the Au sets: their files, thresholds, counts, pixel sizes and authors."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,11 @@ ZENODO_RECORD = "6419024"
 
 
 class Facts(NamedTuple):
-    """What is known of a dataset."""
+    """Facts about a dataset."""
 
-    images: str  # the file its authors published, micrographs or patches
+    images: str  # the file that its authors published, micrographs or patches
     labels: str
-    prepared: str  # how the names of the files begin that the authors' notebook writes
+    prepared: str  # begins the names of the files that the authors' notebook writes
     xray_threshold: float | None  # counts above the median; None: filtered by its authors
     patches: int  # that the authors keep
     nm_per_pixel: float  # NaN where nobody states it

@@ -1,12 +1,15 @@
-"""The h5 files of the Au sets in each of their published layouts, read one image at a time."""
+"""Read the h5 files of the Au sets, in each of their published layouts, image by image."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
 import numpy as np
+from jaxtyping import Float32, Shaped, UInt8
 
+from data_builders.au_nanoparticles.facts import Facts
 from emjax.errors import InputError
 
 SPLITS = {"Training": "train", "Validation": "val", "Test": "test"}  # in file names, and here
@@ -28,13 +31,13 @@ class Found(NamedTuple):
 
 
 class Unusable(InputError):
-    """One image of a file is damaged; the others may be sound."""
+    """One image of a file is damaged; the others may be good."""
 
 
-def find(folder, facts):
-    """The Found of a dataset in `folder`: its first files, or the first prepared ones there are.
+def find(folder: str | Path, facts: Facts) -> Found:
+    """Return the Found of a dataset in `folder`: its published files, or else prepared ones.
 
-    Raises: InputError if one file of a pair is missing, if two preparations are there, or nothing.
+    Raises: InputError if one file of a pair is missing, if there are two preparations, or nothing.
     """
     folder = Path(folder)
     first = Pair(folder / facts.images, folder / facts.labels, None)
@@ -47,34 +50,34 @@ def find(folder, facts):
             pairs.append(_whole(Pair(images, _labels_of(images), split)))
     if pairs and len(pairs) < len(SPLITS):
         has = ", ".join(pair.images.name for pair in pairs)
-        raise InputError(f"{folder} holds {has} only; all of {', '.join(SPLITS)} were due")
+        raise InputError(f"{folder} holds {has} only, expected all of {', '.join(SPLITS)}")
     if pairs:
         return Found("split", pairs)
     stem = facts.images.removesuffix("_Images.h5")
     images = _only_one(folder, f"{stem}*_Std*_Images.h5")
     if images:
         return Found("cut", [_whole(Pair(images, _labels_of(images), None))])
-    there = sorted(path.name for path in folder.glob("*.h5"))[:5] if folder.is_dir() else []
+    found = sorted(path.name for path in folder.glob("*.h5"))[:5] if folder.is_dir() else []
     raise InputError(
-        f"{folder} {'holds ' + ', '.join(there) if there else 'holds no h5 file'}; "
-        f"{facts.images} and {facts.labels} were due. Download them from {facts.address} into "
-        f"{folder}, or try --fetch"
+        f"{folder} holds {', '.join(found) or 'no h5 file'}, expected {facts.images} and "
+        f"{facts.labels}; download them from {facts.address} into {folder}, or try --fetch"
     )
 
 
-def _only_one(folder, pattern):
+def _only_one(folder: Path, pattern: str) -> Path | None:
     paths = sorted(folder.glob(pattern))
     if len(paths) > 1:
         names = " and ".join(path.name for path in paths)
-        raise InputError(f"{folder} holds {names}; one of them was due, keep the others elsewhere")
+        raise InputError(f"{folder} holds {names}, expected one of them; keep the others elsewhere")
     return paths[0] if paths else None
 
 
-def _labels_of(images):
+def _labels_of(images: Path) -> Path:
     return images.with_name(images.name.removesuffix("Images.h5") + "Labels.h5")
 
 
-def _whole(pair):
+def _whole(pair: Pair) -> Pair:
+    """Return `pair`; raise InputError if one of its files is missing."""
     for path, other in ((pair.images, pair.labels), (pair.labels, pair.images)):
         if not path.is_file():
             raise InputError(f"{path} is missing; it belongs to {other.name}")
@@ -86,59 +89,64 @@ class Stack(NamedTuple):
 
     path: Path
     values: h5py.Dataset
-    channel: tuple  # what follows [place] to get one [h, w]
+    channel: tuple[int | slice, ...]  # what follows [index] to get one [h, w]
     shape: tuple[int, int, int]  # n, h, w
 
 
 @contextlib.contextmanager
-def opened(pair):
-    """(images, labels) of `pair`: two Stacks of one shape."""
+def opened(pair: Pair) -> Iterator[tuple[Stack, Stack]]:
+    """Open the (images, labels) of `pair`, two Stacks of one shape.
+
+    Raises: InputError if a file cannot be read, has no such data, or the shapes differ.
+    """
     with _stack(pair.images, ("images",), 1) as images:
         with _stack(pair.labels, ("labels", "maps", "images"), 2) as labels:
             if images.shape != labels.shape:
                 raise InputError(
-                    f"{pair.labels}: {_size(labels.shape)} labels (number, height, width), but "
-                    f"{pair.images.name} has {_size(images.shape)} images; one shape was due"
+                    f"{pair.labels}: {_size(labels.shape)} labels (number, height, width), "
+                    f"expected the shape of the images in {pair.images.name}, {_size(images.shape)}"
                 )
             yield images, labels
 
 
 @contextlib.contextmanager
-def _stack(path, keys, most_channels):
+def _stack(path: Path, keys: tuple[str, ...], most_channels: int) -> Iterator[Stack]:
+    """Open the first of `keys` in the h5 file at `path`, with up to `most_channels` per image."""
     try:
         file = h5py.File(path, "r")
     except OSError as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: {reason}; an HDF5 file was due") from None
+        raise InputError(f"{path}: {reason}; expected an HDF5 file") from None
     with file:
-        key = next((key for key in keys if isinstance(file.get(key), h5py.Dataset)), None)
-        if key is None:
+        for key in keys:
+            values = file.get(key)
+            if isinstance(values, h5py.Dataset):
+                break
+        else:
             has = ", ".join(map(repr, sorted(file))) or "none"
             raise InputError(f"{path}: no key {' or '.join(map(repr, keys))}; its keys: {has}")
-        values = file[key]
         if values.dtype.kind not in "buif":
-            raise InputError(f"{path}: {key!r} is {values.dtype}; real numbers were due")
+            raise InputError(f"{path}: {key!r} is {values.dtype}, expected real numbers")
         n, *shape = values.shape or (0,)
-        if len(shape) == 2:
-            channel = ()
-        elif len(shape) == 3 and shape[0] == 1:  # channels first
+        channel: tuple[int | slice, ...] = ()
+        if len(shape) == 3 and shape[0] == 1:  # channels first
             channel, shape = (0,), shape[1:]
         elif len(shape) == 3 and shape[2] <= most_channels:
             channel, shape = (slice(None), slice(None), shape[2] - 1), shape[:2]
-        else:
+        if len(shape) != 2:
             raise InputError(
-                f"{path}: {key!r} has the shape {_size(values.shape)}; number x height x width, "
-                f"with at most {most_channels} channel(s) first or last, was due"
+                f"{path}: {key!r} has the shape {_size(values.shape)}, expected number x height x "
+                f"width, with at most {most_channels} channel(s) first or last"
             )
-        yield Stack(path, values, channel, (n, *shape))
+        yield Stack(path, values, channel, (n, shape[0], shape[1]))
 
 
-def read_image(images, place):
-    """float32 [h, w]: the image at `place` of the Stack `images`.
+def read_image(images: Stack, index: int) -> Float32[np.ndarray, "h w"]:
+    """Return the image `index` of `images`.
 
     Raises: Unusable if it cannot be read, or its values are not finite, or all the same.
     """
-    image = _read(images, place).astype(np.float32)
+    image = _read(images, index).astype(np.float32)
     if not np.isfinite(image).all():
         bad = image.size - np.isfinite(image).sum()
         raise Unusable(f"{bad} of {image.size} values are NaN or infinite")
@@ -147,26 +155,26 @@ def read_image(images, place):
     return image
 
 
-def read_mask(labels, place):
-    """uint8 [h, w] in {0, 1}: the label at `place` of the Stack `labels`, 1 for particle.
+def read_mask(labels: Stack, index: int) -> UInt8[np.ndarray, "h w"]:
+    """Return the label `index` of `labels`: 1 for particle, else 0.
 
     Raises: InputError if it holds other values.
     """
-    label = _read(labels, place)
+    label = _read(labels, index)
     mask = (label == 1).astype(np.uint8)
     if not np.array_equal(mask, label):
         others = np.unique(label[(label != 0) & (label != 1)])[:3]
-        told = ", ".join(f"{value:g}" for value in others)
-        raise InputError(f"{labels.path}[{place}]: labels hold {told}; 0 and 1 alone were due")
+        values = ", ".join(f"{value:g}" for value in others)
+        raise InputError(f"{labels.path}[{index}]: labels hold {values}, expected 0 and 1 alone")
     return mask
 
 
-def _read(stack, place):
+def _read(stack: Stack, index: int) -> Shaped[np.ndarray, "h w"]:
     try:
-        return stack.values[(place, *stack.channel)]
+        return stack.values[(index, *stack.channel)]
     except OSError as error:
         raise Unusable(" ".join(str(error).split())) from None
 
 
-def _size(shape):
+def _size(shape: tuple[int, ...]) -> str:
     return "x".join(str(side) for side in shape)

@@ -4,12 +4,13 @@ Source: ScottLabUCB/HRTEM-Receptive-Field @36e4e73, dataset_preprocessing/.
 """
 
 import numpy as np
+from jaxtyping import Bool, Float32, Integer, Real
 
 from emjax.errors import InputError
 
 
-def without_xrays(image, threshold):
-    """float32 [h, w], counts: `image` without negative values and without X-ray hits.
+def without_xrays(image: Real[np.ndarray, "h w"], threshold: float) -> Float32[np.ndarray, "h w"]:
+    """Return `image`, in counts, without negative values and without X-ray hits.
 
     Negative counts become 0. A pixel more than `threshold` counts above the median of the image
     becomes the mean of its eight neighbours, or of the whole image in the outermost rows and
@@ -24,8 +25,8 @@ def without_xrays(image, threshold):
     h, w = image.shape
     for _ in range(2):
         ys, xs = np.nonzero(image > np.median(image) + threshold)
-        for place in np.argsort(image[ys, xs], kind="stable")[::-1]:
-            y, x = ys[place], xs[place]
+        for hit in np.argsort(image[ys, xs], kind="stable")[::-1]:
+            y, x = ys[hit], xs[hit]
             if 0 < y < h - 1 and 0 < x < w - 1:
                 image[y, x] = 0
                 image[y, x] = image[y - 1 : y + 2, x - 1 : x + 2].sum(dtype=np.float64) / 8
@@ -34,22 +35,24 @@ def without_xrays(image, threshold):
     return image
 
 
-def standardised(image):
-    """float32 [h, w], standard deviations from the mean of the whole `image`.
+def standardised(image: Real[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
+    """Return the standard deviations of each pixel from the mean of the whole `image`.
 
     Raises: InputError if all pixels are the same.
     """
     mean, sd = image.mean(dtype=np.float64), image.std(dtype=np.float64)
     if sd == 0:
-        raise InputError(f"all pixels are {image.flat[0]:g}; an image to standardise was due")
+        raise InputError(f"all pixels are {image.flat[0]:g}; expected an image to standardise")
     return ((image - mean) / sd).astype(np.float32)
 
 
-def corners_with_particles(mask, *, side, more_than):
-    """[(y, x)] of the squares of `side` pixels that hold `more_than` so many particle pixels.
+def corners_with_particles(
+    mask: Integer[np.ndarray, "h w"] | Bool[np.ndarray, "h w"], *, side: int, more_than: int
+) -> list[tuple[int, int]]:
+    """Return (y, x) of the squares of `side` pixels with `more_than` so many particle pixels.
 
-    The squares of `mask` [h, w] in {0, 1} do not overlap and are counted row by row; what is left
-    over at the bottom and right belongs to none.
+    The squares of `mask`, in {0, 1}, do not overlap and come row by row; the rest at the bottom and
+    right belongs to none.
     """
     h, w = mask.shape
     rows, columns = h // side, w // side
@@ -58,7 +61,7 @@ def corners_with_particles(mask, *, side, more_than):
     return [(int(row) * side, int(column) * side) for row, column in kept]
 
 
-def sequential_split(patches):
-    """{split: how many}: the first 70 % of so many `patches`, the next 10 %, the rest."""
+def sequential_split(patches: int) -> dict[str, int]:
+    """Return {split: how many}: the first 70 % of `patches` patches, the next 10 %, the rest."""
     train, val = 70 * patches // 100, 10 * patches // 100
     return {"train": train, "val": val, "test": patches - train - val}

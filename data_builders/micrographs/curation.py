@@ -1,16 +1,19 @@
-"""Which patches a network learns nothing from, and pictures of what was kept and dropped.
+"""Drop patches that a network learns nothing from, and picture what was kept and dropped.
 
 The thresholds were chosen by looking at the contact sheets of public sets; docs/data.md says which.
 """
 
 import io
 import random
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32, Real
 from PIL import Image, ImageDraw
 
 from data_builders import duplicates
+from data_builders.writer import Record
 from emjax.micrographs import from_range
 
 # Shares of the intensity range, of pixels, or of the side of a patch.
@@ -32,11 +35,13 @@ THRESHOLDS = {
     "alike_bits": duplicates.DISTANCE,
 }
 KEPT = ""
-REASONS = ("flat", "saturated", "strip", "alike")  # tried in this order; the first is told
+REASONS = ("flat", "saturated", "strip", "alike")  # the first that applies counts
 
 SHOWN = 100  # thumbnails of a contact sheet at most
 SIDE = 112  # pixels, of a thumbnail
 COLUMNS = 10
+
+Thumbnail = tuple[int, str, Image.Image]  # index of the patch, caption, picture
 
 
 class Curated(NamedTuple):
@@ -47,15 +52,15 @@ class Curated(NamedTuple):
     sheets: dict[str, bytes]  # name: PNG
 
 
-def curate(records):
-    """The Curated of `records`, which are all of a collection in the order of their indices.
+def curate(records: Iterable[Record]) -> Curated:
+    """Return the Curated of all `records` of a collection, which come in order of their indices.
 
     Of patches that look alike the first stays, whatever split it is in: the result depends on the
-    order of the indices alone. Memory: a byte a patch, what duplicates.Seen takes, 500 thumbnails.
+    order of the indices alone. Memory: a byte per patch, duplicates.Seen, 500 thumbnails.
     """
     keep, seen, draw = bytearray(), duplicates.Seen(), random.Random(0)
-    counts = dict.fromkeys((KEPT, *REASONS), 0)
-    shown = {reason: [] for reason in counts}
+    counts: dict[str, int] = dict.fromkeys((KEPT, *REASONS), 0)
+    shown: dict[str, list[Thumbnail]] = {reason: [] for reason in counts}
     for index, record in enumerate(records):
         image = record["image"][..., 0]
         reason = why_uninformative(image, record["intensity_range"])
@@ -68,10 +73,10 @@ def curate(records):
         counts[reason] += 1
         # A random sample: each of the first n patches stays with the probability SHOWN / n.
         n = counts[reason]
-        place = n - 1 if n <= SHOWN else draw.randrange(n)
-        if place < SHOWN:
+        slot = n - 1 if n <= SHOWN else draw.randrange(n)
+        if slot < SHOWN:
             thumbnail = _thumbnail(image, record["intensity_range"])
-            shown[reason][place : place + 1] = [(index, caption, thumbnail)]
+            shown[reason][slot : slot + 1] = [(index, caption, thumbnail)]
     sheets = {
         "kept.png": _sheet(_shared_out([shown.pop(KEPT)])),
         "dropped.png": _sheet(_shared_out(list(shown.values()))),
@@ -80,9 +85,15 @@ def curate(records):
     return Curated(keep, dropped, {name: png for name, png in sheets.items() if png})
 
 
-def why_uninformative(image, intensity_range):
-    """Which of REASONS `image` [h, w] is to be dropped for; KEPT if it is to stay."""
-    low, high = np.float32(intensity_range)
+def why_uninformative(
+    image: Real[np.ndarray, "h w"], intensity_range: Sequence[float] | Real[np.ndarray, "2"]
+) -> str:
+    """Return the one of REASONS to drop `image`, or KEPT.
+
+    Args:
+        intensity_range: (low, high), in the values of `image`.
+    """
+    low, high = np.asarray(intensity_range, np.float32)
     scaled = (image.astype(np.float32) - low) / (high - low)
     if scaled.std() < FLAT or not _has_values(image):
         return "flat"
@@ -92,56 +103,59 @@ def why_uninformative(image, intensity_range):
     return "strip" if any(_starts_with_strip(view) for view in views) else KEPT
 
 
-def _has_values(image):
-    """Whether `image` has at least VALUES different values."""
+def _has_values(image: Real[np.ndarray, "h w"]) -> bool:
+    """Return whether `image` has at least VALUES different values."""
     part = image.ravel()[:: max(1, image.size // 4096)]  # nearly always enough, and quick
     return len(np.unique(part)) >= VALUES or len(np.unique(image)) >= VALUES
 
 
-def _starts_with_strip(scaled):
-    """Whether the first rows are a banner or border: mostly one value that ends at once.
+def _starts_with_strip(scaled: Float32[np.ndarray, "h w"]) -> bool:
+    """Return whether the first rows are a banner or border: mostly one value, with a sharp edge.
 
     The black background of a dark-field image is none: it ends gradually, at the particles, or not
-    at all. Nor is a dark slope of few grey values: the next one is hardly another.
+    at all. Nor is a dark slope of few grey values: the next one hardly differs.
     """
-    due = max(2, round(len(scaled) * STRIP))
-    values, counts = np.unique(scaled[:due], return_counts=True)
+    thickness = max(2, round(len(scaled) * STRIP))
+    values, counts = np.unique(scaled[:thickness], return_counts=True)
     value = values[counts.argmax()]
-    if counts.max() < ONE_VALUE * scaled[:due].size:
+    if counts.max() < ONE_VALUE * scaled[:thickness].size:
         return False
     share = np.mean(np.abs(scaled - value) <= EVEN, axis=1)
     start = int(np.argmax(share >= ONE_VALUE))  # a banner may have a frame of a few lines
     ends = start + np.flatnonzero(share[start:] < ONE_VALUE)
-    if not len(ends) or start >= due or ends[0] - start < due:
+    if not len(ends) or start >= thickness or ends[0] - start < thickness:
         return False
     after = slice(ends[0], ends[0] + 2)
     return bool(share[after].max() <= ACROSS and np.abs(scaled[after] - value).mean() > FLAT)
 
 
-def _shared_out(groups):
-    """At most SHOWN of all `groups` together, group by group; the small ones are shown whole."""
+def _shared_out(groups: list[list[Thumbnail]]) -> list[Thumbnail]:
+    """Return at most SHOWN of all `groups` together, group by group; small groups stay whole."""
     most = SHOWN
     while sum(min(len(group), most) for group in groups) > SHOWN:
         most -= 1
     return [one for group in groups for one in sorted(group[:most], key=lambda one: one[0])]
 
 
-def _thumbnail(image, intensity_range):
-    """A PIL image of at most SIDE x SIDE, the range from black to white."""
-    picture = Image.fromarray(np.uint8((from_range(image, intensity_range) + 1) * 127.5))
+def _thumbnail(
+    image: Real[np.ndarray, "h w"], intensity_range: Sequence[float] | Real[np.ndarray, "2"]
+) -> Image.Image:
+    """Return a picture of at most SIDE x SIDE, the range from black to white."""
+    grey = (from_range(image, intensity_range) + 1) * 127.5
+    picture = Image.fromarray(grey.astype(np.uint8))
     picture.thumbnail((SIDE, SIDE))
     return picture
 
 
-def _sheet(picked):
-    """The PNG of `picked` (index, caption, thumbnail), row by row; None if there are none."""
+def _sheet(picked: list[Thumbnail]) -> bytes | None:
+    """Return the PNG of the thumbnails `picked`, row by row; None if there are none."""
     if not picked:
         return None
     rows = -(-len(picked) // COLUMNS)
     sheet = Image.new("L", (min(len(picked), COLUMNS) * (SIDE + 2), rows * (SIDE + 2)))
     pen = ImageDraw.Draw(sheet)
-    for place, (_, caption, thumbnail) in enumerate(picked):
-        corner = place % COLUMNS * (SIDE + 2), place // COLUMNS * (SIDE + 2)
+    for number, (_, caption, thumbnail) in enumerate(picked):
+        corner = number % COLUMNS * (SIDE + 2), number // COLUMNS * (SIDE + 2)
         sheet.paste(thumbnail, corner)
         pen.text((corner[0] + 2, corner[1] + 1), caption, 255, stroke_width=2, stroke_fill=0)
     file = io.BytesIO()

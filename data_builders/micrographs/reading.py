@@ -1,10 +1,14 @@
-"""The planes of an item and of its targets, as the records are to have them."""
+"""Read the planes of a source and of its targets, as the records are to have them."""
 
 import itertools
-from typing import NamedTuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Real, UInt8
 
+from data_builders.micrographs.listing import Source
 from data_builders.micrographs.resample import resample_to
 from emjax import micrographs
 from emjax.errors import InputError, UsageError
@@ -15,7 +19,7 @@ class Mismatch(InputError):
 
 
 class ReadOptions(NamedTuple):
-    """What the flags say of reading a file."""
+    """What the flags say about reading a file."""
 
     index: int | None  # which image, of files that hold several
     limit: int  # bytes that one image may take
@@ -23,49 +27,69 @@ class ReadOptions(NamedTuple):
     nm_per_pixel: float | None  # resample to this
 
 
-def planes_of(item, axis, how):
+Planes = dict[str, Real[np.ndarray, "h w"]]  # by target
+
+
+def planes_of(
+    source: Source, axis: str, options: ReadOptions
+) -> Iterator[tuple[micrographs.Micrograph, Planes]]:
     """Yield (Micrograph, {target: [h, w]}) for each plane along `axis`, one at a time.
 
     They are as the records are to be: with the table's pixel size, or resampled.
+
+    Raises: Mismatch if an image and a target differ in size, InputError if they differ in their
+        numbers of planes or cannot be read, SkippedByRule as resample_to.
     """
-    files = [micrographs.planes(item.image, how.index, how.limit, axis=axis)]
-    files += [_target(target, path, axis, how) for target, path in item.targets.items()]
+    files: list[Iterator[Any]] = [
+        micrographs.planes(source.image, options.index, options.limit, axis=axis)
+    ]
+    files += [_target(target, path, axis, options) for target, path in source.targets.items()]
     for found in itertools.zip_longest(*files):
         if any(plane is None for plane in found):
-            raise InputError("it and its targets have not the same number of planes")
-        micrograph, targets = found[0], dict(zip(item.targets, found[1:], strict=True))
+            raise InputError("the image and its targets differ in their numbers of planes")
+        micrograph: micrographs.Micrograph = found[0]
+        targets: Planes = dict(zip(source.targets, found[1:], strict=True))
         for target, pixels in targets.items():
             if pixels.shape != micrograph.image.shape:
                 raise Mismatch(
-                    f"{item.targets[target]} is {size(pixels.shape)}, but its image "
-                    f"{item.image} is {size(micrograph.image.shape)}; one size was due"
+                    f"{source.targets[target]} is {size(pixels.shape)}, expected the size of its "
+                    f"image {source.image}, {size(micrograph.image.shape)}"
                 )
-        micrograph = _by_table(micrograph, item, axis)
-        if how.nm_per_pixel:
-            micrograph, targets = resample_to(how.nm_per_pixel, micrograph, targets, how.limit)
+        micrograph = _by_table(micrograph, source, axis)
+        if options.nm_per_pixel:
+            micrograph, targets = resample_to(
+                options.nm_per_pixel, micrograph, targets, options.limit
+            )
         yield micrograph, targets
 
 
-def _target(target, path, axis, how):
-    """Yield uint8 [h, w] in {0, 1} for a mask, otherwise the micrographs that are due."""
+def _target(
+    target: str, path: Path, axis: str, options: ReadOptions
+) -> Iterator[Real[np.ndarray, "h w"]]:
+    """Yield each plane of a target: uint8 in {0, 1} for a mask, otherwise as recorded."""
     mask = target == "mask"
-    for plane in micrographs.planes(path, limit=how.limit, colours=mask, axis=axis):
-        yield _is_foreground(path, plane.image, how.foreground) if mask else plane.image
+    for plane in micrographs.planes(path, limit=options.limit, colours=mask, axis=axis):
+        yield _is_foreground(path, plane.image, options.foreground) if mask else plane.image
 
 
-def _is_foreground(path, pixels, foreground):
+def _is_foreground(
+    path: Path, pixels: Real[np.ndarray, "..."], foreground: tuple[float, ...] | None
+) -> UInt8[np.ndarray, "h w"]:
+    """Return where `pixels`, [h, w] or [h, w, 3], are `foreground`."""
     if foreground is None:
         return (pixels if pixels.ndim == 2 else pixels.any(axis=-1)).astype(bool).astype("u1")
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if len(foreground) == 1 and np.any(pixels != pixels[..., :1]):
-        raise InputError(f"{path}: a mask in colours; --foreground=R,G,B was due")
+        raise InputError(f"{path}: a mask in colours, expected --foreground=R,G,B for it")
     return np.all(pixels == foreground, axis=-1).astype("u1")
 
 
-def _by_table(micrograph, item, axis):
-    """`micrograph`, a slice along `axis`, with the pixel size that the table states for `item`."""
-    z, y, x = item.nm_per_pixel
+def _by_table(
+    micrograph: micrographs.Micrograph, source: Source, axis: str
+) -> micrographs.Micrograph:
+    """Return `micrograph`, a slice along `axis`, with the pixel size that the table states."""
+    z, y, x = source.nm_per_pixel
     if not np.isfinite((y, x)).all():
         return micrograph
     if axis != "z" and not np.isfinite(z):
@@ -74,8 +98,11 @@ def _by_table(micrograph, item, axis):
     return micrograph._replace(nm_per_pixel=sizes, origin="the table")
 
 
-def foreground_of(text):
-    """What --foreground says: None for nonzero, or a tuple of one value or three."""
+def foreground_of(text: str) -> tuple[float, ...] | None:
+    """Return the meaning of --foreground: None for nonzero, or one value or three.
+
+    Raises: UsageError for anything else.
+    """
     if text == "nonzero":
         return None
     try:
@@ -83,10 +110,10 @@ def foreground_of(text):
     except ValueError:
         values = ()
     if len(values) not in (1, 3):
-        raise UsageError(f"--foreground={text}; nonzero, a value, or a colour R,G,B was due")
+        raise UsageError(f"--foreground={text}, expected nonzero, a value, or a colour R,G,B")
     return values
 
 
-def size(shape):
-    """`shape` for people."""
+def size(shape: tuple[int, ...]) -> str:
+    """Return `shape` as text: 40x48."""
     return "x".join(str(side) for side in shape)

@@ -1,20 +1,34 @@
-"""Simulated records: data for the demo and the tests that come with the project.
+"""Simulated records for the demo and the tests.
 
 Record i is a function of (--seed, kind, i) alone, so a larger set contains the smaller one.
 """
 
+import argparse
+from collections.abc import Callable, Iterator
+
 import numpy as np
+from jaxtyping import Float32, UInt8, UInt16
 
 from data_builders.common import ALL, SPLITS, About, Contents, split_by_source, within
 from data_builders.simulated import atoms, scenes
+from data_builders.writer import Record
 from emjax import micrographs
 from emjax.errors import UsageError
 
 NM_PER_PIXEL = 0.06  # of the nanoparticles
 
+Images = dict[str, UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]]  # image and targets
+
 
 class Simulated:
-    """Options, splits and records of all simulated datasets; each micrograph is its own source."""
+    """Options, splits and records of all simulated datasets; each micrograph is its own source.
+
+    A subclass sets `kind`, `dtype`, `targets` and `draw`.
+    """
+
+    kind: str
+    dtype: str
+    targets: tuple[str, ...]
 
     about = About(
         title="simulated by emjax",
@@ -27,24 +41,26 @@ class Simulated:
     side, range_rule = 128, "percentile"
 
     @classmethod
-    def add_options(cls, parser):
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the flags of this dataset to `parser`."""
         parser.add_argument("--patch", type=int, default=cls.side, help="an image's side in pixels")
         parser.add_argument("--records", type=int, default=600, help="over all splits")
         parser.add_argument("--seed", type=int, default=0)
 
-    def __init__(self, options):
+    def __init__(self, options: argparse.Namespace) -> None:
+        """Take the flags --patch, --records and --seed; raise UsageError for too small ones."""
         if options.patch < 32 or options.records < 1 or options.seed < 0:
             raise UsageError(
-                f"--patch={options.patch} --records={options.records} --seed={options.seed}; "
-                "at least 32, 1 and 0 were due"
+                f"--patch={options.patch} --records={options.records} --seed={options.seed}, "
+                "expected at least 32, 1 and 0"
             )
         self.patch, self.seed = options.patch, options.seed
         self.folder = f"simulated/{self.kind}"
         self.options = {key: getattr(options, key) for key in ("patch", "records", "seed")}
         self.names = [f"{self.kind}_{i:05d}" for i in range(options.records)]
 
-    def prepare(self):
-        """Nothing to read; who is in which split."""
+    def prepare(self) -> Contents:
+        """Return the splits; there is nothing to read."""
         self.split_of = split_by_source(self.names)
         counts = {split: list(self.split_of.values()).count(split) for split in SPLITS}
         return Contents(
@@ -57,17 +73,20 @@ class Simulated:
             left_out=[],
         )
 
-    def records(self, split, units=ALL):
+    def draw(self, rng: np.random.Generator, index: int) -> tuple[Images, float]:
+        """Return ({"image" and the targets: [h, w]}, nm per pixel) of record `index`."""
+        raise NotImplementedError
+
+    def records(self, split: str, units: range = ALL) -> Iterator[Record]:
         """Yield the records of `split`."""
         for index, name in within(units, enumerate(self.names)):
             if self.split_of[name] == split:
                 rng = np.random.default_rng([self.seed, list(KINDS).index(self.kind), index])
                 images, nm_per_pixel = self.draw(rng, index)
+                limits = micrographs.intensity_range([images["image"]], self.range_rule)
                 yield {
                     **{key: image[..., None] for key, image in images.items()},
-                    "intensity_range": np.float32(
-                        micrographs.intensity_range([images["image"]], self.range_rule)
-                    ),
+                    "intensity_range": np.array(limits, np.float32),
                     "nm_per_pixel": np.full(2, nm_per_pixel, np.float32),
                     "name": name,
                     "source": name,
@@ -83,8 +102,8 @@ class Nanoparticles(Simulated):
 
     kind, dtype, targets = "nanoparticles", "uint16", ("mask",)
 
-    def draw(self, rng, index):
-        """({"image": uint16 [h, w] counts, "mask": uint8 [h, w] in {0, 1}}, nm per pixel)."""
+    def draw(self, rng: np.random.Generator, index: int) -> tuple[Images, float]:
+        """Return ({"image": uint16 counts, "mask": uint8 in {0, 1}}, nm per pixel)."""
         expected, mask = scenes.nanoparticles(rng, self.patch, NM_PER_PIXEL)
         counts = rng.poisson(expected).astype(np.uint16)
         return {"image": counts, "mask": mask.astype(np.uint8)}, NM_PER_PIXEL
@@ -98,8 +117,8 @@ class Unlabelled(Simulated):
 
     kind, dtype, targets = "unlabelled", "uint8", ()
 
-    def draw(self, rng, index):
-        """({"image": uint8 [h, w]}, NaN): counts in 8 bits, with a little room at both ends."""
+    def draw(self, rng: np.random.Generator, index: int) -> tuple[Images, float]:
+        """Return ({"image": uint8}, NaN): counts in 8 bits, with a little room at both ends."""
         expected = SCENES[index % len(SCENES)](rng, self.patch)
         counts = rng.poisson(expected).astype(np.float32)
         low, high = np.percentile(counts, [0.5, 99.5])
@@ -119,15 +138,25 @@ class Atoms(Simulated):
     targets = ("denoised", "background_removed", "superresolved")
     side, range_rule = 256, "fixed"
 
-    def draw(self, rng, index):
-        """({"image" and the targets: uint8 [h, w]}, nm per pixel)."""
+    def draw(self, rng: np.random.Generator, index: int) -> tuple[Images, float]:
+        """Return ({"image" and the targets: uint8}, nm per pixel)."""
         return atoms.atoms(rng, self.patch)
 
 
-def _nanoparticles(rng, size):
+def _nanoparticles(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "{size} {size}"]:
     return scenes.nanoparticles(rng, size, rng.uniform(0.04, 0.09))[0]
 
 
-SCENES = (scenes.cells, scenes.lattice, _nanoparticles, scenes.supported_particles)
-# The place of a kind is part of its seed: append only.
-KINDS = {"nanoparticles": Nanoparticles, "unlabelled": Unlabelled, "atoms": Atoms}
+Scene = Callable[[np.random.Generator, int], Float32[np.ndarray, "h w"]]
+SCENES: tuple[Scene, ...] = (
+    scenes.cells,
+    scenes.lattice,
+    _nanoparticles,
+    scenes.supported_particles,
+)
+# The index of a kind is part of its seed: append only.
+KINDS: dict[str, type[Simulated]] = {
+    "nanoparticles": Nanoparticles,
+    "unlabelled": Unlabelled,
+    "atoms": Atoms,
+}

@@ -1,34 +1,43 @@
 """Simulated atomic-resolution ADF-STEM images, with what they are without noise and background.
 
 Imaging is incoherent and linear: every column of atoms is a Gaussian as wide as the probe, as
-bright as its atoms scatter, which for an annular dark-field detector is about Z**1.65 an atom.
+bright as its atoms scatter, which for an annular dark-field detector is about Z**1.65 per atom.
 Source: Pennycook and Nellist, Scanning Transmission Electron Microscopy (2011), chapters 1 and 6.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Float32, Float64, UInt8
 
 from data_builders.simulated.scenes import frequencies, pixel_grid, radius_of_shape
 
 MARGIN = 32  # pixels drawn beyond each side: the widest probe reaches five sigma, 32 pixels
 NARROW = 0.5  # width of the superresolved probe as a part of the image's
 
+Triple = tuple[float, float, float]
+
 
 class Crystal(NamedTuple):
-    """A crystal and the directions it is looked along."""
+    """A crystal and the directions of view."""
 
-    vectors: np.ndarray  # float64 [3, 3], nm: rows are the primitive translations
-    atoms: tuple[tuple[int, tuple[float, float, float]], ...]  # atomic number, place in nm
+    vectors: Float64[np.ndarray, "3 3"]  # nm; rows are the primitive translations
+    atoms: tuple[tuple[int, Triple], ...]  # atomic number, position in nm
     axes: tuple[tuple[int, int, int], ...]  # Cartesian, which for cubic crystals are [uvw]
     layers: bool = False  # one layer thick
 
 
-def _cubic(a, translations, atoms, axes):
-    """A Crystal from its lattice constant in nm; the rest in units of it."""
-    places = tuple((z, tuple(a * at for at in place)) for z, place in atoms)
-    return Crystal(a * np.array(translations, float), places, axes)
+def _cubic(
+    a: float,
+    translations: Sequence[Triple],
+    atoms: Sequence[tuple[int, Triple]],
+    axes: tuple[tuple[int, int, int], ...],
+) -> Crystal:
+    """Return a Crystal of the lattice constant `a` in nm; the rest in units of it."""
+    positions = tuple((number, (a * x, a * y, a * z)) for number, (x, y, z) in atoms)
+    return Crystal(a * np.array(translations, float), positions, axes)
 
 
 _FCC = ((0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0))
@@ -38,11 +47,18 @@ _ORIGIN, _QUARTER, _MIDDLE = (0, 0, 0), (0.25, 0.25, 0.25), (0.5, 0.5, 0.5)
 _FACES = ((0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5))
 
 
-def _sheet(a, height, atoms):
-    """One hexagonal layer of lattice constant `a` and `height` nm; places in its cell's vectors."""
+def _sheet(a: float, height: float, atoms: Sequence[tuple[int, Triple]]) -> Crystal:
+    """Return one hexagonal layer of lattice constant `a` and `height`, both in nm.
+
+    Args:
+        atoms: (atomic number, position in units of the cell's vectors).
+    """
     vectors = np.array([[a, 0, 0], [-a / 2, a * np.sqrt(3) / 2, 0], [0, 0, height]])
-    places = tuple((z, tuple(np.array(place) @ vectors)) for z, place in atoms)
-    return Crystal(vectors, places, ((0, 0, 1),), layers=True)
+    positions = []
+    for number, position in atoms:
+        x, y, z = np.array(position) @ vectors
+        positions.append((number, (x, y, z)))
+    return Crystal(vectors, tuple(positions), ((0, 0, 1),), layers=True)
 
 
 # Lattice constants in nm. Source: Wyckoff, Crystal Structures, volume 1 (1963), to three digits.
@@ -74,17 +90,17 @@ CRYSTALS = {
 class Projection(NamedTuple):
     """A crystal seen along an axis: columns of atoms on a two-dimensional lattice."""
 
-    lattice: np.ndarray  # float64 [2, 2], nm: rows are the two shortest translations (y, x)
-    places: np.ndarray  # float64 [n, 2], nm: one column for each atom of the primitive cell
-    numbers: np.ndarray  # float64 [n]: atomic numbers
+    lattice: Float64[np.ndarray, "2 2"]  # nm; rows are the two shortest translations (y, x)
+    positions: Float64[np.ndarray, "n 2"]  # nm; one column per atom of the primitive cell
+    numbers: Float64[np.ndarray, " n"]  # atomic numbers
     per_nm: float  # atoms in each column per nm of thickness
 
 
 @functools.cache
-def projection(name, axis):
-    """The Projection of CRYSTALS[`name`] along the Cartesian `axis`.
+def projection(name: str, axis: tuple[int, int, int]) -> Projection:
+    """Return the Projection of CRYSTALS[`name`] along the Cartesian `axis`.
 
-    Columns of two elements at one place stay two; drawn on top of each other they add up.
+    Columns of two elements at one position stay two; drawn on top of each other they add up.
     """
     crystal = CRYSTALS[name]
     along = np.array(axis) / np.linalg.norm(axis)
@@ -97,62 +113,71 @@ def projection(name, axis):
     areas = np.abs(first[0] * translations[:, 1] - first[1] * translations[:, 0])
     second = translations[np.argmax(areas > 1e-6)]  # the shortest that is not parallel
     area = areas[np.argmax(areas > 1e-6)]
-    numbers, places = zip(*crystal.atoms, strict=True)
+    numbers, positions = zip(*crystal.atoms, strict=True)
     return Projection(
         lattice=np.stack([first, second]),
-        places=np.array(places) @ across.T,
+        positions=np.array(positions) @ across.T,
         numbers=np.array(numbers, float),
         per_nm=area / abs(np.linalg.det(crystal.vectors)),
     )
 
 
-def grain(rng, seen, field):
-    """(places [n, 2] nm, numbers [n]): a crystal turned and shifted at random, over the field.
+def grain(
+    rng: np.random.Generator, projected: Projection, field: tuple[float, float]
+) -> tuple[Float64[np.ndarray, "n 2"], Float64[np.ndarray, " n"]]:
+    """Return (positions in nm, atomic numbers) of a crystal, rotated and shifted at random.
 
-    `field` is (lowest, highest) nm in both directions. The lattice is strained a little, bent a
-    little, and the columns stand off their places by a few picometres.
+    The lattice is strained a little, bent a little, and the columns are off their positions by a
+    few picometres.
+
+    Args:
+        field: (lowest, highest) nm in both directions, to fill.
     """
-    turn = rng.uniform(0, 2 * np.pi)
-    rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    angle = rng.uniform(0, 2 * np.pi)
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     deform = rotation @ (np.eye(2) + rng.normal(0, 0.004, (2, 2)))
-    lattice = seen.lattice @ deform
+    lattice = projected.lattice @ deform
     middle, half = (field[0] + field[1]) / 2, (field[1] - field[0]) / np.sqrt(2)
     # A lattice point within `half` of the middle has indices up to `half` over the plane spacing;
-    # one more for the origin's shift, one for a column's place in its cell.
+    # one more for the origin's shift, one for a column's position in its cell.
     reach = np.ceil(half * np.linalg.norm(np.linalg.inv(lattice), axis=0)).astype(int) + 2
     h, k = (np.arange(-r, r + 1) for r in reach)
     points = (h[:, None, None] * lattice[0] + k[:, None] * lattice[1]).reshape(-1, 1, 2)
     origin = middle + rng.uniform(0, 1, 2) @ lattice
-    places = (points + seen.places @ deform + origin).reshape(-1, 2)
-    numbers = np.tile(seen.numbers, len(points))
+    positions = (points + projected.positions @ deform + origin).reshape(-1, 2)
+    numbers = np.tile(projected.numbers, len(points))
     wave, phase = rng.normal(0, 0.15, (2, 2)), rng.uniform(0, 2 * np.pi, 2)
-    places = places + rng.uniform(0, 0.012) * np.sin(places @ wave * 2 * np.pi + phase)
-    places = places + rng.normal(0, 0.004, places.shape)
-    inside = np.all((places > field[0]) & (places < field[1]), axis=1)
-    return places[inside], numbers[inside]
+    positions = positions + rng.uniform(0, 0.012) * np.sin(positions @ wave * 2 * np.pi + phase)
+    positions = positions + rng.normal(0, 0.004, positions.shape)
+    inside = np.all((positions > field[0]) & (positions < field[1]), axis=1)
+    return positions[inside], numbers[inside]
 
 
-def thickness(rng, places, field):
-    """Thickness in nm at `places`: a wedge, the edge of one, or a faceted particle."""
+def thickness(
+    rng: np.random.Generator, positions: Float64[np.ndarray, "n 2"], field: tuple[float, float]
+) -> Float64[np.ndarray, " n"]:
+    """Return the thickness in nm at `positions` of a wedge, the edge of one, or a particle."""
     lowest, highest = field
     middle = rng.uniform(0.75 * lowest + 0.25 * highest, 0.25 * lowest + 0.75 * highest, 2)
     angle = rng.uniform(0, 2 * np.pi)
     direction = np.array([np.sin(angle), np.cos(angle)])
     depth = rng.uniform(2, 12)
-    along = (places - middle) @ direction / (highest - lowest)
+    along = (positions - middle) @ direction / (highest - lowest)
     form = rng.choice(["wedge", "edge", "particle"], p=[0.5, 0.25, 0.25])
     if form == "wedge":
         return depth * np.maximum(1 + rng.uniform(0, 0.6) * along, 0.2)
     if form == "edge":
         return depth * np.clip(along / rng.uniform(0.1, 0.6), 0, 1)
     radius = rng.uniform(0.25, 0.55) * (highest - lowest)
-    y, x = np.float32((places - middle) / radius).T
-    shape = radius_of_shape(rng, y, x, facets=rng.integers(5, 9))
+    y, x = ((positions - middle) / radius).astype(np.float32).T
+    shape = radius_of_shape(rng, y, x, facets=int(rng.integers(5, 9)))
     return depth * np.sqrt(np.maximum(1 - shape**2, 0))
 
 
-def specimen(rng, field):
-    """(places [n, 2] nm, intensities [n]): columns of one or two grains, with point defects."""
+def specimen(
+    rng: np.random.Generator, field: tuple[float, float]
+) -> tuple[Float64[np.ndarray, "n 2"], Float64[np.ndarray, " n"]]:
+    """Return (positions in nm, intensities) of the columns of one or two grains with defects."""
     name = rng.choice(list(CRYSTALS))
     crystal = CRYSTALS[name]
     exponent = rng.uniform(1.6, 1.7)  # of the atomic number; falls with the detector's inner angle
@@ -161,32 +186,37 @@ def specimen(rng, field):
     border, angle = rng.uniform(field[0], field[1], 2), rng.uniform(0, 2 * np.pi)
     grains = 2 if rng.random() < 0.25 else 1
     for side in range(grains):
-        seen = projection(name, crystal.axes[axes[side % len(axes)]])
-        places, numbers = grain(rng, seen, field)
+        projected = projection(name, crystal.axes[axes[side % len(axes)]])
+        positions, numbers = grain(rng, projected, field)
         if grains == 2:
-            beyond = (places - border) @ np.array([np.sin(angle), np.cos(angle)]) > 0
-            places, numbers = places[beyond == side], numbers[beyond == side]
-        parts.append((places, numbers, np.full(len(places), seen.per_nm)))
-    places, numbers, per_nm = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+            beyond = (positions - border) @ np.array([np.sin(angle), np.cos(angle)]) > 0
+            positions, numbers = positions[beyond == side], numbers[beyond == side]
+        parts.append((positions, numbers, np.full(len(positions), projected.per_nm)))
+    positions, numbers, per_nm = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     if crystal.layers:
-        atoms = np.ones(len(places))
+        atoms = np.ones(len(positions))
     else:
-        atoms = np.rint(per_nm * thickness(rng, places, field))
-    missing = rng.random(len(places)) < rng.choice([0, 0.01, 0.04])
-    atoms = np.where(missing, np.floor(atoms * rng.uniform(0.3, 0.9, len(places))), atoms)
-    foreign = (rng.random(len(places)) < rng.choice([0, 0, 0.02])) & (atoms > 0)
+        atoms = np.rint(per_nm * thickness(rng, positions, field))
+    missing = rng.random(len(positions)) < rng.choice([0, 0.01, 0.04])
+    atoms = np.where(missing, np.floor(atoms * rng.uniform(0.3, 0.9, len(positions))), atoms)
+    foreign = (rng.random(len(positions)) < rng.choice([0, 0, 0.02])) & (atoms > 0)
     swapped = np.where(foreign, np.ceil(atoms * 0.2), 0)
     other = numbers * rng.uniform(0.5, 2)
-    return places, (atoms - swapped) * numbers**exponent + swapped * other**exponent
+    return positions, (atoms - swapped) * numbers**exponent + swapped * other**exponent
 
 
-def stamped(places, heights, sigma, size):
-    """float32 [size, size]: the sum of Gaussians at `places` [n, 2], all in pixels."""
+def stamped(
+    positions: Float64[np.ndarray, "n 2"],
+    heights: Float64[np.ndarray, " n"],
+    sigma: float,
+    size: int,
+) -> Float32[np.ndarray, "{size} {size}"]:
+    """Return the sum of Gaussians at `positions`, all in pixels."""
     reach = int(np.ceil(4 * sigma))
     window = np.arange(-reach, reach + 1)
-    nearest = np.rint(places).astype(np.int64)
+    nearest = np.rint(positions).astype(np.int64)
     at = nearest[:, :, None] + window  # [n, 2, w]
-    profile = np.exp(-(((at - places[:, :, None]) / sigma) ** 2) / 2)
+    profile = np.exp(-(((at - positions[:, :, None]) / sigma) ** 2) / 2)
     profile = np.where((at >= 0) & (at < size), profile, 0)  # what falls outside weighs nothing
     at = np.clip(at, 0, size - 1)
     values = (heights[:, None] * profile[:, 0])[:, :, None] * profile[:, 1][:, None, :]
@@ -195,21 +225,23 @@ def stamped(places, heights, sigma, size):
     return image.astype(np.float32).reshape(size, size)
 
 
-def blurred(image, sigma):
-    """float32 like `image`, convolved with a Gaussian of `sigma` pixels; it wraps around."""
+def blurred(image: Float32[np.ndarray, "h h"], sigma: float) -> Float[np.ndarray, "h h"]:
+    """Return `image` convolved with a Gaussian of `sigma` pixels; it wraps around."""
     qy, qx = frequencies(len(image), 1.0)
     half = len(image) // 2 + 1
     lens = np.exp(-2 * (np.pi * sigma) ** 2 * (qy**2 + qx[:, :half] ** 2))
     return np.fft.irfft2(np.fft.rfft2(image) * lens, s=image.shape)
 
 
-def background(rng, size):
-    """float32 [size, size] >= 0: an even part, a slope, and broad hills of contamination."""
+def background(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "{size} {size}"]:
+    """Return values >= 0: an even part, a slope, and broad hills of contamination."""
     y, x = (at / size for at in pixel_grid(size))
-    slope, level = np.float32(rng.normal(0, 0.15, 2)), np.float32(rng.uniform(0, 0.35))
+    slope = rng.normal(0, 0.15, 2).astype(np.float32)
+    level = np.float32(rng.uniform(0, 0.35))
     total = (level + slope[0] * (y - 0.5)) + slope[1] * (x - 0.5)
     for _ in range(rng.integers(0, 4)):
-        centre, width = np.float32(rng.uniform(-0.2, 1.2, 2)), np.float32(rng.uniform(0.2, 0.6))
+        centre = rng.uniform(-0.2, 1.2, 2).astype(np.float32)
+        width = np.float32(rng.uniform(0.2, 0.6))
         high, wide = (
             np.exp(-(((at - c) / width) ** 2)) for at, c in zip((y, x), centre, strict=True)
         )
@@ -217,11 +249,16 @@ def background(rng, size):
     return np.maximum(total, 0)
 
 
-def scanned(rng, image, *, jitter, margin):
-    """What a beam that stands `jitter` pixels (rms) off its line sees, without the margin.
+def scanned(
+    rng: np.random.Generator, image: Float[np.ndarray, "h h"], *, jitter: float, margin: int
+) -> Float[np.ndarray, "s s"]:
+    """Return `image` as a beam sees it that is `jitter` pixels (rms) off its line.
 
-    Each line is read a little off its place, along and across; the error of a line is partly that
-    of the line before. Linear interpolation.
+    Each line is read a little off its position, along and across; the error of a line is partly
+    that of the line before. Linear interpolation.
+
+    Args:
+        margin: pixels to cut off each side.
     """
     size = len(image) - 2 * margin
     errors = rng.normal(0, jitter, (2, size + 1))
@@ -237,11 +274,23 @@ def scanned(rng, image, *, jitter, margin):
     return values + right * np.take_along_axis(lines, before + 1, 1)
 
 
-def recorded(rng, image, *, dose, jitter, flicker, readout, margin):
-    """`image` as recorded: scan noise, Poisson noise of `dose` electrons a unit, readout noise.
+def recorded(
+    rng: np.random.Generator,
+    image: Float[np.ndarray, "h h"],
+    *,
+    dose: float,
+    jitter: float,
+    flicker: float,
+    readout: float,
+    margin: int,
+) -> Float[np.ndarray, "s s"]:
+    """Return `image` as recorded: with scan noise, Poisson noise and readout noise.
 
-    `flicker` is the relative rms change of the beam from line to line, `readout` the rms noise of
-    the detector in the image's units.
+    Args:
+        dose: electrons per unit of `image`.
+        jitter, margin: as `scanned`.
+        flicker: relative rms change of the beam from line to line.
+        readout: rms noise of the detector in units of `image`.
     """
     seen = scanned(rng, image, jitter=jitter, margin=margin)
     beam = np.maximum(1 + rng.normal(0, flicker, (len(seen), 1)), 0)
@@ -251,8 +300,10 @@ def recorded(rng, image, *, dose, jitter, flicker, readout, margin):
     )
 
 
-def atoms(rng, size):
-    """({"image" and the three targets: uint8 [size, size]}, nm per pixel).
+def atoms(
+    rng: np.random.Generator, size: int
+) -> tuple[dict[str, UInt8[np.ndarray, "{size} {size}"]], float]:
+    """Return ({"image" and the three targets}, nm per pixel).
 
     The probe is 0.035 to 0.065 nm (sigma) wide and at least 1.8 pixels. All four share one scale:
     grey value 0 is no electrons, and no target reaches 255, so only the noise is clipped. Targets
@@ -262,8 +313,8 @@ def atoms(rng, size):
     step = rng.uniform(0.01, 0.03)
     sigma = max(rng.uniform(0.035, 0.065) / step, 1.8)
     side = size + 2 * MARGIN
-    places, intensities = specimen(rng, (-0.5 * step, (side - 0.5) * step))
-    superresolved = stamped(places / step, intensities, NARROW * sigma, side)
+    positions, intensities = specimen(rng, (-0.5 * step, (side - 0.5) * step))
+    superresolved = stamped(positions / step, intensities, NARROW * sigma, side)
     wide = blurred(superresolved, sigma * np.sqrt(1 - NARROW**2)) / NARROW**2
     wide = np.maximum(wide, 0)  # the transform leaves -1e-7 of the highest where there is nothing
     crop = (slice(MARGIN, MARGIN + size),) * 2

@@ -1,26 +1,31 @@
 """Simulated electron micrographs: what the specimen is, what the microscope makes of it.
 
-Every scene is a function of (rng, size) with `size` in pixels and returns float32 [size, size] in
-expected detector counts, or for nanoparticles also the mask. Nothing here is fitted to a data set;
-numbers are of the usual order for a 300 kV transmission electron microscope.
+Every scene is a function of (rng, size) with `size` in pixels and returns expected detector counts,
+nanoparticles also the mask. Nothing here is fitted to a data set; numbers are of the usual order
+for a 300 kV transmission electron microscope.
 """
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32
 
 WAVELENGTH = 1.97e-3  # nm, electrons of 300 kV
 INTERACTION = 6.53e-3  # rad per V and nm, at 300 kV
 GOLD = (28.0, 0.235, 0.204)  # mean inner potential in V, spacing of {111} and of {200} in nm
 MARGIN = 16  # pixels cut off each side, where the Fourier transform wraps around
 
+Square = Float32[np.ndarray, "{size} {size}"]
 
-def frequencies(size, step):
-    """(qy, qx), cycles per unit of `step`, for an image of `size` pixels of that step."""
+
+def frequencies(
+    size: int, step: float
+) -> tuple[Float32[np.ndarray, "{size} 1"], Float32[np.ndarray, "1 {size}"]]:
+    """Return (qy, qx), cycles per unit of `step`, of an image of `size` pixels of that step."""
     q = np.fft.fftfreq(size, step).astype(np.float32)
     return q[:, None], q[None, :]
 
 
-def smooth_noise(rng, size, scale):
-    """float32 [size, size], mean 0, standard deviation 1, correlated over `scale` pixels."""
+def smooth_noise(rng: np.random.Generator, size: int, scale: float) -> Square:
+    """Return noise of mean 0 and standard deviation 1, correlated over `scale` pixels."""
     qy, qx = frequencies(size, 1.0)
     white = np.fft.rfft2(rng.standard_normal((size, size), np.float32))
     half = size // 2 + 1
@@ -30,39 +35,51 @@ def smooth_noise(rng, size, scale):
     return noise / noise.std()
 
 
-def pixel_grid(size):
-    """(y, x) of every pixel, float32 [size, 1] and [1, size]."""
+def pixel_grid(
+    size: int,
+) -> tuple[Float32[np.ndarray, "{size} 1"], Float32[np.ndarray, "1 {size}"]]:
+    """Return (y, x) of every pixel."""
     at = np.arange(size, dtype=np.float32)
     return at[:, None], at[None, :]
 
 
-def radius_of_shape(rng, y, x, facets):
-    """How far (y, x) is from the middle of a particle: 1 on its outline.
+def radius_of_shape(
+    rng: np.random.Generator,
+    y: Float32[np.ndarray, "*shape"],
+    x: Float32[np.ndarray, "*shape"],
+    facets: int,
+) -> Float32[np.ndarray, "*shape"]:
+    """Return how far each (y, x) is from the middle of a particle: 1 on its outline.
 
     The outline is a polygon of `facets` sides at uneven distances with corners rounded by a random
     amount, down to an ellipse-like blob.
+
+    Args:
+        y, x: arrays of shapes that broadcast.
     """
     angles = 2 * np.pi * (np.arange(facets) + rng.uniform(0, 1) + rng.normal(0, 0.08, facets))
     angles = (angles / facets).astype(np.float32)
     distances = rng.uniform(0.8, 1.1, facets).astype(np.float32)
     sharpness = np.float32(rng.choice([4, 8, 24]))
-    total = 0.0
+    total = np.zeros(np.broadcast_shapes(y.shape, x.shape), np.float32)
     for angle, distance in zip(angles, distances, strict=True):
         along = (np.sin(angle) * y + np.cos(angle) * x) / distance
         total = total + np.maximum(along, 0) ** sharpness
     return total ** (1 / sharpness)
 
 
-def window(size, cy, cx, reach):
-    """Slices of the pixels less than `reach` from (cy, cx), as far as they are in the image."""
-    return tuple(
-        slice(int(np.clip(at - reach, 0, size)), int(np.clip(at + reach + 1, 0, size)))
-        for at in (cy, cx)
-    )
+def window(size: int, cy: float, cx: float, reach: float) -> tuple[slice, slice]:
+    """Return slices of the pixels less than `reach` from (cy, cx) that are in the image."""
+
+    def within_reach(centre: float) -> slice:
+        start, stop = centre - reach, centre + reach + 1
+        return slice(int(np.clip(start, 0, size)), int(np.clip(stop, 0, size)))
+
+    return within_reach(cy), within_reach(cx)
 
 
-def illumination(rng, size):
-    """A slow change of the beam over the image, about 1."""
+def illumination(rng: np.random.Generator, size: int) -> Square:
+    """Return a slow change of the beam over the image, about 1."""
     y, x = (at / size - 0.5 for at in pixel_grid(size))
     slope, curve = rng.normal(0, 0.08, 2), rng.uniform(0, 0.25)
     centre = rng.uniform(-0.4, 0.4, 2)
@@ -70,8 +87,13 @@ def illumination(rng, size):
     return (hill * (1 + slope[0] * y + slope[1] * x)).astype(np.float32)
 
 
-def bright_field(phase, absorption, defocus, nm_per_pixel):
-    """Intensity behind an objective lens `defocus` nm below focus, 1 without a specimen.
+def bright_field(
+    phase: Float[np.ndarray, "s s"],
+    absorption: Float[np.ndarray, "s s"],
+    defocus: float,
+    nm_per_pixel: float,
+) -> Float32[np.ndarray, "s s"]:
+    """Return the intensity behind an objective lens `defocus` nm below focus, 1 without a specimen.
 
     A thin specimen changes the phase of the wave and, where electrons are scattered outside of the
     aperture, weakens it; the lens turns phase into contrast, which is where the granular look of
@@ -87,29 +109,36 @@ def bright_field(phase, absorption, defocus, nm_per_pixel):
     return np.abs(np.fft.ifft2(np.fft.fft2(wave) * lens)) ** 2
 
 
-def lattice_fringes(rng, y, x):
-    """Potential of a gold crystal relative to its mean, for one random orientation.
+def lattice_fringes(
+    rng: np.random.Generator, y: Float32[np.ndarray, "h 1"], x: Float32[np.ndarray, "1 w"]
+) -> Float32[np.ndarray, "h w"]:
+    """Return the potential of a gold crystal relative to its mean, in one random orientation.
 
-    Off any zone axis no lattice planes stand parallel to the beam and nothing is seen; tilted about
+    Off any zone axis no lattice planes are parallel to the beam and nothing is seen; tilted about
     one axis there is one set of fringes, in a <110> zone axis two of {111} and one of {200}.
+
+    Args:
+        y, x: positions in nm.
     """
     _, d111, d200 = GOLD
-    turn, strain = rng.uniform(0, np.pi), rng.normal(1, 0.01)
+    rotation, strain = rng.uniform(0, np.pi), rng.normal(1, 0.01)
     planes = [(0.0, d111), (np.deg2rad(70.5), d111), (np.deg2rad(125.3), d200)]
     visible = rng.choice([0, 1, 3], p=[0.35, 0.35, 0.3])
     fringes = np.zeros(np.broadcast_shapes(y.shape, x.shape), np.float32)
     for angle, spacing in planes[:visible]:
         q = np.float32(2 * np.pi / (spacing * strain))
-        along = np.float32(np.sin(angle + turn)) * y + np.float32(np.cos(angle + turn)) * x
+        along = np.float32(np.sin(angle + rotation)) * y + np.float32(np.cos(angle + rotation)) * x
         fringes += np.cos(q * along + np.float32(rng.uniform(0, 2 * np.pi)))
     return fringes * np.float32(rng.uniform(0.3, 1.0))
 
 
-def nanoparticles(rng, size, nm_per_pixel=0.06):
-    """(expected counts, mask bool): gold particles on carbon, high-resolution bright field.
+def nanoparticles(
+    rng: np.random.Generator, size: int, nm_per_pixel: float = 0.06
+) -> tuple[Square, Bool[np.ndarray, "{size} {size}"]]:
+    """Return (expected counts, mask) of gold on carbon in high-resolution bright field.
 
-    Some particles stand off a zone axis or are thin, and the film has thick places of its own, so
-    that neither fringes nor darkness alone tell what is a particle.
+    Some particles are off a zone axis or thin, and the film is thick in parts, so that neither
+    fringes nor darkness alone show what is a particle.
     """
     side = size + 2 * MARGIN
     y, x = (at * np.float32(nm_per_pixel) for at in pixel_grid(side))
@@ -127,12 +156,12 @@ def nanoparticles(rng, size, nm_per_pixel=0.06):
         cy, cx = rng.uniform(0, field, 2)
         stretch = rng.uniform(0.8, 1.25)
         near = window(side, cy / nm_per_pixel, cx / nm_per_pixel, 2 * radius / nm_per_pixel)
-        py, px = np.float32(y[near[0]] - cy), np.float32(x[:, near[1]] - cx)
+        py, px = (y[near[0]] - cy).astype(np.float32), (x[:, near[1]] - cx).astype(np.float32)
         shape = radius_of_shape(
             rng,
             py / np.float32(radius * stretch),
             px * np.float32(stretch / radius),
-            facets=rng.integers(5, 9),
+            facets=int(rng.integers(5, 9)),
         )
         flat = rng.uniform(0.3, 1.0)  # of its height, where a platelet is cut off
         height = np.sqrt(np.maximum(1 - shape**2, 0))
@@ -147,8 +176,8 @@ def nanoparticles(rng, size, nm_per_pixel=0.06):
     return dose * image[crop, crop] * illumination(rng, size), mask[crop, crop]
 
 
-def lattice(rng, size):
-    """Expected counts: crystals seen along a zone axis, as dark-field (bright columns) or not.
+def lattice(rng: np.random.Generator, size: int) -> Square:
+    """Return expected counts of crystals along a zone axis, in dark field or bright field.
 
     One to three grains of random two-dimensional cells with up to three columns each, strained a
     little, with vacuum or an amorphous layer at the edge and lines shifted by an unsteady scan.
@@ -157,19 +186,19 @@ def lattice(rng, size):
     jitter = rng.normal(0, rng.choice([0.0, 0.3, 0.6]), (size, 1)).astype(np.float32)
     y = y + rng.uniform(0, 1.5) * smooth_noise(rng, size, size / 5)
     x = x + jitter + rng.uniform(0, 1.5) * smooth_noise(rng, size, size / 5)
-    grains = rng.integers(1, 4)
+    grains = int(rng.integers(1, 4))
     territory = np.argmax([smooth_noise(rng, size, size / 4) for _ in range(grains)], axis=0)
     a, ratio, gamma = rng.uniform(6, 18), rng.uniform(0.7, 1.4), rng.uniform(1.2, 1.9)
-    columns = rng.integers(1, 4)
-    places, weights = rng.uniform(0, 1, (columns, 2)), rng.uniform(0.2, 1, columns)
+    columns = int(rng.integers(1, 4))
+    positions, weights = rng.uniform(0, 1, (columns, 2)), rng.uniform(0.2, 1, columns)
     sigma = rng.uniform(0.11, 0.2) * a * min(1, ratio)
     image = np.zeros((size, size), np.float32)
     for grain in range(grains):
-        turn = rng.uniform(0, np.pi)
+        angle = rng.uniform(0, np.pi)
         cell = a * np.array(
             [
-                [np.sin(turn), np.cos(turn)],
-                [ratio * np.sin(turn + gamma), ratio * np.cos(turn + gamma)],
+                [np.sin(angle), np.cos(angle)],
+                [ratio * np.sin(angle + gamma), ratio * np.cos(angle + gamma)],
             ]
         )
         g = np.linalg.inv(cell).T  # rows: reciprocal vectors in (y, x)
@@ -183,7 +212,7 @@ def lattice(rng, size):
                 damping = np.exp(-2 * (np.pi * sigma) ** 2 * np.sum((h * g[0] + k * g[1]) ** 2))
                 if damping < 0.02:
                     continue
-                structure = np.sum(weights * np.exp(-2j * np.pi * places @ np.array([h, k])))
+                structure = np.sum(weights * np.exp(-2j * np.pi * positions @ np.array([h, k])))
                 wave = second**k if h == 0 else first**h if k == 0 else first**h * second**k
                 total += np.complex64(damping * structure) * wave
         image = np.where(territory == grain, 2 * total.real, image)
@@ -199,21 +228,25 @@ def lattice(rng, size):
     return dose * np.maximum(image + rng.uniform(0.05, 0.4), 0.01) * illumination(rng, size)
 
 
-def supported_particles(rng, size):
-    """Expected counts: dark particles on a grained film at low magnification, partly in heaps."""
+def supported_particles(rng: np.random.Generator, size: int) -> Square:
+    """Return expected counts of dark particles, partly in heaps, on a grained film.
+
+    The magnification is low.
+    """
     y, x = pixel_grid(size)
     film = 1 + 0.05 * smooth_noise(rng, size, rng.uniform(0.8, 2))
     film += 0.06 * smooth_noise(rng, size, size / 6)
     absorption = np.zeros((size, size), np.float32)
     rim = np.zeros((size, size), np.float32)
-    heaps = rng.uniform(0, size, (rng.integers(1, 4), 2))
+    heaps = rng.uniform(0, size, (int(rng.integers(1, 4)), 2))
     spread, typical = rng.uniform(0.05, 0.4) * size, rng.uniform(4, 14)
     for _ in range(rng.integers(3, 18)):
         cy, cx = heaps[rng.integers(len(heaps))] + rng.normal(0, spread, 2)
         radius = typical * rng.lognormal(0, 0.25)
         near = window(size, cy, cx, 3 * radius)
-        py, px = np.float32((y[near[0]] - cy) / radius), np.float32((x[:, near[1]] - cx) / radius)
-        shape = radius_of_shape(rng, py, px, facets=rng.integers(3, 8))
+        py = ((y[near[0]] - cy) / radius).astype(np.float32)
+        px = ((x[:, near[1]] - cx) / radius).astype(np.float32)
+        shape = radius_of_shape(rng, py, px, facets=int(rng.integers(3, 8)))
         height = np.sqrt(np.maximum(1 - shape**2, 0)) ** rng.uniform(0.3, 1)
         absorption[near] += rng.uniform(0.15, 1.2) * height
         rim[near] += np.exp(-(((shape - 1.1) * radius / 1.2) ** 2))  # Fresnel fringe
@@ -222,15 +255,15 @@ def supported_particles(rng, size):
     return dose * np.maximum(image, 0.01) * illumination(rng, size)
 
 
-def cells(rng, size):
-    """Expected counts: stained tissue in section; membranes, mitochondria, vesicles, fibres.
+def cells(rng: np.random.Generator, size: int) -> Square:
+    """Return expected counts of stained tissue: membranes, mitochondria, vesicles, fibres.
 
     Membranes are level sets of smooth noise: closed curves that never cross, of even width because
     the level's distance is divided by its slope.
     """
     y, x = pixel_grid(size)
 
-    def membrane(noise, width):
+    def membrane(noise: Square, width: float) -> Square:
         slope = np.hypot(*np.gradient(noise)) + 1e-3
         return np.exp(-((noise / slope / width) ** 2))
 
@@ -242,9 +275,9 @@ def cells(rng, size):
     dark += 0.10 * smooth_noise(rng, size, 1.2) + 0.10 * smooth_noise(rng, size, 3)
     for _ in range(rng.poisson(2.5 * (size / 128) ** 2)):  # mitochondria
         cy, cx = rng.uniform(0, size, 2)
-        long, short, turn = rng.uniform(9, 24), rng.uniform(6, 11), rng.uniform(0, np.pi)
-        u = np.cos(turn) * (x - cx) + np.sin(turn) * (y - cy)
-        v = np.cos(turn) * (y - cy) - np.sin(turn) * (x - cx)
+        long, short, angle = rng.uniform(9, 24), rng.uniform(6, 11), rng.uniform(0, np.pi)
+        u = np.cos(angle) * (x - cx) + np.sin(angle) * (y - cy)
+        v = np.cos(angle) * (y - cy) - np.sin(angle) * (x - cx)
         r = np.hypot(u / long, v / short) + 0.08 * smooth_noise(rng, size, 8)
         cristae = np.sin(2 * np.pi * u / rng.uniform(4, 6) + 1.5 * smooth_noise(rng, size, 9)) > 0.3
         inside = r < 1

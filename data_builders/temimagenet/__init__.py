@@ -1,9 +1,13 @@
 """Records from TEM-ImageNet v1.3 and its multislice sibling: PNG folders paired by file stem."""
 
+import argparse
 import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from data_builders import fetch
 from data_builders.common import (
@@ -15,6 +19,7 @@ from data_builders.common import (
     split_by_source,
     within,
 )
+from data_builders.writer import Record
 from emjax import micrographs
 from emjax.errors import InputError, note
 
@@ -39,7 +44,7 @@ class TEMImageNet:
     """Simulated ADF-STEM images and their three restoration targets, 256x256, 8 bits.
 
     Download it first: git clone https://github.com/xinhuolin/TEM-ImageNet-v1.3 (about 2 GB), or
-    unzip .../archive/refs/heads/master.zip of that address. Read are the folders image, noNoise
+    unzip .../archive/refs/heads/master.zip of that address. The folders read are image, noNoise
     (denoised), noBackgroundnoNoise (background_removed) and noNoiseNoBackgroundSuperresolution
     (superresolved). Images go 70 % to train, 10 % to val and 20 % to test by the SHA-256 of the
     stem; grey values 0 to 255 become -1 to 1.
@@ -48,7 +53,7 @@ class TEMImageNet:
     folder = "temimagenet"
     other_name = "--data_dir"
     address, size = "https://github.com/xinhuolin/TEM-ImageNet-v1.3", "about 2 GB"
-    optional = ()
+    optional: tuple[str, ...] = ()  # targets that the set may lack
     about = About(
         title="TEM-ImageNet v1.3",
         licence="none stated in the repository",
@@ -57,26 +62,31 @@ class TEMImageNet:
     )
 
     @staticmethod
-    def add_options(parser):
+    def add_options(parser: argparse.ArgumentParser) -> None:
+        """Add the flags of this dataset to `parser`."""
         parser.add_argument("--source", required=True, help="the clone, or the unzipped snapshot")
         parser.add_argument(
             "--fetch", action="store_true", help="download the snapshot into --source first"
         )
 
-    def __init__(self, options):
+    def __init__(self, options: argparse.Namespace) -> None:
+        """List and hash the files, after fetching them if asked to.
+
+        Raises: InputError if a folder or all images are missing, or the download fails.
+        """
         if options.fetch:
             fetch.from_github(self.address.removeprefix(f"{fetch.GITHUB}/"), options.source)
         self.root = self._root(Path(options.source))
-        there = {folder.name for folder in self.root.iterdir() if folder.is_dir()}
-        due = {t: f for t, f in FOLDERS.items() if f in there or t not in self.optional}
-        missing = [folder for folder in due.values() if folder not in there]
+        found = {folder.name for folder in self.root.iterdir() if folder.is_dir()}
+        folders = {t: f for t, f in FOLDERS.items() if f in found or t not in self.optional}
+        missing = [folder for folder in folders.values() if folder not in found]
         if missing:
             raise InputError(
                 f"{self.root} has no folder {', '.join(missing)}; it has "
-                f"{', '.join(sorted(there))}. {self._what_to_do()}"
+                f"{', '.join(sorted(found))}. {self._what_to_do()}"
             )
-        self.paths = {target: pngs(self.root / folder) for target, folder in due.items()}
-        self.targets = tuple(target for target in due if target != "image")
+        self.paths = {target: pngs(self.root / folder) for target, folder in folders.items()}
+        self.targets = tuple(target for target in folders if target != "image")
         self.stems = sorted(self.paths["image"])
         if not self.stems:
             raise InputError(f"{self.root / 'image'} holds no PNG file. {self._what_to_do()}")
@@ -85,12 +95,15 @@ class TEMImageNet:
             for target, paths in self.paths.items()
             for stem, path in paths.items()
         )
-        self.options = {"targets": list(self.targets), **self._found()}
+        self.options: dict[str, Any] = {"targets": list(self.targets), **self._found()}
 
-    def _root(self, source):
-        """`source`, or the one folder in it that has any of the folders that are due."""
+    def _root(self, source: Path) -> Path:
+        """Return `source`, or the one folder in it that has any of FOLDERS.
+
+        Raises: InputError if there is none, or several.
+        """
         if not source.is_dir():
-            what = "is a file, not a folder" if source.exists() else "is no folder"
+            what = "is a file, not a folder" if source.exists() else "is not a folder"
             raise InputError(f"--source={source} {what}. {self._what_to_do()}")
         below = sorted(path for path in source.iterdir() if path.is_dir())
         found = [
@@ -111,20 +124,20 @@ class TEMImageNet:
             )
         return found[0]
 
-    def _what_to_do(self):
+    def _what_to_do(self) -> str:
         return (
             f"Run git clone {self.address} ({self.size}), or unzip "
             f"{self.address}/archive/refs/heads/master.zip, and give its folder as --source; "
             "--fetch does it for you"
         )
 
-    def _notes(self):
-        """What --fetch has noted of the snapshot, if it was it that fetched it."""
+    def _notes(self) -> list[str]:
+        """Return the digest of the snapshot, if --fetch downloaded it."""
         record = self.root.parent / f"{self.address.rpartition('/')[2]}.sha256"
         return [f"snapshot: SHA-256 {record.read_text().strip()}"] if record.exists() else []
 
-    def _found(self):
-        """For the card: how many images there are, and whether they are all there should be."""
+    def _found(self) -> dict[str, Any]:
+        """Return, for the card, the number of images and whether the set is complete."""
         complete = stems_md5(self.stems) == COMPLETE_MD5
         if not complete:
             note(
@@ -133,13 +146,17 @@ class TEMImageNet:
             )
         return {"found": f"{len(self.stems)} of {COMPLETE}", "complete": complete}
 
-    def prepare(self):
-        """Decode every file once: which stems can be used, and which split each is in."""
-        unusable, left_out, self.usable = [], [], []
+    def prepare(self) -> Contents:
+        """Decode every file once; return which stems can be used, and their splits.
+
+        Raises: InputError if no image can be used.
+        """
+        unusable, left_out = [], []
+        self.usable: list[str] = []
         for stem in self.stems:
-            path, reason = self._fault(stem)
-            if reason:
-                unusable.append((str(path), reason))
+            fault = self._fault(stem)
+            if fault:
+                unusable.append(fault)
             else:
                 self.usable.append(stem)
         for target in self.targets:
@@ -151,7 +168,7 @@ class TEMImageNet:
             raise InputError(
                 f"{self.root}: no image can be used; {len(unusable)} left out, {first}"
             )
-        # Over all stems there are: leaving one out moves no other to another split.
+        # Over all stems: skipping one moves no other to another split.
         self.split_of = split_by_source(self.stems)
         splits = [self.split_of[stem] for stem in self.usable]
         return Contents(
@@ -167,35 +184,36 @@ class TEMImageNet:
             notes=self._notes(),
         )
 
-    def _fault(self, stem):
-        """(path, reason) why the image and targets of `stem` make no record, or (None, None)."""
+    def _fault(self, stem: str) -> tuple[str, str] | None:
+        """Return (path, reason) if the image and targets of `stem` make no record, else None."""
         missing = [target for target, paths in self.paths.items() if stem not in paths]
         if missing:
             folders = ", ".join(FOLDERS[target] for target in missing)
-            return self.paths["image"][stem], f"no file of this stem in {folders}"
+            return str(self.paths["image"][stem]), f"no file of this stem in {folders}"
         for paths in self.paths.values():
+            path = str(paths[stem])
             try:
                 pixels = grey(paths[stem])
             except InputError as error:
-                return paths[stem], str(error).removeprefix(f"{paths[stem]}: ")
+                return path, str(error).removeprefix(f"{path}: ")
             if pixels.min() == pixels.max():
-                return paths[stem], f"all pixels are {pixels.flat[0]}"
-        return None, None
+                return path, f"all pixels are {pixels.flat[0]}"
+        return None
 
-    def records(self, split, units=ALL):
-        """Yield the records of `split`; a record's index is its stem's place among all."""
-        places = {stem: place for place, stem in enumerate(self.stems)}
+    def records(self, split: str, units: range = ALL) -> Iterator[Record]:
+        """Yield the records of `split`; a record's index is that of its stem among all."""
+        index_of = {stem: index for index, stem in enumerate(self.stems)}
         for stem in within(units, self.usable):
             if self.split_of[stem] == split:
                 yield {
                     **{
                         target: grey(paths[stem])[..., None] for target, paths in self.paths.items()
                     },
-                    "intensity_range": np.float32([0, 255]),
+                    "intensity_range": np.array((0, 255), np.float32),
                     "nm_per_pixel": np.full(2, np.nan, np.float32),
                     "name": stem,
                     "source": stem,
-                    "index": places[stem],
+                    "index": index_of[stem],
                 }
 
 
@@ -203,7 +221,7 @@ class Multislice(TEMImageNet):
     """The multislice sibling of temimagenet, in the same layout; its numbering has gaps.
 
     Download it first: git clone https://github.com/xinhuolin/TEM-ImageNet-Multislice-v1.3 (about
-    1 GB), or unzip .../archive/refs/heads/master.zip of that address. Read are the folders image,
+    1 GB), or unzip .../archive/refs/heads/master.zip of that address. The folders read are image,
     noNoise (denoised), noBackgroundnoNoise (background_removed) and, where there is one,
     noNoiseNoBackgroundSuperresolution (superresolved). Split and range are those of temimagenet.
     """
@@ -213,12 +231,12 @@ class Multislice(TEMImageNet):
     optional = ("superresolved",)
     about = TEMImageNet.about._replace(title="TEM-ImageNet Multislice v1.3", address=address)
 
-    def _found(self):
-        return {"found": str(len(self.stems))}  # how many are due is not published
+    def _found(self) -> dict[str, Any]:
+        return {"found": str(len(self.stems))}  # the number of the complete set is not published
 
 
-def pngs(folder):
-    """{stem: path} of the PNG files in `folder`; hidden files are not looked at."""
+def pngs(folder: Path) -> dict[str, Path]:
+    """Return {stem: path} of the PNG files in `folder`; hidden files are ignored."""
     return {
         path.stem: path
         for path in sorted(folder.iterdir())
@@ -226,8 +244,8 @@ def pngs(folder):
     }
 
 
-def stems_md5(stems):
-    """Hex MD5 of the sorted stems, joined by "|".
+def stems_md5(stems: Iterable[str]) -> str:
+    """Return the hex MD5 of the sorted stems, joined by "|".
 
     Source of its value for the complete set: a benchmark by others, which found it in four folders.
     """
@@ -235,14 +253,14 @@ def stems_md5(stems):
     return hashlib.md5(joined, usedforsecurity=False).hexdigest()
 
 
-def grey(path):
-    """uint8 [256, 256] from a PNG file, or InputError for anything else."""
+def grey(path: Path) -> UInt8[np.ndarray, "256 256"]:
+    """Return the pixels of a PNG file; raise InputError for anything but 8-bit grey."""
     pixels = micrographs.read_pixels(path)
     if pixels.ndim == 3:
-        raise InputError(f"{path}: in colours, 8-bit grey was due")
+        raise InputError(f"{path}: in colours, expected 8-bit grey")
     if pixels.dtype != np.uint8:
-        raise InputError(f"{path}: {pixels.dtype} values, 8-bit grey was due")
+        raise InputError(f"{path}: {pixels.dtype} values, expected 8-bit grey")
     if pixels.shape != (SIDE, SIDE):
         h, w = pixels.shape
-        raise InputError(f"{path}: {h}x{w}, {SIDE}x{SIDE} was due")
+        raise InputError(f"{path}: {h}x{w}, expected {SIDE}x{SIDE}")
     return pixels

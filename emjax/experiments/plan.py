@@ -46,7 +46,7 @@ def load_matrix(path: str, seeds: int) -> tuple[Configs, Expected]:
     module = runpy.run_path(path)
     if "runs" not in module:
         raise UsageError(
-            f"{path} is no matrix: it has no runs(seeds); emjax.main takes single recipes"
+            f"{path} is not a matrix: it has no runs(seeds); emjax.main takes single recipes"
         )
     return {name: make() for name, make in module["runs"](seeds).items()}, module.get("RECORDS", {})
 

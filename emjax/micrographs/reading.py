@@ -314,7 +314,7 @@ def find(folder: StrPath) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; expected a folder of micrographs")
+        raise InputError(f"{folder} is not a folder; expected a folder of micrographs")
     paths: list[Path] = []
     inside = folder.resolve()
     for parent, folders, files in os.walk(folder):

@@ -32,7 +32,7 @@ def _unchanged(pixels: Pixels) -> Pixels:
 
 def no_pixels(index: int) -> Pixels:
     """Stand for the pixels of a refused signal that has none."""
-    raise InputError(f"no pixels of plane {index}: the signal is no micrograph")
+    raise InputError(f"no pixels of plane {index}: the signal is not a micrograph")
 
 
 class Signal(NamedTuple):
@@ -49,7 +49,7 @@ class Signal(NamedTuple):
     nm_per_pixel: PixelSize = UNKNOWN  # y, x
     origin: str = "none"  # of nm_per_pixel
     samples: int = 1  # colours and alpha per pixel
-    refused: str = ""  # why it is no micrograph; empty if it is one
+    refused: str = ""  # why it is not a micrograph; empty if it is one
     finish: Callable[[Pixels], Pixels] = _unchanged
     nm_per_plane: float = math.nan  # of a stack: from plane to plane
 
@@ -74,7 +74,7 @@ class Signal(NamedTuple):
 
 
 def why_refused(dtype: DTypeLike, shape: Sequence[int], units: Sequence[object] = ()) -> str:
-    """Return why an array with `units` of its axes is no micrograph; empty if it is one."""
+    """Return why an array with `units` of its axes is not a micrograph; empty if it is one."""
     kind = np.dtype(dtype).kind
     if kind == "c":
         return "complex numbers"

@@ -82,7 +82,7 @@ def _signal(
     elif page.compression not in COMPRESSIONS:
         refused = f"compressed by {getattr(page.compression, 'name', page.compression)}"
     elif page.dtype is None:
-        refused = f"{page.bitspersample} bits as {page.sampleformat}, no number format"
+        refused = f"{page.bitspersample} bits as {page.sampleformat}, not a number format"
     dtype = series.dtype
     plane = with_samples(shape[-2:], samples)
     compressed = page.compression != COMPRESSION.NONE

@@ -30,7 +30,7 @@ class NoLength(Exception):
 def pixel_size(
     path: object, file: TiffFile, index: int, series: TiffPageSeries
 ) -> tuple[PixelSize, str, str]:
-    """Return ((y, x) in nm, its origin, why it is no micrograph) of series `index` of a file.
+    """Return ((y, x) in nm, its origin, why it is not a micrograph) of series `index` of a file.
 
     The first known one is used of: vendors, OME-XML, ImageJ, resolution tags. A note names any
     other size in the file.
