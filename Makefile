@@ -50,7 +50,7 @@ $(VENV)/torch: $(VENV)/installed
 endif
 
 # 200 000 broken files of every format, 100 kills of training runs, a run of four processes:
-# docs/reliability.md.
+# docs/background/reliability.md.
 soak: venv
 	$(PY) -m tests.soak_formats --inputs=200000
 	$(PY) -m tests.soak_kills --kills=100

@@ -1,7 +1,7 @@
 """emjax, PyTorch and an earlier emjax at the same work, in turn: python -m benchmarks.run --out=DIR
 
 Each side is a process of its own; medians with quartiles, JSON, tables and a plot go to DIR, where
-later calls replace and add cases. docs/performance.md says what is measured and how.
+later calls replace and add cases. docs/background/performance.md says what is measured and how.
 """
 
 import contextlib

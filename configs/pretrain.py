@@ -95,7 +95,7 @@ def get_config(variants=""):
         resident=placeholder(bool),  # records kept on the devices; unset: where they fit
         accumulate=1,  # parts in which a batch is computed, one after the other
     )
-    config.mesh = dict(fsdp=1, space=1)  # docs/scaling.md; the other devices share the rows
+    config.mesh = dict(fsdp=1, space=1)  # the other devices share the rows
     config.objective = dict(
         name="pix2pix",
         l1_weight=100.0,

@@ -18,8 +18,8 @@ In this order, each a whole result:
         1,000 patches, at the rate that b found best
 
 Needs micrographs/cem, micrographs/np_sintering, ..., each built from the table of that name
-(docs/results/real_small_tables.md). Smaller than the paper: crops of 96 and 128 pixels, a
-discriminator of width 16, far fewer steps and, for that, five times its learning rate. Epochs of
+(docs/background/evidence/real_small_tables.md). Smaller than the paper: crops of 96 and 128
+pixels, a discriminator of width 16, far fewer steps and, for that, five times its learning rate. Epochs of
 finetuning are ten updates short, as there the arms differ if anywhere.
 """
 
@@ -30,7 +30,7 @@ from configs import pretrain, restore_temimagenet, segment_au, single
 LR = 1e-3
 CEM = "micrographs/cem"
 LABELLED = {"2": 2, "5": 5, "all": 12}  # images of np_sintering to train on
-LAST = ("up/0/.*", "head/.*")  # what is specialised on restoring: see docs/results/real_small.md
+LAST = ("up/0/.*", "head/.*")  # specialised on restoring: docs/background/evidence/real_small.md
 STATISTICS = (".*/mean", ".*/var")
 RATES = {"lr_quarter": LR / 4, "lr_4x": 4 * LR}
 SUBSETS = {"1k": 1000, "2500": 2500}

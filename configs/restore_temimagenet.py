@@ -8,7 +8,8 @@
 
 The variant `simulated` puts simulated/atoms in place of TEM-ImageNet: the same targets, nothing to
 download. The head of the pretraining is kept: it says images already. `imagenet` stands after an
-HRNet and starts from weights trained on ImageNet (docs/networks.md), which have no such head.
+HRNet and starts from weights trained on ImageNet, which have no such head:
+docs/how-to/convert-weights.md.
 """
 
 from ml_collections import ConfigDict
@@ -54,7 +55,7 @@ def get_config(variants=""):
         resident=placeholder(bool),  # records kept on the devices; unset: where they fit
         accumulate=1,  # parts in which a batch is computed, one after the other
     )
-    config.mesh = dict(fsdp=1, space=1)  # docs/scaling.md; the other devices share the rows
+    config.mesh = dict(fsdp=1, space=1)  # the other devices share the rows
     config.objective = dict(name="supervised")
     config.task = "denoise"
     config.select = "best"  # which network is the run's: that of the best val score, or "last"

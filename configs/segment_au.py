@@ -5,7 +5,7 @@
     python -m emjax.main --config=configs/segment_au.py:au5nm_v1        from random weights
     python -m emjax.main --config=configs/segment_au.py:au5nm,sytwu     Sytwu et al.'s own recipe
     python -m emjax.main --config=configs/segment_au.py:hrnet_w18,imagenet \\
-        --config.initialise.workdir=imagenet/w18                        docs/networks.md
+        --config.initialise.workdir=imagenet/w18                   docs/how-to/convert-weights.md
     python -m emjax.main --config=configs/segment_au.py:smoke           simulated data, seconds
     python -m emjax.main --config=configs/segment_au.py:demo            16 simulated labels, minutes
 
@@ -13,7 +13,7 @@ Any dataset with masks takes the place of an Au set:
     --config.data.train="('micrographs/mine','train')" and likewise data.evals.val, data.evals.test
 
 Reference level on Au5nmV1: hard Dice 0.72-0.78 for U-Nets of 8k parameters (Sytwu et al. 2022); all
-of them and what `sytwu` does otherwise than its authors: docs/data.md.
+of them and what `sytwu` does otherwise than its authors: docs/reference/datasets.md.
 """
 
 from ml_collections import ConfigDict
@@ -98,7 +98,7 @@ def get_config(variants=""):
         resident=placeholder(bool),  # records kept on the devices; unset: where they fit
         accumulate=1,  # parts in which a batch is computed, one after the other
     )
-    config.mesh = dict(fsdp=1, space=1)  # docs/scaling.md; the other devices share the rows
+    config.mesh = dict(fsdp=1, space=1)  # the other devices share the rows
     config.objective = dict(name="supervised")
     config.task = "segmentation"
     config.select = "best"  # which network is the run's: that of the best val score, or "last"

@@ -720,7 +720,7 @@ def test_real_tables(real, built, table, foreground, splits, fraction):
 
 
 def test_real_patches_are_curated(real, built):
-    """The counts of docs/data.md; decoders may change them a little."""
+    """The counts of docs/reference/micrographs.md; decoders may change them a little."""
     for table, expected in (
         ("emps", {"flat": 196, "saturated": 17, "strip": 14, "alike": 12}),
         ("pt_alumina", {"flat": 201, "saturated": 9, "strip": 9, "alike": 108}),

@@ -156,7 +156,7 @@ def test_arms_of_other_settings_are_not_compared():
 
 
 def test_the_docs_have_every_rule():
-    text = " ".join(Path("docs/claims.md").read_text().split())
+    text = " ".join(Path("docs/background/claims.md").read_text().split())
     for claim in claims.CLAIMS:
         assert f"| {claim.name} | {claim.words} | {claim.rule} |" in text
     assert json.dumps([claim.name for claim in claims.CLAIMS]) == json.dumps(

@@ -192,7 +192,8 @@ class Micrographs:
         if not counts.total():
             reasons = ", ".join(f"{n} of them {reason}" for reason, n in dropped.items() if n)
             raise InputError(
-                f"{self.root}: --curate drops all patches, {reasons}; see docs/data.md"
+                f"{self.root}: --curate drops all patches, {reasons}; see "
+                "docs/reference/micrographs.md"
             )
         return Contents(
             splits={split: counts[split] for split in SPLITS if counts[split]},

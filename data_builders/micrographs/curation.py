@@ -1,6 +1,7 @@
 """Drop patches that a network learns nothing from, and picture what was kept and dropped.
 
-The thresholds were chosen by looking at the contact sheets of public sets; docs/data.md says which.
+The thresholds were chosen by looking at the contact sheets of public sets, listed in
+docs/reference/micrographs.md.
 """
 
 import io

@@ -47,7 +47,7 @@ class Pix2Pix(Restoring):
     accumulate: int = 1  # microbatches in which a batch is computed, one after the other
 
     # YNNPACK for sums alone: with its convolutions, as wide as the discriminator's, an update takes
-    # 1.3 to 1.4 times as long (JAX 0.10.2 and 0.11.2, docs/performance.md).
+    # 1.3 to 1.4 times as long (JAX 0.10.2 and 0.11.2, docs/background/performance.md).
     compiler_options: ClassVar[Mapping[str, dict[str, Any]]] = {
         "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
     }

@@ -1,4 +1,4 @@
-"""Step timing and profiling without blocking the training loop: docs/observability.md."""
+"""Step timing and profiling without blocking the training loop: docs/how-to/monitor-a-run.md."""
 
 import re
 import time
