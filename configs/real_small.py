@@ -19,8 +19,8 @@ In this order, each a whole result:
 
 Needs micrographs/cem, micrographs/np_sintering, ..., each built from the table of that name
 (docs/background/evidence/real_small_tables.md). Smaller than the paper: crops of 96 and 128
-pixels, a discriminator of width 16, far fewer steps and, for that, five times its learning rate. Epochs of
-finetuning are ten updates short, as there the arms differ if anywhere.
+pixels, a discriminator of width 16, far fewer steps and, for that, five times its learning rate.
+Epochs of finetuning are ten updates short, because the arms differ there if anywhere.
 """
 
 from functools import partial
