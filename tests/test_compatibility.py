@@ -389,7 +389,7 @@ def test_networks_of_scripts_have_the_same_arrays_and_values(after):
 
 
 def test_hrnets_of_scripts():
-    """Parameters of HRNet-W18-small-v1 with one channel in and out, docs/how-to/convert-weights.md."""
+    """Parameters of HRNet-W18-small-v1 with one channel: docs/how-to/convert-weights.md."""
 
     def build():
         return MODELS["hrnet"](variant="w18_small_v1", rngs=nnx.Rngs(0))

@@ -17,7 +17,9 @@ class Formulation(NamedTuple):
 
 
 PLAIN = Formulation()
-FASTEST = {"cpu": Formulation(blocked=True, strided=True, products=True)}  # docs/performance.md
+FASTEST = {
+    "cpu": Formulation(blocked=True, strided=True, products=True)
+}  # docs/background/performance.md
 _forced: ContextVar[Formulation | None] = ContextVar("forced formulation", default=None)
 
 
