@@ -6,12 +6,15 @@ import errno
 import functools
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NoReturn, TextIO
 
-from emjax.errors import EmjaxError, InputError, UsageError, logger
+from emjax.errors import Adjustable, EmjaxError, InputError, UsageError, library_messages, logger
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# The flags that stand for the library's arguments, as the advice of an Adjustable names them.
+FLAGS = {"index=": "--index", "limit=": "--memory_limit", "axis=": "--axes="}
 
 Main = Callable[[Sequence[str]], int]
 
@@ -38,14 +41,34 @@ class NotePrinter(logging.Handler):
 
 
 @contextlib.contextmanager
-def printed_notes() -> Iterator[None]:
-    """Print the package's warnings as notes, here and nowhere else, until the end of the `with`."""
-    handler, propagated = NotePrinter(), logger.propagate
+def printed_notes() -> Generator[None]:
+    """Print the package's warnings as notes, here and nowhere else, until the end of the `with`.
+
+    A Python warning of a library that reads a file becomes a note that names the file.
+    """
+    handler, propagated, shown = NotePrinter(), logger.propagate, warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        collected = library_messages.get()
+        if collected is None:
+            shown(message, category, filename, lineno, file, line)
+        else:
+            collected.append(str(message))
+
     logger.addHandler(handler)
     logger.propagate = False
+    warnings.showwarning = show
     try:
         yield
     finally:
+        warnings.showwarning = shown
         logger.removeHandler(handler)
         logger.propagate = propagated
 
@@ -61,13 +84,23 @@ def command(main: Main) -> Main:
     return printing
 
 
+def message(error: BaseException) -> str:
+    """Return an error's message, with flags in place of the arguments that its advice names."""
+    if not isinstance(error, Adjustable):
+        return str(error)
+    advice = error.advice
+    for argument, flag in FLAGS.items():
+        advice = advice.replace(argument, flag)
+    return f"{error.problem}; {advice}"
+
+
 def exit_code_and_line(error: BaseException) -> tuple[int, str | None]:
     """Return (exit code, message) of an error; no message where a traceback is needed.
 
     A full disk counts as bad input.
     """
     if isinstance(error, EmjaxError):
-        return error.code, str(error)
+        return error.code, message(error)
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return InputError.code, f"{error}; make room and run it again"
     return 1, None

@@ -2,12 +2,16 @@
 
 import logging
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import TypeVar
 
 Entry = TypeVar("Entry")
 
 # The commands print its warnings as notes; a program that imports emjax handles them as it likes.
 logger = logging.getLogger("emjax")
+
+# Collects what libraries log or warn of while a file is read in this context; None otherwise.
+library_messages: ContextVar[list[str] | None] = ContextVar("library_messages", default=None)
 
 
 class EmjaxError(Exception):
@@ -26,6 +30,20 @@ class InputError(EmjaxError):
     """A file, folder or record is missing or wrong: names it, what was expected and what to do."""
 
     code = 3
+
+
+class Adjustable(InputError):
+    """Bad input that another argument allows: `advice` names it, such as "choose one by index=".
+
+    The commands put their flags in its place; the message is "problem; advice".
+    """
+
+    def __init__(self, problem: str, advice: str) -> None:
+        super().__init__(problem, advice)
+        self.problem, self.advice = problem, advice
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.advice}"
 
 
 class NonFiniteError(EmjaxError):

@@ -89,7 +89,8 @@ def main(arguments: Sequence[str]) -> int:
         try:
             result, first = predict_file(model, file, options.index, limit)
         except InputError as error:
-            print(f"error: {file}: {error}".replace(f"{file}: {file}", str(file)), file=sys.stderr)
+            line = f"error: {file}: {cli.message(error)}"
+            print(line.replace(f"{file}: {file}", str(file)), file=sys.stderr)
             unread += 1
             continue
         if options.pixel_size:

@@ -1,4 +1,4 @@
-"""Small files of every format, made without the program that the format is of."""
+"""Write small files of every format, without the programs that the formats come from."""
 
 import bz2
 import gzip
@@ -22,7 +22,7 @@ METRES = tuple(size * 1e-9 for size in NM)
 
 
 def dm(path, pixels, *, version=3, kind=10, scales=NM, unit="nm", lie=None):
-    """Write `pixels` as DM3 or DM4; `lie` are other sides (x first) than they have."""
+    """Write `pixels` as DM3 or DM4; `lie` is a false shape (x first) for the header."""
     size = ">I" if version == 3 else ">Q"
 
     def tag(kind, name, content):
@@ -60,7 +60,7 @@ def dm(path, pixels, *, version=3, kind=10, scales=NM, unit="nm", lie=None):
 
 
 def ser(path, pixels, *, metres=METRES, valid=None):
-    """Write uint16 [planes, h, w] as SER; `valid` is a count that may lie."""
+    """Write uint16 [planes, h, w] as SER; `valid` is a count of planes that may be false."""
     planes, h, w = pixels.shape
     valid = planes if valid is None else valid
     head = struct.pack("<HHHiiii", 0x4949, 0x0197, 0x0220, 0x4122, 0x4152, valid, valid)
@@ -94,13 +94,13 @@ def berkeley(path, pixels, *, sizes=NM, unit="[n_m]"):
         group = file.create_group("data/image")
         group.attrs["emd_group_type"] = 1
         group.create_dataset("data", data=pixels)
-        for place, (side, size) in enumerate(zip(pixels.shape, sizes, strict=True)):
-            dim = group.create_dataset(f"dim{place + 1}", data=np.arange(side) * size)
+        for axis, (side, size) in enumerate(zip(pixels.shape, sizes, strict=True), start=1):
+            dim = group.create_dataset(f"dim{axis}", data=np.arange(side) * size)
             dim.attrs["units"] = unit
 
 
 def write_all(folder):
-    """{name: path} of a sample of every format in `folder`; DEEP, GREY or STACK are in it."""
+    """Write a sample of every format to `folder`, of DEEP, GREY or STACK; return {name: path}."""
 
     def at(name):
         paths[name] = folder / name

@@ -1,7 +1,8 @@
-"""What emjax reads of a folder of sample files, against what another reader said of them.
+"""Compare what emjax reads of a folder of sample files with what another reader found.
 
-python -m tests.formats_table FOLDER prints the table of docs/formats.md. FOLDER/MANIFEST.csv has
-the columns file, shape, dtype, min, max, mean, axes_or_error, a row for each signal of each file.
+python -m tests.formats_table FOLDER prints the table of docs/reference/formats.md.
+FOLDER/MANIFEST.csv has the columns file, shape, dtype, min, max, mean, axes_or_error, one row per
+signal of each file.
 """
 
 import collections
@@ -19,7 +20,7 @@ NM = {"pm": 1e-3, "A": 0.1, "nm": 1.0, "µm": 1e3, "cm": 1e7, "m": 1e9}
 
 
 def manifest(folder):
-    """{file: its rows}, from FOLDER/MANIFEST.csv."""
+    """Return {file: its rows}, from FOLDER/MANIFEST.csv."""
     rows = {}
     with open(Path(folder) / "MANIFEST.csv", newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -28,7 +29,7 @@ def manifest(folder):
 
 
 def nm_per_pixel(axes):
-    """(y, x) that the text of the manifest states, NaN where it states no positive length."""
+    """Return (y, x) by the text of the manifest, NaN where it states no positive length."""
     sizes = []
     for axis in axes.split("; ")[-2:]:
         size, _, unit = axis.partition(":")[2].partition(" ")
@@ -38,57 +39,57 @@ def nm_per_pixel(axes):
 
 
 def differences(signal, row):
-    """How the pixels and the pixel size of `signal` differ from `row`, as texts."""
-    told = []
-    values = np.stack([signal.raw(place) for place in range(signal.planes)])
+    """Return how the pixels and the pixel size of `signal` differ from `row`, as texts."""
+    different = []
+    values = np.stack([signal.raw(index) for index in range(signal.planes)])
     shape = "x".join(row["shape"].strip("()").replace(" ", "").rstrip(",").split(","))
     sides = [signal.shape] if signal.samples == 1 else []
     if signal.samples > 1:
         sides = [signal.shape, (*signal.shape, signal.samples), (signal.samples, *signal.shape)]
     if shape not in ["x".join(map(str, each)) for each in sides]:
-        told.append(f"shape {shape}")
+        different.append(f"shape {shape}")
     structured = row["dtype"].startswith("[")
     if row["dtype"] != signal.dtype.name and not (structured and signal.samples > 1):
-        told.append(f"dtype {row['dtype']}")
+        different.append(f"dtype {row['dtype']}")
     finite = values[np.isfinite(values)].astype(np.float64)
     if row["min"]:
-        due = [float(row[key]) for key in ("min", "max", "mean")]
+        expected = [float(row[key]) for key in ("min", "max", "mean")]
         found = [finite.min(), finite.max(), finite.mean()]
-        if not np.allclose(found, due, rtol=1e-5, atol=1e-6 * np.ptp(finite)):
-            told.append(f"min, max, mean {due}")
-    due = nm_per_pixel(row["axes_or_error"])
-    if not np.allclose(signal.nm_per_pixel, due, rtol=1e-6, equal_nan=True):
-        told.append(f"nm per pixel {due}")
-    return told
+        if not np.allclose(found, expected, rtol=1e-5, atol=1e-6 * np.ptp(finite)):
+            different.append(f"min, max, mean {expected}")
+    expected = nm_per_pixel(row["axes_or_error"])
+    if not np.allclose(signal.nm_per_pixel, expected, rtol=1e-6, equal_nan=True):
+        different.append(f"nm per pixel {expected}")
+    return different
 
 
 def examine(path, rows):
-    """(what emjax says of the file `path`, its differences to `rows`), each a list of texts."""
+    """Return (descriptions of the signals of a file, their differences to `rows`), as texts."""
     try:
         with micrographs.open_all(path) as signals:
-            told = [_told(signal) for signal in signals]
+            described = [_described(signal) for signal in signals]
             read = [signal for signal in signals if not signal.refused]
             try:
-                for place in range(len(read)):
-                    for _ in micrographs.planes(path, place):
+                for index in range(len(read)):
+                    for _ in micrographs.planes(path, index):
                         pass
             except InputError as error:
-                told.append("refused: " + str(error).removeprefix(f"{path}: "))
+                described.append("refused: " + str(error).removeprefix(f"{path}: "))
                 read = []
             if len(rows) != len(signals) and read:
-                return told, ["not read" if rows[0]["dtype"] == "" else f"{len(rows)} signals"]
+                return described, ["not read" if rows[0]["dtype"] == "" else f"{len(rows)} signals"]
             found = [
                 text
                 for signal, row in zip(signals, rows, strict=False)
                 if signal in read
                 for text in (differences(signal, row) if row["dtype"] else ["not read"])
             ]
-            return told, found
+            return described, found
     except InputError as error:
         return ["refused: " + str(error).removeprefix(f"{path}: ")], []
 
 
-def _told(signal):
+def _described(signal):
     sides = " x ".join(map(str, signal.shape))
     colours = f" x {signal.samples} colours" if signal.samples > 1 else ""
     if signal.refused:
@@ -99,12 +100,12 @@ def _told(signal):
 
 
 def main(folder):
-    print("| file | emjax | the other reader says |\n|---|---|---|")
+    print("| file | emjax | the other reader |\n|---|---|---|")
     for file, rows in manifest(folder).items():
-        told, found = examine(Path(folder) / file, rows)
-        times = collections.Counter(told).items()
-        told = [f"{count} times {text}" if count > 1 else text for text, count in times]
-        cells = [file.rpartition("/")[2], "; ".join(told), "; ".join(dict.fromkeys(found))]
+        described, found = examine(Path(folder) / file, rows)
+        times = collections.Counter(described).items()
+        described = [f"{count} times {text}" if count > 1 else text for text, count in times]
+        cells = [file.rpartition("/")[2], "; ".join(described), "; ".join(dict.fromkeys(found))]
         print("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
 
 

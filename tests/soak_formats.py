@@ -1,8 +1,8 @@
-"""Broken files of every format, many of them: python -m tests.soak_formats --inputs=100000
+"""Read many broken files of every format: python -m tests.soak_formats --inputs=100000
 
 Each input is a sample with bytes flipped, fields set to extremes, parts cut off, zeroed or moved,
-by a seed. They are read in subprocesses with little address space and little time. What is due is
-a micrograph or a InputError; anything else is printed with the command that repeats it.
+by a seed. They are read in subprocesses with little address space and little time. Expected is a
+micrograph or an InputError; anything else is printed with the command that repeats it.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import numpy as np
 
 from emjax import micrographs
 from emjax.errors import InputError
+from emjax.micrographs.reading import OUT_OF_MEMORY
 from tests import format_samples
 
 ADDRESSES = 3 << 30  # bytes of address space; importing all readers takes 1.3 GB of it
@@ -33,7 +34,7 @@ EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1,
 
 
 def broken(content, rng):
-    """bytes like `content`, with something wrong."""
+    """Return `content` with some of its bytes changed."""
     content = bytearray(content)
     if not content:
         return bytes(content)
@@ -65,7 +66,7 @@ FREQUENCIES = (0.25, 0.2, 0.3, 0.05, 0.1, 0.1)
 
 
 def make(samples, number, folder):
-    """(sample's name, path) of input `number`."""
+    """Write input `number` to `folder`; return (its sample's name, its path)."""
     rng = np.random.default_rng(number)
     name = sorted(samples)[number % len(samples)]
     path = folder / f"{number}{''.join(samples[name].suffixes)}"
@@ -80,20 +81,20 @@ def make(samples, number, folder):
 
 
 def outcome(path):
-    """ "read" or "refused"; raises whatever else happens."""
+    """Return "read", "refused" or HUNGRY; raise whatever else happens."""
     try:
         for _ in micrographs.planes(path, 0, LIMIT):
             pass
         return "read"
     except InputError as error:
-        if str(error).endswith("more memory was asked for than there is"):
+        if str(error).endswith(OUT_OF_MEMORY):
             return HUNGRY
         assert str(error).startswith(str(path)) and "\n" not in str(error), error
         return "refused"
 
 
 def samples_in(folder):
-    """{name: path}: own samples, and real ones where $EMJAX_REAL_DATA is set."""
+    """Return {name: path} of own samples, and of real ones where $EMJAX_REAL_DATA is set."""
     found = format_samples.write_all(folder)
     real = Path(os.environ.get("EMJAX_REAL_DATA", "/nowhere")) / "formats"
     for path in real.rglob("*"):
@@ -107,34 +108,34 @@ def samples_in(folder):
 
 
 def worker(first, count, step, log):
-    """Try inputs `first`, first + step, ...; writes a line for each to `log`."""
+    """Read inputs `first`, first + step, ...; write a line for each to `log`."""
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.stderr = sys.stdout = open(os.devnull, "w")
-    with tempfile.TemporaryDirectory() as folder, open(log, "a", buffering=1) as told:
+    with tempfile.TemporaryDirectory() as folder, open(log, "a", buffering=1) as lines:
         folder = Path(folder)
         (folder / "samples").mkdir()
         samples = samples_in(folder / "samples")
         for number in range(first, first + count * step, step):
             name, path = make(samples, number, folder)
-            told.write(json.dumps([number, name, "began"]) + "\n")
+            lines.write(json.dumps([number, name, "began"]) + "\n")
             signal.alarm(SECONDS)  # ends the process: a hang may never return to Python
             try:
                 result = outcome(path)
             except BaseException:
                 result = "failed: " + traceback.format_exc()[-1500:]
             signal.alarm(0)
-            told.write(json.dumps([number, name, result]) + "\n")
+            lines.write(json.dumps([number, name, result]) + "\n")
             (shutil.rmtree if path.is_dir() else os.unlink)(path)
 
 
 def run(inputs, processes=2, first=0):
-    """{number: (name of the sample, outcome)}."""
+    """Return {number: (name of the sample, outcome)}."""
     with tempfile.TemporaryDirectory() as folder:
         waiting, running, logs = [], [], []
-        for place in range(processes):
-            count = len(range(first + place, first + inputs, processes))
-            waiting.append((first + place, count, Path(folder) / f"{place}.log"))
+        for index in range(processes):
+            count = len(range(first + index, first + inputs, processes))
+            waiting.append((first + index, count, Path(folder) / f"{index}.log"))
         results = {}
         while waiting or running:
             while waiting:
@@ -149,15 +150,15 @@ def run(inputs, processes=2, first=0):
                 running.remove(item)
                 process, start, count, log = item
                 with process.stderr:
-                    said = process.stderr.read().decode(errors="replace")
+                    message = process.stderr.read().decode(errors="replace")
                 if process.returncode:
                     lines = log.read_text().splitlines() if log.exists() else []
                     if not lines:
-                        raise RuntimeError(said)
+                        raise RuntimeError(message)
                     number, name, _ = json.loads(lines[-1])
-                    died = f"failed: ended by {process.returncode}: {said[-500:]}"
-                    with open(log, "a") as told:
-                        told.write(json.dumps([number, name, died]) + "\n")
+                    died = f"failed: ended by {process.returncode}: {message[-500:]}"
+                    with open(log, "a") as added:
+                        added.write(json.dumps([number, name, died]) + "\n")
                     done = (number - start) // processes + 1
                     if count > done:
                         waiting.append((number + processes, count - done, log))
@@ -185,10 +186,10 @@ def main():
     for number, (name, result) in sorted(results.items()):
         if result not in ("read", "refused"):
             print(f"--first={number} --inputs=1, {name}: {result}")
-    told = ", ".join(f"{count} {what}" for what, count in counts.most_common())
+    outcomes = ", ".join(f"{count} {what}" for what, count in counts.most_common())
     seconds = time.monotonic() - began
     samples = len({name for name, _ in results.values()})
-    print(f"{counts.total()} inputs of {samples} samples: {told}; {seconds:.0f} s")
+    print(f"{counts.total()} inputs of {samples} samples: {outcomes}; {seconds:.0f} s")
     return 1 if counts["failed"] else 0
 
 

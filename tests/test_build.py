@@ -212,7 +212,7 @@ def test_stacks_and_files_of_several_images_are_refused_where_one_is_due(tmp_pat
     line = refused(3, f"--source={source}", "--left_out=0")
     assert "over the 0.0% that may be left out" in line and "choose one by --index" in line
     line = refused(3, f"--source={source}", "--memory_limit=0.000001", "--left_out=1")
-    assert "more by --memory_limit" in line
+    assert "raise --memory_limit" in line
     assert "more than 0 GiB" in refused(2, f"--source={source}", "--memory_limit=0")
     (source / "a.mrc").unlink()
     assert sorted(built(f"--source={source}", "--index=1")[1]) == ["b"]
@@ -354,7 +354,7 @@ def test_volumes_are_sliced_along_any_axis(tmp_path, built, refused, capsys):
     assert thin["unusable"] == 0 and len(records) == (6 + 6 + 1) * 4
     shutil.rmtree(tmp_path / "data")
     line = refused(3, *flags, "--axes=y", "--memory_limit=0.00001")
-    assert "11.5 kB, to be sliced along y or x; 10.7 kB may be read at once" in line
+    assert "11.5 kB, to be sliced along y or x, expected at most 10.7 kB; raise --mem" in line
     for bad in ("z,z", "w", ""):
         assert "z, y, x or some of them" in refused(2, *flags, f"--axes={bad}")
 

@@ -1,4 +1,4 @@
-"""Every format against what another reader said, and every bad input refused in one line."""
+"""Every format compared with another reader, and every bad input refused in one line."""
 
 import csv
 import gzip
@@ -18,22 +18,22 @@ import tifffile
 
 from emjax import micrographs
 from emjax.errors import InputError, UsageError
-from emjax.micrographs.formats import lzw
+from emjax.micrographs.formats import lzw, rosettasciio
 from tests import format_samples, formats_table, soak_formats
 from tests.format_samples import DEEP, GREY, NM, STACK
 
 REAL = Path(os.environ.get("EMJAX_REAL_DATA", "/nowhere")) / "formats"
 needs_files = pytest.mark.skipif(not REAL.is_dir(), reason="needs $EMJAX_REAL_DATA/formats")
 
-# Files whose pixels or pixel size deliberately are not what the manifest says.
+# Files read with other pixels or another pixel size than in the manifest, on purpose.
 DIFFERENT = {
     "EMD-3197.map.bz2": ["not read"],  # the other reader did not try compressed files
     "emd_3197.map.gz": ["not read"],
     "plain.h5": ["not read"],  # nor HDF5 that is no EMD
-    # It rounds to five digits; the file says 2.392791775876109e-11 m.
+    # The manifest rounds to five digits; the file states 2.392791775876109e-11 m.
     "olympus_SIS.tif": ["nm per pixel (0.023928, 0.023928)"],
 }
-# What is refused, and why. "" is read.
+# Files that are refused, with the reason; "" for those that are read.
 ODD = {
     "all_nan.tif": "4096 of 4096 values are NaN",
     "array_float32.npy": "",
@@ -50,11 +50,11 @@ ODD = {
     "mode1_int16_stack.mrc": "",
     "mode2_float32.mrc": "",
     "mode6_uint16.mrc": "",
-    "multipage_different_shapes.tif": "2 different images .* choose one by --index",
+    "multipage_different_shapes.tif": "2 different images .* choose one by index=",
     "narrow_1x256.tif": "",
     "odd_shape_223x301.tif": "",
     "palette.png": "",
-    "plain.h5": "2 different images .*/data 256x256.*/nested/stack 8x250x250.* --index",
+    "plain.h5": "2 different images .*/data 256x256.*/nested/stack 8x250x250.* index=",
     "png_named_as.tif": "",
     "rgb_em_figure_0289bd97e6.jpg": "",
     "rgb_em_figure_0289bd97e6.png": "",
@@ -74,7 +74,7 @@ ODD = {
     "12bit.cropped.tiff": "",
     "BigTIFF.tif": "",
     "BigTIFFMotorola.tif": "",
-    "cmyk-4c-8b.tiff": "SEPARATED colours, where grey or RGB was due",
+    "cmyk-4c-8b.tiff": "SEPARATED colours, expected grey or RGB",
     "cramps-tile.tif": "",
     "flower-minisblack-16.tif": "",
     "gradient-1c-32b-float.tiff": "",
@@ -111,9 +111,9 @@ def rows():
 def test_pixels_and_pixel_sizes_are_what_another_reader_found(file):
     if file.startswith(("blockfile", "hspy", "nexus", "prz", "semper", "tvips")):
         pytest.importorskip("rsciio")
-    due = formats_table.manifest(REAL)[file]
-    told, found = formats_table.examine(REAL / file, due)
-    assert sorted(set(found)) == DIFFERENT.get(file.rpartition("/")[2], []), told
+    rows = formats_table.manifest(REAL)[file]
+    described, found = formats_table.examine(REAL / file, rows)
+    assert sorted(set(found)) == DIFFERENT.get(file.rpartition("/")[2], []), described
 
 
 @needs_files
@@ -132,7 +132,7 @@ def test_imagej_units_are_its_own(file, size):
 
 
 @needs_files
-def test_every_odd_file_is_read_or_refused_for_its_reason(capsys):
+def test_every_odd_file_is_read_or_refused_for_its_reason():
     found = {
         p.name: p for name in ("derived_odd", "tiff_odd_nonEM") for p in REAL.glob(f"{name}/*")
     }
@@ -167,7 +167,7 @@ def test_every_format_gives_its_pixels_back(samples):
             assert found.shape == (1, *GREY.shape) and found.dtype == np.uint8
         else:
             found = found[0] if len(found) == 1 else found
-            assert any(np.array_equal(found, due) for due in (GREY, DEEP, STACK)), name
+            assert any(np.array_equal(found, written) for written in (GREY, DEEP, STACK)), name
             assert found.dtype in (GREY.dtype, DEEP.dtype), name
 
 
@@ -207,13 +207,14 @@ def test_pixel_sizes_survive_every_reader_and_writer(samples, tmp_path, reader, 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.ome.tif", "a.mrc", "a.zarr"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_what_is_written_without_a_pixel_size_has_none(tmp_path, name, dtype):
+def test_files_written_without_a_pixel_size_have_none(tmp_path, name, dtype):
     micrographs.write(tmp_path / name, STACK.astype(dtype))
-    for plane, due in zip(micrographs.planes(tmp_path / name), STACK.astype(dtype), strict=True):
+    stack = STACK.astype(dtype)
+    for plane, written in zip(micrographs.planes(tmp_path / name), stack, strict=True):
         assert np.isnan(plane.nm_per_pixel).all() and plane.origin == "none"
-        np.testing.assert_array_equal(plane.image, due)
+        np.testing.assert_array_equal(plane.image, written)
         assert plane.image.dtype == (np.uint16 if name == "a.mrc" and dtype == np.uint8 else dtype)
-    with pytest.raises(UsageError, match=r"cannot write '.gif'; one of .ome.tif"):
+    with pytest.raises(UsageError, match=r"expected one of .ome.tif, .*, got '.gif'"):
         micrographs.write(tmp_path / "a.gif", DEEP)
 
 
@@ -226,20 +227,20 @@ def test_units_of_dm_and_imagej(tmp_path, unit, nm):
     assert micrographs.read(tmp_path / "a.tif").nm_per_pixel == pytest.approx((2 * nm, 2 * nm))
 
 
-def test_where_a_tiff_states_two_pixel_sizes_the_first_is_used_and_said(tmp_path, capsys):
+def test_of_two_pixel_sizes_in_a_tiff_the_first_is_used_and_a_note_says_so(tmp_path, caplog):
     path = tmp_path / "a.ome.tif"
     known = {"axes": "YX", "PhysicalSizeX": 2.0, "PhysicalSizeY": 2.0}
     tifffile.imwrite(path, DEEP, metadata=known, resolution=(1e6, 1e6), resolutionunit="CENTIMETER")
     found = micrographs.read(path)
     assert found.nm_per_pixel == pytest.approx((2000, 2000)) and found.origin == "OME-XML"
-    assert "2000, 2000 by OME-XML, 10, 10 by resolution tag; the first" in capsys.readouterr().err
+    assert "2000, 2000 by OME-XML, 10, 10 by resolution tag; the first" in caplog.text
 
 
-@pytest.mark.parametrize("dpi, due", [(72, None), (96, None), (300, None), (1e6, 25.4)])
-def test_a_resolution_for_printers_is_no_pixel_size(tmp_path, dpi, due):
+@pytest.mark.parametrize("dpi, nm", [(72, None), (96, None), (300, None), (1e6, 25.4)])
+def test_a_resolution_for_printers_is_no_pixel_size(tmp_path, dpi, nm):
     tifffile.imwrite(tmp_path / "a.tif", DEEP, resolution=(dpi, dpi), resolutionunit="INCH")
     size = micrographs.read(tmp_path / "a.tif").nm_per_pixel[0]
-    assert size == pytest.approx(due) if due else np.isnan(size)
+    assert size == pytest.approx(nm) if nm else np.isnan(size)
 
 
 def test_several_images_are_chosen_from_by_index(tmp_path):
@@ -254,13 +255,13 @@ def test_several_images_are_chosen_from_by_index(tmp_path):
         micrographs.read(tmp_path / "a.h5", 2)
 
 
-def test_what_is_no_micrograph_is_refused_with_its_reason(tmp_path, monkeypatch):
+def test_signals_that_are_no_micrographs_are_refused_with_their_reason(tmp_path, monkeypatch):
     def refused(path, reason):
         with pytest.raises(InputError, match=reason):
             list(micrographs.planes(path))
 
     format_samples.dm(tmp_path / "a.dm3", DEEP, unit="1/nm")
-    refused(tmp_path / "a.dm3", "reciprocal space; a 2-D image or a stack of them was due")
+    refused(tmp_path / "a.dm3", "reciprocal space; expected a 2-D image or a stack of them")
     format_samples.dm(tmp_path / "b.dm3", DEEP, unit="eV")
     refused(tmp_path / "b.dm3", "an energy axis")
     format_samples.dm(tmp_path / "c.dm3", DEEP.astype(np.complex64), kind=3)
@@ -274,7 +275,7 @@ def test_what_is_no_micrograph_is_refused_with_its_reason(tmp_path, monkeypatch)
     (tmp_path / "a.emi").write_bytes(b"JL")
     assert micrographs.find(tmp_path)[0].name == "a.dm3"
     (tmp_path / "b.emi").write_bytes(b"JL")
-    refused(tmp_path / "b.emi", "b_1.ser, are not beside it")
+    refused(tmp_path / "b.emi", "an EMI file without its images, expected b_1.ser")
     monkeypatch.setitem(sys.modules, "rsciio.blockfile", None)
     (tmp_path / "a.blo").write_bytes(b"x")
     refused(tmp_path / "a.blo", r".blo is read by RosettaSciIO; install emjax\[rsciio\]")
@@ -382,13 +383,13 @@ BAD = {
     bomb_tiff: r"declares 60000x60000 uint8, 3.6 GB, 6\d{4} times the file's 5\d.\d kB",
     bomb_jpeg: "a JPEG of 65000x65000 in a tile of",
     unknown_codec: "compressed by JPEG2000",
-    lying_mrc: "declares 50x50000x50000 uint16, 250 GB, where the file has 960 bytes",
-    lying_npy: "whole micrograph was due",
-    lying_dm: "declares 100000x100000 uint16, 20 GB, where the file has 960 bytes",
-    lying_ser: "its table declares 2147483647 int64, 17.2 GB, where the file has",
+    lying_mrc: "declares 50x50000x50000 uint16, 250 GB, but the file has 960 bytes",
+    lying_npy: "expected an undamaged micrograph",
+    lying_dm: "declares 100000x100000 uint16, 20 GB, but the file has 960 bytes",
+    lying_ser: "its table declares 2147483647 int64, 17.2 GB, but the file has",
     bomb_gz: "declares 20000x20000 float32, 1.6 GB, .* times the file's",
     circular_tiff: "a circle, or over 100000, of pages",
-    pickled_npy: "whole micrograph was due",
+    pickled_npy: "expected an undamaged micrograph",
     external_link: "no 2-D or 3-D array of numbers",
     external_values: "values in other files, which are not followed",
     virtual_values: "values in other files, which are not followed",
@@ -434,11 +435,11 @@ def test_zarr_stores_that_lie_or_reach_out_are_refused(tmp_path):
     with pytest.raises(InputError, match="is a link, which is not followed"):
         micrographs.read(path)
     (tmp_path / "b.zarr").mkdir()
-    with pytest.raises(InputError, match="is a folder and no Zarr"):
+    with pytest.raises(InputError, match="a folder that is no Zarr store, expected a micrograph"):
         micrographs.read(tmp_path / "b.zarr")
 
 
-def test_find_follows_nothing_out_of_the_folder(tmp_path, capsys):
+def test_find_follows_nothing_out_of_the_folder(tmp_path, caplog):
     inside = tmp_path / "in"
     inside.mkdir()
     micrographs.write(tmp_path / "secret.tif", DEEP)
@@ -449,7 +450,7 @@ def test_find_follows_nothing_out_of_the_folder(tmp_path, capsys):
     (inside / "folder").symlink_to(tmp_path)
     found = [path.name for path in micrographs.find(inside)]
     assert found == ["a.tif", "b.zarr", "same.tif"]
-    assert "linked.tif: leads out of" in capsys.readouterr().err
+    assert "linked.tif: leads out of" in caplog.text
 
 
 def test_an_ome_tiff_that_names_another_file_reads_only_itself(tmp_path):
@@ -465,15 +466,18 @@ def test_an_ome_tiff_that_names_another_file_reads_only_itself(tmp_path):
     np.testing.assert_array_equal(micrographs.read(tmp_path / "a.tif").image, GREY)
 
 
-def test_the_limit_is_said_and_can_be_raised(tmp_path):
+def test_the_error_above_the_limit_states_it_and_it_can_be_raised(tmp_path):
     micrographs.write(tmp_path / "a.tif", np.zeros((300, 400), np.uint8))
-    with pytest.raises(InputError, match="100 kB may be read at once, more by --memory_limit"):
+    with pytest.raises(
+        micrographs.TooLarge, match="expected at most 100 kB; raise limit="
+    ) as error:
         micrographs.read(tmp_path / "a.tif", limit=100_000)
+    assert (error.value.needed, error.value.limit) == (120_000, 100_000)
     assert micrographs.read(tmp_path / "a.tif", limit=120_000).image.shape == (300, 400)
 
 
 def test_planes_are_read_one_by_one(tmp_path):
-    """A stack of 256 MB is gone through in a tenth of that."""
+    """Read a stack of 256 MB with less than 40 MB of memory."""
     path = tmp_path / "a.mrc"
     with mrcfile.new_mmap(path, (64, 1024, 1024), mrc_mode=2) as file:
         file.set_image_stack()
@@ -517,9 +521,9 @@ def volume_hdf5(path, volume):
 def volume_berkeley(path, volume):
     with h5py.File(path, "w") as file:
         file["data/a/data"] = volume
-        for place, (side, nm) in enumerate(zip(volume.shape, (4, 2, 1), strict=True), start=1):
-            file[f"data/a/dim{place}"] = np.arange(side) * float(nm)
-            file[f"data/a/dim{place}"].attrs["units"] = np.bytes_("[n_m]")
+        for axis, (side, nm) in enumerate(zip(volume.shape, (4, 2, 1), strict=True), start=1):
+            file[f"data/a/dim{axis}"] = np.arange(side) * float(nm)
+            file[f"data/a/dim{axis}"].attrs["units"] = np.bytes_("[n_m]")
         file["data/a"].attrs["emd_group_type"] = 1
 
 
@@ -547,10 +551,10 @@ def test_volumes_are_sliced_with_the_size_of_each_side(tmp_path, suffix, make):
     path, volume = tmp_path / f"a.{suffix}", np.random.default_rng(2).integers(0, 99, (5, 9, 7))
     volume = volume.astype(np.uint8)
     make(path, volume)
-    for axis, place, due in (("z", 0, (2, 1)), ("y", 1, (4, 1)), ("x", 2, (4, 2))):
+    for axis, index, sizes in (("z", 0, (2, 1)), ("y", 1, (4, 1)), ("x", 2, (4, 2))):
         planes = list(micrographs.planes(path, axis=axis))
-        np.testing.assert_array_equal([p.image for p in planes], np.moveaxis(volume, place, 0))
-        np.testing.assert_allclose(planes[-1].nm_per_pixel, due, rtol=1e-5)
+        np.testing.assert_array_equal([p.image for p in planes], np.moveaxis(volume, index, 0))
+        np.testing.assert_allclose(planes[-1].nm_per_pixel, sizes, rtol=1e-5)
 
 
 @pytest.mark.parametrize("suffix", ["mrc", "ome.tif", "tif", "zarr"])
@@ -560,7 +564,7 @@ def test_a_stack_of_images_has_no_distance_of_planes(tmp_path, suffix):
     for axis, nm in (("y", 1), ("x", 2)):
         first = next(micrographs.planes(tmp_path / f"a.{suffix}", axis=axis))
         np.testing.assert_allclose(first.nm_per_pixel, (np.nan, nm), rtol=1e-5)
-    with pytest.raises(InputError, match="a.* 1.26 kB, to be sliced along y or x; 1.25 kB may be"):
+    with pytest.raises(InputError, match="1.26 kB, to be sliced along y or x, expected at most"):
         next(micrographs.planes(tmp_path / f"a.{suffix}", axis="y", limit=1255))
     assert not list(micrographs.planes(tmp_path / f"a.{suffix}", axis="z"))[5:]
     micrographs.write(tmp_path / f"one.{suffix}", stack[0])
@@ -568,7 +572,7 @@ def test_a_stack_of_images_has_no_distance_of_planes(tmp_path, suffix):
 
 
 def test_broken_files_end_in_a_micrograph_or_one_line():
-    """The soak in small; docs/reliability.md has the large one."""
+    """Run the soak in small; docs/background/reliability.md reports the large one."""
     results = soak_formats.run(3000, first=7_000_000)
     assert len(results) == 3000
     assert [r for r in results.items() if r[1][1] not in ("read", "refused")] == []
@@ -576,7 +580,7 @@ def test_broken_files_end_in_a_micrograph_or_one_line():
 
 def test_no_reader_of_rosettasciio_but_those_listed_is_reached():
     allowed = {"blockfile", "hspy", "nexus", "pantarhei", "semper", "tvips"}
-    assert set(micrographs.rsciio.READERS.values()) == allowed
+    assert set(rosettasciio.READERS.values()) == allowed
     texts = [path.read_text() for path in Path("emjax").rglob("*.py")]
     assert sum("rsciio" in text and "import_module" in text for text in texts) == 1
 

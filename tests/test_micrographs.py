@@ -1,4 +1,4 @@
-"""Files become 2-D images or one line that names the file; ranges come back as they went."""
+"""Files become 2-D images, or one line that names the file; ranges and their inverse."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ GREY16 = RNG.integers(0, 65536, (13, 17), np.uint16)
 
 
 @pytest.mark.parametrize(
-    "stored, due",
+    "stored, expected",
     [
         (GREY8, GREY8),
         (GREY16, GREY16),
@@ -30,12 +30,12 @@ GREY16 = RNG.integers(0, 65536, (13, 17), np.uint16)
         (GREY8[None], GREY8),
     ],
 )
-def test_tiff_values_stay_or_become_float32(tmp_path, stored, due):
+def test_tiff_values_stay_or_become_float32(tmp_path, stored, expected):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, stored, photometric="minisblack")
     image, nm_per_pixel, origin = micrographs.read(path)
-    assert image.dtype == due.dtype and image.dtype.isnative
-    np.testing.assert_array_equal(image, due)
+    assert image.dtype == expected.dtype and image.dtype.isnative
+    np.testing.assert_array_equal(image, expected)
     assert np.isnan(nm_per_pixel).all() and origin == "none"
 
 
@@ -60,10 +60,10 @@ def test_equal_colours_are_that_grey_and_others_luminance(tmp_path, grey, name):
     np.testing.assert_array_equal(micrographs.read(path).image, grey)
     colours[..., 1] = 0
     write(colours)
-    due = np.rint(0.413 * grey.astype(np.float64))
+    expected = np.rint(0.413 * grey.astype(np.float64))
     image = micrographs.read(path).image
     assert image.dtype == grey.dtype
-    np.testing.assert_allclose(image, due, atol=1)
+    np.testing.assert_allclose(image, expected, atol=1)
     np.testing.assert_array_equal(micrographs.read_pixels(path), colours)
 
 
@@ -80,8 +80,8 @@ def test_png_and_jpeg_modes(tmp_path):
     palette.putdata((GREY8 % 4).ravel().tolist())
     palette.putpalette([0, 0, 0, 50, 50, 50, 100, 100, 100, 200, 200, 200])
     palette.save(tmp_path / "palette.png")
-    due = np.array([0, 50, 100, 200], np.uint8)[GREY8 % 4]
-    np.testing.assert_array_equal(micrographs.read(tmp_path / "palette.png").image, due)
+    expected = np.array([0, 50, 100, 200], np.uint8)[GREY8 % 4]
+    np.testing.assert_array_equal(micrographs.read(tmp_path / "palette.png").image, expected)
 
     smooth = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
     Image.fromarray(smooth).save(tmp_path / "a.JPG", quality=95)
@@ -97,7 +97,7 @@ def test_tiff_palette_is_applied(tmp_path):
     np.testing.assert_array_equal(micrographs.read(tmp_path / "a.tif").image, 255 - GREY8)
 
 
-def test_a_png_named_tif_is_read_as_what_it_is(tmp_path):
+def test_a_png_named_tif_is_read_by_its_content(tmp_path):
     Image.fromarray(GREY8).save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.tif")
     np.testing.assert_array_equal(micrographs.read(tmp_path / "a.tif").image, GREY8)
@@ -157,9 +157,9 @@ BAD = {
     bad_text: "no format that emjax reads: it starts with b'not an image",
     bad_empty: "no format that emjax reads: it starts with b''",
     bad_truncated: "cut off at byte",
-    bad_truncated_png: "truncated; a whole micrograph was due",
+    bad_truncated_png: "truncated; expected an undamaged micrograph",
     bad_garbage: "a TIFF without an image",
-    bad_stack: r"3-D data \(5, 13, 17\), one 2-D image was due",
+    bad_stack: r"3-D data \(5, 13, 17\), expected one 2-D image",
     bad_pages: "2 different images",
     bad_nan: "1 of 221 values are NaN or infinite",
     bad_infinite: "16 of 16 values are NaN or infinite",
@@ -225,15 +225,15 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_percentile_range_is_numpys_over_all_images(dtype):
     images = [RNG.normal(100, 20, (30, 40)).clip(0, 255).astype(dtype) for _ in range(3)]
-    due = np.percentile(np.stack(images), [0.1, 99.9], method="inverted_cdf")
-    assert micrographs.intensity_range(iter(images), "percentile") == pytest.approx(tuple(due))
+    expected = np.percentile(np.stack(images), [0.1, 99.9], method="inverted_cdf")
+    assert micrographs.intensity_range(iter(images), "percentile") == pytest.approx(tuple(expected))
 
 
 @pytest.mark.parametrize("image", [GREY8, GREY16, GREY8 / np.float32(255)])
 def test_sigma_and_fixed_ranges(image):
     values = image.astype(np.float64)
-    due = (values.mean() - 4 * values.std(), values.mean() + 4 * values.std())
-    assert micrographs.intensity_range([image], "sigma") == pytest.approx(due)
+    expected = (values.mean() - 4 * values.std(), values.mean() + 4 * values.std())
+    assert micrographs.intensity_range([image], "sigma") == pytest.approx(expected)
     top = {"uint8": 255, "uint16": 65535, "float32": 1}[str(image.dtype)]
     assert micrographs.intensity_range([image], "fixed") == (0, top)
 
@@ -243,7 +243,7 @@ def test_a_constant_image_has_no_range(rule):
     for image in (np.full((8, 8), 7, np.uint8), np.full((8, 8), 7.5, np.float32)):
         with pytest.raises(micrographs.NoRange, match="all pixels are the same"):
             micrographs.intensity_range([image], rule)
-    with pytest.raises(micrographs.NoRange, match="no image"):
+    with pytest.raises(micrographs.NoRange, match="at least one image"):
         micrographs.intensity_range([], rule)
 
 

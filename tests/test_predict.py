@@ -107,7 +107,7 @@ def test_stacks_stay_stacks_and_pixel_sizes_are_kept(model, tmp_path, capsys):
         with pytest.raises(UsageError, match="--memory_limit=.*: expected GiB, more than 0"):
             predict.main([*line, f"--memory_limit={text}"])
     assert predict.main([*line, "--index=1", "--memory_limit=0.0000001"]) == 3
-    assert "more by --memory_limit" in capsys.readouterr().err
+    assert "raise --memory_limit" in capsys.readouterr().err
 
 
 def test_a_bad_file_is_named_and_the_others_are_done(model, tmp_path, capsys):

@@ -22,6 +22,7 @@ from data_builders.micrographs.listing import Source, from_folders, from_table
 from data_builders.micrographs.reading import Mismatch, ReadOptions, foreground_of, planes_of, size
 from data_builders.micrographs.resample import LeftOutByRule
 from emjax import micrographs
+from emjax.cli import message
 from emjax.errors import InputError, UsageError, choose
 
 
@@ -192,7 +193,7 @@ class Micrographs:
             except Mismatch:
                 raise
             except InputError as error:
-                self._leave_out(item.image, str(error).removeprefix(f"{item.image}: "))
+                self._leave_out(item.image, message(error).removeprefix(f"{item.image}: "))
                 continue
             for read, image in found:
                 usable.append(read)

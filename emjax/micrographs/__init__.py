@@ -1,14 +1,15 @@
-"""Micrographs of any format as 2-D arrays with their pixel size, and written back.
+"""Read micrographs of any format as 2-D arrays with their pixel size, and write them.
 
-A file holds one or more Signals (an image or a stack each); `read` gives one image, `planes` the
-images of a stack one by one. docs/reference/formats.md says what is read, and where pixel sizes
-come from.
+A file holds one or more Signals (an image or a stack each); `read` returns one image, `planes`
+yields the images of a stack one by one. docs/reference/formats.md lists the formats, and where
+pixel sizes come from.
 """
 
 from emjax.micrographs.formats.npy_zarr import is_zarr
 from emjax.micrographs.intensity import RULES, NoRange, from_range, intensity_range, to_range
 from emjax.micrographs.reading import (
     Micrograph,
+    SeveralImages,
     find,
     open_all,
     planes,
@@ -16,7 +17,8 @@ from emjax.micrographs.reading import (
     read_pixels,
     read_stack,
 )
-from emjax.micrographs.signal import LIMIT, UNKNOWN, Signal
+from emjax.micrographs.signal import LIMIT, Signal, TooLarge
+from emjax.micrographs.units import UNKNOWN
 from emjax.micrographs.writers import WRITERS, write
 
 __all__ = [
@@ -26,7 +28,9 @@ __all__ = [
     "WRITERS",
     "Micrograph",
     "NoRange",
+    "SeveralImages",
     "Signal",
+    "TooLarge",
     "find",
     "from_range",
     "intensity_range",

@@ -1,18 +1,25 @@
 """Grey values and the interval [-1, 1] that networks see."""
 
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
 import numpy as np
+from jaxtyping import Float32, Num, UInt8, UInt16
 
 from emjax.errors import InputError
 
 RULES = ("percentile", "fixed", "sigma")
+
+Image: TypeAlias = UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"] | Float32[np.ndarray, "h w"]
+Range: TypeAlias = tuple[float, float]  # low, high
 
 
 class NoRange(InputError):
     """The images do not hold two values that could become -1 and 1."""
 
 
-def intensity_range(images, rule):
-    """The two values (low, high) of `images` that become -1 and 1.
+def intensity_range(images: Iterable[Image], rule: str) -> Range:
+    """Return the two values (low, high) of `images` that become -1 and 1.
 
     percentile: 0.1 and 99.9 percent of all pixels of all images (the smallest value that at least
     this part of the pixels does not exceed). sigma: mean -+ 4 standard deviations. fixed: 0 and
@@ -23,7 +30,9 @@ def intensity_range(images, rule):
     """
     if rule not in RULES:
         raise InputError(f"no range rule {rule!r}; there are: {', '.join(RULES)}")
-    counts, floats, tops = np.zeros(1 << 16, np.int64), [], []
+    counts = np.zeros(1 << 16, np.int64)
+    floats: list[np.ndarray] = []
+    tops: list[float] = []
     for image in images:
         tops.append(1.0 if image.dtype.kind == "f" else float(np.iinfo(image.dtype).max))
         if rule == "fixed":
@@ -33,7 +42,7 @@ def intensity_range(images, rule):
         else:
             counts += np.bincount(image.ravel(), minlength=counts.size)
     if not tops:
-        raise NoRange("no image to take the intensity range from")
+        raise NoRange("expected at least one image to take the intensity range from, got none")
     if rule == "fixed":
         return 0.0, tops[0]
     values = np.concatenate([np.flatnonzero(counts).astype(np.float64), *floats])
@@ -45,21 +54,25 @@ def intensity_range(images, rule):
     else:
         order = np.argsort(values)
         below = np.cumsum(weights[order])
-        last = np.searchsorted(below, [0.001 * below[-1], 0.999 * below[-1]])
-        low, high = values[order][last]
+        indices = np.searchsorted(below, [0.001 * below[-1], 0.999 * below[-1]])
+        low, high = values[order][indices]
     if not low < high:
         raise NoRange(f"the {rule} range is {low:g} to {high:g}: (nearly) all pixels are the same")
     return float(low), float(high)
 
 
-def from_range(image, intensity_range, *, clip=True):
-    """float32 like `image`, with `intensity_range` (low, high) at -1 and 1, clipped there."""
+def from_range(
+    image: Num[np.ndarray, "*shape"], intensity_range: Any, *, clip: bool = True
+) -> Float32[np.ndarray, "*shape"]:
+    """Return `image` as float32 with `intensity_range` (low, high) at -1 and 1, clipped there."""
     low, high = np.asarray(intensity_range, np.float32)
     scaled = (np.asarray(image, np.float32) - low) * (2 / (high - low)) - 1
     return np.clip(scaled, -1, 1) if clip else scaled
 
 
-def to_range(image, intensity_range):
-    """float32 like `image` in [-1, 1], back in the values of `intensity_range` (low, high)."""
+def to_range(
+    image: Num[np.ndarray, "*shape"], intensity_range: Any
+) -> Float32[np.ndarray, "*shape"]:
+    """Return `image` in [-1, 1] as float32 in the values of `intensity_range` (low, high)."""
     low, high = np.asarray(intensity_range, np.float32)
     return (np.asarray(image, np.float32) + 1) * ((high - low) / 2) + low

@@ -1,22 +1,36 @@
 """Open a file of any format: its signals, its planes, or the one micrograph in it."""
 
 import contextlib
-import logging
 import math
 import os
-import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from jaxtyping import Float32, UInt8, UInt16
 
-from emjax.errors import InputError, note
+from emjax.errors import Adjustable, InputError, note
+from emjax.micrographs import messages
 from emjax.micrographs.formats import dm, hdf5, mrc, npy_zarr, png_jpeg, rosettasciio, ser, tiff
 from emjax.micrographs.formats.npy_zarr import is_zarr
-from emjax.micrographs.signal import LIMIT
-from emjax.micrographs.units import amount
+from emjax.micrographs.signal import LIMIT, Signal, TooLarge
+from emjax.micrographs.units import PixelSize, amount
 
-BY_MAGIC = {
+StrPath: TypeAlias = str | os.PathLike[str]
+Reader: TypeAlias = Callable[[StrPath, float], AbstractContextManager[list[Signal]]]
+Stack: TypeAlias = (
+    UInt8[np.ndarray, "planes h w"]
+    | UInt16[np.ndarray, "planes h w"]
+    | Float32[np.ndarray, "planes h w"]
+)
+Grey: TypeAlias = UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"] | Float32[np.ndarray, "h w"]
+GreyOrRGB: TypeAlias = (
+    Grey | UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]
+)
+
+BY_MAGIC: dict[bytes, Reader] = {
     b"II*\0": tiff.signals,
     b"MM\0*": tiff.signals,
     b"II+\0": tiff.signals,  # BigTIFF
@@ -31,7 +45,7 @@ BY_MAGIC = {
     b"\x1f\x8b": mrc.signals,
     b"BZh": mrc.signals,
 }
-BY_SUFFIX = {
+BY_SUFFIX: dict[str, Reader] = {
     **dict.fromkeys((".dm3", ".dm4"), dm.signals),
     **dict.fromkeys(mrc.SUFFIXES, mrc.signals),
     ".emi": ser.emi_signals,
@@ -42,18 +56,34 @@ SUFFIXES = (*PICTURES, *BY_SUFFIX, ".ser", ".emd", ".h5", ".hdf5", ".npy", ".zar
 COMPRESSED = tuple(suffix + end for suffix in mrc.SUFFIXES for end in (".gz", ".bz2"))
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue. Source: ITU-R BT.601
 
+LONGEST = 300  # characters of a library's message
+OUT_OF_MEMORY = "decoding it takes more memory than there is"
+
+messages.collect_from("tifffile")
+
 
 class Micrograph(NamedTuple):
-    """One image as recorded."""
+    """One image, or a whole stack of them, as recorded: native byte order."""
 
-    image: np.ndarray  # uint8, uint16 or float32 [h, w], native byte order
-    nm_per_pixel: tuple[float, float]  # y, x; NaN where unknown
-    origin: str = "none"  # of nm_per_pixel: what in the file told it
+    image: GreyOrRGB | Stack  # [h, w], with `colours` [h, w, 3], of a stack [planes, h, w]
+    nm_per_pixel: PixelSize  # y, x; NaN where unknown
+    origin: str = "none"  # of nm_per_pixel: what in the file states it
+
+
+class SeveralImages(Adjustable):
+    """A file holds several images and none, or one that is not there, was chosen.
+
+    `choices` describes each image; its position is its index.
+    """
+
+    def __init__(self, problem: str, advice: str, choices: tuple[str, ...] = ()) -> None:
+        super().__init__(problem, advice)
+        self.choices = choices
 
 
 @contextlib.contextmanager
-def open_all(path, limit=LIMIT):
-    """The list of Signals of `path`, each an image or a stack; the refused ones say why.
+def open_all(path: StrPath, limit: float = LIMIT) -> Generator[list[Signal]]:
+    """Yield the list of Signals of `path`, each an image or a stack; the refused ones say why.
 
     Nothing is decoded yet, and the file stays open inside the `with`.
 
@@ -68,12 +98,12 @@ def open_all(path, limit=LIMIT):
         yield signals
 
 
-def _reader(path):
-    """The function that reads `path`: by its first bytes, and where they say nothing its suffix."""
+def _reader(path: StrPath) -> Reader:
+    """Return the function that reads `path`: by its first bytes, or else by its suffix."""
     if Path(path).is_dir():
         if is_zarr(path):
             return npy_zarr.zarr_signals
-        raise InputError(f"{path} is a folder and no Zarr; a micrograph was due")
+        raise InputError("a folder that is no Zarr store, expected a micrograph")
     with open(path, "rb") as file:
         start = file.read(212)
     suffix = Path(path).suffix.lower()
@@ -89,41 +119,56 @@ def _reader(path):
     return found[0]
 
 
+def _line(text: object) -> str:
+    """Return `text` as one line of at most LONGEST characters."""
+    return " ".join(str(text).split())[:LONGEST]
+
+
 @contextlib.contextmanager
-def _one_line(path):
-    """Whatever goes wrong becomes one InputError that names the file."""
+def _one_line(path: StrPath) -> Generator[None]:
+    """Turn whatever goes wrong into one InputError of one line that names the file."""
     try:
-        with _library_messages(path):
+        with messages.as_notes(path):
             yield
+    except Adjustable as error:
+        error.problem = f"{path}: {_line(error.problem)}"
+        raise
+    except InputError as error:
+        raise InputError(f"{path}: {_line(error)}") from None
+    except MemoryError:
+        raise InputError(f"{path}: {OUT_OF_MEMORY}") from None
     except Exception as error:  # the decoders raise whatever a broken file leads them to
-        if isinstance(error, InputError) and str(error).startswith(str(path)):
-            raise
-        if isinstance(error, MemoryError):
-            reason = "more memory was asked for than there is"
-        elif isinstance(error, OSError) and error.strerror and not isinstance(error, InputError):
-            reason = f"{error.strerror}; a micrograph was due"
-        else:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            if not isinstance(error, InputError):
-                reason += "; a whole micrograph was due"
-        raise InputError(f"{path}: {reason}") from None
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{path}: {error.strerror}; expected a micrograph") from None
+        reason = _line(error) or type(error).__name__
+        raise InputError(f"{path}: {reason}; expected an undamaged micrograph") from None
 
 
-def _choose(path, signals, index):
-    """The Signal that `index` picks among those that are micrographs, or the only one."""
-    real = [signal for signal in signals if not signal.refused]
-    if not real:
-        told = "; ".join(dict.fromkeys(f"{s} is {s.refused}" for s in signals))
-        raise InputError(f"{path}: {told}; a 2-D image or a stack of them was due")
-    told = ", ".join(f"{place}: {signal}" for place, signal in enumerate(real[:20]))
-    if index is None and len(real) > 1:
-        raise InputError(f"{path}: {len(real)} different images ({told}); choose one by --index")
-    if not 0 <= (index or 0) < len(real):
-        raise InputError(f"{path}: no image {index}; it holds {told}")
-    return real[index or 0]
+def _choose(path: StrPath, signals: Sequence[Signal], index: int | None) -> Signal:
+    """Return the Signal that `index` picks among those that are micrographs, or the only one."""
+    usable = [signal for signal in signals if not signal.refused]
+    if not usable:
+        reasons = "; ".join(dict.fromkeys(f"{signal} is {signal.refused}" for signal in signals))
+        raise InputError(f"{path}: {reasons}; expected a 2-D image or a stack of them")
+    choices = tuple(" ".join(str(signal).split()) for signal in usable)
+    listed = ", ".join(f"{index}: {choice}" for index, choice in enumerate(choices[:20]))
+    if index is None and len(usable) > 1:
+        problem = f"{path}: {len(usable)} different images ({listed})"
+        raise SeveralImages(problem, "choose one by index=", choices)
+    if not 0 <= (index or 0) < len(usable):
+        problem = f"{path}: no image {index}; it holds {listed}"
+        raise SeveralImages(problem, "choose one by index=", choices)
+    return usable[index or 0]
 
 
-def planes(path, index=None, limit=LIMIT, *, colours=False, axis="z"):
+def planes(
+    path: StrPath,
+    index: int | None = None,
+    limit: float = LIMIT,
+    *,
+    colours: bool = False,
+    axis: str = "z",
+) -> Iterator[Micrograph]:
     """Yield every plane of the image or stack in a file as a Micrograph; colours as luminance.
 
     8- and 16-bit unsigned values stay as they are, all other numbers become float32. Along y or x
@@ -135,13 +180,14 @@ def planes(path, index=None, limit=LIMIT, *, colours=False, axis="z"):
         colours: leave an image in colours as [h, w, 3] red, green, blue.
         axis: "z", "y" or "x", along which a stack is sliced.
 
-    Raises: InputError for anything but readable 2-D images of finite values.
+    Raises: InputError for anything but readable 2-D images of finite values; of these,
+        SeveralImages without a valid index, and TooLarge above the limit.
     """
     with open_all(path, limit) as signals:
         signal = _choose(path, signals, index)
-        stack = (_pixels(path, signal, place) for place in range(signal.planes))
+        stack: Iterable[GreyOrRGB] = (_pixels(path, signal, i) for i in range(signal.planes))
         if not colours:
-            stack = (_luminance(path, pixels, quiet=n > 0) for n, pixels in enumerate(stack))
+            stack = (_luminance(path, pixels, quiet=i > 0) for i, pixels in enumerate(stack))
         (y, x), z = signal.nm_per_pixel, signal.nm_per_plane
         if axis == "z":
             nm_per_pixel = y, x
@@ -155,67 +201,82 @@ def planes(path, index=None, limit=LIMIT, *, colours=False, axis="z"):
             yield Micrograph(np.ascontiguousarray(pixels), nm_per_pixel, signal.origin)
 
 
-def _volume(path, signal, stack, limit, purpose="to be sliced along y or x", advice="--axes=z"):
-    """[z, y, x] of the planes of `stack`, or InputError if they take more than `limit` bytes."""
+def _volume(
+    path: StrPath,
+    signal: Signal,
+    stack: Iterable[GreyOrRGB],
+    limit: float,
+    *,
+    purpose: str = "to be sliced along y or x",
+    advice: str = "slice along axis=z",
+) -> np.ndarray:
+    """Return [z, y, x] of the planes of `stack`.
+
+    Args:
+        purpose, advice: what the planes are held for, and what to do instead, for the error.
+
+    Raises: TooLarge if they take more than `limit` bytes.
+    """
     small = signal.dtype.kind in "bu" and signal.dtype.itemsize <= 2
     size = math.prod(signal.shape) * signal.samples * (signal.dtype.itemsize if small else 4)
     if size > limit:
-        raise InputError(
-            f"{path}: {signal}, {amount(size)}, {purpose}; "
-            f"{amount(limit)} may be read at once, more by --memory_limit, or {advice}"
-        )
-    volume = None
-    for place, pixels in enumerate(stack):
-        if volume is None:
-            volume = np.empty((signal.planes, *pixels.shape), pixels.dtype)
-        volume[place] = pixels
+        problem = f"{path}: {signal}, {amount(size)}, {purpose}, expected at most {amount(limit)}"
+        raise TooLarge(problem, f"raise limit=, or {advice}", size, limit)
+    left = iter(stack)
+    first = next(left)
+    volume = np.empty((signal.planes, *first.shape), first.dtype)
+    volume[0] = first
+    for index, pixels in enumerate(left, start=1):
+        volume[index] = pixels
     return volume
 
 
-def read(path, index=None, limit=LIMIT):
-    """The one Micrograph in a file, as `planes` gives it; a stack is refused."""
+def read(path: StrPath, index: int | None = None, limit: float = LIMIT) -> Micrograph:
+    """Return the one Micrograph in a file, as `planes` yields it; a stack is refused."""
     pixels, signal = _read_one(path, index, limit)
     pixels = np.ascontiguousarray(_luminance(path, pixels))
     return Micrograph(pixels, signal.nm_per_pixel, signal.origin)
 
 
-def read_stack(path, index=None, limit=LIMIT):
-    """Return all planes of the image or stack in a file as one Micrograph: image [planes, h, w].
+def read_stack(path: StrPath, index: int | None = None, limit: float = LIMIT) -> Micrograph:
+    """Return all planes of the image or stack in a file as one Micrograph, image [planes, h, w].
 
-    A single image gives [1, h, w]; colours become luminance. `planes` holds one plane at a time.
+    A single image gives [1, h, w]; colours become luminance. To hold one plane at a time, use
+    `planes`.
 
     Args:
         index: which of the images or stacks, if the file holds several.
         limit: bytes that the whole stack may take; checked before anything is decoded.
 
-    Raises: InputError as `planes` does, and if the stack is larger than `limit`.
+    Raises: InputError as `planes` does; of these, TooLarge if the stack is above the limit.
     """
     with open_all(path, limit) as signals:
         signal = _choose(path, signals, index)
-        stack = (_pixels(path, signal, n) for n in range(signal.planes))
-        stack = (_luminance(path, pixels, quiet=n > 0) for n, pixels in enumerate(stack))
-        volume = _volume(path, signal, stack, limit, "to be read at once", "use planes")
+        stack = (_luminance(path, _pixels(path, signal, i), i > 0) for i in range(signal.planes))
+        volume = _volume(
+            path, signal, stack, limit, purpose="to be read as a whole", advice="read planes"
+        )
         return Micrograph(volume, signal.nm_per_pixel, signal.origin)
 
 
-def read_pixels(path, limit=LIMIT):
-    """uint8, uint16 or float32 [h, w], or [h, w, 3] red, green, blue: a file with its colours.
+def read_pixels(path: StrPath, limit: float = LIMIT) -> GreyOrRGB:
+    """Return a file with its colours: [h, w], or [h, w, 3] red, green, blue.
 
-    For masks, where a colour is a label; an alpha channel is not looked at, a palette is applied.
+    For masks, where a colour is a label; an alpha channel is dropped, a palette is applied.
     """
     return _read_one(path, None, limit)[0]
 
 
-def _read_one(path, index, limit):
+def _read_one(path: StrPath, index: int | None, limit: float) -> tuple[GreyOrRGB, Signal]:
     with open_all(path, limit) as signals:
         signal = _choose(path, signals, index)
         if signal.planes > 1:
-            raise InputError(f"{path}: 3-D data {signal.shape}, one 2-D image was due")
+            raise InputError(f"{path}: 3-D data {signal.shape}, expected one 2-D image")
         return _pixels(path, signal, 0), signal
 
 
-def _luminance(path, pixels, quiet=False):
-    """[h, w] of [h, w] or [h, w, 3], in the number format of `pixels`."""
+def _luminance(path: StrPath, pixels: GreyOrRGB, quiet: bool = False) -> Grey:
+    """Return [h, w] of [h, w] or [h, w, 3], in the number format of `pixels`."""
     if pixels.ndim == 2:
         return pixels
     red, green, blue = np.moveaxis(pixels, -1, 0)
@@ -229,10 +290,13 @@ def _luminance(path, pixels, quiet=False):
     return luminance.astype(pixels.dtype)
 
 
-def _pixels(path, signal, place):
-    """Plane `place` in one of the three number formats and without alpha, or InputError."""
+def _pixels(path: StrPath, signal: Signal, index: int) -> GreyOrRGB:
+    """Return plane `index` in one of the three number formats and without alpha.
+
+    Raises: InputError for other than real, finite numbers.
+    """
     with _one_line(path):
-        pixels = signal.finish(signal.raw(place))
+        pixels = signal.finish(signal.raw(index))
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
     if pixels.ndim == 3 and pixels.shape[-1] in (1, 2):
@@ -240,9 +304,9 @@ def _pixels(path, signal, place):
     elif pixels.ndim == 3 and pixels.shape[-1] == 4:
         pixels = pixels[..., :3]
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] != 3):
-        raise InputError(f"{path}: {pixels.ndim}-D data {pixels.shape}, one 2-D image was due")
+        raise InputError(f"{path}: {pixels.ndim}-D data {pixels.shape}, expected one 2-D image")
     if pixels.dtype.kind not in "uif" or pixels.size == 0:
-        raise InputError(f"{path}: {pixels.dtype} {pixels.shape}, real numbers were due")
+        raise InputError(f"{path}: {pixels.dtype} {pixels.shape}, expected real numbers")
     keep = pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2
     with np.errstate(over="ignore", invalid="ignore"):  # becomes infinite, which is refused
         pixels = pixels.astype(pixels.dtype.newbyteorder("=") if keep else np.float32)
@@ -252,45 +316,23 @@ def _pixels(path, signal, place):
     return pixels
 
 
-@contextlib.contextmanager
-def _library_messages(path):
-    """Warnings and log lines of the decoders, each as one line that names the file."""
-    lines = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    loggers = [logging.getLogger(name) for name in ("tifffile", "rsciio")]
-    kept = [logger.propagate for logger in loggers]
-    for logger in loggers:
-        logger.propagate = False
-        logger.addHandler(handler)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            warnings.simplefilter("ignore", ResourceWarning)
-            yield
-        lines += [str(warning.message) for warning in caught]
-        for line in dict.fromkeys(lines[:20]):
-            note(path, " ".join(line.split())[:200])
-    finally:
-        for logger, propagate in zip(loggers, kept, strict=True):
-            logger.removeHandler(handler)
-            logger.propagate = propagate
+def find(folder: StrPath) -> list[Path]:
+    """Return all micrographs below `folder`, sorted; a Zarr store or a SER with its EMI is one.
 
+    Hidden files and folders, and links that lead out of `folder`, are left out.
 
-def find(folder):
-    """All micrographs below `folder`, sorted; a Zarr store and a SER with its EMI are one each.
-
-    Hidden files and folders, and links that lead out of `folder`, are not looked at.
+    Raises: InputError if `folder` is none, or holds no micrograph.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; a folder of micrographs was due")
-    paths, inside = [], folder.resolve()
+        raise InputError(f"{folder} is no folder; expected a folder of micrographs")
+    paths: list[Path] = []
+    inside = folder.resolve()
     for parent, folders, files in os.walk(folder):
         stores = [name for name in folders if is_zarr(Path(parent, name))]
         folders[:] = [n for n in folders if n not in stores and not n.startswith(".")]
         for path in (Path(parent, name) for name in (*stores, *files)):
-            if path.name.startswith(".") or not _is_named_like_one(path):
+            if path.name.startswith(".") or not _has_known_suffix(path):
                 continue
             if not path.resolve().is_relative_to(inside):
                 note(path, f"leads out of {folder} and is left out")
@@ -301,10 +343,9 @@ def find(folder):
     return sorted(path for path in paths if path.suffix.lower() != ".emi" or not _has_ser(path))
 
 
-def _is_named_like_one(path):
-    name = path.name.lower()
-    return path.suffix.lower() in SUFFIXES or name.endswith(COMPRESSED)
+def _has_known_suffix(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES or path.name.lower().endswith(COMPRESSED)
 
 
-def _has_ser(path):
+def _has_ser(path: Path) -> bool:
     return bool(ser.companions(path))

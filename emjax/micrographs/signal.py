@@ -1,18 +1,38 @@
-"""What every reader says of a file before pixels are read: its images, their sizes and units."""
+"""What every reader finds in a file before it reads pixels: its images, their sizes and units."""
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
+from jaxtyping import Shaped
+from numpy.typing import DTypeLike
 
-from emjax.errors import InputError
-from emjax.micrographs.units import amount, no_length
+from emjax.errors import Adjustable, InputError
+from emjax.micrographs.units import UNKNOWN, PixelSize, amount, is_known, no_length
 
 LIMIT = 4 << 30  # bytes that one image (compressed files: all that is decoded at once) may take
 SMALL = 64 << 20  # bytes that no compression ratio makes suspicious
 RATIO = 10_000  # to the bytes in the file. Deflate reaches 1032; a constant image is none to keep
-UNKNOWN = (math.nan, math.nan)
+
+Pixels: TypeAlias = Shaped[np.ndarray, "h w"] | Shaped[np.ndarray, "h w samples"]
+
+
+class TooLarge(Adjustable):
+    """What is to be decoded at once takes `needed` bytes, more than `limit`."""
+
+    def __init__(self, problem: str, advice: str, needed: int = 0, limit: float = 0) -> None:
+        super().__init__(problem, advice)
+        self.needed, self.limit = needed, limit
+
+
+def _unchanged(pixels: Pixels) -> Pixels:
+    return pixels
+
+
+def no_pixels(index: int) -> Pixels:
+    """Stand for the pixels of a refused signal that has none."""
+    raise InputError(f"no pixels of plane {index}: the signal is no micrograph")
 
 
 class Signal(NamedTuple):
@@ -24,59 +44,84 @@ class Signal(NamedTuple):
 
     name: str
     shape: tuple[int, ...]  # h, w or planes, h, w
-    dtype: np.dtype  # as stored
-    raw: Callable[[int], np.ndarray]
-    nm_per_pixel: tuple[float, float] = UNKNOWN  # y, x
+    dtype: np.dtype[Any]  # as stored
+    raw: Callable[[int], Pixels]
+    nm_per_pixel: PixelSize = UNKNOWN  # y, x
     origin: str = "none"  # of nm_per_pixel
     samples: int = 1  # colours and alpha per pixel
     refused: str = ""  # why it is no micrograph; empty if it is one
-    finish: Callable[[np.ndarray], np.ndarray] = lambda pixels: pixels
+    finish: Callable[[Pixels], Pixels] = _unchanged
     nm_per_plane: float = math.nan  # of a stack: from plane to plane
 
     @property
-    def planes(self):
+    def planes(self) -> int:
         return math.prod(self.shape[:-2])
 
-    def __str__(self):
-        sides = "x".join(map(str, self.shape))
-        return " ".join(part for part in (self.name, sides, self.dtype.name) if part)
+    def calibrated(self, sizes: Sequence[float], origin: str) -> Self:
+        """Return the signal with the sizes (y, x) or (z, y, x) in nm that `origin` states.
+
+        NaN is an unknown size. A pixel size is known if both its sides are; otherwise it is
+        UNKNOWN, and its origin "none".
+        """
+        z, y, x = (math.nan, *map(float, sizes))[-3:]
+        if not is_known((y, x)):
+            return self._replace(nm_per_pixel=UNKNOWN, origin="none", nm_per_plane=z)
+        return self._replace(nm_per_pixel=(y, x), origin=origin, nm_per_plane=z)
+
+    def __str__(self) -> str:
+        shape = "x".join(map(str, self.shape))
+        return " ".join(part for part in (self.name, shape, self.dtype.name) if part)
 
 
-def no_micrograph(dtype, sides, units=()):
-    """Why an array of `sides` with `units` of its axes is no micrograph; empty if it is one."""
-    if np.dtype(dtype).kind == "c":
+def why_refused(dtype: DTypeLike, shape: Sequence[int], units: Sequence[object] = ()) -> str:
+    """Return why an array with `units` of its axes is no micrograph; empty if it is one."""
+    kind = np.dtype(dtype).kind
+    if kind == "c":
         return "complex numbers"
-    if np.dtype(dtype).kind not in "buif":
-        return f"{dtype}, where real numbers were due"
-    if len(sides) > 3:
-        return f"{len(sides)}-D data {tuple(sides)}"
-    if len(sides) < 2:
+    if kind not in "buif":
+        return f"{dtype}, expected real numbers"
+    if len(shape) > 3:
+        return f"{len(shape)}-D data {tuple(shape)}"
+    if len(shape) < 2:
         return "a spectrum or profile"
     return no_length(*units)
 
 
-def pixels_of(sides, samples):
-    """`sides`, and the samples of a pixel where there are several."""
-    return tuple(sides) if samples == 1 else (*sides, samples)
+def with_samples(shape: Sequence[int], samples: int) -> tuple[int, ...]:
+    """Return `shape`, with the samples of a pixel as a last axis where there are several."""
+    return tuple(shape) if samples == 1 else (*shape, samples)
 
 
-def declared(what, shape, dtype, *, stored, limit, compressed=False):
-    """Refuse an array before it is decoded, if its declared size cannot be or is over the limit.
+def check_declared(
+    what: str,
+    shape: Sequence[int],
+    dtype: DTypeLike,
+    *,
+    stored: int,
+    limit: float,
+    compressed: bool = False,
+) -> None:
+    """Refuse an array before it is decoded if its declared size is impossible or above the limit.
 
     Args:
         stored: bytes that the file has for it.
         limit: bytes that it may take once decoded.
 
-    Raises: InputError without the file's name, which the caller adds.
+    Raises: InputError, or TooLarge for the limit, without the file's name, which the caller adds.
     """
     shape = tuple(int(side) for side in shape)
     if not shape or min(shape) < 1:
-        raise InputError(f"{what} declares the shape {shape}; positive sides were due")
+        raise InputError(f"{what} declares the shape {shape}, expected positive sides")
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    told = f"{what} declares {'x'.join(map(str, shape))} {np.dtype(dtype).name}, {amount(size)}"
+    described = f"{'x'.join(map(str, shape))} {np.dtype(dtype).name}, {amount(size)}"
+    declared = f"{what} declares {described}"
     if not compressed and size > stored:
-        raise InputError(f"{told}, where the file has {amount(stored)}: cut off, or a wrong header")
+        raise InputError(
+            f"{declared}, but the file has {amount(stored)}: cut off, or a wrong header"
+        )
     if compressed and size > max(SMALL, RATIO * stored):
-        raise InputError(f"{told}, {size // max(stored, 1)} times the file's {amount(stored)}")
+        ratio = size // max(stored, 1)
+        raise InputError(f"{declared}, {ratio} times the file's {amount(stored)}")
     if size > limit:
-        raise InputError(f"{told}; {amount(limit)} may be read at once, more by --memory_limit")
+        problem = f"{declared}, expected at most {amount(limit)}"
+        raise TooLarge(problem, "raise limit=", size, limit)

@@ -2,10 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from emjax.errors import UsageError
+
+# The pixel size of an image in nm, (y, x); NaN where unknown.
+PixelSize = tuple[float, float]
+UNKNOWN: PixelSize = (math.nan, math.nan)
+# What stands for a pixel size: one number for both axes, or (y, x); None: unknown.
+AnyPixelSize = float | Sequence[float] | Float[np.ndarray, "2"] | None
 
 LENGTHS = {  # nm
     "pm": 1e-3, "picometer": 1e-3,
@@ -21,17 +29,16 @@ OTHERS = {
 }
 
 
-def unit_name(unit):
-    """`unit` in small letters, one spelling of micro, without brackets and plural."""
-    if isinstance(unit, bytes):
-        unit = unit.decode("utf-8", "replace")
-    unit = str(unit).replace("\\u00B5", "µ").replace("μ", "µ").strip(" []\0").lower()
-    unit = unit.replace("metre", "meter").replace(" ", "")
-    return unit[:-1] if unit.endswith(("meters", "microns", "angstroms")) else unit
+def unit_name(unit: object) -> str:
+    """Return `unit` in lower case, with one spelling of micro, without brackets and plural."""
+    text = unit.decode("utf-8", "replace") if isinstance(unit, bytes) else str(unit)
+    text = text.replace("\\u00B5", "µ").replace("μ", "µ").strip(" []\0").lower()
+    text = text.replace("metre", "meter").replace(" ", "")
+    return text[:-1] if text.endswith(("meters", "microns", "angstroms")) else text
 
 
-def nm(value, unit):
-    """`value` in nm, NaN where it is no positive length."""
+def nm(value: Any, unit: object) -> float:
+    """Return `value`, a number or its text, in nm; NaN where it is no positive length."""
     try:
         size = float(value) * LENGTHS.get(unit_name(unit), math.nan)
     except (TypeError, ValueError):
@@ -39,10 +46,8 @@ def nm(value, unit):
     return size if 0 < size < math.inf else math.nan
 
 
-def pixel_size(nm_per_pixel: float | Sequence[float] | None) -> tuple[float, float]:
-    """Return (y, x) in nm of one number for both axes, or of two; NaN where unknown.
-
-    None, or NaN for one of them, stands for unknown.
+def pixel_size(nm_per_pixel: AnyPixelSize) -> PixelSize:
+    """Return (y, x) in nm of one number for both axes, or of two; None and NaN are unknown.
 
     Raises: UsageError unless the others are positive and finite.
     """
@@ -50,7 +55,7 @@ def pixel_size(nm_per_pixel: float | Sequence[float] | None) -> tuple[float, flo
         sizes = np.atleast_1d(np.asarray(nm_per_pixel, np.float64))
         valid = sizes.shape in ((1,), (2,)) and not ((sizes <= 0) | np.isinf(sizes)).any()
     except (TypeError, ValueError):
-        valid = False
+        sizes, valid = np.empty(0), False
     if not valid:
         raise UsageError(
             f"expected nm per pixel as one positive number or two (y, x), got {nm_per_pixel!r}"
@@ -58,8 +63,13 @@ def pixel_size(nm_per_pixel: float | Sequence[float] | None) -> tuple[float, flo
     return float(sizes[0]), float(sizes[-1])
 
 
-def no_length(*units):
-    """ "reciprocal space" or "an energy axis" if one of `units` says so, else an empty string."""
+def is_known(nm_per_pixel: PixelSize) -> bool:
+    """Return whether both sides of a pixel are known."""
+    return all(math.isfinite(size) for size in nm_per_pixel)
+
+
+def no_length(*units: object) -> str:
+    """Return "reciprocal space" or "an energy axis" if a unit of `units` is one, else ""."""
     for unit in map(unit_name, units):
         if unit.startswith("1/") or unit.endswith(("^-1", "⁻¹")):
             return "reciprocal space"
@@ -69,8 +79,8 @@ def no_length(*units):
     return ""
 
 
-def amount(size):
-    """Bytes for people."""
+def amount(size: float) -> str:
+    """Return a number of bytes for people, such as 3.6 GB."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"

@@ -2,24 +2,38 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import tifffile
+from jaxtyping import Float32, UInt8, UInt16
 
 from emjax.errors import UsageError
-from emjax.micrographs.signal import UNKNOWN
-from emjax.micrographs.units import pixel_size
+from emjax.micrographs.units import UNKNOWN, AnyPixelSize, PixelSize, is_known, pixel_size
 
-CHUNK = 1024  # pixels a side of a chunk of a Zarr array
+CHUNK = 1024  # pixels along each side of a chunk of a Zarr array
+
+Planes: TypeAlias = (
+    UInt8[np.ndarray, "*planes h w"]
+    | UInt16[np.ndarray, "*planes h w"]
+    | Float32[np.ndarray, "*planes h w"]
+)
 
 
-def write(path, image, nm_per_pixel=UNKNOWN):
+def write(
+    path: str | os.PathLike[str],
+    image: Planes,
+    nm_per_pixel: AnyPixelSize = UNKNOWN,
+) -> None:
     """Write uint8, uint16 or float32 [h, w] or [planes, h, w] by the suffix of `path`.
 
     .tif, .tiff as ImageJ writes and reads them, .ome.tif with OME-XML, .mrc and .zarr (OME-Zarr),
-    each with the pixel size in nm, (y, x) or one number for both, if it is known. The file appears
-    when it is complete.
+    each with the pixel size if it is known. The file appears when it is complete.
+
+    Args:
+        nm_per_pixel: (y, x) in nm, or one number for both; None or NaN if unknown.
 
     Raises: UsageError for another suffix, or a pixel size that is not positive.
     """
@@ -27,15 +41,12 @@ def write(path, image, nm_per_pixel=UNKNOWN):
     name = path.name.lower()
     suffix = next((s for s in WRITERS if name.endswith(s)), None)
     if suffix is None:
-        raise UsageError(
-            f"{path}: cannot write {path.suffix!r}; one of {', '.join(WRITERS)} was due"
-        )
-    sizes = pixel_size(nm_per_pixel)
+        raise UsageError(f"{path}: expected one of {', '.join(WRITERS)}, got {path.suffix!r}")
+    size = pixel_size(nm_per_pixel)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    known = sizes if np.isfinite(sizes).all() else None
     try:
-        WRITERS[suffix](partial, image, known)
+        WRITERS[suffix](partial, image, size if is_known(size) else None)
         if path.is_dir():  # an older Zarr; a folder is not replaced in one step
             shutil.rmtree(path)
         os.replace(partial, path)
@@ -45,36 +56,39 @@ def write(path, image, nm_per_pixel=UNKNOWN):
         partial.unlink(missing_ok=True)
 
 
-def _imagej(path, image, known):
-    options = dict(photometric="minisblack")
+def _imagej(path: Path, image: Planes, known: PixelSize | None) -> None:
+    """Write a TIFF with ImageJ's metadata if the pixel size is known, else a plain one."""
+    options: dict[str, Any] = {"photometric": "minisblack"}
     if known:
-        options |= dict(imagej=True, resolution=(1 / known[1], 1 / known[0]))
-        options |= dict(metadata={"unit": "nm", **({"axes": "ZYX"} if image.ndim == 3 else {})})
+        options |= {"imagej": True, "resolution": (1 / known[1], 1 / known[0])}
+        options["metadata"] = {"unit": "nm", **({"axes": "ZYX"} if image.ndim == 3 else {})}
     tifffile.imwrite(path, image, **options)
 
 
-def _ome(path, image, known):
-    metadata = {"axes": "ZYX"[-image.ndim :]}
+def _ome(path: Path, image: Planes, known: PixelSize | None) -> None:
+    metadata: dict[str, Any] = {"axes": "ZYX"[-image.ndim :]}
     if known:
         for axis, size in zip("YX", known, strict=True):
             metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "nm"}
     tifffile.imwrite(path, image, ome=True, photometric="minisblack", metadata=metadata)
 
 
-def _mrc(path, image, known):
-    """As MRC2014, whose numbers of 8 bits are signed: uint8 becomes uint16."""
+def _mrc(path: Path, image: Planes, known: PixelSize | None) -> None:
+    """Write MRC2014; its 8-bit numbers are signed, so uint8 becomes uint16."""
     import mrcfile
 
     with mrcfile.new(path) as file:
         file.set_data(image.astype(np.uint16) if image.dtype == np.uint8 else image)
         if image.ndim == 3:
             file.set_image_stack()
-        size = known or (0, 0)
-        file.header.cella.x = image.shape[-1] * size[1] * 10  # angstrom
-        file.header.cella.y = image.shape[-2] * size[0] * 10
+        header: Any = file.header
+        y, x = known or (0, 0)
+        header.cella.x = image.shape[-1] * x * 10  # angstrom
+        header.cella.y = image.shape[-2] * y * 10
 
 
-def _zarr(path, image, known):
+def _zarr(path: Path, image: Planes, known: PixelSize | None) -> None:
+    """Write OME-Zarr 0.5, in chunks of one plane and at most CHUNK x CHUNK pixels."""
     import zarr
 
     axes = [{"name": axis, "type": "space"} for axis in "zyx"[-image.ndim :]]
@@ -95,7 +109,7 @@ def _zarr(path, image, known):
     array[...] = image
 
 
-WRITERS = {
+WRITERS: dict[str, Callable[[Path, Planes, PixelSize | None], None]] = {
     ".ome.tif": _ome,
     ".ome.tiff": _ome,
     ".tif": _imagej,

@@ -3,15 +3,18 @@
 import contextlib
 import math
 import mmap
+import os
 import struct
+from collections.abc import Generator, Sequence
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
 from emjax.errors import InputError
-from emjax.micrographs.signal import UNKNOWN, Signal, declared, no_micrograph, pixels_of
+from emjax.micrographs.signal import Pixels, Signal, check_declared, why_refused, with_samples
 from emjax.micrographs.units import nm
 
-# What tag values are called: a struct format, or 15 struct, 18 string, 20 array.
+# Types of tag values: a struct format, or 15 struct, 18 string, 20 array.
 SIMPLE = dict(zip(range(2, 13), "hiHIfdbbbqQ", strict=True))
 PIXELS = {
     1: "i2", 2: "f4", 3: "c8", 5: "c8", 6: "u1", 7: "i4", 9: "i1", 10: "u2", 11: "u4",
@@ -20,10 +23,12 @@ PIXELS = {
 COLOUR = 23  # blue, green, red, alpha
 TAGS, DEPTH, TEXT = 300_000, 60, 1000
 
+Array: TypeAlias = tuple[str, int, int]  # struct format of an element, offset, count
+
 
 @contextlib.contextmanager
-def signals(path, limit):
-    """The list of Signals of a DM3 or DM4 file, without the thumbnail."""
+def signals(path: str | os.PathLike[str], limit: float) -> Generator[list[Signal]]:
+    """Yield the list of Signals of a DM3 or DM4 file, without the thumbnail."""
     with open(path, "rb") as file, _mapped(file) as content:
         tags = _Tags(content)
         root = tags.root()
@@ -38,15 +43,15 @@ def signals(path, limit):
         if not images:
             raise InputError("a DM file without an image")
         yield [
-            _signal(image, tags, limit, place)
-            for place, image in enumerate(images)
-            if place not in thumbnails
+            _signal(image, tags, limit, index)
+            for index, image in enumerate(images)
+            if index not in thumbnails
         ]
 
 
 @contextlib.contextmanager
-def _mapped(file):
-    """The content of an open file as something to slice that is not copied."""
+def _mapped(file: BinaryIO) -> Generator[mmap.mmap]:
+    """Yield the content of an open file as something to slice that is not copied."""
     content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
         yield content
@@ -55,36 +60,36 @@ def _mapped(file):
 
 
 class _Tags:
-    """The tags of a file as nested dicts; arrays as (type, offset, count) and not read."""
+    """The tags of a file as nested dicts; arrays are left as an Array and not read."""
 
-    def __init__(self, content):
+    def __init__(self, content: mmap.mmap) -> None:
         self.content, self.at, self.seen = content, 0, 0
         version = self.take(">I")
         if version not in (3, 4):
-            raise InputError(f"version {version} of DM, where 3 or 4 was due")
+            raise InputError(f"version {version} of DM, expected 3 or 4")
         self.size = ">I" if version == 3 else ">Q"
         self.take(self.size)
         self.order = "<" if self.take(">I") == 1 else ">"
 
-    def root(self):
+    def root(self) -> dict[str, Any]:
         return self.group(0)
 
-    def take(self, form):
+    def take(self, form: str) -> Any:
         (value,) = struct.unpack_from(form, self.content, self.at)
         self.at += struct.calcsize(form)
         return value
 
-    def group(self, depth):
+    def group(self, depth: int) -> dict[str, Any]:
         if depth > DEPTH:
             raise InputError(f"tags nested over {DEPTH} deep")
         self.at += 2
-        found = {}
-        for place in range(self.take(self.size)):
+        found: dict[str, Any] = {}
+        for index in range(self.take(self.size)):
             self.seen += 1
             if self.seen > TAGS:
                 raise InputError(f"over {TAGS} tags")
             kind, length = self.take(">B"), self.take(">H")
-            name = self.content[self.at : self.at + length].decode("latin-1") or str(place)
+            name = self.content[self.at : self.at + length].decode("latin-1") or str(index)
             self.at += length
             if self.size == ">Q":
                 self.at += 8
@@ -93,10 +98,11 @@ class _Tags:
             elif kind == 21:
                 found[name] = self.value()
             else:
-                raise InputError(f"a tag of kind {kind} at byte {self.at}, where 20 or 21 was due")
+                raise InputError(f"a tag of kind {kind} at byte {self.at}, expected 20 or 21")
         return found
 
-    def value(self):
+    def value(self) -> Any:
+        """Return a number or an Array; None for a string or struct, which is read past."""
         if self.content[self.at : self.at + 4] != b"%%%%":
             raise InputError(f"no tag value at byte {self.at}")
         self.at += 4
@@ -114,60 +120,54 @@ class _Tags:
         if kinds is None:
             raise InputError(f"a tag of type {info[0]} at byte {self.at}")
         self.at += struct.calcsize(self.order + "".join(kinds))
+        return None
 
-    def array(self, kinds, count):
-        """(struct format, offset, count)."""
-        kinds = [SIMPLE[kind] for kind in (kinds[4::2] if kinds[0] == 15 else kinds)]
+    def array(self, kinds: Sequence[int], count: int) -> Array:
+        form = "".join(SIMPLE[kind] for kind in (kinds[4::2] if kinds[0] == 15 else kinds))
         start = self.at
-        self.at += count * struct.calcsize(self.order + "".join(kinds))
+        self.at += count * struct.calcsize(self.order + form)
         if self.at > len(self.content):
             raise InputError(f"cut off: an array at byte {start} ends at byte {self.at}")
-        return "".join(kinds), start, count
+        return form, start, count
 
-    def text(self, value):
-        """The text that an array of 16-bit numbers spells, empty for anything else."""
-        if not isinstance(value, tuple) or value[0] != "H" or value[2] > TEXT:
-            return ""
-        coding = "utf-16-le" if self.order == "<" else "utf-16-be"
-        return self.content[value[1] : value[1] + 2 * value[2]].decode(coding, "replace")
+    def text(self, value: object) -> str:
+        """Return the text that an array of 16-bit numbers spells, empty for anything else."""
+        match value:
+            case ("H", int(start), int(count)) if count <= TEXT:
+                coding = "utf-16-le" if self.order == "<" else "utf-16-be"
+                return self.content[start : start + 2 * count].decode(coding, "replace")
+            case _:
+                return ""
 
 
-def _signal(image, tags, limit, place):
+def _signal(image: dict[str, Any], tags: _Tags, limit: float, index: int) -> Signal:
     data, content, order = image["ImageData"], tags.content, tags.order
     if data["DataType"] not in PIXELS:
-        raise InputError(f"pixels of type {data['DataType']}, which nobody has described")
+        raise InputError(f"pixels of the unknown type {data['DataType']}")
     dtype = np.dtype(order + PIXELS[data["DataType"]])
-    sides = tuple(data["Dimensions"].values())[::-1]
+    shape: tuple[int, ...] = tuple(data["Dimensions"].values())[::-1]
     samples = 4 if data["DataType"] == COLOUR else 1
     kinds, start, count = data["Data"]
     stored = count * struct.calcsize(order + kinds)
     axes = list(data.get("Calibrations", {}).get("Dimension", {}).values())[::-1]
     units = [tags.text(axis.get("Units")) for axis in axes]
-    refused = no_micrograph(dtype, sides, units)
+    refused = why_refused(dtype, shape, units)
     if not refused:
-        declared("it", pixels_of(sides, samples), dtype, stored=stored, limit=math.inf)
-        declared("its image", pixels_of(sides[-2:], samples), dtype, stored=stored, limit=limit)
-    nm_per_plane, *nm_per_pixel = math.nan, *UNKNOWN
-    if len(axes) == len(sides) >= 2:
-        sizes = [nm(axis.get("Scale"), unit) for axis, unit in zip(axes, units, strict=True)]
-        nm_per_plane, *nm_per_pixel = [math.nan, *sizes][-3:]
-    step = math.prod(sides[-2:]) * samples
+        whole, plane = with_samples(shape, samples), with_samples(shape[-2:], samples)
+        check_declared("it", whole, dtype, stored=stored, limit=math.inf)
+        check_declared("its image", plane, dtype, stored=stored, limit=limit)
+    step = math.prod(shape[-2:]) * samples
 
-    def raw(i):
+    def raw(i: int) -> Pixels:
         size = step * dtype.itemsize
         pixels = np.frombuffer(content[start + i * size : start + (i + 1) * size], dtype)
         if samples == 1:
-            return pixels.reshape(sides[-2:])
-        return pixels.reshape(*sides[-2:], 4)[..., [2, 1, 0, 3]]
+            return pixels.reshape(shape[-2:])
+        return pixels.reshape(*shape[-2:], 4)[..., [2, 1, 0, 3]]
 
-    return Signal(
-        tags.text(image.get("Name")).strip("\0") or f"image {place}",
-        sides,
-        dtype,
-        raw,
-        tuple(nm_per_pixel),
-        "DM" if np.isfinite(nm_per_pixel).all() else "none",
-        samples,
-        refused,
-        nm_per_plane=nm_per_plane,
-    )
+    name = tags.text(image.get("Name")).strip("\0") or f"image {index}"
+    signal = Signal(name, shape, dtype, raw, samples=samples, refused=refused)
+    if len(axes) == len(shape) >= 2:
+        sizes = [nm(axis.get("Scale"), unit) for axis, unit in zip(axes, units, strict=True)]
+        return signal.calibrated(sizes, "DM")
+    return signal

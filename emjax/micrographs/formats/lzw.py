@@ -1,6 +1,6 @@
-"""Whether LZW data are whole: the decoder of imagecodecs writes out of bounds if they are not.
+"""Check that LZW data are whole: the decoder of imagecodecs writes out of bounds if they are not.
 
-Source: TIFF 6.0, section 13; old files have the bits of a code the other way round.
+Source: TIFF 6.0, section 13; old files have the bits of a code in the opposite order.
 """
 
 import numpy as np
@@ -8,22 +8,27 @@ import numpy as np
 from emjax.errors import InputError
 
 CLEAR, END = 256, 257
-LONGEST = 3840  # codes until the table of 4096 is full, and a clear code is due
-PLACES = np.arange(LONGEST)
+LONGEST = 3840  # codes until the table of 4096 is full and a clear code has to follow
+INDICES = np.arange(LONGEST)
 
 
-def _widths(switch):
-    """Bits of each code after a clear code, 10 from place `switch` on, and the bits before it."""
-    widths = 9 + sum((switch + add <= PLACES).astype(int) for add in (0, 512, 1536))
+def _widths(switch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bits of each code after a clear code, and the bits before it.
+
+    A code has 9 bits, and 10 from index `switch` on.
+    """
+    widths = np.full(LONGEST, 9)
+    for start in (switch, switch + 512, switch + 1536):
+        widths += INDICES >= start
     return widths, np.cumsum(widths) - widths
 
 
 NEW, OLD = _widths(254), _widths(255)
 
 
-def check(data):
+def check(data: bytes) -> None:
     """Refuse LZW `data` with a code that is not in the table yet, or without clear codes."""
-    old = len(data) > 1 and data[0] == 0 and data[1] & 1
+    old = len(data) > 1 and data[0] == 0 and bool(data[1] & 1)
     widths, before = OLD if old else NEW
     content = np.frombuffer(bytes(data) + bytes(3), np.uint8).astype(np.uint32)
     at, clears = 0, 0
@@ -41,11 +46,11 @@ def check(data):
         codes &= (1 << width) - 1
         stops = np.flatnonzero((codes == CLEAR) | (codes == END))
         stop = stops[0] if stops.size else starts.size
-        known = np.maximum(CLEAR + 1 + PLACES[:stop], 255) - 2 * (PLACES[:stop] == 0)
+        known = np.maximum(CLEAR + 1 + INDICES[:stop], 255) - 2 * (INDICES[:stop] == 0)
         if np.any(codes[:stop] > known) or (at == 0 and stop):
             raise InputError("LZW data with a code that stands for nothing")
         if not stops.size and starts.size == LONGEST and not old:  # some old files have none
-            raise InputError("LZW data without the clear code that is due")
+            raise InputError("LZW data without a clear code where the table is full")
         if not stops.size or codes[stop] == END:
             return
         at, clears = starts[stop] + width[stop], clears + 1

@@ -1,15 +1,17 @@
-"""MRC and MAP, also compressed: mrcfile says what a header means, pixels are read when due."""
+"""MRC and MAP, also compressed: mrcfile interprets the header, pixels are read when needed."""
 
 import bz2
 import contextlib
 import gzip
 import math
 import os
+from collections.abc import Generator, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from emjax.errors import InputError
-from emjax.micrographs.signal import UNKNOWN, Signal, declared, no_micrograph
+from emjax.micrographs.signal import Pixels, Signal, check_declared, why_refused
 from emjax.micrographs.units import nm
 
 OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
@@ -17,11 +19,11 @@ SUFFIXES = (".mrc", ".mrcs", ".map", ".rec", ".st", ".ali")
 
 
 @contextlib.contextmanager
-def signals(path, limit):
-    """The list of the one Signal of an MRC file; what is compressed is decoded as a whole."""
+def signals(path: str | os.PathLike[str], limit: float) -> Generator[list[Signal]]:
+    """Yield the list of the one Signal of an MRC file; a compressed file is decoded as a whole."""
     size = os.path.getsize(path)
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open(path, "rb"))
+        file: Any = stack.enter_context(open(path, "rb"))
         magic = file.read(4)
         file.seek(0)
         opener = next((OPENERS[start] for start in OPENERS if magic.startswith(start)), None)
@@ -30,57 +32,57 @@ def signals(path, limit):
         yield [_signal(file, size, limit, compressed=opener is not None)]
 
 
-def _signal(file, size, limit, *, compressed):
-    header, dtype, sides = _header(file.read(1024))
+def _signal(file: BinaryIO, size: int, limit: float, *, compressed: bool) -> Signal:
+    header, dtype, shape = _header(file.read(1024))
     start = 1024 + int(header.nsymbt)
     if start < 1024:
         raise InputError(f"an extended header of {start - 1024} bytes")
-    stored, plane = size if compressed else size - start, math.prod(sides[-2:]) * dtype.itemsize
-    check = dict(stored=stored, compressed=compressed)
-    declared("it", sides, dtype, **check, limit=limit - start if compressed else math.inf)
-    declared("its image", sides[-2:], dtype, **check, limit=limit)
-    whole = []
+    stored, plane = size if compressed else size - start, math.prod(shape[-2:]) * dtype.itemsize
 
-    def raw(i):
+    def check(what: str, shape: Sequence[int], limit: float) -> None:
+        check_declared(what, shape, dtype, stored=stored, limit=limit, compressed=compressed)
+
+    check("it", shape, limit - start if compressed else math.inf)
+    check("its image", shape[-2:], limit)
+    whole: list[np.ndarray] = []
+
+    def raw(i: int) -> Pixels:
         if not compressed:
             file.seek(start + i * plane)
-            return np.frombuffer(file.read(plane), dtype).reshape(sides[-2:])
+            return np.frombuffer(file.read(plane), dtype).reshape(shape[-2:])
         if not whole:
             file.seek(start)
-            whole.append(np.frombuffer(file.read(math.prod(sides) * dtype.itemsize), dtype))
-        return whole[0].reshape(-1, *sides[-2:])[i]
+            whole.append(np.frombuffer(file.read(math.prod(shape) * dtype.itemsize), dtype))
+        return whole[0].reshape(-1, *shape[-2:])[i]
 
-    *nm_per_pixel, nm_per_plane = _pixel_size(header, sides)
-    origin = "MRC header" if np.isfinite(nm_per_pixel).all() else "none"
-    refused = no_micrograph(dtype, sides)
-    told = dict(refused=refused, nm_per_plane=nm_per_plane)
-    return Signal("image", sides, dtype, raw, tuple(nm_per_pixel), origin, **told)
+    signal = Signal("image", shape, dtype, raw, refused=why_refused(dtype, shape))
+    return signal.calibrated(_sizes(header, shape), "MRC header")
 
 
-def _header(content):
-    """(header, dtype, shape) of the first 1024 bytes of a file."""
+def _header(content: bytes) -> tuple[Any, np.dtype[Any], tuple[int, ...]]:
+    """Return (header, dtype, shape) of the first 1024 bytes of a file."""
     from mrcfile import dtypes, utils  # not at the top: few need it
 
     if len(content) < 1024:
-        raise InputError(f"{len(content)} bytes, where a header of 1024 was due")
-    header = np.frombuffer(content, dtypes.HEADER_DTYPE)
+        raise InputError(f"{len(content)} bytes, expected a header of 1024")
+    header: Any = np.frombuffer(content, dtypes.HEADER_DTYPE)
     if bytes(header["map"][0])[:3] != b"MAP":
         raise InputError("no MRC file: byte 208 does not start MAP")
     order = utils.byte_order_from_machine_stamp(header["machst"][0])
     header = header.view(header.dtype.newbyteorder(order)).view(np.recarray)[0]
     if header.mode in (3, 4):
-        raise InputError(f"mode {header.mode}, complex numbers; real numbers were due")
+        raise InputError(f"mode {header.mode}, complex numbers; expected real numbers")
     dtype = utils.dtype_from_mode(int(header.mode)).newbyteorder(order)
     if header.mz == 0 and 401 <= header.ispg <= 630:
         raise InputError("volumes of 0 sections")
-    sides = tuple(int(side) for side in utils.data_shape_from_header(header))
-    while len(sides) > 2 and sides[0] == 1:
-        sides = sides[1:]
-    return header, dtype, sides
+    shape = tuple(int(side) for side in utils.data_shape_from_header(header))
+    while len(shape) > 2 and shape[0] == 1:
+        shape = shape[1:]
+    return header, dtype, shape
 
 
-def _pixel_size(header, sides):
-    """nm (y, x, z) of rows, columns and sections: the cell (in angstrom) over its intervals.
+def _sizes(header: Any, shape: Sequence[int]) -> tuple[float, float, float]:
+    """Return nm (z, y, x) of sections, rows and columns: the cell (in angstrom) over its intervals.
 
     In a stack of images, unlike a volume, there are not as many intervals as sections: z is NaN.
     """
@@ -91,6 +93,6 @@ def _pixel_size(header, sides):
         axes = (2, 1)
     axes += (6 - sum(axes),)
     y, x, z = (nm(cell[a - 1] / intervals[a - 1] if intervals[a - 1] > 0 else 0, "a") for a in axes)
-    if len(sides) < 3 or intervals[axes[2] - 1] != sides[0]:
+    if len(shape) < 3 or intervals[axes[2] - 1] != shape[0]:
         z = math.nan
-    return (y, x, z) if np.isfinite((y, x)).all() else (*UNKNOWN, z)
+    return (z, y, x)

@@ -4,13 +4,15 @@ import contextlib
 import json
 import math
 import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from emjax.errors import InputError
 from emjax.micrographs.formats.hdf5 import colours
-from emjax.micrographs.signal import UNKNOWN, Signal, declared, no_micrograph, pixels_of
+from emjax.micrographs.signal import Pixels, Signal, check_declared, why_refused, with_samples
 from emjax.micrographs.units import nm
 
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
@@ -18,41 +20,43 @@ CODECS = {
     "bytes", "transpose", "sharding_indexed", "crc32c", "gzip", "zstd", "blosc", "zlib", "lz4",
     "bz2", "lzma", "shuffle", "delta", "packbits", "fixedscaleoffset", "bitround", "quantize",
 }  # fmt: skip
-JSON, ARRAYS, DEPTH = 16 << 20, 1000, 6  # bytes of metadata; arrays of a store; groups
+METADATA = 16 << 20  # bytes of a JSON file
+ARRAYS, DEPTH = 1000, 6  # members of a group; groups in each other
 
 
 @contextlib.contextmanager
-def npy_signals(path, limit):
-    """The list of the one Signal of an NPY file, mapped and not read."""
-    array = np.lib.format.open_memmap(path, mode="r")  # neither pickles nor more than the file
-    sides, samples = colours(array.shape, array.dtype)
-    refused = no_micrograph(array.dtype, sides)
+def npy_signals(path: str | os.PathLike[str], limit: float) -> Generator[list[Signal]]:
+    """Yield the list of the one Signal of an NPY file, which is mapped and not read."""
+    # Reads no pickles, and maps no more than the file has.
+    array = np.lib.format.open_memmap(path, mode="r")
+    shape, samples = colours(array.shape, array.dtype)
+    refused = why_refused(array.dtype, shape)
     if not refused:
-        plane = pixels_of(sides[-2:], samples)
-        declared("its image", plane, array.dtype, stored=array.nbytes, limit=limit)
+        plane = with_samples(shape[-2:], samples)
+        check_declared("its image", plane, array.dtype, stored=array.nbytes, limit=limit)
 
-    def raw(i):
-        return np.array(array[i] if len(sides) == 3 else array)
+    def raw(i: int) -> Pixels:
+        return np.array(array[i] if len(shape) == 3 else array)
 
-    yield [Signal("array", sides, array.dtype, raw, samples=samples, refused=refused)]
+    yield [Signal("array", shape, array.dtype, raw, samples=samples, refused=refused)]
 
 
-def is_zarr(path):
-    """Whether the folder `path` is a Zarr store."""
+def is_zarr(path: str | os.PathLike[str]) -> bool:
+    """Return whether the folder `path` is a Zarr store."""
     return any((Path(path) / name).is_file() for name in ZARR_FILES)
 
 
 @contextlib.contextmanager
-def zarr_signals(path, limit):
-    """The Signals of a Zarr store: its full-size OME images, and arrays that are 2-D or 3-D."""
+def zarr_signals(path: str | os.PathLike[str], limit: float) -> Generator[list[Signal]]:
+    """Yield the Signals of a Zarr store: its full-size OME images, and its 2-D and 3-D arrays."""
     import zarr
+    from zarr.storage import LocalStore
 
     size = _check_links(path)
     for name in ZARR_FILES:
         for file in Path(path).rglob(name):
             _check_codecs(file)
-    store = zarr.storage.LocalStore(path, read_only=True)
-    root = zarr.open(store=store, mode="r")
+    root = zarr.open(store=LocalStore(os.fspath(path), read_only=True), mode="r")
     found = list(_walk(root, size, limit, 0))
     if len(found) > 1:
         found = [signal for signal in found if not signal.refused] or found
@@ -61,8 +65,8 @@ def zarr_signals(path, limit):
     yield found
 
 
-def _check_links(folder):
-    """The bytes of all files below `folder`, none of which may be a link."""
+def _check_links(folder: str | os.PathLike[str]) -> int:
+    """Return the bytes of all files below `folder`; refuse a link among them."""
     total = 0
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
@@ -75,11 +79,11 @@ def _check_links(folder):
     return total
 
 
-def _check_codecs(file):
+def _check_codecs(file: Path) -> None:
     """Refuse metadata that ask for a codec which is not known to only compress."""
-    if file.stat().st_size > JSON:
+    if file.stat().st_size > METADATA:
         raise InputError(f"{file.name} of {file.stat().st_size} bytes")
-    waiting = [json.loads(file.read_text(encoding="utf-8"))]
+    waiting: list[Any] = [json.loads(file.read_text(encoding="utf-8"))]
     while waiting:
         found = waiting.pop()
         if isinstance(found, list):
@@ -92,16 +96,16 @@ def _check_codecs(file):
             for codec in named:
                 if isinstance(codec, str) and codec.removeprefix("numcodecs.") not in CODECS:
                     raise InputError(f"{file.name} asks for the codec {codec[:50]!r}; not allowed")
-            own = ("attributes", ".zattrs")  # anybody's words
+            own = ("attributes", ".zattrs")  # free text of whoever wrote the file
             waiting += [value for key, value in found.items() if not key.endswith(own)]
 
 
-def _walk(node, size, limit, depth):
+def _walk(node: Any, size: int, limit: float, depth: int) -> Iterator[Signal]:
     """Yield the Signals at and below `node`, an array or a group."""
     import zarr
 
     if isinstance(node, zarr.Array):
-        yield _array(node, node.name or "array", (math.nan, *UNKNOWN), size, limit)
+        yield _signal(node, node.name or "array", size, limit)
         return
     attributes = dict(node.attrs)
     multiscales = (attributes.get("ome") or attributes).get("multiscales")
@@ -110,41 +114,42 @@ def _walk(node, size, limit, depth):
             first = scales["datasets"][0]
             if ".." in first["path"].split("/"):
                 raise InputError(f"an OME image at {first['path']!r}")
-            sizes = _ome_sizes(scales)
-            yield _array(node[first["path"]], scales.get("name") or node.name, sizes, size, limit)
+            signal = _signal(node[first["path"]], scales.get("name") or node.name, size, limit)
+            yield signal.calibrated(_ome_sizes(scales), "OME-Zarr")
         return
     if depth > DEPTH:
         raise InputError(f"groups nested over {DEPTH} deep")
-    for place, (_, member) in enumerate(sorted(node.members())):
-        if place > ARRAYS:
+    for index, (_, member) in enumerate(sorted(node.members())):
+        if index > ARRAYS:
             raise InputError(f"over {ARRAYS} arrays")
         yield from _walk(member, size, limit, depth + 1)
 
 
-def _array(array, name, sizes, size, limit):
-    """The Signal of an array whose last axes have `sizes` (z, y, x) in nm."""
-    sides, samples = colours(array.shape, array.dtype)
-    lead = len(sides)
-    while len(sides) > 2 and sides[0] == 1:
-        sides = sides[1:]
-    lead -= len(sides)
-    refused = no_micrograph(array.dtype, sides)
+def _signal(array: Any, name: str, size: int, limit: float) -> Signal:
+    """Return the Signal of an array, without its leading axes of length 1."""
+    shape, samples = colours(array.shape, array.dtype)
+    lead = len(shape)
+    while len(shape) > 2 and shape[0] == 1:
+        shape = shape[1:]
+    lead -= len(shape)
+    refused = why_refused(array.dtype, shape)
+
+    def check(what: str, shape: Sequence[int], limit: float) -> None:
+        check_declared(what, shape, array.dtype, stored=size, limit=limit, compressed=True)
+
     if not refused:
-        check = dict(stored=size, limit=limit, compressed=True)
-        declared("its image", pixels_of(sides[-2:], samples), array.dtype, **check)
-        declared("a chunk", array.shards or array.chunks, array.dtype, **check)
-        declared("it", sides, array.dtype, **{**check, "limit": math.inf})
+        check("its image", with_samples(shape[-2:], samples), limit)
+        check("a chunk", array.shards or array.chunks, limit)
+        check("it", shape, math.inf)
 
-    def raw(i):
-        return np.asarray(array[(0,) * lead + ((i,) if len(sides) == 3 else ()) + (...,)])
+    def raw(i: int) -> Pixels:
+        return np.asarray(array[(0,) * lead + ((i,) if len(shape) == 3 else ()) + (...,)])
 
-    origin = "OME-Zarr" if np.isfinite(sizes[1:]).all() else "none"
-    told = dict(samples=samples, refused=refused, nm_per_plane=sizes[0])
-    return Signal(name, sides, array.dtype, raw, sizes[1:], origin, **told)
+    return Signal(name, shape, array.dtype, raw, samples=samples, refused=refused)
 
 
-def _ome_sizes(scales):
-    """nm (z, y, x) by the scale of the first dataset and of the whole image."""
+def _ome_sizes(scales: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Return nm (z, y, x) by the scale of the first dataset and of the whole image."""
     with contextlib.suppress(KeyError, TypeError, IndexError, AttributeError, ValueError):
         units = [axis.get("unit", "") for axis in scales["axes"]]
         factor = [1.0] * len(units)
@@ -152,7 +157,7 @@ def _ome_sizes(scales):
             for step in held.get("coordinateTransformations", ()):
                 if step["type"] == "scale":
                     factor = [a * b for a, b in zip(factor, step["scale"], strict=True)]
-        sizes = [math.nan, *map(nm, factor, units)][-3:]
-        if np.isfinite(sizes[1:]).all():
-            return tuple(sizes)
-    return (math.nan, *UNKNOWN)
+        z, y, x = [math.nan, *map(nm, factor, units)][-3:]
+        if math.isfinite(y) and math.isfinite(x):
+            return z, y, x
+    return math.nan, math.nan, math.nan

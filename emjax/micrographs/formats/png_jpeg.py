@@ -1,42 +1,58 @@
-"""PNG and JPEG, which know no pixel size."""
+"""PNG and JPEG, which state no pixel size."""
 
 import contextlib
 import io
+import os
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import jpeg_factory
+from PIL.PngImagePlugin import PngImageFile
 
 from emjax.errors import InputError
-from emjax.micrographs.signal import Signal, declared, pixels_of
+from emjax.micrographs.signal import Pixels, Signal, check_declared, with_samples
 
-Image.MAX_IMAGE_PIXELS = None  # a 16k x 16k micrograph is no bomb; declared() looks at the size
+PNG = b"\x89PNG"
 SAMPLES = {"LA": 2, "RGB": 3, "RGBA": 4}
 DTYPES = {"1": "bool", "F": "f4", "I": "i4", "I;16": "u2", "I;16B": ">u2", "I;16L": "<u2"}
 
 
+def _opened(content: bytes) -> ImageFile:
+    """Return the file of Pillow, by the class that is behind `Image.open` for its format.
+
+    `Image.open` itself warns of more than `Image.MAX_IMAGE_PIXELS` pixels and refuses twice as
+    many, by a setting of the whole process that is not ours to change. A micrograph of 16k x 16k
+    is above it; `check_declared` looks at the size instead.
+    """
+    file = io.BytesIO(content)
+    return PngImageFile(file) if content.startswith(PNG) else jpeg_factory(file)
+
+
 @contextlib.contextmanager
-def signals(path, limit):
-    """The list of the one Signal of a PNG or JPEG file."""
+def signals(path: str | os.PathLike[str], limit: float) -> Generator[list[Signal]]:
+    """Yield the list of the one Signal of a PNG or JPEG file."""
     content = Path(path).read_bytes()  # Pillow believes lengths that a real file would not have
-    with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as file:
-        if getattr(file, "n_frames", 1) > 1:
-            raise InputError(f"{file.n_frames} frames, one 2-D image was due")
+    with _opened(content) as file:
+        frames = getattr(file, "n_frames", 1)
+        if frames > 1:
+            raise InputError(f"{frames} frames, expected one 2-D image")
         wide = bool(file.tile) and file.tile[0][3] in ("RGB;16B", "RGBA;16B", "LA;16B")
         mode = file.mode if file.mode in (*SAMPLES, *DTYPES, "L", "P") else "RGB"
         dtype = np.dtype("u2" if wide else DTYPES.get(mode, "u1"))
-        sides, samples = file.size[::-1], SAMPLES.get(mode, 1)
-        check = dict(stored=len(content), limit=limit, compressed=True)
-        declared("it", pixels_of(sides, samples), dtype, **check)
+        shape, samples = file.size[::-1], SAMPLES.get(mode, 1)
+        whole = with_samples(shape, samples)
+        check_declared("it", whole, dtype, stored=len(content), limit=limit, compressed=True)
 
-        def raw(i):
+        def raw(_: int) -> Pixels:
             if wide:  # Pillow would drop the lower 8 bits
                 import imagecodecs  # not at the top: few need it
 
                 return imagecodecs.png_decode(content)
             return np.array(file if file.mode == mode else file.convert(mode))
 
-        def finish(pixels):
+        def finish(pixels: Pixels) -> Pixels:
             if mode != "P":
                 return pixels
             palette = np.zeros((256, 3), np.uint8)
@@ -44,4 +60,4 @@ def signals(path, limit):
             palette[: len(colours)] = colours
             return palette[pixels]
 
-        yield [Signal("image", sides, dtype, raw, samples=samples, finish=finish)]
+        yield [Signal("image", shape, dtype, raw, samples=samples, finish=finish)]

@@ -1,18 +1,22 @@
 """Formats that RosettaSciIO reads, if it is installed: by these of its readers and no other.
 
-One of the others evaluates what a file says.
+One of the others evaluates code from a file.
 """
 
 import contextlib
 import importlib
+import math
 import os
 import struct
+from collections.abc import Generator, Mapping
+from typing import Any
 
 import numpy as np
 
 from emjax.errors import InputError
+from emjax.micrographs import messages
 from emjax.micrographs.formats import hdf5
-from emjax.micrographs.signal import UNKNOWN, Signal, declared, no_micrograph
+from emjax.micrographs.signal import Pixels, Signal, check_declared, why_refused
 from emjax.micrographs.units import nm
 
 READERS = {
@@ -27,13 +31,14 @@ IN_HDF5 = (".hspy", ".nxs")
 
 
 @contextlib.contextmanager
-def signals(path, limit):
-    """The Signals of a file with one of the suffixes of READERS; pixels are read when due."""
+def signals(path: str | os.PathLike[str], limit: float) -> Generator[list[Signal]]:
+    """Yield the Signals of a file with a suffix of READERS; pixels are read when needed."""
     suffix = os.path.splitext(path)[1].lower()
     try:
         reader = importlib.import_module(f"rsciio.{READERS[suffix]}")
     except ImportError:
         raise InputError(f"{suffix} is read by RosettaSciIO; install emjax[rsciio]") from None
+    messages.collect_from("rsciio")
     size = os.path.getsize(path)
     if suffix in IN_HDF5:
         import h5py
@@ -44,35 +49,33 @@ def signals(path, limit):
     if suffix == ".blo":
         _check_blockfile(path, size)
     found = reader.file_reader(str(path), lazy=True)
-    yield [_signal(part, place, size, limit) for place, part in enumerate(found)]
+    yield [_signal(part, index, size, limit) for index, part in enumerate(found)]
 
 
-def _check_blockfile(path, size):
-    """Refuse a blockfile that declares more patterns than it has; planning them takes for ever."""
+def _check_blockfile(path: str | os.PathLike[str], size: int) -> None:
+    """Refuse a blockfile that declares more patterns than it has: planning them takes for ever."""
     with open(path, "rb") as file:
         pattern, _, columns, rows = struct.unpack("<20x4H", file.read(28))
-    declared("it", (rows, columns, pattern, pattern), "u1", stored=size, limit=float("inf"))
+    check_declared("it", (rows, columns, pattern, pattern), "u1", stored=size, limit=math.inf)
 
 
-def _signal(part, place, size, limit):
+def _signal(part: Mapping[str, Any], index: int, size: int, limit: float) -> Signal:
+    """Return the Signal of a dict of RosettaSciIO."""
     array, axes = part["data"], part["axes"]
-    sides = tuple(array.shape)
+    shape = tuple(array.shape)
     units = [str(axis.get("units") or "") for axis in axes]
-    refused = no_micrograph(array.dtype, sides, units if len(units) == len(sides) else ())
-    if not refused:
-        check = dict(stored=size, compressed=True)
-        declared("its image", sides[-2:], array.dtype, **check, limit=limit)
-        declared("it", sides, array.dtype, **check, limit=float("inf"))
-    nm_per_pixel, nm_per_plane = UNKNOWN, float("nan")
-    if not refused and len(axes) == len(sides):
-        known = [nm(axis.get("scale"), axis.get("units") or "") for axis in axes]
-        nm_per_pixel = tuple(known[-2:]) if np.isfinite(known[-2:]).all() else UNKNOWN
-        nm_per_plane = known[0] if len(known) == 3 else nm_per_plane
+    refused = why_refused(array.dtype, shape, units if len(units) == len(shape) else ())
 
-    def raw(i):
-        return np.asarray(array[i] if len(sides) == 3 else array)
+    def raw(i: int) -> Pixels:
+        return np.asarray(array[i] if len(shape) == 3 else array)
 
-    name = part.get("metadata", {}).get("General", {}).get("title") or f"signal {place}"
-    origin = "RosettaSciIO" if nm_per_pixel is not UNKNOWN else "none"
-    told = dict(refused=refused, nm_per_plane=nm_per_plane)
-    return Signal(name, sides, array.dtype, raw, nm_per_pixel, origin, **told)
+    name = part.get("metadata", {}).get("General", {}).get("title") or f"signal {index}"
+    signal = Signal(name, shape, array.dtype, raw, refused=refused)
+    if refused:
+        return signal
+    for what, checked, most in (("its image", shape[-2:], limit), ("it", shape, math.inf)):
+        check_declared(what, checked, array.dtype, stored=size, limit=most, compressed=True)
+    if len(axes) != len(shape):
+        return signal
+    sizes = [nm(axis.get("scale"), axis.get("units") or "") for axis in axes]
+    return signal.calibrated(sizes, "RosettaSciIO")

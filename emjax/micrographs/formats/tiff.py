@@ -1,49 +1,52 @@
-"""TIFF of every kind, and the pixel size that a microscope or program left in it."""
+"""TIFF of every kind, decoded by tifffile."""
 
 import contextlib
 import math
 import os
 import struct
+from collections.abc import Callable, Generator, Sequence
+from typing import BinaryIO
 
 import numpy as np
-import tifffile
+from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from emjax.errors import InputError
 from emjax.micrographs.formats import lzw
-from emjax.micrographs.formats.tiff_pixel_size import _pixel_size, _plane_distance
-from emjax.micrographs.signal import Signal, declared, pixels_of
+from emjax.micrographs.formats.tiff_pixel_size import pixel_size, plane_distance
+from emjax.micrographs.signal import Pixels, Signal, check_declared, with_samples
 
 PAGES = 100_000
 SLACK = 1 << 16  # bytes that a tile may have beyond any need
 LZW = 5
 JPEG = (6, 7, 33007, 34892)
-# None, fax, LZW, deflate, packbits, LZMA, Zstandard: what they give is bounded by what they get.
-# JPEG says its own size, which is looked at; others that do (JPEG 2000, WebP, ...) are refused.
+# None, fax, LZW, deflate, packbits, LZMA, Zstandard: the size of their output is bounded by that of
+# their input. JPEG states its own size, which is checked; others that do (JPEG 2000, WebP, ...) are
+# refused.
 COMPRESSIONS = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 34926, 50000, *JPEG)
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the JPEG markers that a size follows
 
 
 @contextlib.contextmanager
-def signals(path, limit):
-    """The list of Signals of a TIFF; no other file is read, whatever the metadata say."""
+def signals(path: str | os.PathLike[str], limit: float) -> Generator[list[Signal]]:
+    """Yield the list of Signals of a TIFF; no other file is read, whatever the metadata name."""
     size = os.path.getsize(path)
-    alone = dict(_multifile=False, is_mmstack=False, is_ndtiff=False)
     with open(path, "rb") as content:
         _check_circles(content)
-        file = tifffile.TiffFile(content, **alone)
+        file = TiffFile(content, _multifile=False, is_mmstack=False, is_ndtiff=False)
         every = [s for s in file.series if not s.keyframe.is_reduced] or file.series
         if not every:
             raise InputError("a TIFF without an image")
-        yield [_signal(path, file, place, s, size, limit) for place, s in enumerate(every)]
+        yield [_signal(path, file, index, s, size, limit) for index, s in enumerate(every)]
 
 
-def _check_circles(file):
-    """Follow the chain of pages once: tifffile sees no circle of more than a hundred."""
+def _check_circles(file: BinaryIO) -> None:
+    """Follow the chain of pages once: tifffile detects no circle of more than a hundred."""
     head = file.read(16)
     order = "<" if head[:2] == b"II" else ">"
     large = head[2:4] in (b"+\0", b"\0+")  # BigTIFF
     count, offset, entry = ("Q", "Q", 20) if large else ("H", "I", 12)
-    seen, at = set(), struct.unpack_from(order + offset, head, 8 if large else 4)[0]
+    seen: set[int] = set()
+    at = struct.unpack_from(order + offset, head, 8 if large else 4)[0]
     while at:
         if at in seen or len(seen) >= PAGES:
             raise InputError(f"a circle, or over {PAGES}, of pages")
@@ -58,104 +61,122 @@ def _check_circles(file):
     file.seek(0)
 
 
-def _signal(path, file, place, series, size, limit):
-    page, axes, shape = series.keyframe, series.axes, series.shape
-    samples = shape[axes.index("S")] if "S" in axes else 1
-    sides = tuple(side for side, axis in zip(shape, axes, strict=True) if axis != "S")
-    while len(sides) > 2 and sides[0] == 1:
-        sides = sides[1:]
+def _signal(
+    path: str | os.PathLike[str],
+    file: TiffFile,
+    index: int,
+    series: TiffPageSeries,
+    size: int,
+    limit: float,
+) -> Signal:
+    page, axes = series.keyframe, series.axes
+    samples = series.shape[axes.index("S")] if "S" in axes else 1
+    shape = tuple(side for side, axis in zip(series.shape, axes, strict=True) if axis != "S")
+    while len(shape) > 2 and shape[0] == 1:
+        shape = shape[1:]
     refused = ""
-    if len(sides) not in (2, 3):
-        refused = f"{len(sides)}-D data {shape}"
-    elif page.photometric in (tifffile.PHOTOMETRIC.SEPARATED, tifffile.PHOTOMETRIC.CIELAB):
-        refused = f"{page.photometric.name} colours, where grey or RGB was due"
+    if len(shape) not in (2, 3):
+        refused = f"{len(shape)}-D data {series.shape}"
+    elif page.photometric in (PHOTOMETRIC.SEPARATED, PHOTOMETRIC.CIELAB):
+        refused = f"{PHOTOMETRIC(page.photometric).name} colours, expected grey or RGB"
     elif page.compression not in COMPRESSIONS:
         refused = f"compressed by {getattr(page.compression, 'name', page.compression)}"
+    elif page.dtype is None:
+        refused = f"{page.bitspersample} bits as {page.sampleformat}, no number format"
     dtype = series.dtype
-    if dtype is None:
-        raise InputError(f"{page.bitspersample} bits as {page.sampleformat}: no number format")
-    one = pixels_of(sides[-2:], samples)
-    compressed = page.compression != tifffile.COMPRESSION.NONE
+    plane = with_samples(shape[-2:], samples)
+    compressed = page.compression != COMPRESSION.NONE
     if compressed or page.bitspersample != 8 * dtype.itemsize:  # less than a byte: unpacked
-        declared("its image", one, dtype, stored=size, limit=limit, compressed=True)
+        check_declared("its image", plane, dtype, stored=size, limit=limit, compressed=True)
         chunk = [max(1, side) for side in page.chunks]
-        declared("a tile", chunk, dtype, stored=size, limit=limit, compressed=True)
+        check_declared("a tile", chunk, dtype, stored=size, limit=limit, compressed=True)
     else:
-        declared("it", pixels_of(sides, samples), dtype, stored=size, limit=math.inf)
-        declared("its image", one, dtype, stored=size, limit=limit)
-    read = _reader(path, file, series, sides, axes, limit, size)
-    nm_per_pixel, origin, strange = _pixel_size(path, file, place, series)
+        whole = with_samples(shape, samples)
+        check_declared("it", whole, dtype, stored=size, limit=math.inf)
+        check_declared("its image", plane, dtype, stored=size, limit=limit)
+    raw = _reader(path, file, series, shape, axes, limit, size)
+    sizes, origin, no_length = pixel_size(path, file, index, series)
+    is_volume = axes.replace("S", "")[-3:] == "ZYX"
+    distance = plane_distance(file, index) if is_volume else math.nan
     return Signal(
-        f"image {place}",
-        sides,
+        f"image {index}",
+        shape,
         dtype,
-        read,
-        nm_per_pixel,
-        origin,
-        samples,
-        refused or strange,
-        lambda pixels: _grey_or_rgb(page, pixels),
-        _plane_distance(file, place) if axes.replace("S", "")[-3:] == "ZYX" else math.nan,
-    )
+        raw,
+        samples=samples,
+        refused=refused or no_length,
+        finish=lambda pixels: _grey_or_rgb(page, pixels),
+    ).calibrated((distance, *sizes), origin)
 
 
-def _reader(path, file, series, sides, axes, limit, size):
-    """Plane i of `series`: [h, w] or [h, w, samples] as stored."""
+def _reader(
+    path: str | os.PathLike[str],
+    file: TiffFile,
+    series: TiffPageSeries,
+    shape: Sequence[int],
+    axes: str,
+    limit: float,
+    size: int,
+) -> Callable[[int], Pixels]:
+    """Return the function of i for plane i of `series`: [h, w] or [h, w, samples] as stored."""
     page = series.keyframe
-    planes = math.prod(sides[:-2])
+    planes = math.prod(shape[:-2])
     last = "S" in axes and axes.index("S") < len(axes) - 1  # planes of colours
 
-    def move(pixels):
+    def move(pixels: np.ndarray) -> Pixels:
         return np.moveaxis(pixels, -3, -1) if last else pixels
 
-    if planes > 1 and series.dataoffset is not None and not last:
-        plane = page.dtype.newbyteorder(file.byteorder)
-        shape = (*sides[-2:], page.samplesperpixel)
-        step = math.prod(shape) * plane.itemsize
+    if planes > 1 and series.dataoffset is not None and page.dtype is not None and not last:
+        start, dtype = series.dataoffset, page.dtype.newbyteorder(file.byteorder)
+        stored = (*shape[-2:], page.samplesperpixel)
+        step = math.prod(stored) * dtype.itemsize
 
-        def contiguous(i):
-            pixels = np.fromfile(path, plane, math.prod(shape), offset=series.dataoffset + i * step)
-            pixels = pixels.reshape(shape)
+        def contiguous(i: int) -> Pixels:
+            pixels = np.fromfile(path, dtype, math.prod(stored), offset=start + i * step)
+            pixels = pixels.reshape(stored)
             return pixels if "S" in axes else pixels[..., 0]
 
         return contiguous
     if planes == len(series.pages) or planes == 1:
 
-        def paged(i):
+        def paged(i: int) -> Pixels:
             part = series.pages[i]
             if part is None:
                 raise InputError(f"page {i} of {planes} is missing")
-            _check_tiles(file, part)
+            _check_tiles(file, page, part)
             pixels = series.asarray() if planes == 1 else part.asarray()
-            return move(pixels.reshape(_one(series, sides, axes)))
+            return move(pixels.reshape(_stored_shape(series, shape, axes)))
 
         return paged
-    declared("its stack", series.shape, page.dtype, stored=size, limit=limit, compressed=True)
-    whole = []
+    dtype = series.dtype
+    check_declared("its stack", series.shape, dtype, stored=size, limit=limit, compressed=True)
+    whole: list[np.ndarray] = []
 
-    def cut(i):
+    def cut(i: int) -> Pixels:
         if not whole:
             for part in series.pages:
-                _check_tiles(file, part)
+                if part is None:
+                    raise InputError("a page of the stack is missing")
+                _check_tiles(file, page, part)
             whole.append(series.asarray())
-        return move(whole[0].reshape(planes, *_one(series, sides, axes))[i])
+        return move(whole[0].reshape(planes, *_stored_shape(series, shape, axes))[i])
 
     return cut
 
 
-def _one(series, sides, axes):
-    """The shape of a plane as stored."""
+def _stored_shape(series: TiffPageSeries, shape: Sequence[int], axes: str) -> tuple[int, ...]:
+    """Return the shape of a plane as stored."""
     if "S" not in axes:
-        return sides[-2:]
+        return tuple(shape[-2:])
     samples = series.shape[axes.index("S")]
     first = axes.index("S") < axes.index("Y")
-    return (samples, *sides[-2:]) if first else (*sides[-2:], samples)
+    return (samples, *shape[-2:]) if first else (*shape[-2:], samples)
 
 
-def _check_tiles(file, page):
+def _check_tiles(file: TiffFile, keyframe: TiffPage, page: TiffPage | TiffFrame) -> None:
     """Refuse tiles beyond the end, and JPEGs larger than their tile: decoders believe both."""
     size, tile = file.filehandle.size, math.prod(page.chunks)
-    most = 2 * tile * page.keyframe.bitspersample // 8 + SLACK
+    most = 2 * tile * keyframe.bitspersample // 8 + SLACK
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
         if offset + count > size:
             raise InputError(
@@ -179,11 +200,11 @@ def _check_tiles(file, page):
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
 
 
-def _grey_or_rgb(page, pixels):
-    """Palettes applied, and white high."""
-    if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
+def _grey_or_rgb(page: TiffPage, pixels: Pixels) -> Pixels:
+    """Return `pixels` with palettes applied, and white high."""
+    if page.photometric == PHOTOMETRIC.PALETTE and page.colormap is not None:
         return (page.colormap[:, pixels] >> 8).astype(np.uint8).transpose(1, 2, 0)
-    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+    if page.photometric == PHOTOMETRIC.MINISWHITE:
         top = (1 << page.bitspersample) - 1 if pixels.dtype.kind == "u" else 1
         return ~pixels if pixels.dtype == bool else (top - pixels).astype(pixels.dtype)
     return pixels
