@@ -124,9 +124,10 @@ def test_a_bad_file_is_named_and_the_others_are_done(model, tmp_path, capsys):
 
 
 def test_approximate_predictions_name_the_flag_that_avoids_them(model, tmp_path, capsys):
-    for name, size in (("a", 60), ("b", 61), ("c", 12)):
-        tifffile.imwrite(tmp_path / f"{name}.tif", picture(size, size))
-    line = [f"--model={model(None, norm='instance')}", f"--out={tmp_path / 'out'}", str(tmp_path)]
+    files = [tmp_path / name for name in ("a.tif", "b.tif", "c.tif")]
+    for file, size in zip(files, (60, 61, 12), strict=True):
+        tifffile.imwrite(file, picture(size, size))
+    line = [f"--model={model(None, norm='instance')}", f"--out={tmp_path / 'o'}", *map(str, files)]
     assert predict.main([*line, "--memory_limit=0.0003"]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and all("which is approximate" in line for line in lines[:2])

@@ -20,6 +20,11 @@ from emjax.micrographs.units import PixelSize, amount
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Reader: TypeAlias = Callable[[StrPath, float], AbstractContextManager[list[Signal]]]
+Stack: TypeAlias = (
+    UInt8[np.ndarray, "planes h w"]
+    | UInt16[np.ndarray, "planes h w"]
+    | Float32[np.ndarray, "planes h w"]
+)
 Grey: TypeAlias = UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"] | Float32[np.ndarray, "h w"]
 GreyOrRGB: TypeAlias = (
     Grey | UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]
@@ -58,9 +63,9 @@ messages.collect_from("tifffile")
 
 
 class Micrograph(NamedTuple):
-    """One image as recorded."""
+    """One image, or a whole stack of them, as recorded: native byte order."""
 
-    image: GreyOrRGB  # [h, w], or with `colours` [h, w, 3]; native byte order
+    image: GreyOrRGB | Stack  # [h, w], with `colours` [h, w, 3], of a stack [planes, h, w]
     nm_per_pixel: PixelSize  # y, x; NaN where unknown
     origin: str = "none"  # of nm_per_pixel: what in the file states it
 
@@ -201,10 +206,14 @@ def _volume(
     signal: Signal,
     stack: Iterable[GreyOrRGB],
     limit: float,
+    *,
     purpose: str = "to be sliced along y or x",
     advice: str = "slice along axis=z",
 ) -> np.ndarray:
     """Return [z, y, x] of the planes of `stack`.
+
+    Args:
+        purpose, advice: what the planes are held for, and what to do instead, for the error.
 
     Raises: TooLarge if they take more than `limit` bytes.
     """
@@ -230,21 +239,23 @@ def read(path: StrPath, index: int | None = None, limit: float = LIMIT) -> Micro
 
 
 def read_stack(path: StrPath, index: int | None = None, limit: float = LIMIT) -> Micrograph:
-    """Return all planes of the image or stack in a file as one Micrograph: image [planes, h, w].
+    """Return all planes of the image or stack in a file as one Micrograph, image [planes, h, w].
 
-    A single image gives [1, h, w]; colours become luminance. `planes` holds one plane at a time.
+    A single image gives [1, h, w]; colours become luminance. To hold one plane at a time, use
+    `planes`.
 
     Args:
         index: which of the images or stacks, if the file holds several.
         limit: bytes that the whole stack may take; checked before anything is decoded.
 
-    Raises: InputError as `planes` does; TooLarge if the stack is larger than `limit`.
+    Raises: InputError as `planes` does; of these, TooLarge if the stack is above the limit.
     """
     with open_all(path, limit) as signals:
         signal = _choose(path, signals, index)
-        stack = (_pixels(path, signal, n) for n in range(signal.planes))
-        grey = (_luminance(path, pixels, quiet=n > 0) for n, pixels in enumerate(stack))
-        volume = _volume(path, signal, grey, limit, "to be read whole", "read it by planes()")
+        stack = (_luminance(path, _pixels(path, signal, i), i > 0) for i in range(signal.planes))
+        volume = _volume(
+            path, signal, stack, limit, purpose="to be read as a whole", advice="read planes"
+        )
         return Micrograph(volume, signal.nm_per_pixel, signal.origin)
 
 

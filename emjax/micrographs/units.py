@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from emjax.errors import UsageError
 
 # The pixel size of an image in nm, (y, x); NaN where unknown.
 PixelSize = tuple[float, float]
 UNKNOWN: PixelSize = (math.nan, math.nan)
+# What stands for a pixel size: one number for both axes, or (y, x); None: unknown.
+AnyPixelSize = float | Sequence[float] | Float[np.ndarray, "2"] | None
 
 LENGTHS = {  # nm
     "pm": 1e-3, "picometer": 1e-3,
@@ -43,10 +46,8 @@ def nm(value: Any, unit: object) -> float:
     return size if 0 < size < math.inf else math.nan
 
 
-def pixel_size(nm_per_pixel: float | Sequence[float] | np.ndarray | None) -> tuple[float, float]:
-    """Return (y, x) in nm of one number for both axes, or of two; NaN where unknown.
-
-    None, or NaN for one of them, stands for unknown.
+def pixel_size(nm_per_pixel: AnyPixelSize) -> PixelSize:
+    """Return (y, x) in nm of one number for both axes, or of two; None and NaN are unknown.
 
     Raises: UsageError unless the others are positive and finite.
     """
@@ -54,7 +55,7 @@ def pixel_size(nm_per_pixel: float | Sequence[float] | np.ndarray | None) -> tup
         sizes = np.atleast_1d(np.asarray(nm_per_pixel, np.float64))
         valid = sizes.shape in ((1,), (2,)) and not ((sizes <= 0) | np.isinf(sizes)).any()
     except (TypeError, ValueError):
-        valid = False
+        sizes, valid = np.empty(0), False
     if not valid:
         raise UsageError(
             f"expected nm per pixel as one positive number or two (y, x), got {nm_per_pixel!r}"

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,7 +11,7 @@ import tifffile
 from jaxtyping import Float32, UInt8, UInt16
 
 from emjax.errors import UsageError
-from emjax.micrographs.units import UNKNOWN, PixelSize, pixel_size
+from emjax.micrographs.units import UNKNOWN, AnyPixelSize, PixelSize, is_known, pixel_size
 
 CHUNK = 1024  # pixels along each side of a chunk of a Zarr array
 
@@ -25,13 +25,15 @@ Planes: TypeAlias = (
 def write(
     path: str | os.PathLike[str],
     image: Planes,
-    nm_per_pixel: float | Sequence[float] | np.ndarray | None = UNKNOWN,
+    nm_per_pixel: AnyPixelSize = UNKNOWN,
 ) -> None:
     """Write uint8, uint16 or float32 [h, w] or [planes, h, w] by the suffix of `path`.
 
     .tif, .tiff as ImageJ writes and reads them, .ome.tif with OME-XML, .mrc and .zarr (OME-Zarr),
-    each with the pixel size in nm, (y, x) or one number for both, if it is known. The file appears
-    when it is complete.
+    each with the pixel size if it is known. The file appears when it is complete.
+
+    Args:
+        nm_per_pixel: (y, x) in nm, or one number for both; None or NaN if unknown.
 
     Raises: UsageError for another suffix, or a pixel size that is not positive.
     """
@@ -40,11 +42,11 @@ def write(
     suffix = next((s for s in WRITERS if name.endswith(s)), None)
     if suffix is None:
         raise UsageError(f"{path}: expected one of {', '.join(WRITERS)}, got {path.suffix!r}")
-    sizes = pixel_size(nm_per_pixel)
+    size = pixel_size(nm_per_pixel)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        WRITERS[suffix](partial, image, sizes if np.isfinite(sizes).all() else None)
+        WRITERS[suffix](partial, image, size if is_known(size) else None)
         if path.is_dir():  # an older Zarr; a folder is not replaced in one step
             shutil.rmtree(path)
         os.replace(partial, path)
