@@ -31,7 +31,7 @@ def test_pretrain_finetune_predict(tiny_records, tmp_path):
     pretrained, finetuned = tmp_path / "pretrained", tmp_path / "finetuned"
     done = train("pretrain.py:smoke", pretrained, tiny_records, "--profile=2:3")
     assert done.returncode == 0, done.stderr
-    assert "1 x cpu (cpu), 28 records, 3 steps an epoch, 3 in all" in done.stdout
+    assert "1 x cpu (cpu), 28 records, 3 steps per epoch, 3 in all" in done.stdout
     assert "step 3/3  val/corrupted_l1" in done.stdout
     left = {p.name for p in pretrained.iterdir()}
     assert left - {"tensorboard"} == {
@@ -68,7 +68,7 @@ def test_pretrain_finetune_predict(tiny_records, tmp_path):
 
     again = train("segment_au.py:smoke", finetuned, tiny_records,
                   f"--config.initialise.workdir={pretrained}", "--profile=1:3")  # fmt: skip
-    assert "step 1 is done: nothing is traced" in again.stdout
+    assert "step 1 is done already: nothing is traced" in again.stdout
     assert again.returncode == 0 and "continues from step 3" in again.stdout
     other = train("segment_au.py:smoke", finetuned, tiny_records)
     assert other.returncode == 2
@@ -112,7 +112,7 @@ def test_exit_codes_and_single_lines(tmp_path):
     assert done.returncode == 0 and "\n  pretrain  " in done.stdout
 
 
-LONG = ("--config.epochs=8", "--config.save_every=2", "--config.log_every=1")  # 3 steps an epoch
+LONG = ("--config.epochs=8", "--config.save_every=2", "--config.log_every=1")  # 3 steps per epoch
 
 
 def untimed(rows):

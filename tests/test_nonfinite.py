@@ -118,11 +118,10 @@ def run(folder, bad, stop_at=None):
     return state, batches
 
 
-def test_examples_of_a_skipped_batch_are_named(tmp_path, capsys):
+def test_examples_of_a_skipped_batch_are_named(tmp_path, caplog):
     state, batches = run(tmp_path, {7, 33})
-    notes = capsys.readouterr().err.splitlines()
-    assert len(notes) == 2 and [line.split(": ")[1] for line in notes] == ["step 7", "step 33"]
-    for line, step in zip(notes, (7, 33), strict=True):
+    assert [line.split(": ")[0] for line in caplog.messages] == ["step 7", "step 33"]
+    for line, step in zip(caplog.messages, (7, 33), strict=True):
         reader = TrainBatches.starting_at(batches, step - 1)
         for index in np.array(next(reader)["index"]):
             assert f"film{index % 2}.tif" in line and str(index) in line.split("source: ")[1]
@@ -131,14 +130,13 @@ def test_examples_of_a_skipped_batch_are_named(tmp_path, capsys):
     assert [row.get("train/skipped") for row in rows] == [None] + 5 * [1] + 6 * [2]
 
 
-def test_back_to_a_checkpoint_once(tmp_path, capsys):
+def test_back_to_a_checkpoint_once(tmp_path, caplog):
     """Twelve bad batches; a run that is stopped and resumed among them ends in the same state."""
     bad = set(range(25, 37))
     (tmp_path / "whole").mkdir(), (tmp_path / "parts").mkdir()
     state, _ = run(tmp_path / "whole", bad)
-    notes = capsys.readouterr().err
-    assert "steps 25 to 35: the loss" in notes
-    assert "the run goes back to the checkpoint of step 20, once" in notes
+    (note,) = [line for line in caplog.messages if line.startswith("steps 25 to 35: the loss")]
+    assert note.endswith("the run goes back to the checkpoint of step 20, once")
     rows = read(tmp_path / "whole" / "metrics.jsonl")
     assert [row["step"] for row in rows if row.get("train/back_to") == 20] == [35]
     assert (
