@@ -11,6 +11,7 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -59,8 +60,8 @@ def print_fact(name: str, text: str) -> None:
     print(f"{name + ':':19}{text}", flush=True)
 
 
-def facts(device: jax.Device) -> Iterator[str]:
-    """Yield what is known of a device: its memory and its peak."""
+def facts(device: Any) -> Iterator[str]:
+    """Yield what is known of a jax.Device: its memory and its peak."""
     stats, peak = device.memory_stats() or {}, devices.peak(device.device_kind)
     if "bytes_limit" in stats:
         used = stats.get("bytes_in_use", 0)

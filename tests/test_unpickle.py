@@ -48,8 +48,11 @@ def evil(trace, call):
     module, name = call
     path = str(trace).encode()
     return b"\x80\x02c%s\n%s\nX%s%s\x85R." % (
-        module.encode(), name.encode(), struct.pack("<I", len(path)), path
-    )  # fmt: skip
+        module.encode(),
+        name.encode(),
+        struct.pack("<I", len(path)),
+        path,
+    )
 
 
 def in_zip(content, extra=()):
