@@ -1,4 +1,4 @@
-"""Each claim's rule on runs made up so that it holds, and so that it does not."""
+"""Each claim's rule on made-up runs for which it holds, and for which it does not."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ SEEDS = (0, 1, 2)
 
 
 def run_of(val, test=None, *, config=None, seed=0, score="val/dice", sign=1):
-    """A finished run with an evaluation an epoch, 10 steps long each."""
+    """Return a finished run with an evaluation per epoch of 10 steps."""
     config = copy.deepcopy(config) or {"epochs": len(val)}
     config |= {"seed": seed, "epochs": len(val)}
     metric = score.split("/")[1]
@@ -29,7 +29,7 @@ def run_of(val, test=None, *, config=None, seed=0, score="val/dice", sign=1):
 
 
 def finetuned(model, start, test, *, recipe=segment_au, lr=2e-4, records=50_000):
-    """An arm whose three seeds score `test` after each of twelve epochs, a little apart."""
+    """Return an arm of three seeds that score `test`, slightly apart, after each of 12 epochs."""
     variants = {segment_au: model, restore_temimagenet: f"denoise,{model}"}[recipe]
     config = plain(recipe.get_config(variants))
     config["optimizer"]["lr"] = lr

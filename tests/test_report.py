@@ -214,7 +214,7 @@ def test_seeds_of_one_pretraining_recipe_are_one_arm(tmp_path):
 
 
 def test_a_matrix_that_was_moved_still_knows_its_pretrainings(tmp_path):
-    """Runs of a cluster, reported on a laptop: config.json says where the weights were then."""
+    """Runs of a cluster, reported on a laptop: config.json has the old path of the weights."""
     root, away = tmp_path / "runs", tmp_path / "cluster" / "runs"
     workdir(root / "pretrain" / "seed_0", "pretrain", [{"val/l1": 0.05}], epochs=1)
     for name, start in (("ours", away / "pretrain" / "seed_0"), ("other", away / "seed_0")):

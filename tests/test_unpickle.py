@@ -34,7 +34,7 @@ def test_every_tensor_of_the_released_networks():
 
 
 class Canary:
-    """An object whose unpickling would leave a file behind."""
+    """An object that would leave a folder behind if it were unpickled."""
 
     def __init__(self, trace):
         self.trace = trace
