@@ -5,7 +5,7 @@
 
 FILE is a safetensors file, a state dict or a whole pickled module; no code in it is run. It holds
 a residual U-Net as Sytwu et al. released theirs or an HRNet as its authors and timm name it. DIR
-serves `emjax.predict --model` and `--config.initialise.workdir`; DIR/conversion.json says what
+serves `emjax.predict --model` and `--config.initialise.workdir`; DIR/conversion.json lists what
 became of every array.
 """
 

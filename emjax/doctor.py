@@ -1,7 +1,7 @@
 """What this machine can do: python -m emjax.doctor [--require=gpu|tpu] [--json]
 
 Prints devices and their memory, a timed matrix product, libraries, and what is missing; with --json
-what a sweep plans with. Exits with 0, or with 2 if what --require names is missing.
+what a sweep plans with. Exits with 0, or with 2 if the device of --require is missing.
 """
 
 import importlib.util
@@ -9,7 +9,9 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -17,7 +19,7 @@ import emjax
 from emjax import cli
 from emjax.parallel import devices, sharding
 
-EXTRAS = {  # module: the extra that has it, and what for
+EXTRAS = {  # module: (the extra that installs it, its purpose)
     "tensorboardX": ("tensorboard", "curves and pictures of runs in TensorBoard"),
     "rsciio": ("rsciio", "micrographs in hspy, blockfile, nexus, semper, prz and tvips files"),
     "apache_beam": ("beam", "building records on Apache Beam, in an environment of its own"),
@@ -26,9 +28,9 @@ EXTRAS = {  # module: the extra that has it, and what for
 
 
 @cli.command
-def main(arguments):
-    """Print what there is; returns the exit code."""
-    parser = cli.Parser(prog="emjax.doctor", description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str]) -> int:
+    """Print what this machine supports; returns the exit code."""
+    parser = cli.Parser(prog="emjax.doctor", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--require", choices=["gpu", "tpu"], help="fail on anything else")
     parser.add_argument("--json", action="store_true", help="print what a sweep plans with")
     options = parser.parse_args(arguments)
@@ -37,28 +39,29 @@ def main(arguments):
     if options.json:
         print(json.dumps(devices.probe()))
         return 0
-    tell("machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-                    f"Python {platform.python_version()}")  # fmt: skip
-    tell("backend", jax.default_backend())
-    tell("devices", sharding.devices_in_use())
+    system, cores = f"{platform.system()} {platform.machine()}", os.cpu_count()
+    print_fact("machine", f"{system}, {cores} cores, Python {platform.python_version()}")
+    print_fact("backend", jax.default_backend())
+    print_fact("devices", sharding.devices_in_use())
     for device in jax.local_devices():
-        tell(f"device {device.id}", ", ".join([device.device_kind, *facts(device)]))
+        print_fact(f"device {device.id}", ", ".join([device.device_kind, *facts(device)]))
     for dtype in ("float32", "bfloat16") if jax.default_backend() != "cpu" else ("float32",):
-        tell("matrix product", matrix_product(dtype))
-    tell("compiled programs", where(devices.keep_compiled()))
+        print_fact("matrix product", matrix_product(dtype))
+    print_fact("compiled programs", cache_state(devices.keep_compiled()))
     versions = emjax.versions(devices.LIBRARIES)
-    tell("libraries", ", ".join(f"{name} {found}" for name, found in versions.items()))
+    print_fact("libraries", ", ".join(f"{name} {found}" for name, found in versions.items()))
     for line in missing():
-        tell("missing", line)
+        print_fact("missing", line)
     return 0
 
 
-def tell(what, text):
-    print(f"{what + ':':19}{text}", flush=True)
+def print_fact(name: str, text: str) -> None:
+    """Print `name: text`, the texts below each other."""
+    print(f"{name + ':':19}{text}", flush=True)
 
 
-def facts(device):
-    """What is known of a device: its memory and its peak."""
+def facts(device: Any) -> Iterator[str]:
+    """Yield what is known of a jax.Device: its memory and its peak."""
     stats, peak = device.memory_stats() or {}, devices.peak(device.device_kind)
     if "bytes_limit" in stats:
         used = stats.get("bytes_in_use", 0)
@@ -68,24 +71,24 @@ def facts(device):
     yield f"peak {peak / 1e12:.0f} TFLOP/s" if peak else "peak unknown"
 
 
-def matrix_product(dtype):
+def matrix_product(dtype: str) -> str:
     """Return the time and TFLOP/s of one device for a large matrix product, as text."""
     side, seconds = devices.matrix_product(dtype)
     speed = 2 * side**3 / seconds / 1e12
     return f"{side} x {side}, {dtype}: {1e3 * seconds:.3g} ms, {speed:.3g} TFLOP/s"
 
 
-def where(folder):
-    """The folder and whether it can be written to, by it or its nearest parent that is there."""
+def cache_state(folder: Path) -> str:
+    """Return where compiled programs are kept, or that the folder cannot be written to."""
     folder = folder.absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if there.is_dir() and os.access(there, os.W_OK):
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if nearest.is_dir() and os.access(nearest, os.W_OK):
         return f"kept in {folder}"
-    return f"cannot be kept: {there} is not writable; set JAX_COMPILATION_CACHE_DIR"
+    return f"cannot be kept: {nearest} is not writable; set JAX_COMPILATION_CACHE_DIR"
 
 
-def missing():
-    """A line for each thing that is not there and what it would be good for."""
+def missing() -> Iterator[str]:
+    """Yield a line per missing library, with its purpose and how to install it."""
     if jax.default_backend() == "cpu" and Path("/dev/nvidia0").exists():
         yield "this machine has an NVIDIA GPU that JAX does not use: pip install 'jax[cuda13]'"
     for module, (extra, purpose) in EXTRAS.items():

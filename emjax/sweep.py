@@ -3,7 +3,7 @@
 The config file has `runs(seeds)`: {name: a function that makes the run's config}, in which
 `initialise.workdir` is the name of another run. Each run is `emjax.main` in a process of its own,
 in the folder DIR/<name>, with its output in log.txt there; one run at a time on each local GPU or
-TPU chip, one in all on a CPU, or as many as --at_once says: small networks leave a large GPU idle.
+TPU chip, one in all on a CPU, or --at_once=N per device: small networks leave a large GPU idle.
 Then the first run of a kind compiles for all, before others of it start. Finished runs are left
 alone, interrupted ones continue.
 """

@@ -1,4 +1,4 @@
-"""Each claim's rule on runs made up so that it holds, and so that it does not."""
+"""Each claim's rule on made-up runs for which it holds, and for which it does not."""
 
 import copy
 import json
@@ -16,27 +16,34 @@ SEEDS = (0, 1, 2)
 
 
 def run_of(val, test=None, *, config=None, seed=0, score="val/dice", sign=1):
-    """A finished run with an evaluation an epoch, 10 steps long each."""
+    """Return a finished run with an evaluation per epoch of 10 steps."""
     config = copy.deepcopy(config) or {"epochs": len(val)}
     config |= {"seed": seed, "epochs": len(val)}
     metric = score.split("/")[1]
-    rows = [{"step": 10 * n, score: v, f"test/{metric}": t}
-            for n, (v, t) in enumerate(zip(val, test or val, strict=True), start=1)]  # fmt: skip
+    rows = [
+        {"step": 10 * n, score: v, f"test/{metric}": t}
+        for n, (v, t) in enumerate(zip(val, test or val, strict=True), start=1)
+    ]
     total = 10 * len(val)
     return Run("", Path("/nowhere"), config, "c", rows, score, sign, total, total)
 
 
 def finetuned(model, start, test, *, recipe=segment_au, lr=2e-4, records=50_000):
-    """An arm whose three seeds score `test` after each of twelve epochs, a little apart."""
+    """Return an arm of three seeds that score `test`, slightly apart, after each of 12 epochs."""
     variants = {segment_au: model, restore_temimagenet: f"denoise,{model}"}[recipe]
     config = plain(recipe.get_config(variants))
     config["optimizer"]["lr"] = lr
     is_dice = recipe is segment_au
     made = [
-        run_of([t + 0.001 * seed for t in test], config=config, seed=seed,
-               score="val/dice" if is_dice else "val/l1", sign=1 if is_dice else -1)
+        run_of(
+            [t + 0.001 * seed for t in test],
+            config=config,
+            seed=seed,
+            score="val/dice" if is_dice else "val/l1",
+            sign=1 if is_dice else -1,
+        )
         for seed in SEEDS
-    ]  # fmt: skip
+    ]
     old = {} if start == "random" else {"records": records}
     return Arm("au:train", model_of(config), start, "", old, made)
 
@@ -44,12 +51,21 @@ def finetuned(model, start, test, *, recipe=segment_au, lr=2e-4, records=50_000)
 def pretrained(model, best, subset="50k"):
     config = plain(pretrain.get_config(f"{model},{subset}"))
     count = int(subset[:-1]) * 1000
-    made = [run_of([0.2, best + 0.0001 * seed], config=config, seed=seed, score="val/l1", sign=-1)
-            for seed in SEEDS]  # fmt: skip
+    made = [
+        run_of([0.2, best + 0.0001 * seed], config=config, seed=seed, score="val/l1", sign=-1)
+        for seed in SEEDS
+    ]
     steps = 2 * (count // 128)
-    made = [run._replace(done=steps, planned=steps, evaluations=[
-        {**row, "step": steps // 2 * n} for n, row in enumerate(run.evaluations, start=1)
-    ]) for run in made]  # fmt: skip
+    made = [
+        run._replace(
+            done=steps,
+            planned=steps,
+            evaluations=[
+                {**row, "step": steps // 2 * n} for n, row in enumerate(run.evaluations, start=1)
+            ],
+        )
+        for run in made
+    ]
     return Arm(f"cem500k:train[:{count}]", model, "pix2pix, cem", "", {}, made)
 
 

@@ -215,17 +215,32 @@ def test_old_weights_of_another_wiring_are_refused(tmp_path, tiny_records):
     """The arrays would fit, and mean something else."""
     file, _ = as_file(tmp_path, {**UNET, "out_channels": 2})
     converted(file, tmp_path / "in", "--input=unit")
-    start = ["--config=configs/segment_au.py:smoke", f"--config.data.dir={tiny_records}",
-             f"--config.initialise.workdir={tmp_path / 'in'}"]  # fmt: skip
+    start = [
+        "--config=configs/segment_au.py:smoke",
+        f"--config.data.dir={tiny_records}",
+        f"--config.initialise.workdir={tmp_path / 'in'}",
+    ]
     with pytest.raises(UsageError, match=r"input_interval \(0.0, 1.0\) -> None"):
         emjax_main([*start, f"--workdir={tmp_path / 'run'}"])
     with pytest.raises(UsageError, match=r"pools \(2, 2\) -> \(1, 4\)"):
-        emjax_main([*start, f"--workdir={tmp_path / 'run'}", "--config.model.pools=(1,4)",
-                    "--config.model.receptive_field=60",
-                    "--config.model.input_interval=(0.0,1.0)"])  # fmt: skip
+        emjax_main(
+            [
+                *start,
+                f"--workdir={tmp_path / 'run'}",
+                "--config.model.pools=(1,4)",
+                "--config.model.receptive_field=60",
+                "--config.model.input_interval=(0.0,1.0)",
+            ]
+        )
     with pytest.raises(UsageError, match="norm batch -> instance; set config.model alike"):
-        emjax_main([*start, f"--workdir={tmp_path / 'run'}", "--config.model.norm=instance",
-                    "--config.model.input_interval=(0.0,1.0)"])  # fmt: skip
+        emjax_main(
+            [
+                *start,
+                f"--workdir={tmp_path / 'run'}",
+                "--config.model.norm=instance",
+                "--config.model.input_interval=(0.0,1.0)",
+            ]
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -239,8 +254,13 @@ def test_finetuning_from_imagenet_loads_the_trunk_alone(recipe, tmp_path):
     converted(back, tmp_path / "again")
 
     def filled(variants, workdir, *changes):
-        config, _ = parse([f"--config=configs/{recipe}:{variants}",
-                           f"--config.initialise.workdir={workdir}", *changes])  # fmt: skip
+        config, _ = parse(
+            [
+                f"--config=configs/{recipe}:{variants}",
+                f"--config.initialise.workdir={workdir}",
+                *changes,
+            ]
+        )
         params, stats, model = load_old_weights(config.initialise)
         module = build_abstract(config.model.to_dict())
         transfer.check_same_wiring(build_abstract(model), module)

@@ -18,8 +18,12 @@ def test_the_matrix_of_the_paper():
         config.get("task", config["objective"]["name"]) for config in configs.values()
     )
     assert kinds == {
-        "pix2pix": 30, "segmentation": 205, "denoise": 4, "background": 4, "superresolution": 4,
-    }  # fmt: skip
+        "pix2pix": 30,
+        "segmentation": 205,
+        "denoise": 4,
+        "background": 4,
+        "superresolution": 4,
+    }
     assert len({json.dumps(config, sort_keys=True) for config in configs.values()}) == 247
     for name, config in configs.items():
         start = config.get("initialise", {}).get("workdir", "")
@@ -47,10 +51,12 @@ def test_selected_runs_bring_those_they_start_from():
         configs, "np_sintering_2/unet_2_44/pix2pix/*,atomagined*/unet_2_44/random/seed_0"
     )
     assert set(names) == {
-        "np_sintering_2/unet_2_44/pix2pix/seed_0", "pretrain/unet_2_44/pix2pix/seed_0",
-        "np_sintering_2/unet_2_44/pix2pix/seed_1", "pretrain/unet_2_44/pix2pix/seed_1",
+        "np_sintering_2/unet_2_44/pix2pix/seed_0",
+        "pretrain/unet_2_44/pix2pix/seed_0",
+        "np_sintering_2/unet_2_44/pix2pix/seed_1",
+        "pretrain/unet_2_44/pix2pix/seed_1",
         "atomagined_denoise/unet_2_44/random/seed_0",
-    }  # fmt: skip
+    }
     with pytest.raises(UsageError, match=r"--only=nothing\* matches no run; there are atomagined"):
         plan.select_runs(configs, "nothing*")
 

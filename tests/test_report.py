@@ -52,9 +52,14 @@ def segmentation(val, test):
 
 def with_images(folder, test):
     """Add the scores of two images, a tenth below and above their mean."""
-    rows = [{"step": 10 * n, "split": "test",
-             "images": {"3": {"dice": t - 0.1}, "9": {"dice": t + 0.1}}}
-            for n, t in enumerate(test, start=1)]  # fmt: skip
+    rows = [
+        {
+            "step": 10 * n,
+            "split": "test",
+            "images": {"3": {"dice": t - 0.1}, "9": {"dice": t + 0.1}},
+        }
+        for n, t in enumerate(test, start=1)
+    ]
     (folder / "images.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -63,8 +68,9 @@ def tables(folder):
     found = {}
     for section in (folder / "report.md").read_text().split("\n## ")[1:]:
         title, lines = section.split("\n\n", 1)
-        cut = [[cell.strip() for cell in line[2:-2].split(" | ")] for line in lines.split("\n")
-               if line]  # fmt: skip
+        cut = [
+            [cell.strip() for cell in line[2:-2].split(" | ")] for line in lines.split("\n") if line
+        ]
         found[title] = [dict(zip(cut[0], line, strict=True)) for line in cut[2:]]
     return found
 
@@ -78,8 +84,13 @@ def reported(tmp_path_factory):
     for name, start_from, gain in (("random", "", 0.0), ("pretrained", start, 0.01)):
         for seed in (0, 1):
             test = [t + (seed + 1) * gain for t in TEST]
-            folder = workdir(runs / f"{name}_{seed}", "segment_au", segmentation(VAL, test),
-                             seed=seed, start=start_from)  # fmt: skip
+            folder = workdir(
+                runs / f"{name}_{seed}",
+                "segment_au",
+                segmentation(VAL, test),
+                seed=seed,
+                start=start_from,
+            )
             with_images(folder, test)
     rows = segmentation(VAL[:4], TEST[:4])
     workdir(runs / "pretrained_2", "segment_au", rows, seed=2, start=start)
@@ -112,10 +123,18 @@ def test_the_test_score_is_that_of_the_best_val_so_far(reported):
     by_epoch = {row["epoch"]: row for row in rows_of(reported, "Test dice by epoch")}
     cells = {epoch: row["random"][:6] for epoch, row in by_epoch.items()}
     assert cells == {
-        "1.66667": "0.2000", "2.5": "0.4500", "3.33333": "0.6600", "4.16667": "0.6600",
-        "5": "0.6600", "5.83333": "0.6600", "6.66667": "0.6600", "7.5": "0.6600",
-        "8.33333": "0.6400", "9.16667": "0.6400", "10": "0.6400",
-    }  # fmt: skip
+        "1.66667": "0.2000",
+        "2.5": "0.4500",
+        "3.33333": "0.6600",
+        "4.16667": "0.6600",
+        "5": "0.6600",
+        "5.83333": "0.6600",
+        "6.66667": "0.6600",
+        "7.5": "0.6600",
+        "8.33333": "0.6400",
+        "9.16667": "0.6400",
+        "10": "0.6400",
+    }
     assert by_epoch["10"][f"{ORIGIN}; optimizer.lr 0.001"] == "0.7100 *"  # the best of its row
     assert sum(text.endswith("*") for text in by_epoch["10"].values()) == 1
 
@@ -126,9 +145,14 @@ def test_seeds_are_averaged_and_unfinished_runs_named_and_left_out(reported):
     assert row["seeds"] == "0, 1; 2 unfinished"
     runs = {row["run"]: row for row in reported[1]["Runs"]}
     assert runs["pretrained_2"]["status"] == "unfinished: 40 of 100 steps"
-    assert runs["random_0"] == {"run": "random_0", "seed": "0", "status": "finished",
-                                "step of best": "80", "best": "val/dice 0.7100",
-                                "test": "0.6400"}  # fmt: skip
+    assert runs["random_0"] == {
+        "run": "random_0",
+        "seed": "0",
+        "status": "finished",
+        "step of best": "80",
+        "best": "val/dice 0.7100",
+        "test": "0.6400",
+    }
     text = (reported[0] / "report.md").read_text()
     assert "Missing, 2 runs: pretrained_2, never_started." in text
 
@@ -166,8 +190,9 @@ def test_runs_of_two_programs_are_two_rows(tmp_path):
         (folder / "versions.json").write_text(json.dumps({"code": code}))
     (arms,) = group_arms(find_runs(tmp_path), tmp_path).values()
     assert [(arm.name, sorted(arm.seeds)) for arm in arms] == [
-        ("random; code aaa", [0, 1]), ("random; code bbb", [2]),
-    ]  # fmt: skip
+        ("random; code aaa", [0, 1]),
+        ("random; code bbb", [2]),
+    ]
 
 
 def test_seeds_of_one_pretraining_recipe_are_one_arm(tmp_path):
@@ -176,8 +201,9 @@ def test_seeds_of_one_pretraining_recipe_are_one_arm(tmp_path):
     for name, seed, weight in (("a", 0, 100.0), ("b", 1, 100.0), ("c", 2, 10.0)):
         changed = {"objective.l1_weight": weight}
         start = workdir(tmp_path / name, "pretrain", losses, epochs=3, seed=seed, **changed)
-        workdir(tmp_path / f"fine_{name}", "segment_au", segmentation(VAL, TEST), seed=seed,
-                start=start)  # fmt: skip
+        workdir(
+            tmp_path / f"fine_{name}", "segment_au", segmentation(VAL, TEST), seed=seed, start=start
+        )
     found = find_runs(tmp_path)
     (arms,) = group_arms([run for run in found if "task" in run.config], tmp_path).values()
     assert {arm.name: sorted(arm.seeds) for arm in arms} == {
@@ -188,7 +214,7 @@ def test_seeds_of_one_pretraining_recipe_are_one_arm(tmp_path):
 
 
 def test_a_matrix_that_was_moved_still_knows_its_pretrainings(tmp_path):
-    """Runs of a cluster, reported on a laptop: config.json says where the weights were then."""
+    """Runs of a cluster, reported on a laptop: config.json has the old path of the weights."""
     root, away = tmp_path / "runs", tmp_path / "cluster" / "runs"
     workdir(root / "pretrain" / "seed_0", "pretrain", [{"val/l1": 0.05}], epochs=1)
     for name, start in (("ours", away / "pretrain" / "seed_0"), ("other", away / "seed_0")):
@@ -205,9 +231,15 @@ def test_a_matrix_that_was_moved_still_knows_its_pretrainings(tmp_path):
 def test_pretraining_and_settings(reported):
     (row,) = reported[1]["Pretraining"]
     change = f"{np.std(np.diff([0.05, 0.02, 0.03])):.4f}"
-    assert row == {"network": "unet 2 44", "objective, data": ORIGIN, "seeds": "0", "steps": "30",
-                   "best val/l1": "0.0200", "corrupted": "0.0800",
-                   "volatility of val": change}  # fmt: skip
+    assert row == {
+        "network": "unet 2 44",
+        "objective, data": ORIGIN,
+        "seeds": "0",
+        "steps": "30",
+        "best val/l1": "0.0200",
+        "corrupted": "0.0800",
+        "volatility of val": change,
+    }
     settings = {row["run"]: row for row in reported[1]["What was run"]}["deep/pre"]
     assert settings["discriminator"] == "patchgan, width 8, depth 3, norm batch"
     assert settings["crop, pixels"] == "32" and settings["batch"] == "8"
@@ -227,8 +259,9 @@ def test_the_page_is_self_contained_and_names_the_missing_pictures(reported):
     assert text.count("No pictures: ") == 5 and "/nowhere/simulated/nanoparticles" in text
     pictures = sorted((reported[0] / "curves").iterdir())
     assert [path.stem for path in pictures] == [
-        "pretraining", "simulated_nanoparticles_train_segmentation",
-    ]  # fmt: skip
+        "pretraining",
+        "simulated_nanoparticles_train_segmentation",
+    ]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
     assert not list(reported[0].rglob("*.partial"))
 
@@ -423,9 +456,14 @@ def test_no_runs(tmp_path):
 
 @pytest.mark.parametrize(
     "damage",
-    [b'{"step": \n{"step": 6, "seconds": 1}\n', b"\xff\xfe\x00", b'{"seconds": 1}\n', b"[1]\n",
-     b'{"step": 6, "val/dice": "high"}\n'],
-)  # fmt: skip
+    [
+        b'{"step": \n{"step": 6, "seconds": 1}\n',
+        b"\xff\xfe\x00",
+        b'{"seconds": 1}\n',
+        b"[1]\n",
+        b'{"step": 6, "val/dice": "high"}\n',
+    ],
+)
 def test_a_damaged_log_is_named(tmp_path, damage):
     folder = workdir(tmp_path / "run", "segment_au", segmentation(VAL, TEST))
     (folder / "metrics.jsonl").write_bytes(damage)

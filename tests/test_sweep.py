@@ -20,8 +20,11 @@ DEVICE = {"platform": "cpu", "count": 1}
 
 def test_missing_datasets_are_all_listed_before_anything_runs(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
-    arguments = ["--config=configs/paper.py", f"--runs={tmp_path / 'runs'}",
-                 "--only=au5nm/unet_2_44/*/seed_0,denoise/hrnet_w48/random/seed_0"]  # fmt: skip
+    arguments = [
+        "--config=configs/paper.py",
+        f"--runs={tmp_path / 'runs'}",
+        "--only=au5nm/unet_2_44/*/seed_0,denoise/hrnet_w48/random/seed_0",
+    ]
     with pytest.raises(InputError, match="^3 datasets or splits are missing:\n") as refused:
         sweep.main(arguments)
     for name in ("cem500k", "au_nanoparticles/au5nm", "temimagenet"):
@@ -64,8 +67,14 @@ def scripted(monkeypatch, scripts):
 
 def test_one_failed_run_stops_only_what_starts_from_it(tmp_path, monkeypatch, capsys):
     scripted(monkeypatch, {"bad": "import sys; print('boom', file=sys.stderr); sys.exit(4)"})
-    jobs = [job("late", after="early"), job("child", after="bad"), job("bad"), job("early"),
-            job("old", finished=True), job("grown", after="old")]  # fmt: skip
+    jobs = [
+        job("late", after="early"),
+        job("child", after="bad"),
+        job("bad"),
+        job("early"),
+        job("old", finished=True),
+        job("grown", after="old"),
+    ]
     with pytest.raises(EmjaxError) as failed:
         runner.run_jobs(jobs, "x.py", tmp_path, DEVICE)
     assert str(failed.value) == (

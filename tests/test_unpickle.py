@@ -34,7 +34,7 @@ def test_every_tensor_of_the_released_networks():
 
 
 class Canary:
-    """An object whose unpickling would leave a file behind."""
+    """An object that would leave a folder behind if it were unpickled."""
 
     def __init__(self, trace):
         self.trace = trace
@@ -48,8 +48,11 @@ def evil(trace, call):
     module, name = call
     path = str(trace).encode()
     return b"\x80\x02c%s\n%s\nX%s%s\x85R." % (
-        module.encode(), name.encode(), struct.pack("<I", len(path)), path
-    )  # fmt: skip
+        module.encode(),
+        name.encode(),
+        struct.pack("<I", len(path)),
+        path,
+    )
 
 
 def in_zip(content, extra=()):

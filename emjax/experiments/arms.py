@@ -112,7 +112,7 @@ def start_from(workdir: str, root: Path) -> Start:
 
 
 def read_pretraining(workdir: str, root: Path) -> Run | None:
-    """Return the Run whose weights a run of `root` started from; None if it is not found."""
+    """Return the Run in `workdir`, that a run of `root` started from; None if it is not found."""
     folder = relocated(Path(workdir), root)
     try:
         return read_run(folder, root)

@@ -1,7 +1,7 @@
 """The claims of the paper (Kazimi et al., arXiv 2402.18286) as rules that runs can decide.
 
-Each rule is a difference whose sign the claim predicts, written so that the claim expects it to be
-positive. A claim is supported if the whole 95 % interval of that difference is above zero, not
+Each rule is a difference with a sign that the claim predicts, written so that it is positive if the
+claim holds. A claim is supported if the whole 95 % interval of that difference is above zero, not
 supported if it is not, and not measured where the runs that it needs are missing. R: from random
 weights; P: from a Pix2Pix pretraining. "Early" is after a twelfth of a run, epoch 5 of the paper's
 60. Arms are compared if they share everything except network and initial weights, seed by seed and
@@ -47,7 +47,7 @@ class Claim(NamedTuple):
     measure: Callable[[Sequence[Arm]], Interval]  # of comparable arms, or of pretrainings
     of: Literal["pretraining", "segmentation", "restoration", "both"]  # the tasks it is about
     none: bool = False  # the claim is that there is no difference: zero lies in the interval
-    rates: bool = False  # it compares learning rates, whose arms are otherwise not comparable
+    rates: bool = False  # it compares arms of different learning rates, too
 
 
 class Finding(NamedTuple):

@@ -1,8 +1,7 @@
-"""The first section of a report's page: what a finetuned network does, shown and said.
+"""The first section of a report's page: what a finetuned network does, in pictures and a sentence.
 
-Which arm is shown does not depend on its scores: the first one by name that is pretrained, else the
-one from random weights. The scores of the others stand in the same sentence where they can be
-compared.
+Which arm is shown does not depend on scores: the first one by name that is pretrained, else the one
+from random weights. The sentence has the scores of the other arms that can be compared.
 """
 
 import math

@@ -21,7 +21,7 @@ PROBE = [sys.executable, "-m", "emjax.doctor", "--json"]
 
 
 class Device(TypedDict):
-    """What runs will find here, as `emjax.doctor --json` prints it."""
+    """What this machine offers to a run, as `emjax.doctor --json` prints it."""
 
     platform: str  # cpu, gpu or tpu
     count: int  # local devices
@@ -38,7 +38,7 @@ class Running(NamedTuple):
 
 
 def probe_device() -> Device:
-    """Return what runs will find here, from a process of its own, so that none is occupied here.
+    """Return the device of the runs, probed in another process so that this one occupies none.
 
     Raises: EmjaxError with the probe's error line if it fails; UsageError if that is one.
     """

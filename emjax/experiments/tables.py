@@ -83,7 +83,7 @@ def other_metrics(arm: Arm) -> Row:
 
 
 def paper_rows(arms: Sequence[Arm]) -> Iterator[Row]:
-    """Yield a row per network and twelfth of the run, a column per initialisation, as the paper."""
+    """Yield a row per network and twelfth of a run, with a column per initialisation."""
     networks = dict.fromkeys(arm.model for arm in arms)
     for network in networks:
         own = [arm for arm in arms if arm.model == network]
