@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import tifffile
-from jaxtyping import Float32, UInt8, UInt16
+from jaxtyping import Float, Float32, UInt8, UInt16
 
 from emjax.errors import UsageError
 from emjax.micrographs.units import UNKNOWN, PixelSize
@@ -25,7 +25,7 @@ Planes: TypeAlias = (
 def write(
     path: str | os.PathLike[str],
     image: Planes,
-    nm_per_pixel: Sequence[float] | Float32[np.ndarray, "2"] = UNKNOWN,
+    nm_per_pixel: Sequence[int | float] | Float[np.ndarray, "2"] = UNKNOWN,
 ) -> None:
     """Write uint8, uint16 or float32 [h, w] or [planes, h, w] by the suffix of `path`.
 
