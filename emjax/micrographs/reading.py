@@ -19,7 +19,7 @@ from emjax.micrographs.signal import LIMIT, Signal, TooLarge
 from emjax.micrographs.units import PixelSize, amount
 
 StrPath: TypeAlias = str | os.PathLike[str]
-Reader: TypeAlias = Callable[[StrPath, float], AbstractContextManager[list[Signal]]]
+Reader: TypeAlias = Callable[[StrPath, int], AbstractContextManager[list[Signal]]]
 Stack: TypeAlias = (
     UInt8[np.ndarray, "planes h w"]
     | UInt16[np.ndarray, "planes h w"]
@@ -82,7 +82,7 @@ class SeveralImages(Adjustable):
 
 
 @contextlib.contextmanager
-def open_all(path: StrPath, limit: float = LIMIT) -> Generator[list[Signal]]:
+def open_all(path: StrPath, limit: int = LIMIT) -> Generator[list[Signal]]:
     """Yield the list of Signals of `path`, each an image or a stack; the refused ones say why.
 
     Nothing is decoded yet, and the file stays open inside the `with`.
@@ -164,7 +164,7 @@ def _choose(path: StrPath, signals: Sequence[Signal], index: int | None) -> Sign
 def planes(
     path: StrPath,
     index: int | None = None,
-    limit: float = LIMIT,
+    limit: int = LIMIT,
     *,
     colours: bool = False,
     axis: str = "z",
@@ -205,7 +205,7 @@ def _volume(
     path: StrPath,
     signal: Signal,
     stack: Iterable[GreyOrRGB],
-    limit: float,
+    limit: int,
     *,
     purpose: str = "to be sliced along y or x",
     advice: str = "slice along axis=z",
@@ -231,14 +231,14 @@ def _volume(
     return volume
 
 
-def read(path: StrPath, index: int | None = None, limit: float = LIMIT) -> Micrograph:
+def read(path: StrPath, index: int | None = None, limit: int = LIMIT) -> Micrograph:
     """Return the one Micrograph in a file, as `planes` yields it; a stack is refused."""
     pixels, signal = _read_one(path, index, limit)
     pixels = np.ascontiguousarray(_luminance(path, pixels))
     return Micrograph(pixels, signal.nm_per_pixel, signal.origin)
 
 
-def read_stack(path: StrPath, index: int | None = None, limit: float = LIMIT) -> Micrograph:
+def read_stack(path: StrPath, index: int | None = None, limit: int = LIMIT) -> Micrograph:
     """Return all planes of the image or stack in a file as one Micrograph, image [planes, h, w].
 
     A single image gives [1, h, w]; colours become luminance. To hold one plane at a time, use
@@ -259,7 +259,7 @@ def read_stack(path: StrPath, index: int | None = None, limit: float = LIMIT) ->
         return Micrograph(volume, signal.nm_per_pixel, signal.origin)
 
 
-def read_pixels(path: StrPath, limit: float = LIMIT) -> GreyOrRGB:
+def read_pixels(path: StrPath, limit: int = LIMIT) -> GreyOrRGB:
     """Return a file with its colours: [h, w], or [h, w, 3] red, green, blue.
 
     For masks, where a colour is a label; an alpha channel is dropped, a palette is applied.
@@ -267,7 +267,7 @@ def read_pixels(path: StrPath, limit: float = LIMIT) -> GreyOrRGB:
     return _read_one(path, None, limit)[0]
 
 
-def _read_one(path: StrPath, index: int | None, limit: float) -> tuple[GreyOrRGB, Signal]:
+def _read_one(path: StrPath, index: int | None, limit: int) -> tuple[GreyOrRGB, Signal]:
     with open_all(path, limit) as signals:
         signal = _choose(path, signals, index)
         if signal.planes > 1:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Shaped
@@ -21,7 +21,7 @@ Pixels: TypeAlias = Shaped[np.ndarray, "h w"] | Shaped[np.ndarray, "h w samples"
 class TooLarge(Adjustable):
     """What is to be decoded at once takes `needed` bytes, more than `limit`."""
 
-    def __init__(self, problem: str, advice: str, needed: int = 0, limit: float = 0) -> None:
+    def __init__(self, problem: str, advice: str, needed: int = 0, limit: int | float = 0) -> None:
         super().__init__(problem, advice)
         self.needed, self.limit = needed, limit
 
@@ -57,7 +57,7 @@ class Signal(NamedTuple):
     def planes(self) -> int:
         return math.prod(self.shape[:-2])
 
-    def calibrated(self, sizes: Sequence[float], origin: str) -> Self:
+    def calibrated(self, sizes: Sequence[float], origin: str) -> "Signal":
         """Return the signal with the sizes (y, x) or (z, y, x) in nm that `origin` states.
 
         NaN is an unknown size. A pixel size is known if both its sides are; otherwise it is
@@ -98,7 +98,7 @@ def check_declared(
     dtype: DTypeLike,
     *,
     stored: int,
-    limit: float,
+    limit: int | float,
     compressed: bool = False,
 ) -> None:
     """Refuse an array before it is decoded if its declared size is impossible or above the limit.

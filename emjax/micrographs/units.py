@@ -79,7 +79,7 @@ def no_length(*units: object) -> str:
     return ""
 
 
-def amount(size: float) -> str:
+def amount(size: int | float) -> str:
     """Return a number of bytes for people, such as 3.6 GB."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:

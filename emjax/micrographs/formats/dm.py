@@ -27,7 +27,7 @@ Array: TypeAlias = tuple[str, int, int]  # struct format of an element, offset, 
 
 
 @contextlib.contextmanager
-def signals(path: str | os.PathLike[str], limit: float) -> Generator[list[Signal]]:
+def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]:
     """Yield the list of Signals of a DM3 or DM4 file, without the thumbnail."""
     with open(path, "rb") as file, _mapped(file) as content:
         tags = _Tags(content)
@@ -140,7 +140,7 @@ class _Tags:
                 return ""
 
 
-def _signal(image: dict[str, Any], tags: _Tags, limit: float, index: int) -> Signal:
+def _signal(image: dict[str, Any], tags: _Tags, limit: int, index: int) -> Signal:
     data, content, order = image["ImageData"], tags.content, tags.order
     if data["DataType"] not in PIXELS:
         raise InputError(f"pixels of the unknown type {data['DataType']}")

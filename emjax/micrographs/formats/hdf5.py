@@ -30,7 +30,7 @@ COLOURS = (3, 4)
 
 
 @contextlib.contextmanager
-def signals(path: str | os.PathLike[str], limit: float) -> Generator[list[Signal]]:
+def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]:
     """Yield the Signals of a file's EMD groups, or of all its 2-D and 3-D arrays of numbers."""
     import h5py
 
@@ -127,13 +127,13 @@ def _check_heaps(path: str, size: int, _: int) -> None:
             start = content.find(b"GCOL\1\0\0\0", start + 1)
 
 
-def _check(array: Any, plane: Sequence[int], size: int, limit: float, name: str) -> None:
+def _check(array: Any, plane: Sequence[int], size: int, limit: int, name: str) -> None:
     """Refuse `array` if a plane or a chunk of it is impossible or too large."""
     start = array.id.get_offset()
     chunked = start is None  # or never written: all values are the fill value
     stored = size if chunked else size - start
 
-    def check(what: str, shape: Sequence[int], limit: float) -> None:
+    def check(what: str, shape: Sequence[int], limit: int | float) -> None:
         check_declared(what, shape, array.dtype, stored=stored, limit=limit, compressed=chunked)
 
     check(name, array.shape, math.inf)
@@ -142,7 +142,7 @@ def _check(array: Any, plane: Sequence[int], size: int, limit: float, name: str)
         check(f"a chunk of {name}", array.chunks, limit)
 
 
-def _plain(array: Any, size: int, limit: float, name: str) -> Signal:
+def _plain(array: Any, size: int, limit: int, name: str) -> Signal:
     """Return the Signal of an array [h, w], [planes, h, w] or [h, w, colours]."""
     if array.shape is None or 0 in array.shape:
         return Signal(name, (), array.dtype, no_pixels, refused="an array without values")
@@ -172,7 +172,7 @@ def colours(shape: Sequence[int], dtype: DTypeLike) -> tuple[tuple[int, ...], in
     return tuple(shape), 1
 
 
-def _velox(held: Mapping[str, Any], size: int, limit: float, name: str) -> Signal:
+def _velox(held: Mapping[str, Any], size: int, limit: int, name: str) -> Signal:
     """Return the Signal of an array [h, w, frames] with its pixel size in a JSON text."""
     array = held["Data"]
     shape = array.shape[2:] + array.shape[:2] if array.shape[2:] != (1,) else array.shape[:2]
@@ -196,7 +196,7 @@ def _velox(held: Mapping[str, Any], size: int, limit: float, name: str) -> Signa
     return Signal(label, shape, array.dtype, raw, refused=refused).calibrated(nm_per_pixel, "Velox")
 
 
-def _text(array: Any, size: int, limit: float) -> bytes:
+def _text(array: Any, size: int, limit: int) -> bytes:
     """Return what the first column of an array of bytes spells."""
     rows = array.shape[0]
     if array.dtype != np.uint8 or rows > METADATA:
@@ -205,7 +205,7 @@ def _text(array: Any, size: int, limit: float) -> bytes:
     return bytes(array[:, 0] if array.ndim == 2 else array[()]).split(b"\0", 1)[0]
 
 
-def _berkeley(held: Mapping[str, Any], size: int, limit: float, name: str) -> Signal:
+def _berkeley(held: Mapping[str, Any], size: int, limit: int, name: str) -> Signal:
     """Return the Signal of an array and the vectors dim1, dim2, ... that describe its axes.
 
     The axes of an image are the last two, or the two that are lengths; x may stand before y.

@@ -6,7 +6,8 @@ import gzip
 import math
 import os
 from collections.abc import Generator, Sequence
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ SUFFIXES = (".mrc", ".mrcs", ".map", ".rec", ".st", ".ali")
 
 
 @contextlib.contextmanager
-def signals(path: str | os.PathLike[str], limit: float) -> Generator[list[Signal]]:
+def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]:
     """Yield the list of the one Signal of an MRC file; a compressed file is decoded as a whole."""
     size = os.path.getsize(path)
     with contextlib.ExitStack() as stack:
@@ -32,14 +33,14 @@ def signals(path: str | os.PathLike[str], limit: float) -> Generator[list[Signal
         yield [_signal(file, size, limit, compressed=opener is not None)]
 
 
-def _signal(file: BinaryIO, size: int, limit: float, *, compressed: bool) -> Signal:
+def _signal(file: BufferedIOBase, size: int, limit: int, *, compressed: bool) -> Signal:
     header, dtype, shape = _header(file.read(1024))
     start = 1024 + int(header.nsymbt)
     if start < 1024:
         raise InputError(f"an extended header of {start - 1024} bytes")
     stored, plane = size if compressed else size - start, math.prod(shape[-2:]) * dtype.itemsize
 
-    def check(what: str, shape: Sequence[int], limit: float) -> None:
+    def check(what: str, shape: Sequence[int], limit: int | float) -> None:
         check_declared(what, shape, dtype, stored=stored, limit=limit, compressed=compressed)
 
     check("it", shape, limit - start if compressed else math.inf)

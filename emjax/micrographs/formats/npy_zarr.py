@@ -25,7 +25,7 @@ ARRAYS, DEPTH = 1000, 6  # members of a group; groups in each other
 
 
 @contextlib.contextmanager
-def npy_signals(path: str | os.PathLike[str], limit: float) -> Generator[list[Signal]]:
+def npy_signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]:
     """Yield the list of the one Signal of an NPY file, which is mapped and not read."""
     # Reads no pickles, and maps no more than the file has.
     array = np.lib.format.open_memmap(path, mode="r")
@@ -47,7 +47,7 @@ def is_zarr(path: str | os.PathLike[str]) -> bool:
 
 
 @contextlib.contextmanager
-def zarr_signals(path: str | os.PathLike[str], limit: float) -> Generator[list[Signal]]:
+def zarr_signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]:
     """Yield the Signals of a Zarr store: its full-size OME images, and its 2-D and 3-D arrays."""
     import zarr
     from zarr.storage import LocalStore
@@ -100,7 +100,7 @@ def _check_codecs(file: Path) -> None:
             waiting += [value for key, value in found.items() if not key.endswith(own)]
 
 
-def _walk(node: Any, size: int, limit: float, depth: int) -> Iterator[Signal]:
+def _walk(node: Any, size: int, limit: int, depth: int) -> Iterator[Signal]:
     """Yield the Signals at and below `node`, an array or a group."""
     import zarr
 
@@ -125,7 +125,7 @@ def _walk(node: Any, size: int, limit: float, depth: int) -> Iterator[Signal]:
         yield from _walk(member, size, limit, depth + 1)
 
 
-def _signal(array: Any, name: str, size: int, limit: float) -> Signal:
+def _signal(array: Any, name: str, size: int, limit: int) -> Signal:
     """Return the Signal of an array, without its leading axes of length 1."""
     shape, samples = colours(array.shape, array.dtype)
     lead = len(shape)
@@ -134,7 +134,7 @@ def _signal(array: Any, name: str, size: int, limit: float) -> Signal:
     lead -= len(shape)
     refused = why_refused(array.dtype, shape)
 
-    def check(what: str, shape: Sequence[int], limit: float) -> None:
+    def check(what: str, shape: Sequence[int], limit: int | float) -> None:
         check_declared(what, shape, array.dtype, stored=size, limit=limit, compressed=True)
 
     if not refused:

@@ -31,7 +31,7 @@ def _opened(content: bytes) -> ImageFile:
 
 
 @contextlib.contextmanager
-def signals(path: str | os.PathLike[str], limit: float) -> Generator[list[Signal]]:
+def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]:
     """Yield the list of the one Signal of a PNG or JPEG file."""
     content = Path(path).read_bytes()  # Pillow believes lengths that a real file would not have
     with _opened(content) as file:

@@ -31,7 +31,7 @@ IN_HDF5 = (".hspy", ".nxs")
 
 
 @contextlib.contextmanager
-def signals(path: str | os.PathLike[str], limit: float) -> Generator[list[Signal]]:
+def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]:
     """Yield the Signals of a file with a suffix of READERS; pixels are read when needed."""
     suffix = os.path.splitext(path)[1].lower()
     try:
@@ -59,7 +59,7 @@ def _check_blockfile(path: str | os.PathLike[str], size: int) -> None:
     check_declared("it", (rows, columns, pattern, pattern), "u1", stored=size, limit=math.inf)
 
 
-def _signal(part: Mapping[str, Any], index: int, size: int, limit: float) -> Signal:
+def _signal(part: Mapping[str, Any], index: int, size: int, limit: int) -> Signal:
     """Return the Signal of a dict of RosettaSciIO."""
     array, axes = part["data"], part["axes"]
     shape = tuple(array.shape)

@@ -43,14 +43,14 @@ class _Image:
 
 
 @contextlib.contextmanager
-def signals(path: str | os.PathLike[str], limit: float) -> Generator[list[Signal]]:
+def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]:
     """Yield the list of the one Signal of a SER file."""
     with open(path, "rb") as file:
         yield [_signal(Path(path), file, os.path.getsize(path), limit)]
 
 
 @contextlib.contextmanager
-def emi_signals(path: str | os.PathLike[str], limit: float) -> Generator[list[Signal]]:
+def emi_signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]:
     """Yield the Signals of the SER files of an EMI file."""
     found = companions(path)
     if not found:
@@ -76,7 +76,7 @@ def _inside(path: Path) -> bool:
     return path.is_file() and path.resolve().parent == path.parent.resolve()
 
 
-def _signal(path: Path, file: BinaryIO, size: int, limit: float) -> Signal:
+def _signal(path: Path, file: BinaryIO, size: int, limit: int) -> Signal:
     order, series, version, kind, _, _, valid = struct.unpack("<HHHiiii", file.read(22))
     if (order, series) != (0x4949, 0x0197):
         raise InputError("expected a SER file, got another start")

@@ -27,7 +27,7 @@ FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the JPEG markers that a si
 
 
 @contextlib.contextmanager
-def signals(path: str | os.PathLike[str], limit: float) -> Generator[list[Signal]]:
+def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]:
     """Yield the list of Signals of a TIFF; no other file is read, whatever the metadata name."""
     size = os.path.getsize(path)
     with open(path, "rb") as content:
@@ -67,7 +67,7 @@ def _signal(
     index: int,
     series: TiffPageSeries,
     size: int,
-    limit: float,
+    limit: int,
 ) -> Signal:
     page, axes = series.keyframe, series.axes
     samples = series.shape[axes.index("S")] if "S" in axes else 1
@@ -115,7 +115,7 @@ def _reader(
     series: TiffPageSeries,
     shape: Sequence[int],
     axes: str,
-    limit: float,
+    limit: int,
     size: int,
 ) -> Callable[[int], Pixels]:
     """Return the function of i for plane i of `series`: [h, w] or [h, w, samples] as stored."""
