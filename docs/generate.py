@@ -1,8 +1,9 @@
-"""Write the generated pages of docs/reference: `python docs/generate.py [--check]`.
+"""Write the generated pages of docs/reference: `python docs/generate.py [--check | --picture]`.
 
 configs.md comes from the recipes and `emjax.config.FIELDS`, commands.md from each command's --help,
 api.md from the docstrings of the public API. With --check nothing is written: the command fails if
-a page is not what it would write.
+a page is not what it would write. With --picture, docs/result.png is made from what `make demo`
+left in runs/demo: a simulated micrograph, its true mask and the predicted one.
 """
 
 import importlib
@@ -13,7 +14,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
+import emjax
 from emjax.config import FIELDS, flat
+from emjax.pictures import overlay, png
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "reference"
@@ -124,8 +129,25 @@ def api_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def result_picture(folder: Path) -> bytes:
+    """Return the PNG of the first test micrograph of a demo, its true mask and its prediction."""
+    path = sorted((folder / "micrographs" / "image").glob("*.tif"))[0]
+    image = emjax.read(path).image.astype(np.float32)
+    masks = (
+        emjax.read(folder / "micrographs" / "mask" / path.name).image,
+        emjax.read(folder / "predictions" / path.name).image,
+    )
+    empty = np.zeros(image.shape, np.uint8)
+    panels = [overlay(image, mask) for mask in (empty, *masks)]
+    gap = np.full((len(image), 8, 3), 255, np.uint8)
+    return png(np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1))
+
+
 def main(arguments: list[str]) -> int:
     """Write the pages, or with --check return 1 if one is not current."""
+    if "--picture" in arguments:
+        (ROOT / "docs" / "result.png").write_bytes(result_picture(ROOT / "runs" / "demo"))
+        return 0
     made = {"configs.md": configs_page(), "commands.md": commands_page(), "api.md": api_page()}
     stale = [
         name
