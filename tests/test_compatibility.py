@@ -73,7 +73,8 @@ RUN = {
     "other config": training(PRETRAIN, "refused", "--config.optimizer.b1=0.9"),
     "resume": training(PRETRAIN, "resumed"),
     "from the start": training(PRETRAIN, "whole"),
-    # With a learning rate of 0 the weights stay what they were when they were taken over.
+    # With a learning rate of 0 the weights stay what they were when they were taken over. The rest
+    # is quick to compile: no augmentation, all splits in batches of one size.
     "take over": training(SEGMENT, "taken_over", "--config.initialise.workdir=stopped",
                           "--config.optimizer.lr=0.0", "--config.epochs=1",
                           "--config.passes_per_epoch=1"),
@@ -366,7 +367,11 @@ def test_matrices_have_the_same_runs(name):
 def test_networks_of_scripts_have_the_same_arrays_and_values(after):
     """A network from MODELS with the golden arrays: `emjax.predict` of a pretraining, by hand."""
     folder, _ = after
-    module = MODELS["unet"](blocks=2, receptive_field=44, rngs=nnx.Rngs(0))
+
+    def build():
+        return MODELS["unet"](blocks=2, receptive_field=44, rngs=nnx.Rngs(0))
+
+    module = nnx.eval_shape(build)
     arrays = load_file(folder / "runs" / PRETRAIN / "model" / "model.safetensors")
     arrays = {name.split("/", 1)[1]: value for name, value in arrays.items()}
     definition, state = nnx.split(module)
@@ -397,8 +402,7 @@ def test_hrnets_of_scripts():
     module = nnx.eval_shape(build)
     sizes = [leaf.get_value().size for _, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param))]
     assert f"{sum(sizes):,}" == "1,535,329"
-    output = nnx.eval_shape(lambda m, x: m(x, train=False), module, np.zeros((1, 64, 96, 1), "f4"))
-    assert output.shape == (1, 64, 96, 1) and {*MODELS} >= {"unet", "hrnet", "patchgan"}
+    assert module.divisor == 32 and {*MODELS} >= {"unet", "hrnet", "patchgan"}
 
 
 def test_micrographs_of_scripts(tmp_path):
