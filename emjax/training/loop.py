@@ -17,7 +17,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     """Train from `state` to `total_steps` updates; returns the last state.
 
     Args:
-        state: on the devices, as `sharding.placed` puts it; it stays so.
+        state: on the devices, as `sharding.place_state` puts it; it stays so.
         train: TrainBatches, or what has its `starting_at`, `rows` and `examples`.
         evals: split name to finite batches. `val` is scored at every evaluation; the others at each
             new best and at the last step.
@@ -39,7 +39,7 @@ def fit(objective, state, train, evals, *, total_steps, log_every, eval_every, s
     def scores(state, batch):
         return objective.eval_step(state, batch), batch["index"]
 
-    options = devices.understood(objective.compiler_options)
+    options = devices.supported_options(objective.compiler_options)
     train_step = jax.jit(
         update,
         donate_argnums=0,
