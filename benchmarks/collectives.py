@@ -61,7 +61,7 @@ def compiled(variant, batch_size, side, mesh):
     state = replace_in_networks(objective.init(0), mesh=mesh)
 
     def shape_of(shape, dtype):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.of_batch(shape, mesh))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.batch_sharding(shape, mesh))
 
     batch = {
         name: shape_of((batch_size, *shape), dtype)
@@ -71,7 +71,7 @@ def compiled(variant, batch_size, side, mesh):
             ("index", (), np.int32),
         )
     }
-    places = jax.tree.map(lambda leaf: sharding.of_kernel(leaf.shape, mesh), state)
+    places = jax.tree.map(lambda leaf: sharding.kernel_sharding(leaf.shape, mesh), state)
     state = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         state, places,

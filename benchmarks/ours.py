@@ -115,8 +115,8 @@ class Training:
         def update(state, batch):
             return train_step(state, rows(batch))
 
-        self.state = sharding.placed(state, mesh)
-        options = devices.understood(objective.compiler_options)
+        self.state = sharding.place_state(state, mesh)
+        options = devices.supported_options(objective.compiler_options)
         self.step = jax.jit(
             update, donate_argnums=0, out_shardings=everywhere, compiler_options=options
         )
@@ -124,7 +124,7 @@ class Training:
     def again(self):
         """The same update with a state of its own."""
         other = duplicate(self)
-        other.state = sharding.placed(self.objective.init(1), self.mesh)
+        other.state = sharding.place_state(self.objective.init(1), self.mesh)
         return other
 
     def run(self, batches, steps):
@@ -212,7 +212,7 @@ def generator(case, data, *, train=True, part="generator"):
     def prepared(way):
         mesh = sharding.data_mesh()
         objective = objective_of(case)
-        network = sharding.placed(getattr(objective.init(0), part), mesh)
+        network = sharding.place_state(getattr(objective.init(0), part), mesh)
         image = jax.jit(to_network)(random_batch(case, mesh))["image"]
         images = [image] * (2 if part == "discriminator" else 1)
 

@@ -1,4 +1,4 @@
-"""Ranges, turns, crops and sizes; image and targets always move together."""
+"""Ranges, flips and rotations, crops and sizes; image and targets always move together."""
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,11 @@ import skimage.transform
 
 from emjax.data.augment import (
     Augmentation,
-    drawn_crop,
+    cut_window,
+    draw_crop,
     random_crop,
     random_dihedral,
     resized_crop,
-    window,
 )
 from emjax.data.normalise import row_keys, to_network
 
@@ -37,7 +37,7 @@ def test_row_keys_do_not_depend_on_the_number_of_rows(key):
     assert (many[:3] == few).all()
 
 
-def test_turn_gives_all_eight_symmetries_equally_often(key):
+def test_random_dihedral_returns_all_eight_symmetries_equally_often(key):
     image = jnp.arange(9.0).reshape(3, 3, 1)
     turned = jax.jit(jax.vmap(lambda k: random_dihedral(k, image)))(jax.random.split(key, 800))
     seen, counts = np.unique(np.array(turned).reshape(800, 9), axis=0, return_counts=True)
@@ -63,13 +63,13 @@ def test_random_crop_is_a_window(key):
 
 
 def test_resized_crop_is_a_magnified_window(key):
-    """Against scikit-image's warp of the same window; a ramp shows place and scale."""
+    """Against scikit-image's warp of the same window; a ramp shows origin and scale."""
     y, x = jnp.meshgrid(jnp.arange(64.0), jnp.arange(64.0), indexing="ij")
     for k in jax.random.split(key, 4):
         example = dict(image=x[..., None], mask=(x > 31)[..., None] * 1.0)
-        place = drawn_crop(k, example, side=56, magnification=(56 / 64, 1.25))
-        crop = resized_crop(example, place, side=56)
-        image = np.array(crop["image"][..., 0])
+        crop = draw_crop(k, example, side=56, magnification=(56 / 64, 1.25))
+        resized = resized_crop(example, crop, side=56)
+        image = np.array(resized["image"][..., 0])
         step = np.diff(image[0, 2:-2]).mean()  # 1 / scale
         assert 1 / 1.25 <= step * 1.0001 and step <= 64 / 56 * 1.0001
         start = image[0, 2] - 2 * step
@@ -78,22 +78,22 @@ def test_resized_crop_is_a_magnified_window(key):
             np.array(x), matrix, output_shape=(56, 56), order=1, mode="edge"
         )
         np.testing.assert_allclose(image[2:-2, 2:-2], expected[2:-2, 2:-2], atol=1e-3)
-        assert set(np.unique(crop["mask"])) <= {0.0, 1.0}
+        assert set(np.unique(resized["mask"])) <= {0.0, 1.0}
         inside = np.abs(image - 31.5) > 0.51  # farther than the nearest pixel can be off
-        assert ((image > 31.5) == np.array(crop["mask"][..., 0] > 0))[inside].all()
+        assert ((image > 31.5) == np.array(resized["mask"][..., 0] > 0))[inside].all()
 
 
 @pytest.mark.parametrize("shape", [(90, 120), (50, 200), (40, 40)])
-def test_the_window_has_all_that_the_crop_is_made_of(key, shape):
+def test_the_window_has_all_that_the_crop_needs(key, shape):
     image = jax.random.normal(key, (*shape, 1))
     example = dict(image=image, mask=(image > 0) * 1.0)
     for k in jax.random.split(key, 20):
-        place = drawn_crop(k, example, side=32, magnification=(0.8, 1.25))
-        cut, within = window(example, place, reach=40)
-        assert cut["image"].shape == (min(43, shape[0]), min(43, shape[1]), 1)
-        for name, crop in resized_crop(cut, within, side=32).items():
-            whole = resized_crop(example, place, side=32)[name]
-            np.testing.assert_allclose(crop, whole, atol=1e-4)
+        crop = draw_crop(k, example, side=32, magnification=(0.8, 1.25))
+        window, within = cut_window(example, crop, reach=40)
+        assert window["image"].shape == (min(43, shape[0]), min(43, shape[1]), 1)
+        expected = resized_crop(example, crop, side=32)
+        for name, resized in resized_crop(window, within, side=32).items():
+            np.testing.assert_allclose(resized, expected[name], atol=1e-4)
 
 
 def test_image_and_mask_move_together(key):
@@ -114,12 +114,12 @@ def test_noise_changes_the_stated_share_of_images_and_no_target(key):
 
 
 def test_a_crop_larger_than_the_image_mirrors_it(key):
-    """At 0.8 all of the image is inside, and what lies beyond its border is its mirror image."""
+    """At 0.8 all of the image is inside, and what is beyond its border is its mirror image."""
     ramp = jnp.broadcast_to(jnp.arange(64.0)[:, None], (64, 64))[..., None]
     example = dict(image=ramp)
-    place = drawn_crop(key, example, side=64, magnification=(0.8, 0.8))
-    (crop,) = resized_crop(example, place, side=64).values()
-    column = np.array(crop[:, 20, 0])
+    crop = draw_crop(key, example, side=64, magnification=(0.8, 0.8))
+    (resized,) = resized_crop(example, crop, side=64).values()
+    column = np.array(resized[:, 20, 0])
     assert column.min() < 1 and column.max() > 62
     top, bottom = column.argmin(), column.argmax()
     assert top < bottom and np.allclose(np.diff(column[top + 1 : bottom]), 1.25, atol=1e-3)

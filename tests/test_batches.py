@@ -6,7 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from emjax.data.batches import RESIDENT_SHARE, EvalBatches, TrainBatches, padded, without_text
+from emjax.data.batches import (
+    RESIDENT_SHARE,
+    EvalBatches,
+    TrainBatches,
+    pad_record,
+    without_text,
+)
+from emjax.data.padding import pad_to_multiple
 from emjax.data.records import Records, open_records
 from emjax.errors import InputError, UsageError
 from emjax.parallel import sharding
@@ -89,11 +96,11 @@ def test_records_are_resident_where_they_take_little_of_the_memory(train, monkey
         limit = records * one / RESIDENT_SHARE
         monkeypatch.setattr("emjax.parallel.devices.memory", lambda: {"bytes_limit": limit})  # noqa: B023
         assert TrainBatches([train], **options).resident is resident
-    monkeypatch.setattr("emjax.parallel.devices.memory", dict)  # a CPU says nothing
+    monkeypatch.setattr("emjax.parallel.devices.memory", dict)  # as on a CPU
     assert not TrainBatches([train], **options).resident
 
 
-def test_batches_travel_as_stored(train):
+def test_batches_have_the_stored_dtypes(train):
     batch = next(
         TrainBatches([train], batch_size=8, seed=0, mesh=sharding.data_mesh()).starting_at(0)
     )
@@ -149,8 +156,16 @@ def test_evaluation_sees_every_record_once_whole_and_masked():
 
 
 def test_padding_mirrors():
-    image = padded(record(0, 5, 6), 4)["image"][..., 0]
-    assert (image[5] == image[3]).all() and (image[:, 7] == image[:, 3 + 0]).all()
+    image = pad_record(record(0, 5, 6), 4)["image"][..., 0]
+    assert image.shape == (8, 8)
+    assert (image[5] == image[3]).all() and (image[:, 7] == image[:, 3]).all()
+
+
+def test_padding_of_images_without_channels():
+    image = np.arange(30).reshape(5, 6)
+    rows, columns = [0, 1, 2, 3, 4, 3, 2, 1], [0, 1, 2, 3, 4, 5, 4, 3]
+    np.testing.assert_array_equal(pad_to_multiple(image, 4), image[np.ix_(rows, columns)])
+    np.testing.assert_array_equal(pad_to_multiple(image[:3], 3), image[:3])
 
 
 def test_last_batch_of_a_full_size_keeps_the_compiled_shape():
@@ -161,8 +176,8 @@ def test_last_batch_of_a_full_size_keeps_the_compiled_shape():
     assert [len(batch["index"]) for batch in batches] == [5]
 
 
-def test_the_next_good_record_stands_in_for_a_damaged_one(caplog):
-    """The other rows, the batches' shape and the order are those of the whole set."""
+def test_the_next_good_record_replaces_a_damaged_one(caplog):
+    """The other rows, the shape of the batches and the order are those of the whole set."""
     options = dict(batch_size=100, seed=0, mesh=one_device())
     whole = np.concatenate(take(TrainBatches([numbered(2000)], **options), 20))
     damaged = numbered(2000, damaged=(7, 8))
@@ -170,12 +185,12 @@ def test_the_next_good_record_stands_in_for_a_damaged_one(caplog):
     assert {7, 8} <= set(whole) and not {7, 8} & set(batches)
     assert (batches == np.where((whole == 7) | (whole == 8), 9, whole)).all()
     assert len(caplog.messages) == 2
-    assert "a:train: record 7: cannot be decoded: hash mismatch; the next one" in caplog.text
+    assert "a:train: record 7: cannot be decoded: hash mismatch; the next record is" in caplog.text
 
 
 def test_too_many_damaged_records_stop_the_run():
     records = numbered(2000, damaged=range(100, 200))
-    with pytest.raises(InputError, match="3 of 2000 so far, more than 0.1%"):
+    with pytest.raises(InputError, match="3 of 2000 records so far, expected at most 0.1%"):
         records.source[100]
     with pytest.raises(InputError, match="cannot be decoded: hash mismatch; 3 of 2000"):
         batches = TrainBatches(

@@ -318,7 +318,7 @@ def test_every_layout_reads_every_other(tmp_path):
     state = None
     for step, axes in enumerate([{}, dict(fsdp=2, space=2), dict(fsdp=8), {}], start=1):
         start = host if state is None else zeros_like(host)
-        placed = sharding.placed(start, sharding.data_mesh(**axes))
+        placed = sharding.place_state(start, sharding.data_mesh(**axes))
         checkpoints = open_folder(tmp_path)
         state = checkpoints.restore(placed)
         assert digest(state) == digest(host)

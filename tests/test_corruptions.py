@@ -27,7 +27,7 @@ def test_gaussian_noise_is_a_fraction_of_the_full_range(key):
 
 @pytest.mark.parametrize("electrons", [2.0, 5.0, 20.0, 300.0])
 def test_poisson_noise_has_poissons_moments(key, electrons):
-    """At full range (1) the counts are Poisson(electrons), at -1 there is none."""
+    """At full range (1) the counts are Poisson(electrons), at -1 they are zero."""
     counts = poisson_noise(key, jnp.ones((500, 500, 1)), dose=electrons)
     counts = (np.array(counts, np.float64) + 1) / 2 * electrons
     np.testing.assert_allclose(counts, np.rint(counts), atol=1e-4)
@@ -55,7 +55,7 @@ def test_corruption_draws_each_image_from_its_own_key(key):
 
 
 def test_corruption_amplitudes_lie_in_their_bounds(key):
-    """On a flat image only the noise is seen: its deviation is uniform in twice (0.02, 0.15)."""
+    """A flat image shows the noise alone: its deviation is uniform in twice (0.02, 0.15)."""
     corrupted = Corruption()(jax.random.split(key, 200), jnp.zeros((200, 64, 64, 1)))
     sigmas = np.array(corrupted.std((1, 2, 3))) / 2
     assert 0.018 < sigmas.min() < 0.03 and 0.14 < sigmas.max() < 0.155

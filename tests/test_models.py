@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from emjax.errors import UsageError
-from emjax.models import __main__
+from emjax.models import Model, __main__
 from emjax.models.blocks import max_pool, upsample_bilinear, upsample_nearest
 from emjax.models.build import assemble, build, build_abstract, create
 from emjax.models.cost import multiply_adds
@@ -85,9 +85,9 @@ def test_two_channel_softmax_head_has_the_released_size():
 
 @pytest.mark.parametrize(("blocks", "field"), [(2, 44), (2, 84), (3, 96)])
 def test_receptive_field_is_what_an_output_depends_on(blocks, field):
-    """The width of the inputs whose change moves an output, averaged over the pooling phase.
+    """The width of the inputs that change an output, averaged over the pooling phase.
 
-    Big random changes, so that a maximum elsewhere does not hide them.
+    The changes are large and random, so that no maximum elsewhere hides them.
     """
     module = build(dict(name="unet", blocks=blocks, receptive_field=field), key=jax.random.key(0))
     width = -(-2 * field // module.divisor) * module.divisor
@@ -105,13 +105,13 @@ def test_receptive_field_is_what_an_output_depends_on(blocks, field):
     assert seen.sum(axis=0)[phases].mean() == field
 
 
-# An oracle of receptive fields: for each of PERIOD samples [first, last] of the pixels it sees.
-# Samples go on periodically on either side. PERIOD is a multiple of every divisor below.
+# An oracle of receptive fields: [first, last] of the pixels that each of PERIOD samples sees.
+# Samples continue periodically on both sides. PERIOD is a multiple of every divisor below.
 PERIOD = 192
 
 
-def seen_at(x, places):
-    return x[places % len(x)] + PERIOD * (places // len(x))[:, None]
+def seen_at(x, indices):
+    return x[indices % len(x)] + PERIOD * (indices // len(x))[:, None]
 
 
 def union(*spans):
@@ -120,8 +120,8 @@ def union(*spans):
 
 
 def convolved(x, reach=1, *, stride=1):
-    places = np.arange(0, len(x), stride)
-    return union(*(seen_at(x, places + shift) for shift in (-reach, 0, reach)))
+    indices = np.arange(0, len(x), stride)
+    return union(*(seen_at(x, indices + shift) for shift in (-reach, 0, reach)))
 
 
 def pooled(x, size):
@@ -158,7 +158,7 @@ def unet_oracle(dilations, pools):
     return x
 
 
-def hrnet_oracle(variant, grown):
+def hrnet_oracle(variant, magnified):
     _, stage1, _, modules, blocks = VARIANTS[variant]
     x = convolved(convolved(PIXELS, stride=2), stride=2)
     for _ in range(stage1):
@@ -172,14 +172,14 @@ def hrnet_oracle(variant, grown):
                 branches = [convolved(x) for x in branches]
             before, branches = branches, []
             for i in range(len(before)):
-                terms = [grown(x, 2**j) if j else x for j, x in enumerate(before[i:])]
+                terms = [magnified(x, 2**j) if j else x for j, x in enumerate(before[i:])]
                 for j, x in enumerate(before[:i]):
                     for _ in range(i - j):
                         x = convolved(x, stride=2)
                     terms.append(x)
                 branches.append(union(*terms))
-    joined = union(*(grown(x, 2**i) if i else x for i, x in enumerate(branches)))
-    return grown(joined, 4)
+    merged = union(*(magnified(x, 2**i) if i else x for i, x in enumerate(branches)))
+    return magnified(merged, 4)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_receptive_field_of_any_unet(dilations, pools):
 
 
 @pytest.mark.parametrize("pools, field", [([4, 4], 120), ([2, 4], 64), ([8, 8], 392)])
-def test_receptive_fields_that_sytwu_prints_for_pools(pools, field):
+def test_receptive_fields_that_sytwu_reports_for_pools(pools, field):
     module = build_abstract(dict(name="unet", blocks=2, pools=pools))
     assert module.receptive_field == field
     assert module.divisor == math.prod(pools)
@@ -208,7 +208,7 @@ def test_receptive_field_of_an_hrnet(variant, mixes):
 
 @pytest.mark.parametrize("upsampling", ["bilinear", "bilinear_corners", "nearest"])
 def test_receptive_field_of_an_hrnet_is_where_its_gradient_is_not_zero(upsampling):
-    """All weights and pixels positive: no ReLU stops a gradient, none cancels another."""
+    """All weights and pixels are positive: no ReLU stops a gradient, none cancels another."""
     module = build_abstract(hrnet(upsampling=upsampling))
     definition = nnx.graphdef(module)
 
@@ -234,9 +234,9 @@ def test_receptive_field_of_an_hrnet_is_where_its_gradient_is_not_zero(upsamplin
 
 @pytest.mark.parametrize("variant", HRNETS)
 def test_hrnet_parameters(variant):
-    for (before, after), due in zip([(1, 1), (1, 2), (3, 19)], HRNETS[variant], strict=True):
+    for (before, after), expected in zip([(1, 1), (1, 2), (3, 19)], HRNETS[variant], strict=True):
         model = hrnet(variant, in_channels=before, out_channels=after)
-        assert count(flat_arrays(build_abstract(model))[0]) == due
+        assert count(flat_arrays(build_abstract(model))[0]) == expected
 
 
 # Millions at 224, 256, 448 and 512 pixels, worked out by hand from the layers.
@@ -269,7 +269,7 @@ def test_table_of_all_networks(capsys):
 @pytest.mark.parametrize("norm", ["batch", "instance", "group", "none"])
 @pytest.mark.parametrize("name", ["unet", "patchgan", "hrnet"])
 def test_every_norm(name, norm):
-    """Starts at scale 1 and bias 0 (a discriminator's scales near 1) and keeps the size."""
+    """It starts at scale 1 and bias 0 (a discriminator's scales near 1) and keeps the size."""
     arguments = dict(
         unet=dict(blocks=2), patchgan=dict(width=4), hrnet=dict(variant="w18_small_v1")
     )
@@ -330,11 +330,11 @@ def test_impossible_receptive_field_names_the_nearest():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(blocks=0), "blocks=0; at least 1 was due"),
-        (dict(blocks=2, filters=[4, 8]), r"filters=\(4, 8\); 3 positive whole numbers were due"),
-        (dict(blocks=2, pools=[2, 0]), r"pools=\(2, 0\); 2 positive whole numbers were due"),
-        (dict(blocks=2, pools=[2, 1.5]), r"pools=\(2, 1.5\); 2 positive whole numbers were due"),
-        (dict(blocks=2, dilations=[1]), r"dilations=\(1,\); 3 positive whole numbers were due"),
+        (dict(blocks=0), "blocks=0, expected at least 1"),
+        (dict(blocks=2, filters=[4, 8]), r"filters=\(4, 8\), expected 3 positive whole numbers"),
+        (dict(blocks=2, pools=[2, 0]), r"pools=\(2, 0\), expected 2 positive whole numbers"),
+        (dict(blocks=2, pools=[2, 1.5]), r"pools=\(2, 1.5\), expected 2 positive whole numbers"),
+        (dict(blocks=2, dilations=[1]), r"dilations=\(1,\), expected 3 positive whole numbers"),
         (dict(blocks=2, pools=2), "model 'unet' with .*'pools': 2"),
         (
             dict(blocks=2, pools=[4, 4], receptive_field=121),
@@ -351,7 +351,7 @@ def test_impossible_unets(arguments, message):
         build_abstract(dict(name="unet", **arguments))
 
 
-def test_dilations_beside_the_receptive_field_that_they_give():
+def test_dilations_together_with_the_receptive_field_that_they_give():
     arguments = dict(blocks=4, dilations=[1, 1, 4, 2, 2], receptive_field=424)
     module = build_abstract(dict(name="unet", filters=(8,) * 5, **arguments))
     assert module.receptive_field == 424
@@ -379,13 +379,13 @@ def test_unknown_names(model, message):
 @pytest.mark.parametrize(
     "model, height, width, message",
     [
-        (hrnet(), 64, 450, "64 x 450: .* divisible by 32: 450 -> 448 or 480"),
-        (hrnet(), 50, 70, "50 x 70: .*: 50 -> 32 or 64, 70 -> 64 or 96"),
-        (hrnet(), 20, 20, "20 x 20: .*: 20 -> 32(?! or)"),
-        (dict(name="unet", blocks=2, pools=[3, 2]), 12, 14, "divisible by 6: 14 -> 12 or 18"),
+        (hrnet(), 64, 450, "divisible by 32, got 64 x 450; change the size: 450 -> 448 or 480"),
+        (hrnet(), 50, 70, "50 x 70; change the size: 50 -> 32 or 64, 70 -> 64 or 96"),
+        (hrnet(), 20, 20, "20 x 20; change the size: 20 -> 32(?! or)"),
+        (dict(name="unet", blocks=2, pools=[3, 2]), 12, 14, "divisible by 6, .*: 14 -> 12 or 18"),
     ],
 )
-def test_sizes_that_do_not_divide(model, height, width, message):
+def test_sizes_that_are_not_divisible(model, height, width, message):
     module = build_abstract(model)
     definition, state = nnx.split(module)
 
@@ -394,6 +394,17 @@ def test_sizes_that_do_not_divide(model, height, width, message):
 
     with pytest.raises(UsageError, match=message):
         jax.eval_shape(run, state, jax.ShapeDtypeStruct((1, height, width, 1), jnp.float32))
+
+
+@pytest.mark.parametrize("model", [dict(name="unet", blocks=2), hrnet()], ids=str)
+def test_generators_have_the_interface_of_a_model(model):
+    module = build_abstract(model)
+    assert isinstance(module, Model) and module.inputs == 1
+
+
+def test_a_discriminator_takes_two_images_of_any_size():
+    module = build_abstract(dict(name="patchgan"))
+    assert module.inputs == 2 and not hasattr(module, "divisor")
 
 
 def test_unknown_model_and_argument():
@@ -448,8 +459,8 @@ def test_groups_of_two_channels_or_more(channels, groups):
 def test_bilinear_upsampling():
     x = jnp.arange(12.0).reshape(1, 3, 4, 1)
     for size in (2, 4):
-        due = jax.image.resize(x, (1, 3 * size, 4 * size, 1), "bilinear")
-        np.testing.assert_allclose(upsample_bilinear(x, size), due, rtol=1e-6)
+        expected = jax.image.resize(x, (1, 3 * size, 4 * size, 1), "bilinear")
+        np.testing.assert_allclose(upsample_bilinear(x, size), expected, rtol=1e-6)
     corners = upsample_bilinear(x, 2, corners=True)[0, :, :, 0]
     np.testing.assert_allclose(corners[0], np.linspace(0, 3, 8), rtol=1e-6)
     np.testing.assert_allclose(corners[:, 0], np.linspace(0, 8, 6), rtol=1e-6)
@@ -503,7 +514,7 @@ def test_formulations_agree(model, float64):
 
 
 def test_a_bias_before_a_norm_is_in_the_running_mean_alone():
-    """As PyTorch has it, but its gradient is exactly zero and not what rounding leaves."""
+    """As in PyTorch, but its gradient is exactly zero and not what rounding leaves."""
     model = dict(name="unet", blocks=1)
     net = create(model, optax.sgd(1.0), key=jax.random.key(0))
     image = jax.random.normal(jax.random.key(1), (2, 16, 16, 1))

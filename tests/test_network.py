@@ -20,7 +20,7 @@ def network():
     return create(UNET, optax.sgd(0.5), key=jax.random.key(0))
 
 
-def test_arrays_are_named_by_where_they_stand(network):
+def test_arrays_are_named_by_their_layers(network):
     assert network.params["down/0/conv1/kernel"].shape == (3, 3, 1, 4)
     assert network.params["head/kernel"].shape == (1, 1, 4, 1)
     assert {path.split("/")[0] for path in network.params} == {"down", "bottleneck", "up", "head"}
@@ -45,7 +45,7 @@ def test_applying_changes_nothing_but_what_it_returns(network):
     jax.tree.map(np.testing.assert_array_equal, before, (network.params, network.stats))
 
 
-def test_updated_takes_one_optimizer_step(network):
+def test_apply_gradients_takes_one_optimizer_step(network):
     grads = jax.tree.map(jnp.ones_like, network.params)
     after = network.apply_gradients(grads, network.stats)
     for path, value in network.params.items():
@@ -64,40 +64,43 @@ def test_averages_follow_their_formula(network):
             expected = start[path] - k + 0.8 * (1 - 0.8**k) / (1 - 0.8)
             np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(averaging.params[path], start[path] - k, atol=1e-6)
-    # Running statistics, which went up by 1 each time, are averaged alike.
+    # Running statistics, which rose by 1 each time, are averaged in the same way.
     lag = 0.8 * (1 - 0.8**3) / (1 - 0.8)
     for path, value in averaging.ema_network.stats.items():
         np.testing.assert_allclose(value, network.stats[path] + 3 - lag, rtol=1e-5, atol=1e-6)
     assert type(averaging.ema_network) is Network
     assert network.with_ema(0.0) is network is network.ema_network
-    with pytest.raises(UsageError, match="ema=1.0; from 0, for none, to below 1 was due"):
+    with pytest.raises(UsageError, match="ema=1.0, expected 0 for no averages or a number below 1"):
         network.with_ema(1.0)
 
 
 @pytest.mark.parametrize(
     ("model", "images", "share"),
-    [(UNET, 1, 0.5), (dict(name="patchgan", width=4), 2, 0.8),
-     (dict(name="hrnet", variant="w18_small_v1"), 1, 0.5)],
-)  # fmt: skip
-def test_rematerialisation_holds_less_and_computes_the_same(model, images, share):
-    """The bytes that the forward pass leaves for the gradient, but for the parameters."""
+    [
+        (UNET, 1, 0.5),
+        (dict(name="patchgan", width=4), 2, 0.8),
+        (dict(name="hrnet", variant="w18_small_v1"), 1, 0.5),
+    ],
+)
+def test_rematerialisation_keeps_less(model, images, share):
+    """The bytes that the forward pass keeps for the gradient, without the parameters."""
     module = build_abstract(model)
     params, stats = flat_arrays(module)
     network = Network(params, stats, definition=nnx.graphdef(module))
-    given = [jax.ShapeDtypeStruct((2, 64, 64, 1), jnp.float32)] * images
+    shapes = [jax.ShapeDtypeStruct((2, 64, 64, 1), jnp.float32)] * images
 
-    def held(network):
-        def left(params, stats, *images):
+    def kept_bytes(network):
+        def residuals(params, stats, *images):
             return jax.vjp(lambda params: run(params, stats, *images), params)[1]
 
         def run(params, stats, *images):
             return network.apply(params, stats, *images, train=True)[0]
 
-        leaves = jax.tree.leaves(jax.eval_shape(left, params, stats, *given))
+        leaves = jax.tree.leaves(jax.eval_shape(residuals, params, stats, *shapes))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     own = sum(leaf.size * 4 for leaf in params.values())
-    assert held(network.replace(remat=True)) - own < share * (held(network) - own)
+    assert kept_bytes(network.replace(remat=True)) - own < share * (kept_bytes(network) - own)
 
 
 def test_rematerialised_gradients(network):
@@ -126,18 +129,18 @@ PATCHGAN = dict(name="patchgan", width=16)
 
 
 @pytest.mark.parametrize(
-    "model, off",
+    "model, tolerance",
     [
         pytest.param(UNET, 0.04, id="unet"),
         pytest.param(HRNET, 0.10, id="hrnet"),
         pytest.param(PATCHGAN, 0.02, id="patchgan"),
     ],
 )
-def test_bfloat16_is_near_float32_and_learns(model, off):
+def test_bfloat16_is_near_float32_and_learns(model, tolerance):
     """Arrays stay float32, and so does the output.
 
-    Eight bits of a number, rounded in every layer: the outputs differ by a few percent of their
-    deviation, the more the deeper the network, and the running statistics by as much of their
+    A number has eight bits and is rounded in every layer. So the outputs differ by a few percent of
+    their deviation, more for deeper networks, and the running statistics by as much of their
     largest.
     """
     half = create(model, optax.adam(1e-3), key=jax.random.key(0), precision="bfloat16")
@@ -154,14 +157,15 @@ def test_bfloat16_is_near_float32_and_learns(model, off):
 
     update = jax.jit(update, compiler_options={"xla_backend_optimization_level": 0})
     after, output, loss = update(half)
-    exact, due, _ = update(full)
+    exact, expected, _ = update(full)
 
     for arrays in (after.params, after.stats, after.memory[0].mu, after.memory[0].nu):
         assert {array.dtype for array in arrays.values()} <= {jnp.dtype("float32")}
     assert output.dtype == jnp.float32
-    assert 1e-3 < (output - due).std() / due.std() < off  # and not float32 after all
+    difference = (output - expected).std() / expected.std()
+    assert 1e-3 < difference < tolerance  # and not float32 after all
     for path, value in exact.stats.items():
-        np.testing.assert_allclose(after.stats[path], value, atol=off * np.abs(value).max())
+        np.testing.assert_allclose(after.stats[path], value, atol=tolerance * np.abs(value).max())
 
     for _ in range(4):
         after, _, later = update(after)

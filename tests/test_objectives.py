@@ -57,7 +57,7 @@ def plain_sgd(objective):
 
 def on(mesh, objective):
     """The objective's state at step 0, on the devices of `mesh`."""
-    return sharding.placed(replace_in_networks(objective.init(0), mesh=mesh), mesh)
+    return sharding.place_state(replace_in_networks(objective.init(0), mesh=mesh), mesh)
 
 
 def stepped(objective, devices, **axes):

@@ -41,7 +41,7 @@ DILATIONS_4_424 = [1, 1, 2, 2, 3]
 
 
 def drawn(model, optimizer=None, dtype=np.float32):
-    """A Network whose every array is random: no scale is 1, no bias and no running mean 0."""
+    """Return a Network with random arrays: no scale is 1, no bias and no running mean is 0."""
     rng = np.random.default_rng(0)
     module = build_abstract(model)
 
@@ -63,13 +63,13 @@ def drawn(model, optimizer=None, dtype=np.float32):
 
 
 def random_images(*, side, count=1, dtype=np.float32):
-    """`count` batches of two images in [-1, 1]."""
+    """Return `count` batches of two images in [-1, 1]."""
     rng = np.random.default_rng(1)
     return [rng.uniform(-1, 1, (2, side, side, 1)).astype(dtype) for _ in range(count)]
 
 
 def agree(ours, theirs, *, within, floor=0.0):
-    """The largest difference, as text, of two dicts of arrays; an error if above `within`.
+    """Return the largest difference of two dicts of arrays as text; fail if it is above `within`.
 
     A difference is a share of the largest entry of its array, or of `floor` if that is larger.
     """
@@ -85,9 +85,9 @@ def agree(ours, theirs, *, within, floor=0.0):
 
 
 def before_norm(path):
-    """Whether this is a bias that the next norm takes out again: its gradient is zero.
+    """Return whether this is a bias that the next norm removes: its gradient is zero.
 
-    So if the norm is of each channel by itself: batch or instance.
+    That holds for norms of each channel by itself: batch and instance.
     """
     return path.endswith(("conv1/bias", "conv2/bias", "merge/conv/bias"))
 
@@ -105,13 +105,13 @@ def hrnet(variant="w18_small_v1", **arguments):
 
 
 def compiled(function, model):
-    """`function` under jit; for an HRNet compiled fast, not well, in a third of the time."""
+    """Return `function` under jit; an HRNet is compiled fast, not well, in a third of the time."""
     quick = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
     return jax.jit(function, compiler_options=quick if model["name"] == "hrnet" else None)
 
 
 def twin_of(model):
-    """The twin of a config's `model`; a U-Net's dilations are one unless it is 4 424."""
+    """Return the twin of a config's `model`; a U-Net's dilations are 1 unless it is 4 424."""
     arguments = {key: value for key, value in model.items() if key != "name"}
     if model["name"] == "unet":
         dilations = [1] * (arguments.pop("blocks") + 1)
@@ -133,8 +133,8 @@ IN_SINGLE = {
     "patchgan_8_depth_4": (patchgan(width=8, depth=4), 64),
     **{f"patchgan_{norm}": (patchgan(width=8, norm=norm), 48) for norm in NORMS},
 }
-# Among so many ReLUs some inputs are zero up to rounding. In float32 they fall on either side, the
-# forward pass agrees to 1e-5 all the same, but a gradient is off by 1e-3.
+# Among so many ReLUs some inputs are zero up to rounding. In float32 they fall on either side: the
+# forward pass still agrees to 1e-5, but a gradient is off by 1e-3.
 IN_DOUBLE = {
     **{f"hrnet_v1_{name}": (hrnet(upsampling=name), 64) for name in UPSAMPLINGS},
     **{f"hrnet_v1_{norm}": (hrnet(norm=norm), 64) for norm in NORMS[:2]},
@@ -144,7 +144,7 @@ IN_DOUBLE = {
 
 @pytest.mark.parametrize("name", [*IN_SINGLE, *IN_DOUBLE])
 def test_outputs_statistics_and_gradients(name, request):
-    """In float32 to 1e-4; where a ReLU flips by rounding, in float64 to 1e-8."""
+    """They agree in float32 to 1e-4; where a ReLU flips by rounding, in float64 to 1e-8."""
     if name in IN_SINGLE:
         try:
             return compare(name, np.float32, IN_FLOAT32)
@@ -154,7 +154,7 @@ def test_outputs_statistics_and_gradients(name, request):
 
 
 def compare(name, dtype, within):
-    """Gradients are those of the least-squares loss, which is smooth; the updates have the rest."""
+    """Compare outputs, statistics and the gradients of the least-squares loss, which is smooth."""
     model, side = {**IN_SINGLE, **IN_DOUBLE}[name]
     ours = drawn(model, dtype=dtype)
     theirs = twin.load(twin_of(model), ours.params, ours.stats)
@@ -172,7 +172,7 @@ def compare(name, dtype, within):
     torch_grads = twin.dump(theirs, grads, gradients=True)
     torch_stats = twin.dump(theirs, stats)
 
-    if model["name"] != "hrnet" or name == "hrnet_v1_bilinear":  # one for all: they compile long
+    if model["name"] != "hrnet" or name == "hrnet_v1_bilinear":  # one for all: compiling is slow
         outputs["eval"] = forward(ours, stats, inputs, model, train=False)[0]
         with torch.no_grad():
             torch_outputs["eval"] = twin.pixels(theirs.eval()(*tensors))
@@ -196,7 +196,7 @@ def forward(network, stats, images, model, *, train):
 
 
 def test_an_hrnet_in_float32():
-    """The forward pass, which a ReLU that flips hardly moves, before and after the statistics."""
+    """The forward pass, which hardly changes if a ReLU flips, before and after the statistics."""
     ours = drawn(hrnet())
     theirs = twin.load(twin_of(hrnet()), ours.params, ours.stats)
     images = random_images(side=64)
@@ -238,7 +238,7 @@ def test_the_trunk_is_timms(variant, parameters):
 
     print(f"\ntimm, {timm_trunk.NAMES[variant]}, float32: eval, train, statistics")
     compare(ours.stats, train=False)
-    if variant == "w18_small_v1":  # the other takes long to compile, and trains beside the twin
+    if variant == "w18_small_v1":  # the other compiles long, and is compared with the twin
         after = without_head(compare(ours.stats, train=True))
         held = theirs.state_dict()
         torch_stats = {path: held[timm_trunk.timm_name(path)].numpy() for path in after}
@@ -250,7 +250,7 @@ def without_head(arrays):
 
 
 class FixedNoise(Corruption):
-    """The same waves added to every image, whatever the key."""
+    """Adds the same waves to every image, whatever the key."""
 
     def __call__(self, keys, images):
         side = images.shape[1]
@@ -259,11 +259,12 @@ class FixedNoise(Corruption):
 
 
 def compare_weights(network, theirs, title):
-    """Every parameter and statistic after Adam's steps.
+    """Compare every parameter and statistic after Adam's steps.
 
-    Biases before a BatchNorm have no gradient but rounding. Adam divides that by itself or by its
-    epsilon of 1e-8: in float32 they take random steps, here 1e-9 ones, and the running mean after
-    them follows. Both get a limit of their own; the network's output depends on neither.
+    The gradients of biases before a BatchNorm are nothing but rounding. Adam divides them by
+    themselves or by its epsilon of 1e-8. So in float32 the biases take random steps, here steps of
+    1e-9, and the running mean after them follows. Both have their own limit; the network's output
+    depends on neither.
     """
     held = {**network.params, **network.stats}
     shaken = {path: held.pop(path) for path in list(held) if shaken_by_rounding(path)}
@@ -348,7 +349,7 @@ def test_five_supervised_updates(float64):
 
 
 @pytest.mark.parametrize(
-    "model, due",
+    "model, expected",
     [
         (UNET_2_44, 8_069),
         (dict(name="unet", blocks=3, receptive_field=96), 32_725),
@@ -359,18 +360,18 @@ def test_five_supervised_updates(float64):
         (hrnet("w18"), 9_635_089),
     ],
 )
-def test_parameters_and_multiply_adds(model, due):
-    """The published number of parameters; multiply-adds as torch's convolutions are called."""
+def test_parameters_and_multiply_adds(model, expected):
+    """The published number of parameters; multiply-adds counted at torch's convolutions."""
     module = build_abstract(model)
     theirs = twin_of(model)
     params, _ = flat_arrays(module)
-    assert sum(leaf.size for leaf in params.values()) == twin.parameters(theirs) == due
+    assert sum(leaf.size for leaf in params.values()) == twin.parameters(theirs) == expected
     images = [torch.zeros(1, 1, 96, 96)] * (2 if model["name"] == "patchgan" else 1)
     assert multiply_adds(module, 96) == twin.multiply_adds(theirs, *images)
 
 
 def same_distribution(ours, theirs, title):
-    """Mean, deviation, fourth moment within five of their sampling errors; also the extremes."""
+    """Compare mean, deviation and fourth moment within five sampling errors; return extremes."""
     ours, theirs = ours.astype(float), theirs.astype(float)
     assert ours.size == theirs.size
     line = []
@@ -386,13 +387,13 @@ def same_distribution(ours, theirs, title):
 
 
 def pooled(params, ending, scaled=lambda path, array: array):
-    """All values of the arrays whose path has this ending, each through `scaled(path, array)`."""
+    """Return all values of the arrays with this path ending, after `scaled(path, array)`."""
     chosen = {path: np.asarray(a) for path, a in params.items() if path.endswith(ending)}
     return np.concatenate([scaled(path, array).ravel() for path, array in chosen.items()])
 
 
 def initial(model):
-    """Our initial parameters and, under the same names, those of a new twin."""
+    """Return our initial parameters and, under the same names, those of a new twin."""
     torch.manual_seed(0)
     ours = create(model, optimizers.adam(lr=1.0), key=jax.random.key(0))
     theirs = twin_of(model)
@@ -402,7 +403,7 @@ def initial(model):
 
 
 def unet_in_units(params):
-    """Block kernels in units of kaiming_normal_'s deviation, biases in units of their bound."""
+    """Return block kernels in units of kaiming_normal_'s deviation, biases in their bound's."""
     convs = {path: array for path, array in params.items() if "norm" not in path}
     body = {path: array for path, array in convs.items() if not path.startswith("head")}
 
@@ -416,12 +417,12 @@ def unet_in_units(params):
 
 
 def test_initial_values_of_the_unet():
-    sides = initial(UNET_4_424)
-    for params in sides:
+    both = initial(UNET_4_424)
+    for params in both:
         assert (pooled(params, "scale") == 1).all()
         assert (pooled(params, ("norm1/bias", "norm2/bias")) == 0).all()
         assert np.abs(params["head/kernel"]).max() <= 1 / math.sqrt(4)
-    kernels, biases = zip(*map(unet_in_units, sides), strict=True)
+    kernels, biases = zip(*map(unet_in_units, both), strict=True)
     # 130,000 normal values reach four deviations; a truncated normal would stop at 2.3 of its own.
     assert min(same_distribution(*kernels, "U-Net kernels / kaiming_normal_")) > 4
     largest = same_distribution(*biases, "U-Net biases / default bound")
@@ -438,35 +439,35 @@ def test_initial_values_of_a_default_convolution():
 
 
 def test_initial_values_of_the_patchgan():
-    sides = initial(patchgan(width=64))
-    for params in sides:
+    both = initial(patchgan(width=64))
+    for params in both:
         assert (pooled(params, "bias") == 0).all()
-    kernels = [pooled(params, "kernel") / 0.02 for params in sides]
-    scales = [(pooled(params, "scale") - 1) / 0.02 for params in sides]
+    kernels = [pooled(params, "kernel") / 0.02 for params in both]
+    scales = [(pooled(params, "scale") - 1) / 0.02 for params in both]
     assert min(same_distribution(*kernels, "PatchGAN kernels / 0.02")) > 4
     same_distribution(*scales, "PatchGAN scales, (x - 1) / 0.02")
 
 
 def test_initial_values_of_the_hrnet():
-    sides = initial(hrnet())
-    for params in sides:
+    both = initial(hrnet())
+    for params in both:
         assert (pooled(params, "scale") == 1).all()
         assert (pooled(params, "norm/bias") == 0).all()
         assert {path for path in params if path.endswith("bias") and "norm" not in path} == {
             "merge/conv/bias",
             "head/bias",
         }
-    kernels = [pooled(params, "kernel") / 0.001 for params in sides]
+    kernels = [pooled(params, "kernel") / 0.001 for params in both]
     assert min(same_distribution(*kernels, "HRNet kernels / 0.001")) > 4
-    biases = [math.sqrt(240) * pooled(params, ("conv/bias", "head/bias")) for params in sides]
+    biases = [math.sqrt(240) * pooled(params, ("conv/bias", "head/bias")) for params in both]
     largest = same_distribution(*biases, "HRNet biases / default bound")
     assert 0.98 < min(largest) and max(largest) <= 1.000001
 
 
 def test_two_channels_are_scored_as_cross_entropy_and_softmax():
-    """Sytwu et al.: CrossEntropyLoss over background and particle; Dice of the softmax, smoothed.
+    """As in Sytwu et al.: CrossEntropyLoss over background and particle, smoothed Dice of softmax.
 
-    The loss and its gradient in both channels, to rounding, also for logits that saturate.
+    The loss and its gradient in both channels agree to rounding, also for logits that saturate.
     """
     rng = np.random.default_rng(0)
     output = rng.normal(size=(3, 16, 16, 2), scale=8).astype(np.float32)
@@ -476,9 +477,9 @@ def test_two_channels_are_scored_as_cross_entropy_and_softmax():
 
     logits = torch.tensor(output.transpose(0, 3, 1, 2), requires_grad=True)
     labels = torch.tensor(mask[..., 0]).long()
-    due = torch.nn.CrossEntropyLoss()(logits, labels)
-    due.backward()
-    assert float(loss) == pytest.approx(due.item(), rel=1e-6)
+    expected = torch.nn.CrossEntropyLoss()(logits, labels)
+    expected.backward()
+    assert float(loss) == pytest.approx(expected.item(), rel=1e-6)
     np.testing.assert_allclose(gradient, twin.pixels(logits.grad), rtol=1e-5, atol=1e-9)
 
     soft = torch.softmax(logits.detach(), 1)[:, 1].numpy()

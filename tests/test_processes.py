@@ -1,8 +1,9 @@
-"""Runs of several processes: they find each other, give what one gives, stop and end together.
+"""Multi-process runs: start-up, the same results as one process, agreed stop, shutdown.
 
-$HOSTS processes with a device each, 2 if it is not set; `make soak` takes 4.
+$HOSTS processes with one device each, by default 2; `make soak` uses 4.
 """
 
+import importlib.util
 import os
 import re
 import signal
@@ -15,15 +16,19 @@ from contextlib import contextmanager
 import pytest
 
 from emjax.errors import UsageError
-from emjax.parallel import processes as hosts
 from emjax.parallel.processes import HEARTBEAT_SECONDS, cluster_arguments, split_flags
 from emjax.runs import metrics_log
 from emjax.runs.checkpoints import saved_steps
 
 COUNT = int(os.environ.get("HOSTS", 2))
-GONE = "error: another process is gone or did not come; its last line may say why"
-SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-4]", "SLURM_NTASKS": "4",
-         "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}  # fmt: skip
+LOST_ERROR = "error: lost contact with another process, or it never started"
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "n[1-4]",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "0",
+}
 
 
 def test_flags_are_taken_from_the_command_line():
@@ -34,16 +39,16 @@ def test_flags_are_taken_from_the_command_line():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
-        (["--coordinator=a:1"], "--process=I belong together"),
-        (["--processes=2"], "--processes=1 by itself is a run without others"),
-        (["--coordinator=a:1", "--processes=2", "--process=2"], "--process=2; 0 to 1 was due"),
+        (["--coordinator=a:1"], "expected all of .* and --process=I, got some"),
+        (["--processes=2"], "--processes=1 by itself is a run of one process"),
+        (["--coordinator=a:1", "--processes=2", "--process=2"], "--process=2, expected 0 to 1"),
         (["--processes=two"], "invalid int value: 'two'"),
     ],
 )
-def test_wrong_flags(arguments, words):
-    with pytest.raises(UsageError, match=words):
+def test_wrong_flags(arguments, message):
+    with pytest.raises(UsageError, match=message):
         split_flags(arguments)
 
 
@@ -51,34 +56,41 @@ def test_wrong_flags(arguments, words):
     ("environment", "packages", "expected"),
     [
         ({}, "", None),
-        # An allocation without srun, and a shell in it: not four processes that never come.
+        # An allocation without srun, and a shell in it: not four processes that never start.
         (SLURM, "", None),
         (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, "", None),
-        (SLURM | {"SLURM_STEP_NUM_TASKS": "4"}, "",
-         dict(cluster_detection_method="slurm", num_processes=4, local_device_ids=[])),
+        (
+            SLURM | {"SLURM_STEP_NUM_TASKS": "4"},
+            "",
+            dict(cluster_detection_method="slurm", num_processes=4, local_device_ids=[]),
+        ),
         ({}, "libtpu", {}),
         ({"KUBERNETES_SERVICE_HOST": "x"}, "kubernetes", None),  # a pod, not of an indexed Job
-        ({"KUBERNETES_SERVICE_HOST": "x", "JOB_COMPLETION_INDEX": "0"}, "kubernetes",
-         dict(cluster_detection_method="k8s")),
+        (
+            {"KUBERNETES_SERVICE_HOST": "x", "JOB_COMPLETION_INDEX": "0"},
+            "kubernetes",
+            dict(cluster_detection_method="k8s"),
+        ),
     ],
-)  # fmt: skip
-def test_what_schedulers_tell(environment, packages, expected, monkeypatch):
-    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: name in packages.split())
+)
+def test_arguments_under_schedulers(environment, packages, expected, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in packages.split())
     assert cluster_arguments(environment) == expected
     if expected and "k8s" in expected.values():
-        monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(UsageError, match="indexed Job: give --coordinator=HOST:PORT"):
             cluster_arguments(environment)
 
 
 @contextmanager
 def several(count, *line, last=()):
-    """`count` processes of a command; the last has the options `last`, too. Killed at the end."""
+    """Yield `count` processes of a command, killed at the end; the last also has options `last`."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        where = f"--coordinator=localhost:{free.getsockname()[1]}"
-    flags = [[where, f"--processes={count}", f"--process={i}"] if count > 1 else []
-             for i in range(count)]  # fmt: skip
+        coordinator = f"--coordinator=localhost:{free.getsockname()[1]}"
+    flags = [[]]
+    if count > 1:
+        flags = [[coordinator, f"--processes={count}", f"--process={i}"] for i in range(count)]
     flags[-1] += last
     pipe = subprocess.PIPE
     processes = [
@@ -93,17 +105,23 @@ def several(count, *line, last=()):
 
 
 def train(workdir, data, count, *changes, last=()):
-    """The pix2pix smoke run in `workdir` by `count` processes."""
-    return several(count, "-m", "emjax.main", "--config=configs/pretrain.py:smoke",
-                   f"--workdir={workdir}", f"--config.data.dir={data}", "--config.log_every=1",
-                   "--config.eval_every=1000", "--config.save_every=10", *changes,
-                   last=list(last))  # fmt: skip
+    """Yield `count` processes of the pix2pix smoke run in `workdir`."""
+    options = (
+        "--config=configs/pretrain.py:smoke",
+        f"--workdir={workdir}",
+        f"--config.data.dir={data}",
+        "--config.log_every=1",
+        "--config.eval_every=1000",
+        "--config.save_every=10",
+    )
+    return several(count, "-m", "emjax.main", *options, *changes, last=list(last))
 
 
 def ended(processes, within=600):
-    """([exit code], [stdout], stderr of all)."""
-    said = [process.communicate(timeout=within) for process in processes]
-    return [p.returncode for p in processes], [out for out, _ in said], "".join(e for _, e in said)
+    """Return ([exit code], [stdout], stderr of all) once the processes have ended."""
+    output = [process.communicate(timeout=within) for process in processes]
+    codes = [process.returncode for process in processes]
+    return codes, [out for out, _ in output], "".join(err for _, err in output)
 
 
 def rows(workdir):
@@ -120,27 +138,27 @@ def wait_for(step, workdir, processes):
 
 
 def test_several_processes_are_one_run(tiny_records, tmp_path, compiled_quickly):
-    """The losses of one process; SIGTERM to one stops all."""
+    """They have the losses of one process; SIGTERM to one stops all."""
     one, workdir = tmp_path / "one", tmp_path / "several"
     with train(one, tiny_records, 1, "--config.epochs=2") as processes:
-        codes, _, said = ended(processes)
-    assert codes == [0], said
+        codes, _, stderr = ended(processes)
+    assert codes == [0], stderr
 
     run = (workdir, tiny_records, COUNT, "--config.epochs=1000")
     with train(*run) as processes:
         wait_for(6, workdir, processes)
         processes[-1].send_signal(signal.SIGTERM)
-        codes, printed, said = ended(processes)
-    assert codes == [75] * COUNT, said
-    (stopped,) = re.findall(r"^error: stopped at step (\d+) of 3000, all saved; run", said, re.M)
+        codes, stdout, stderr = ended(processes)
+    assert codes == [75] * COUNT, stderr
+    (stopped,) = re.findall(r"^error: stopped at step (\d+) of 3000, all saved; run", stderr, re.M)
     stopped = int(stopped)
     assert saved_steps(workdir / "checkpoints")[-1] == stopped
-    assert f"{COUNT} x cpu (cpu) of {COUNT} processes" in printed[0]
-    assert not re.search("step|done", "".join(printed[1:])), printed
+    assert f"{COUNT} x cpu (cpu) of {COUNT} processes" in stdout[0]
+    assert not re.search("step|done", "".join(stdout[1:])), stdout
     assert [row["step"] for row in rows(workdir)] == [*range(1, stopped + 1)]
     for ours, theirs in zip(rows(one)[:6], rows(workdir), strict=False):
-        # Not the validation's: a bias before a norm has no gradient but rounding, Adam makes steps
-        # of that, and the running statistics follow it late.
+        # Not those of the validation: the gradient of a bias before a norm is nothing but rounding,
+        # Adam makes steps of it, and the running statistics follow late.
         terms = {name for name in ours if name.startswith("train/")}
         assert len(terms) == 4
         for name in terms:
@@ -148,16 +166,16 @@ def test_several_processes_are_one_run(tiny_records, tmp_path, compiled_quickly)
 
     if COUNT == 2:
         return
-    with train(*run) as processes:  # and goes on after a SIGKILL, too; in make soak
+    with train(*run) as processes:  # it also continues after a SIGKILL; in make soak
         wait_for(stopped + 12, workdir, processes)  # a checkpoint later
         processes[-1].kill()
-        codes, printed, said = ended(processes)
-    assert f"continues from step {stopped}" in printed[0]
-    assert codes[-1] == -signal.SIGKILL and all(codes) and GONE in said, (codes, said)
+        codes, stdout, stderr = ended(processes)
+    assert f"continues from step {stopped}" in stdout[0]
+    assert codes[-1] == -signal.SIGKILL and all(codes) and LOST_ERROR in stderr, (codes, stderr)
     with train(*run, f"--config.epochs={stopped // 3 + 6}") as processes:
-        codes, printed, said = ended(processes)
-    assert codes == [0] * COUNT, said
-    assert int(re.search(r"continues from step (\d+)", printed[0])[1]) > stopped
+        codes, stdout, stderr = ended(processes)
+    assert codes == [0] * COUNT, stderr
+    assert int(re.search(r"continues from step (\d+)", stdout[0])[1]) > stopped
     steps = [row["step"] for row in rows(workdir) if any("train/" in name for name in row)]
     assert steps == [*range(1, len(steps) + 1)]
 
@@ -190,18 +208,20 @@ def test_when_one_is_killed_the_others_end(which):
             assert line == f"sum {COUNT}.0\n"
         processes[which].kill()
         began = time.monotonic()
-        codes, _, said = ended(processes)
+        codes, _, stderr = ended(processes)
     assert time.monotonic() - began < HEARTBEAT_SECONDS + 30
-    assert codes[which] == -signal.SIGKILL and all(codes), (codes, said)
-    assert len(re.findall(f"^{GONE}", said, re.M)) >= 1, said
+    assert codes[which] == -signal.SIGKILL and all(codes), (codes, stderr)
+    assert len(re.findall(f"^{LOST_ERROR}", stderr, re.M)) >= 1, stderr
 
 
 def test_an_error_of_all_is_printed_once(tiny_records, tmp_path):
     run = (tmp_path / "run", tiny_records, COUNT, "--config.augment.crop=30")
     with train(*run) as processes:
-        codes, _, said = ended(processes)
-    assert codes == [2] * COUNT, said
-    assert said.count("error: ") == said.count("error: augment.crop=30 on records of 64 x 64") == 1
+        codes, _, stderr = ended(processes)
+    assert codes == [2] * COUNT, stderr
+    assert (
+        stderr.count("error: ") == stderr.count("error: augment.crop=30 on records of 64 x 64") == 1
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -209,7 +229,7 @@ def test_an_error_of_all_is_printed_once(tiny_records, tmp_path):
 def test_an_error_of_one_ends_all(tiny_records, tmp_path):
     run = (tmp_path / "run", tiny_records, COUNT)
     with train(*run, last=["--config.data.dir=nowhere"]) as processes:
-        codes, _, said = ended(processes)
-    assert codes[-1] == 3 and all(codes), (codes, said)
-    assert "error: nowhere/simulated/unlabelled: dataset 'simulated/unlabelled' is not" in said
-    assert GONE in said
+        codes, _, stderr = ended(processes)
+    assert codes[-1] == 3 and all(codes), (codes, stderr)
+    assert "error: nowhere/simulated/unlabelled: dataset 'simulated/unlabelled' is not" in stderr
+    assert LOST_ERROR in stderr

@@ -1,4 +1,4 @@
-"""Records: decoding, opening, what stands in for damaged ones."""
+"""Records: decoding, opening, what replaces damaged ones."""
 
 import shutil
 
@@ -7,7 +7,7 @@ import pytest
 from tensorflow_datasets.core import example_serializer
 
 from data_builders import writer
-from emjax.data.records import Decoded, Readable, Records, open_mixture, open_records
+from emjax.data.records import Decoded, Records, TolerantSource, open_mixture, open_records
 from emjax.errors import InputError, UsageError
 
 
@@ -28,13 +28,13 @@ def test_records_are_decoded_as_tfds_does(dtype, shape):
     }
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
     stored = serializer.serialize_example(features.encode_example(record))
-    (found,), due = Decoded([stored], features), features.deserialize_example_np(stored)
-    assert found.keys() == due.keys() == record.keys()
-    for name, value in due.items():
+    (found,), expected = Decoded([stored], features), features.deserialize_example_np(stored)
+    assert found.keys() == expected.keys() == record.keys()
+    for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, strict=isinstance(value, np.ndarray))
         assert type(found[name]) is type(value)
     for damaged in (b"", stored[:-1], stored[: len(stored) // 2]):
-        with pytest.raises(Exception):  # noqa: B017  whatever: Readable catches all
+        with pytest.raises(Exception):  # noqa: B017  any: TolerantSource catches all
             Decoded([damaged], features)[0]
 
 
@@ -66,7 +66,7 @@ def test_slices_are_nested(tiny_records):
 
 
 class Numbered:
-    """Records whose image is their number; those in `damaged` cannot be decoded."""
+    """Records with their number as image; those in `damaged` cannot be decoded."""
 
     def __init__(self, count, damaged=(), side=2):
         self.count, self.damaged, self.side = count, damaged, side
@@ -74,15 +74,15 @@ class Numbered:
     def __len__(self):
         return self.count
 
-    def __getitem__(self, place):
-        if place in self.damaged:
+    def __getitem__(self, index):
+        if index in self.damaged:
             raise RuntimeError("hash mismatch\nin a chunk")
-        image = np.full((self.side, self.side, 1), place, np.float32)
-        return {"image": image, "index": place, "name": "n", "source": "s"}
+        image = np.full((self.side, self.side, 1), index, np.float32)
+        return {"image": image, "index": index, "name": "n", "source": "s"}
 
 
 def numbered(count, damaged=(), *, name="a:train", weight=1.0, **options):
-    return Records(Readable(Numbered(count, damaged, **options), name), {}, weight)
+    return Records(TolerantSource(Numbered(count, damaged, **options), name), {}, weight)
 
 
 def test_the_last_record_is_replaced_by_the_first():
@@ -100,8 +100,8 @@ def test_a_flipped_bit_in_a_shard_is_found(tiny_records, tmp_path):
     with pytest.raises(
         InputError, match="nanoparticles:train: record .* cannot be decoded: Corrupt"
     ):
-        for place in range(len(records.source)):
-            records.source[place]
+        for index in range(len(records.source)):
+            records.source[index]
 
 
 def test_mixtures_are_opened_by_name(tiny_records):
@@ -113,5 +113,7 @@ def test_mixtures_are_opened_by_name(tiny_records):
         InputError, match="unlabelled:train has images uint8 .64, 64, 1., simulated/"
     ):
         open_mixture(tiny_records, (*parts, ("simulated/unlabelled", "train", 1)))
-    with pytest.raises(UsageError, match="weight 0 of simulated/nanoparticles; a positive"):
+    with pytest.raises(
+        UsageError, match="weight 0 of simulated/nanoparticles, expected a positive"
+    ):
         open_mixture(tiny_records, (("simulated/nanoparticles", "train", 0), *parts))

@@ -120,6 +120,6 @@ def test_a_profile_beyond_the_end_is_refused(tiny_records, tmp_path):
 
 def test_options_that_the_compiler_does_not_know_are_dropped():
     known = Pix2Pix.compiler_options
-    assert devices.understood(known) == known["cpu"]
-    assert devices.understood({"cpu": {"xla_cpu_gone": "1"}}) is None
-    assert devices.understood({"gpu": {"xla_gpu_autotune_level": "4"}}) is None
+    assert devices.supported_options(known) == known["cpu"]
+    assert devices.supported_options({"cpu": {"xla_cpu_gone": "1"}}) is None
+    assert devices.supported_options({"gpu": {"xla_gpu_autotune_level": "4"}}) is None

@@ -1,6 +1,6 @@
-"""From stored patches to what a network is trained on: range, noise, turns, size, crop.
+"""Random flips and rotations, noise, magnification and crops, inside the jitted step.
 
-Everything here runs inside the jitted step, one draw for an image and its targets.
+An image and its targets share one draw.
 """
 
 import dataclasses
@@ -12,23 +12,34 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Key
 
-from emjax.data.noise import gaussian_noise, log_uniform, poisson_noise, speckle_noise, uniform
+from emjax.data.noise import (
+    Bounds,
+    Image,
+    Scalar,
+    gaussian_noise,
+    log_uniform,
+    poisson_noise,
+    speckle_noise,
+    uniform,
+)
+
+Example = dict[str, Float[Array, "_ _ 1"]]  # an image and its targets, of one size
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Turns of image and targets alike, noise on the image alone, then size and crop of all.
+    """Flips and rotations of image and targets, noise on the image, then magnified crops of all.
 
-    Turned after the noise, every pixel's noise would be drawn eight times over, once a symmetry.
-    Noise is drawn only where the crop will be.
+    Flips and rotations come before the noise; otherwise XLA would draw the noise once for each of
+    the eight symmetries. Noise is drawn only where the crop will be.
 
     Args:
         crop: side of the crop in pixels; 0 keeps the whole patch.
-        turns: one of the eight flips and quarter turns (four where the image is not square).
-        resize: largest magnification, 0 for none; drawn uniformly, from its inverse or crop / side
-            up, whichever is larger, so that the crop always fits.
-        mirror: magnifications go down to the inverse all the same; what the crop then shows beyond
-            the border is mirrored.
+        turns: one of the eight flips and rotations by 90 degrees (four if the image is not square).
+        resize: largest magnification, 0 for none. It is drawn uniformly, from its inverse or
+            crop / side up, whichever is larger, so that the crop always fits.
+        mirror: magnifications start at the inverse in any case; what the crop then shows beyond the
+            border is mirrored.
         noise_probability: share of the images that get Gaussian, Poisson or speckle noise.
         gaussian: largest sigma, as a fraction of the full range, of Gaussian noise on every image;
             drawn uniformly from 0 up.
@@ -36,48 +47,53 @@ class Augmentation:
 
     crop: int = 0
     turns: bool = True
-    resize: float = 0.0
+    resize: float | int = 0.0
     mirror: bool = False
-    noise_probability: float = 0.0
-    gaussian: float = 0.0
+    noise_probability: float | int = 0.0
+    gaussian: float | int = 0.0
 
     def __call__(
         self, keys: Key[Array, " b"], example: dict[str, Float[Array, "b _ _ 1"]]
     ) -> dict[str, Float[Array, "b _ _ 1"]]:
-        """`example`: float32 [b, h, w, 1] each. Returns the same names at the crop's size."""
+        """Return the images and targets of `example`, of the size of the crop."""
         return jax.vmap(self.augment)(keys, example)
 
-    def augment(self, key, example):
-        noise, turns, crop, gaussian = jax.random.split(key, 4)
+    def augment(self, key: Key[Array, ""], example: Example) -> Example:
+        """Return one augmented image with its targets."""
+        noise_key, dihedral_key, crop_key, gaussian_key = jax.random.split(key, 4)
+        side = self.crop or min(example["image"].shape[:2])
+        crop = None
         if self.turns:
-            example = jax.tree.map(lambda x: random_dihedral(turns, x), example)
+            example = jax.tree.map(lambda x: random_dihedral(dihedral_key, x), example)
         if self.resize:
-            side = self.crop or min(example["image"].shape[:2])
             smallest = 1 / self.resize
             if not self.mirror:
                 smallest = max(smallest, side / min(example["image"].shape[:2]))
-            crop = drawn_crop(crop, example, side=side, magnification=(smallest, self.resize))
-            reach = math.ceil(side / smallest)
-            example, crop = window(example, crop, reach=reach)  # noise on what is cut off is lost
+            crop = draw_crop(crop_key, example, side=side, magnification=(smallest, self.resize))
+            # Smaller before the noise: what is cut off needs none.
+            example, crop = cut_window(example, crop, reach=math.ceil(side / smallest))
         elif self.crop:
-            example = jax.tree.map(lambda x: random_crop(crop, x, side=self.crop), example)
+            example = jax.tree.map(lambda x: random_crop(crop_key, x, side=self.crop), example)
         if self.noise_probability:
-            image = one_noise(noise, example["image"], probability=self.noise_probability)
+            image = random_noise(noise_key, example["image"], probability=self.noise_probability)
             example = {**example, "image": image}
         if self.gaussian:
-            amount, draw = jax.random.split(gaussian)
-            sigma = uniform(amount, (0.0, self.gaussian))
-            image = gaussian_noise(draw, example["image"], sigma=sigma)
+            sigma_key, draw_key = jax.random.split(gaussian_key)
+            sigma = uniform(sigma_key, (0.0, self.gaussian))
+            image = gaussian_noise(draw_key, example["image"], sigma=sigma)
             example = {**example, "image": image}
-        if self.resize:
+        if crop is not None:
             example = resized_crop(example, crop, side=side)
         return example
 
 
-def one_noise(key, image, *, probability):
-    """With `probability` one of Gaussian, Poisson and speckle noise, else the image as it is.
+def random_noise(key: Key[Array, ""], image: Image, *, probability: float | int) -> Image:
+    """Return the image with one of Gaussian, Poisson and speckle noise, or the image itself.
 
     Sigma 0.01-0.1 of the full range, 10-1000 electrons per pixel, sigma 0.05-0.2.
+
+    Args:
+        probability: of any noise.
     """
     whether, which, amount, draw = jax.random.split(key, 4)
     noisy = jax.lax.select_n(
@@ -89,8 +105,8 @@ def one_noise(key, image, *, probability):
     return jnp.where(jax.random.bernoulli(whether, probability), noisy, image)
 
 
-def random_dihedral(key, image):
-    """One of the eight symmetries of the square, or of the four of a rectangle."""
+def random_dihedral(key: Key[Array, ""], image: Float[Array, "_ _ c"]) -> Float[Array, "_ _ c"]:
+    """Return one of the eight symmetries of a square image, or of the four of a rectangle."""
     up, left, across = jax.random.bernoulli(key, shape=(3,))
     image = jnp.where(up, image[::-1], image)
     image = jnp.where(left, image[:, ::-1], image)
@@ -99,53 +115,58 @@ def random_dihedral(key, image):
     return image
 
 
-def random_crop(key, image, *, side):
-    """A side x side window of `image`, any place equally likely."""
+def random_crop(
+    key: Key[Array, ""], image: Float[Array, "_ _ c"], *, side: int
+) -> Float[Array, "_ _ c"]:
+    """Return a side x side window of `image`; all positions are equally likely."""
     y, x = jax.random.randint(key, (2,), 0, jnp.array(image.shape[:2]) - side + 1)
     return jax.lax.dynamic_slice(image, (y, x, 0), (side, side, image.shape[2]))
 
 
 class Crop(NamedTuple):
-    """A part of an image and how much larger it is to be."""
+    """A part of an image and its magnification."""
 
-    scale: Array  # []
-    origin: Array  # [2], where it begins: y, x in pixels of the image, from the corner
+    scale: Scalar
+    origin: Float[Array, "2"]  # where it begins: y, x in pixels of the image, from the corner
 
 
-def drawn_crop(key, example, *, side, magnification):
-    """A Crop that is side x side pixels, magnified by a number between two.
+def draw_crop(key: Key[Array, ""], example: Example, *, side: int, magnification: Bounds) -> Crop:
+    """Return a Crop of side x side pixels, magnified by a number between two.
 
-    One that shows less than the whole image lies inside it, one that shows more has all of it
-    inside.
+    A crop that shows less than the whole image is inside the image; for one that shows more, the
+    image is inside the crop.
     """
-    scale_key, place_key = jax.random.split(key)
+    scale_key, origin_key = jax.random.split(key)
     shape = jnp.array(example["image"].shape[:2])
     scale = uniform(scale_key, magnification)
-    return Crop(scale, jax.random.uniform(place_key, (2,)) * (shape - side / scale))
+    return Crop(scale, jax.random.uniform(origin_key, (2,)) * (shape - side / scale))
 
 
-def window(example, crop, *, reach):
-    """(what a crop of at most `reach` pixels is made of, the crop in it); all of small images."""
+def cut_window(example: Example, crop: Crop, *, reach: int) -> tuple[Example, Crop]:
+    """Return the part that a crop of at most `reach` pixels needs, and the crop within it.
+
+    Of small images that is the whole image.
+    """
     shape = example["image"].shape[:2]
-    sides = [min(reach + 3, side) for side in shape]  # and its neighbours
-    last = jnp.array(shape) - jnp.array(sides)
+    window = [min(reach + 3, side) for side in shape]  # 3: the neighbours
+    last = jnp.array(shape) - jnp.array(window)
     first = jnp.clip(jnp.floor(crop.origin).astype(jnp.int32) - 1, 0, last)
     cut = {
-        name: jax.lax.dynamic_slice(image, (*first, 0), (*sides, image.shape[2]))
+        name: jax.lax.dynamic_slice(image, (*first, 0), (*window, image.shape[2]))
         for name, image in example.items()
     }
     return cut, crop._replace(origin=crop.origin - first)
 
 
-def resized_crop(example, crop, *, side):
-    """The crop of each image, [side, side, 1], mirrored beyond borders.
+def resized_crop(example: Example, crop: Crop, *, side: int) -> Example:
+    """Return the crop of each image, [side, side, 1], mirrored beyond borders.
 
-    Images and restoration targets by linear interpolation, masks by the nearest pixel.
+    Images and restoration targets are interpolated linearly, masks take the nearest pixel.
     """
-    place = (jnp.arange(side) + 0.5) / crop.scale - 0.5
-    grid = jnp.meshgrid(crop.origin[0] + place, crop.origin[1] + place, indexing="ij")
+    offset = (jnp.arange(side) + 0.5) / crop.scale - 0.5
+    grid = jnp.meshgrid(crop.origin[0] + offset, crop.origin[1] + offset, indexing="ij")
 
-    def sample(name, image):
+    def sample(name: str, image: Float[Array, "_ _ 1"]) -> Float[Array, "_ _ 1"]:
         order = 0 if name == "mask" else 1
         return map_coordinates(image[..., 0], grid, order=order, mode="mirror")[..., None]
 

@@ -1,4 +1,4 @@
-"""What pretraining does to a micrograph before the generator has to restore it.
+"""Corruptions of micrographs that the generator of a pretraining has to undo.
 
 Images are float32 [h, w, 1] in [-1, 1]; amplitudes are fractions of the full range (2 in these
 units). A corruption works on one image with one key; `corrupt` maps it over a batch.
@@ -11,34 +11,36 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from emjax.data.noise import gaussian_blur, gaussian_noise, poisson_noise, uniform
+from emjax.data.noise import Bounds, Image, gaussian_blur, gaussian_noise, poisson_noise, uniform
 
 
 @dataclasses.dataclass(frozen=True)
 class Corruption:
-    """Gaussian blur, then Gaussian noise, then (if `dose` is given) counting noise; no clipping.
+    """Gaussian blur, then Gaussian noise, then (if `dose` is given) Poisson noise; no clipping.
 
-    Source: the kinds are Kazimi et al. (arXiv 2402.18286), section 4.1; they state no amplitudes.
+    Source: the kinds are from Kazimi et al. (arXiv 2402.18286), section 4.1, who state no
+    amplitudes.
 
     Args:
         blur: smallest and largest sigma in pixels.
         blur_probability: share of the images that are blurred.
         noise: smallest and largest sigma as fractions of the full range.
-        dose: smallest and largest electrons per pixel at full range; None for no counting noise.
+        dose: smallest and largest electrons per pixel at full range; None for no Poisson noise.
     """
 
-    blur: tuple = (0.1, 2.0)
-    blur_probability: float = 0.5
-    noise: tuple = (0.02, 0.15)
-    dose: tuple | None = None
+    blur: Bounds = (0.1, 2.0)
+    blur_probability: float | int = 0.5
+    noise: Bounds = (0.02, 0.15)
+    dose: Bounds | None = None
 
     def __call__(
         self, keys: Key[Array, " b"], images: Float[Array, "b h w 1"]
     ) -> Float[Array, "b h w 1"]:
-        """Each image corrupted with its own key."""
+        """Return each image corrupted with its own key."""
         return jax.vmap(self.corrupt)(keys, images)
 
-    def corrupt(self, key, image):
+    def corrupt(self, key: Key[Array, ""], image: Image) -> Image:
+        """Return one image corrupted."""
         whether, blur, amplitude, noise, dose, count = jax.random.split(key, 6)
         sigma = uniform(blur, self.blur)
         blurred = gaussian_blur(image, sigma=sigma, radius=math.ceil(4 * self.blur[1]))
@@ -51,26 +53,27 @@ class Corruption:
 
 @dataclasses.dataclass(frozen=True)
 class Masking:
-    """Square blocks of an image replaced by mid-grey.
+    """Square patches of an image replaced by mid-grey.
 
     Args:
-        side: of a block in pixels.
-        share: the part of the blocks that is hidden, the same in every image.
+        side: of a patch in pixels.
+        share: the part of the patches that is hidden, the same in every image.
     """
 
     side: int = 16
-    share: float = 0.6
+    share: float | int = 0.6
 
     def __call__(
         self, keys: Key[Array, " b"], images: Float[Array, "b h w 1"]
     ) -> Float[Array, "b h w 1"]:
-        """Each image masked with its own key."""
+        """Return each image masked with its own key."""
         return jax.vmap(self.mask)(keys, images)
 
-    def mask(self, key, image):
+    def mask(self, key: Key[Array, ""], image: Image) -> Image:
+        """Return one image masked."""
         h, w, _ = image.shape
-        blocks = -(-h // self.side), -(-w // self.side)
-        order = jax.random.permutation(key, math.prod(blocks)).reshape(blocks)
-        hidden = order < round(self.share * math.prod(blocks))
+        patches = -(-h // self.side), -(-w // self.side)
+        order = jax.random.permutation(key, math.prod(patches)).reshape(patches)
+        hidden = order < round(self.share * math.prod(patches))
         hidden = jnp.repeat(jnp.repeat(hidden, self.side, 0), self.side, 1)[:h, :w, None]
         return jnp.where(hidden, 0.0, image)

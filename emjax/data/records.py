@@ -1,9 +1,10 @@
-"""Records on disk: opening what was built, decoding it, standing in for what is damaged."""
+"""Records on disk: opening a dataset, decoding its records, replacing damaged ones."""
 
 import json
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -12,95 +13,112 @@ from tensorflow_datasets.proto import tf_example_pb2
 from emjax.config import parts_of
 from emjax.errors import InputError, UsageError, first_line, note
 
-BAD_SHARE = 0.001  # of a split's records may be damaged; more, and the run stops
+MAX_DAMAGED_SHARE = 0.001  # of a split's records; with more, the run stops
+
+Record = dict[str, Any]  # {field: array, int or bytes}
+
+
+class Source(Protocol):
+    """Records by index."""
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Record:
+        """Return a record; raises whatever a decoder raises if it is damaged."""
+        ...
 
 
 class Records(NamedTuple):
-    """A split of a dataset as it was built, and the dataset's card."""
+    """A split of a dataset, and the dataset's card."""
 
-    source: "Readable"  # source[i]: {field: array}
-    card: dict
-    weight: float = 1.0  # of its examples in a mixture, against those of the other parts
+    source: "TolerantSource"  # source[i]: {field: array}
+    card: dict[str, Any]
+    weight: float = 1.0  # of its examples in a mixture, relative to the other parts
 
 
-class Readable:
-    """The records of a split, by place. The next good one stands in for one that is damaged.
+class TolerantSource:
+    """The records of a split, by index. A damaged record is replaced by the next good one.
 
-    So each place has an example, the same one on every machine. A damaged record is named on
-    stderr, once.
+    So every index has an example, the same one on every machine. A note names each damaged record,
+    once.
 
-    Raises: InputError once more than BAD_SHARE of the records are known to be damaged.
+    Raises: InputError once more than MAX_DAMAGED_SHARE of the records are known to be damaged.
     """
 
-    def __init__(self, source, name):
-        self.source, self.name, self.damaged = source, name, {}
-        self.noting = threading.Lock()
+    def __init__(self, source: Source, name: str) -> None:
+        self.source, self.name = source, name
+        self.damaged: dict[int, Exception] = {}
+        self.lock = threading.Lock()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.source)
 
-    def __repr__(self):
-        return f"Readable({self.name}, {len(self)} records)"
+    def __repr__(self) -> str:
+        return f"TolerantSource({self.name}, {len(self)} records)"
 
-    def __getitem__(self, place):
-        at = int(place)
-        if not 0 <= at < len(self):
-            raise IndexError(f"{self.name} has {len(self)} records, no record {at}")
+    def __getitem__(self, index: int) -> Record:
+        index = int(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.name} has {len(self)} records, no record {index}")
         while True:
-            if at not in self.damaged:
+            if index not in self.damaged:
                 try:
-                    return self.source[at]
-                except Exception as error:  # whatever a decoder makes of damaged bytes
-                    self.note_damaged(at, error)
-            at = (at + 1) % len(self)
+                    return self.source[index]
+                except Exception as error:  # a decoder may raise anything for damaged bytes
+                    self.note_damaged(index, error)
+            index = (index + 1) % len(self)
 
-    def note_damaged(self, at, error):
+    def note_damaged(self, index: int, error: Exception) -> None:
+        """Print a note that a record is damaged; raise InputError if there are too many."""
         reason = f"cannot be decoded: {first_line(error)}"
-        most = BAD_SHARE * len(self)
-        with self.noting:  # so that the count that ends a run is the same on every machine
-            if at in self.damaged:
+        limit = MAX_DAMAGED_SHARE * len(self)
+        with self.lock:  # so that the count that ends a run is the same on every machine
+            if index in self.damaged:
                 return  # another thread was first
-            if len(self.damaged) <= most:
-                self.damaged[at] = error
-        if len(self.damaged) > most:
+            if len(self.damaged) <= limit:
+                self.damaged[index] = error
+        if len(self.damaged) > limit:
             raise InputError(
-                f"{self.name}: record {at} {reason}; {len(self.damaged)} of {len(self)} so far, "
-                f"more than {BAD_SHARE:.1%}. Build the dataset again"
+                f"{self.name}: record {index} {reason}; {len(self.damaged)} of {len(self)} records "
+                f"so far, expected at most {MAX_DAMAGED_SHARE:.1%}; build the dataset again"
             )
-        note(f"{self.name}: record {at}", f"{reason}; the next one stands in for it")
+        note(f"{self.name}: record {index}", f"{reason}; the next record is used instead")
 
 
 class Decoded:
-    """Stored bytes as records: what TFDS would make of them, in less than a third of its time.
+    """Stored bytes as records, decoded as TFDS does but in less than a third of its time.
 
-    Decoding holds Python's global lock, so that its speed is all a host can stream, on however
-    many cores.
+    Decoding holds Python's global lock, so its speed limits what a host can stream, on any number
+    of cores.
 
     Args:
         raw: raw[i]: the bytes of record i, a tf.train.Example.
         features: those of `data_builders.writer.features`.
     """
 
-    def __init__(self, raw, features):
+    def __init__(self, raw: Any, features: Mapping[str, Any]) -> None:
         self.raw = raw
-        self.fields = {name: field(name, feature) for name, feature in features.items()}
+        self.decoders = {name: decoder(name, feature) for name, feature in features.items()}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.raw)
 
-    def __getitem__(self, place):
-        stored = tf_example_pb2.Example.FromString(self.raw[place]).features.feature
-        return {name: value(stored) for name, value in self.fields.items()}
+    def __getitem__(self, index: int) -> Record:
+        example = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
+        stored = example.FromString(self.raw[index]).features.feature
+        return {name: decode(stored) for name, decode in self.decoders.items()}
 
 
-def field(name, feature):
-    """A function from an Example's features to the value of `name`: array, int or bytes."""
+def decoder(name: str, feature: Any) -> Callable[[Any], Any]:
+    """Return a function from an Example's features to the value of `name`: array, int or bytes."""
     if isinstance(feature, tfds.features.Text):
         return lambda stored: stored[name].bytes_list.value[0]
     dtype, shape = feature.np_dtype, feature.shape
     if not shape:
         return lambda stored: stored[name].int64_list.value[0]
-    if None in shape:  # written with the sizes of each image
+    if None in shape:  # stored with the size of each image
         return lambda stored: np.frombuffer(
             stored[f"{name}/value"].bytes_list.value[0], dtype
         ).reshape(stored[f"{name}/shape"].int64_list.value)
@@ -109,10 +127,10 @@ def field(name, feature):
     return lambda stored: np.array(stored[name].float_list.value, dtype).reshape(shape)
 
 
-def open_records(data_dir, name, split):
-    """The records of `split` ("train", "train[:50000]", ...) of the dataset `name`.
+def open_records(data_dir: str | Path, name: str, split: str) -> Records:
+    """Return the records of `split` ("train", "train[:50000]", ...) of the dataset `name`.
 
-    Raises: InputError if the dataset is not built or the split is not in it or not that large.
+    Raises: InputError if the dataset is not built, or has no such split or not that many records.
     """
     folder = Path(data_dir) / name
     cards = sorted(folder.glob("[0-9]*/card.json"))
@@ -124,7 +142,7 @@ def open_records(data_dir, name, split):
             f"{folder}: dataset {name!r} is not built. "
             f"Build it: python -m data_builders.build {what} --data_dir={data_dir}{source}"
         )
-    builder = tfds.builder_from_directory(cards[-1].parent)
+    builder: Any = tfds.builder_from_directory(cards[-1].parent)
     counts = {key: info.num_examples for key, info in builder.info.splits.items()}
     try:
         records = builder.info.splits[split].num_examples
@@ -136,30 +154,30 @@ def open_records(data_dir, name, split):
             f"{folder}: no split {split!r} of it: {first_line(error)}. It has: {has}"
         ) from error
     raw = builder.as_data_source(split).data_source
-    source = Readable(Decoded(raw, builder.info.features), f"{name}:{split}")
+    source = TolerantSource(Decoded(raw, builder.info.features), f"{name}:{split}")
     return Records(source, json.loads(cards[-1].read_text()))
 
 
-def open_mixture(data_dir, parts):
-    """The Records to train on, of a config's `data.train`.
+def open_mixture(data_dir: str | Path, parts: Sequence[Any]) -> list[Records]:
+    """Return the Records to train on, those of a config's `data.train`.
 
     Args:
-        parts: (name, split), or several (name, split, weight): of the examples, shares in
-            proportion to the weights come from each, whatever their sizes.
+        parts: (name, split), or several (name, split, weight). The examples of each part are drawn
+            in proportion to its weight, whatever its size.
 
-    Raises: InputError as open_records, or if the images of two parts differ in size or number
-        format; UsageError for a weight that is not positive.
+    Raises: InputError as open_records, or if the images of two parts differ in size or dtype;
+        UsageError for a weight that is not positive.
     """
     mixture = []
     for name, split, weight in parts_of(parts):
         if not weight > 0:
-            raise UsageError(f"data.train: weight {weight} of {name}; a positive number was due")
+            raise UsageError(f"data.train: weight {weight} of {name}, expected a positive number")
         mixture.append(open_records(data_dir, name, split)._replace(weight=float(weight)))
     first, *others = ((r.source.name, r.source[0]["image"]) for r in mixture)
     for name, image in others:
         if (image.shape, image.dtype) != (first[1].shape, first[1].dtype):
             raise InputError(
-                f"{name} has images {image.dtype} {image.shape}, {first[0]} has "
-                f"{first[1].dtype} {first[1].shape}; one mixture needs one kind: build them alike"
+                f"{name} has images {image.dtype} {image.shape}, {first[0]} has {first[1].dtype} "
+                f"{first[1].shape}; expected images of one kind in a mixture, build them alike"
             )
     return mixture

@@ -5,6 +5,7 @@ one pair). The receptive field is averaged over the phase of the coarsest level.
 """
 
 import sys
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -18,19 +19,20 @@ SIDES = (224, 256, 448, 512)
 
 
 @cli.command
-def main(arguments):
+def main(arguments: Sequence[str]) -> int:
     """Print the table of the generators and the discriminator that the configs name."""
-    cli.Parser(prog="emjax.models", description=__doc__.splitlines()[0]).parse_args(arguments)
+    description = str(__doc__).splitlines()[0]
+    cli.Parser(prog="emjax.models", description=description).parse_args(arguments)
     fields = {**GENERATORS, **DISCRIMINATORS}
     models = {name: ConfigDict(model).to_dict() for name, model in fields.items()}
     sizes = [f"{side} x {side}" for side in SIDES]
-    print(line("", "parameters", "receptive", "sides", "million multiply-adds an image of"))
+    print(line("", "parameters", "receptive", "sides", "million multiply-adds per image of"))
     print(line("network", "", "field, px", "divide by", *sizes))
     for name, model in models.items():
         module = build_abstract(model)
         parameters = sum(leaf.size for leaf in flat_arrays(module)[0].values())
         divisor = getattr(module, "divisor", None)
-        if divisor:  # each layer's output is a whole fraction of the image, so cost goes by area
+        if divisor:  # each layer's output is a whole fraction of the image: cost scales with area
             cost = multiply_adds(module, divisor)
             costs = [cost * (side // divisor) ** 2 for side in SIDES]
         else:
@@ -40,7 +42,8 @@ def main(arguments):
     return 0
 
 
-def line(name, *cells):
+def line(name: str, *cells: object) -> str:
+    """Return one line of the table."""
     return f"{name:20}" + " ".join(f"{cell:>11}" for cell in cells)
 
 

@@ -1,7 +1,9 @@
 """Layers that several networks share, with PyTorch's initial values."""
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +12,25 @@ from flax import nnx
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.nn import initializers
+from jaxtyping import Array, Float
 
 from emjax.errors import UsageError
 from emjax.models.formulation import formulation
-from emjax.models.norms import NoNorm, normalisation, per_channel
+from emjax.models.model import KeySource
+from emjax.models.norms import Initializer, NoNorm, Norm, normalisation, per_channel
 
-BLOCK = "block"  # what rematerialisation keeps: `checkpoint_name` of a block's output
+Images = Float[Array, "b h w c"]
+Kernel = Float[Array, "k k in out"]
+
+# The `checkpoint_name` of the outputs that rematerialisation keeps: those of residual blocks.
+KEPT_OUTPUT = "kept output"
 
 
-def uniform_by_fan_in(fan_in):
-    """PyTorch's default for convolution weights and biases: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+def uniform_by_fan_in(fan_in: int) -> Initializer:
+    """Return PyTorch's default initializer of convolution weights and biases.
+
+    U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+    """
     bound = 1 / math.sqrt(fan_in)
     return lambda key, shape, dtype=jnp.float32, **_: jax.random.uniform(
         key, shape, dtype, -bound, bound
@@ -33,32 +44,54 @@ kaiming_normal = initializers.variance_scaling(2.0, "fan_in", "normal")
 class Conv(nnx.Module):
     """A size x size convolution, computed in the precision of its input.
 
-    Padded by dilation * (size // 2) on all sides unless told otherwise, as PyTorch's are. Kernel
-    [size, size, in, out] and bias start as PyTorch's unless told otherwise.
+    Attributes:
+        kernel: [size, size, in, out].
+        bias: [out], or None.
+
+    Args:
+        padding: pixels on all four sides; by default dilation * (size // 2).
+        kernel_init, bias_init: initializers; by default PyTorch's.
     """
 
-    def __init__(self, in_channels, out_channels, size, *, stride=1, padding=None, dilation=1,
-                 use_bias=True, kernel_init=None, bias_init=None, rngs):  # fmt: skip
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int,
+        *,
+        stride: int = 1,
+        padding: int | None = None,
+        dilation: int = 1,
+        use_bias: bool = True,
+        kernel_init: Initializer | None = None,
+        bias_init: Initializer | None = None,
+        rngs: KeySource,
+    ) -> None:
         default = uniform_by_fan_in(in_channels * size * size)
         shape = size, size, in_channels, out_channels
         self.kernel = nnx.Param((kernel_init or default)(rngs.params(), shape, jnp.float32))
+        bias = None
         if use_bias:
-            bias = (bias_init or default)(rngs.params(), (out_channels,), jnp.float32)
-        self.bias = nnx.Param(bias) if use_bias else None
+            bias = nnx.Param((bias_init or default)(rngs.params(), (out_channels,), jnp.float32))
+        self.bias = bias
         self.stride, self.dilation = stride, dilation
         self.padding = dilation * (size // 2) if padding is None else padding
 
-    def __call__(self, x, *, blocks=1):
-        """x [b, h, w, in], or in blocks, to [b, h / stride, w / stride, out], or in blocks."""
-        x = self.without_bias(x, blocks=blocks)
+    def __call__(self, x: Images, *, block_size: int = 1) -> Images:
+        """Return [b, h / stride, w / stride, out] for x [b, h, w, in].
+
+        With a `block_size` above 1, x and the result are as `space_to_depth` returns them.
+        """
+        x = self.without_bias(x, block_size=block_size)
         if self.bias is None:
             return x
-        return x + per_channel(self.bias[...], blocks).astype(x.dtype)
+        return x + per_channel(self.bias[...], block_size).astype(x.dtype)
 
-    def without_bias(self, x, *, blocks=1):
+    def without_bias(self, x: Images, *, block_size: int = 1) -> Images:
+        """Return what `__call__` does before the bias is added."""
         kernel, dilation, padding = self.kernel[...].astype(x.dtype), self.dilation, self.padding
-        if blocks > 1:
-            kernel, padding = blocked_kernel(kernel, blocks, dilation)
+        if block_size > 1:
+            kernel, padding = space_to_depth_kernel(kernel, block_size, dilation)
             dilation = 1
         if kernel.shape[:2] == (1, 1) and self.stride == 1 and formulation().products:
             return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
@@ -68,7 +101,8 @@ class Conv(nnx.Module):
         return convolution(x, kernel, self.stride, padding, dilation)
 
 
-def convolution(x, kernel, stride, padding, dilation=1):
+def convolution(x: Images, kernel: Kernel, stride: int, padding: int, dilation: int = 1) -> Images:
+    """Return the convolution of x with `kernel`, padded by zeros on all four sides."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -80,158 +114,183 @@ def convolution(x, kernel, stride, padding, dilation=1):
 
 
 @jax.custom_vjp
-def strided_conv(x, kernel):
-    """x [b, h, w, c], h and w even, by a 3x3 or 4x4 kernel: stride 2, padded by 1.
+def strided_conv(x: Images, kernel: Kernel) -> Images:
+    """Return the convolution of stride 2, padded by 1, of x with a 3x3 or 4x4 kernel.
 
-    Its input gradient is a convolution of an image that is three quarters zeros. Here it is one of
-    stride 1 with a 2x2 kernel, to the four phases of the input's pixels as channels.
+    h and w of x are even. The usual gradient with respect to the input is a convolution of an image
+    that is three quarters zeros. Here it is one of stride 1 with a 2x2 kernel, which returns the
+    four phases of the input's pixels as channels.
     """
     return convolution(x, kernel, 2, 1)
 
 
-def strided_conv_forward(x, kernel):
+def strided_conv_forward(x: Images, kernel: Kernel) -> tuple[Images, tuple[Images, Kernel]]:
+    """Return the value of `strided_conv` and what its gradient needs."""
     return strided_conv(x, kernel), (x, kernel)
 
 
-def strided_conv_backward(saved, gradient):
-    x, kernel = saved
+def strided_conv_backward(
+    residuals: tuple[Images, Kernel], gradient: Images
+) -> tuple[Images, Kernel]:
+    """Return the gradients of `strided_conv` with respect to x and the kernel."""
+    x, kernel = residuals
     size, _, before, after = kernel.shape
-    four = jnp.pad(kernel, ((0, 4 - size), (0, 4 - size), (0, 0), (0, 0)))
-    phases = four.reshape(2, 2, 2, 2, before, after).transpose(0, 2, 5, 1, 3, 4)
+    padded_kernel = jnp.pad(kernel, ((0, 4 - size), (0, 4 - size), (0, 0), (0, 0)))
+    phases = padded_kernel.reshape(2, 2, 2, 2, before, after).transpose(0, 2, 5, 1, 3, 4)
     phases = phases.reshape(2, 2, after, 4 * before)[::-1, ::-1]
-    of_padded = depth_to_space(convolution(gradient, phases, 1, 1), 2)
-    _, to_kernel = jax.vjp(lambda kernel: convolution(x, kernel, 2, 1), kernel)
-    return of_padded[:, 1:-1, 1:-1], *to_kernel(gradient)
+    padded_gradient = depth_to_space(convolution(gradient, phases, 1, 1), 2)
+    _, kernel_gradient = jax.vjp(lambda kernel: convolution(x, kernel, 2, 1), kernel)
+    return padded_gradient[:, 1:-1, 1:-1], *kernel_gradient(gradient)
 
 
 strided_conv.defvjp(strided_conv_forward, strided_conv_backward)
 
 
-def space_to_depth(x, size):
-    """x [b, h, w, c] as [b, h / size, w / size, size * size * c]: a pixel is a block of pixels.
+def space_to_depth(x: Images, block_size: int) -> Images:
+    """Return x as [b, h / size, w / size, size * size * c]: blocks of pixels become channels.
 
-    A layer of few channels at full resolution uses a vector unit badly; like this it has more.
+    A layer of few channels at full resolution uses a vector unit badly; this way it has more.
     """
     b, h, w, c = x.shape
+    size = block_size
     x = x.reshape(b, h // size, size, w // size, size, c).swapaxes(2, 3)
     return x.reshape(b, h // size, w // size, size * size * c)
 
 
-def depth_to_space(x, size):
-    """What `to_blocks` was given."""
+def depth_to_space(x: Images, block_size: int) -> Images:
+    """Return the argument of the `space_to_depth` that returned x."""
     b, h, w, c = x.shape
+    size = block_size
     x = x.reshape(b, h, w, size, size, c // size**2).swapaxes(2, 3)
     return x.reshape(b, h * size, w * size, c // size**2)
 
 
-def blocked_kernel(kernel, size, dilation):
-    """(the kernel that does on blocks what `kernel` [k, k, in, out] does on pixels, its padding).
+def space_to_depth_kernel(kernel: Kernel, block_size: int, dilation: int) -> tuple[Kernel, int]:
+    """Return the kernel that does to blocks what `kernel` does to pixels, and its padding.
 
-    Entries between pixels that `kernel` does not join are zero.
+    Its entries are zero between pixels that `kernel` does not connect.
     """
-    taps = kernel.shape[0]
+    size, taps = block_size, kernel.shape[0]
     reach = -(-dilation * (taps // 2) // size)
-    block, source, place, tap = np.ogrid[-reach : reach + 1, :size, :size, :taps]
-    joins = (size * block + source - place == dilation * (tap - taps // 2)).astype(kernel.dtype)
-    blocked = jnp.einsum("astk,bxyl,klio->absxityo", joins, joins, kernel)
-    sides = 2 * reach + 1, 2 * reach + 1
-    return blocked.reshape(*sides, *(size**2 * n for n in kernel.shape[2:])), reach
+    block, source, target, tap = np.ogrid[-reach : reach + 1, :size, :size, :taps]
+    connected = size * block + source - target == dilation * (tap - taps // 2)
+    connected = connected.astype(kernel.dtype)
+    blocks = jnp.einsum("astk,bxyl,klio->absxityo", connected, connected, kernel)
+    shape = 2 * reach + 1, 2 * reach + 1, *(size**2 * channels for channels in kernel.shape[2:])
+    return blocks.reshape(shape), reach
 
 
-def conv_norm(conv, norm, x, *, train, blocks=1):
-    """`norm` of `conv` of x. A bias between them goes to the running mean alone, see BatchNorm."""
+def conv_norm(conv: Conv, norm: Norm, x: Images, *, train: bool, block_size: int = 1) -> Images:
+    """Return `norm` of `conv` of x.
+
+    A bias between them changes the running mean alone, see BatchNorm.
+    """
     if isinstance(norm, NoNorm):
-        return conv(x, blocks=blocks)
-    lacking = 0 if conv.bias is None else conv.bias[...]
-    return norm(conv.without_bias(x, blocks=blocks), train=train, lacking=lacking, blocks=blocks)
+        return conv(x, block_size=block_size)
+    return norm(
+        conv.without_bias(x, block_size=block_size),
+        train=train,
+        dropped_bias=0 if conv.bias is None else conv.bias[...],
+        block_size=block_size,
+    )
 
 
 class ResidualBlock(nnx.Module):
-    """Two dilated 3x3 convolutions, normalised, beside a 1x1 projection, added before the ReLU.
+    """Two dilated 3x3 convolutions with norms, plus a 1x1 projection of the input, then a ReLU.
 
-    The projection is there even where the channels do not change, and has no norm.
+    The projection has no norm. It is there even where the channels do not change.
     Source: ScottLabUCB/HRTEM-Receptive-Field, model_training/UNet_2ResidualBlock_m22.py, 36e4e73.
     """
 
-    def __init__(self, in_channels, channels, *, dilation, norm="batch", rngs):
-        options = dict(dilation=dilation, kernel_init=kaiming_normal, rngs=rngs)
-        self.conv1 = Conv(in_channels, channels, 3, **options)
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        dilation: int,
+        norm: str = "batch",
+        rngs: KeySource,
+    ) -> None:
+        conv = partial(Conv, kernel_init=kaiming_normal, rngs=rngs)
+        self.conv1 = conv(in_channels, channels, 3, dilation=dilation)
         self.norm1 = normalisation(norm, channels, rngs=rngs)
-        self.conv2 = Conv(channels, channels, 3, **options)
+        self.conv2 = conv(channels, channels, 3, dilation=dilation)
         self.norm2 = normalisation(norm, channels, rngs=rngs)
-        self.project = Conv(in_channels, channels, 1, kernel_init=kaiming_normal, rngs=rngs)
+        self.project = conv(in_channels, channels, 1)
 
-    def __call__(self, x, *, train, blocks=1):
-        """x [b, h, w, c], or in blocks, as `to_blocks` makes them."""
-        how = dict(train=train, blocks=blocks)
-        y = nnx.relu(conv_norm(self.conv1, self.norm1, x, **how))
-        y = conv_norm(self.conv2, self.norm2, y, **how)
-        return checkpoint_name(nnx.relu(y + self.project(x, blocks=blocks)), BLOCK)
+    def __call__(self, x: Images, *, train: bool, block_size: int = 1) -> Images:
+        """Return the block's output for x, both [b, h, w, c] or as of `space_to_depth`."""
+        options: dict[str, Any] = dict(train=train, block_size=block_size)
+        y = nnx.relu(conv_norm(self.conv1, self.norm1, x, **options))
+        y = conv_norm(self.conv2, self.norm2, y, **options)
+        projected = self.project(x, block_size=block_size)
+        return checkpoint_name(nnx.relu(y + projected), KEPT_OUTPUT)
 
 
-def max_pool(x, size):
-    """Maxima of the size x size blocks of x [b, h, w, c]; h and w must be divisible by `size`."""
+def max_pool(x: Images, size: int) -> Images:
+    """Return the maxima of size x size blocks of x; `size` must divide h and w."""
     return block_maxima(space_to_depth(x, size), size)
 
 
-def block_maxima(x, size):
-    """Maxima [b, h, w, c] of x, in blocks [b, h, w, size * size * c].
+def block_maxima(x: Images, block_size: int) -> Images:
+    """Return the maxima [b, h, w, c] of x, blocks of pixels [b, h, w, size * size * c].
 
-    The gradient goes to the first maximum of a block. Picking it by its place, not by its value,
+    The gradient goes to the first maximum of a block. Selecting it by its index, not by its value,
     keeps the gradient right even if the compiler computes x twice with different rounding.
     """
-    pixels = x.reshape(*x.shape[:3], size * size, -1)
+    pixels = x.reshape(*x.shape[:3], block_size**2, -1)
     first = lax.stop_gradient(jnp.argmax(pixels, 3, keepdims=True))
-    place = jnp.arange(size * size)[None, None, None, :, None]
-    return jnp.where(place == first, pixels, 0).sum(3)
+    index = jnp.arange(block_size**2)[None, None, None, :, None]
+    return jnp.where(index == first, pixels, 0).sum(3)
 
 
-def upsample_nearest(x, size):
-    """Each pixel of x [b, h, w, c] repeated size x size times."""
+def upsample_nearest(x: Images, size: int) -> Images:
+    """Return x with each pixel repeated size x size times."""
     return jnp.repeat(jnp.repeat(x, size, 1), size, 2)
 
 
-def upsample_bilinear(x, size, *, corners=False):
-    """x [b, h, w, c] magnified `size` times, each value a mixture of its four neighbours.
+def upsample_bilinear(x: Images, size: int, *, corners: bool = False) -> Images:
+    """Return x magnified `size` times by bilinear interpolation.
 
-    Pixels are areas, at half-integer positions, as jax.image.resize has them; with `corners` they
-    are points and the outermost ones stay in place (PyTorch's align_corners=True), which ties
-    every pixel to the size of the whole image.
+    Pixels are areas, at half-integer positions, as in jax.image.resize. With `corners` they are
+    points and the outermost ones stay where they are (PyTorch's align_corners=True), which makes
+    every pixel depend on the size of the whole image.
     """
-    h, w = (interpolation(n, size, corners).astype(x.dtype) for n in x.shape[1:3])
+    h, w = (interpolation_matrix(n, size, corners).astype(x.dtype) for n in x.shape[1:3])
     return jnp.einsum("vw,bowc->bovc", w, jnp.einsum("oh,bhwc->bowc", h, x))
 
 
-def interpolation(n, size, corners):
-    """The matrix [n * size, n] that interpolates n values linearly."""
-    place = np.arange(n * size)
-    at = place * (n - 1) / (n * size - 1) if corners else (place + 0.5) / size - 0.5
-    distance = np.abs(np.clip(at, 0, n - 1)[:, None] - np.arange(n))
+def interpolation_matrix(n: int, size: int, corners: bool) -> Float[np.ndarray, "m n"]:
+    """Return the matrix [n * size, n] that interpolates n values linearly."""
+    index = np.arange(n * size)
+    position = index * (n - 1) / (n * size - 1) if corners else (index + 0.5) / size - 0.5
+    distance = np.abs(np.clip(position, 0, n - 1)[:, None] - np.arange(n))
     return np.maximum(1 - distance, 0)
 
 
-UPSAMPLING = {
+UPSAMPLING: dict[str, Callable[[Images, int], Images]] = {
     "bilinear": upsample_bilinear,
     "bilinear_corners": partial(upsample_bilinear, corners=True),
     "nearest": upsample_nearest,
 }
 
 
-def check_divisible(x, divisor):
-    """Raise UsageError naming the nearest sides unless `divisor` divides h and w of x."""
+def check_divisible(x: Images, divisor: int) -> None:
+    """Raise UsageError with the nearest sides unless `divisor` divides h and w of x."""
     h, w = x.shape[1:3]
     if h % divisor or w % divisor:
-        near = ", ".join(
-            f"{side} -> {' or '.join(map(str, multiples(side, divisor)))}"
+        nearest = ", ".join(
+            f"{side} -> {' or '.join(map(str, nearest_multiples(side, divisor)))}"
             for side in dict.fromkeys((h, w))
             if side % divisor
         )
         raise UsageError(
-            f"an image of {h} x {w}: this network takes sides divisible by {divisor}: {near}"
+            f"expected an image with sides divisible by {divisor}, got {h} x {w}; "
+            f"change the size: {nearest}"
         )
 
 
-def multiples(side, divisor):
-    """The two multiples of `divisor` around `side`, or the one above it if the other is zero."""
+def nearest_multiples(side: int, divisor: int) -> list[int]:
+    """Return the two multiples of `divisor` around `side`, or one if the other is zero."""
     below = side // divisor * divisor
     return [below, below + divisor] if below else [divisor]

@@ -1,6 +1,7 @@
 """The high-resolution network: parallel branches that exchange what they see."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,22 +10,24 @@ from jax.nn import initializers
 
 from emjax.errors import choose
 from emjax.models.blocks import (
-    BLOCK,
+    KEPT_OUTPUT,
     UPSAMPLING,
     Conv,
+    Images,
     check_divisible,
     conv_norm,
 )
-from emjax.models.norms import normalisation
+from emjax.models.model import KeySource
+from emjax.models.norms import Norm, normalisation
 from emjax.models.receptive_field import hrnet_receptive_field
 
 
 class Variant(NamedTuple):
-    """The numbers in which HRNets differ."""
+    """What HRNets differ in."""
 
     width: int  # channels of the finest branch; each coarser one has twice as many
     stage1: int  # bottleneck blocks at one resolution, before there are branches
-    planes: int  # their inner channels; four times as many come out
+    planes: int  # their inner channels; their output has four times as many
     modules: tuple[int, int, int]  # exchanges in the stages of 2, 3 and 4 branches
     blocks: int  # basic blocks of a branch between two exchanges
 
@@ -40,11 +43,11 @@ VARIANTS = {
 class HRNet(nnx.Module):
     """Image to image: a stem of stride 4, four stages of 1, 2, 3 and 4 branches, and a linear head.
 
-    Branch i works at 1 / 2**(i + 2) of the input's size with width * 2**i channels. The head joins
-    all branches at the finest one's size, and its output is magnified to the input's. Input and
-    output [b, h, w, channels], h and w divisible by 32. Convolutions before a norm have no bias.
-    Kernels start at N(0, 0.001); without norms, which make up for such small values, at PyTorch's
-    default.
+    Branch i works at 1 / 2**(i + 2) of the input's size with width * 2**i channels. The head
+    concatenates all branches at the size of the finest, and its output is magnified to the size of
+    the input. Input and output [b, h, w, channels], h and w divisible by 32. Convolutions before a
+    norm have no bias. Kernels start at N(0, 0.001); without norms, which compensate for such small
+    values, at PyTorch's default.
     Source: Wang et al. 2019 (arXiv 1908.07919), the segmentation network of its authors.
     Differs: one input channel and one linear output channel.
 
@@ -55,10 +58,19 @@ class HRNet(nnx.Module):
         norm: batch, instance, group or none.
     """
 
+    inputs = 1
     divisor = 32
 
-    def __init__(self, *, variant, in_channels=1, out_channels=1, upsampling="bilinear",
-                 norm="batch", rngs):  # fmt: skip
+    def __init__(
+        self,
+        *,
+        variant: str,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        upsampling: str = "bilinear",
+        norm: str = "batch",
+        rngs: KeySource,
+    ) -> None:
         width, stage1, planes, modules, blocks = choose("variant", variant, VARIANTS)
         self.norm, self.upsampling = norm, upsampling
         self.upsample = choose("upsampling", upsampling, UPSAMPLING)
@@ -87,17 +99,23 @@ class HRNet(nnx.Module):
         self.merge = layers.conv_norm(sum(widths), sum(widths), 1, use_bias=True)
         self.head = layers.conv(sum(widths), out_channels, 1)
 
-    def __call__(self, x, *, train):
+    @property
+    def wiring(self) -> dict[str, Any]:
+        """The settings that change what the same arrays compute."""
+        return {"upsampling": self.upsampling, "norm": self.norm}
+
+    def __call__(self, x: Images, *, train: bool) -> Images:
+        """Return the output for x; in training, the norms' running statistics are updated."""
         finest, *coarser = self.trunk(x, train=train)
-        joined = [self.upsample(x, 2**level) for level, x in enumerate(coarser, start=1)]
-        x = self.merge(jnp.concatenate([finest, *joined], -1), train=train)
+        magnified = [self.upsample(x, 2**level) for level, x in enumerate(coarser, start=1)]
+        x = self.merge(jnp.concatenate([finest, *magnified], -1), train=train)
         return self.upsample(self.head(x), 4)
 
-    def trunk(self, x, *, train):
-        """The four branches, finest first: branch i is [b, h / 2**(i + 2), w / 2**(i + 2), c]."""
+    def trunk(self, x: Images, *, train: bool) -> list[Images]:
+        """Return the four branches, finest first: [b, h / 2**(i + 2), w / 2**(i + 2), c]."""
         check_divisible(x, self.divisor)
-        x = in_turn(self.stem, x, train=train)
-        x = in_turn(self.stage1, x, train=train)
+        x = sequential(self.stem, x, train=train)
+        x = sequential(self.stage1, x, train=train)
         branches = [x]
         for transition, modules in zip(self.transitions, self.stages, strict=True):
             branches = transition(branches, train=train)
@@ -111,9 +129,9 @@ class HRNet(nnx.Module):
 
 
 class Transition(nnx.Module):
-    """From the branches of one stage to those of the next, one more, made from the coarsest."""
+    """From the branches of one stage to those of the next: one more, made from the coarsest."""
 
-    def __init__(self, before, widths, layers):
+    def __init__(self, before: Sequence[int], widths: Sequence[int], layers: "Layers") -> None:
         *kept, new = widths
         self.keep = nnx.List(
             layers.chain((old, width) if old != width else ())
@@ -121,68 +139,75 @@ class Transition(nnx.Module):
         )
         self.new = layers.chain((before[-1], new), stride=2)
 
-    def __call__(self, branches, *, train):
-        kept = [in_turn(c, x, train=train) for c, x in zip(self.keep, branches, strict=True)]
-        return [*kept, in_turn(self.new, branches[-1], train=train)]
+    def __call__(self, branches: Sequence[Images], *, train: bool) -> list[Images]:
+        """Return the branches of the next stage, finest first."""
+        kept = [sequential(c, x, train=train) for c, x in zip(self.keep, branches, strict=True)]
+        return [*kept, sequential(self.new, branches[-1], train=train)]
 
 
 class Branch(nnx.Module):
     """Basic blocks at one resolution."""
 
-    def __init__(self, width, blocks, layers):
+    def __init__(self, width: int, blocks: int, layers: "Layers") -> None:
         self.blocks = nnx.List(BasicBlock(width, layers) for _ in range(blocks))
 
-    def __call__(self, x, *, train):
-        return in_turn(self.blocks, x, train=train)
+    def __call__(self, x: Images, *, train: bool) -> Images:
+        """Return the output of the last block."""
+        return sequential(self.blocks, x, train=train)
 
 
 class Fuse(nnx.Module):
-    """Each branch becomes the sum of all branches, brought to its width and size.
+    """Each branch becomes the sum of all branches, converted to its width and size.
 
     `paths[i][j]` leads from branch j to branch i: a 1x1 convolution and upsampling from a coarser
     one, nothing from itself, 3x3 convolutions of stride 2 from a finer one.
     """
 
-    def __init__(self, widths, upsample, layers):
+    def __init__(
+        self, widths: Sequence[int], upsample: Callable[[Images, int], Images], layers: "Layers"
+    ) -> None:
         self.upsample = upsample
 
-        def path(i, j):
+        def path(i: int, j: int) -> nnx.List:
             if j > i:
                 return layers.chain((widths[j], widths[i]), size=1, last_relu=False)
             kept = [widths[j]] * (i - j)
             return layers.chain((*kept, widths[i]), stride=2, last_relu=False)
 
-        places = range(len(widths))
-        self.paths = nnx.List(nnx.List(path(i, j) for j in places) for i in places)
+        indices = range(len(widths))
+        self.paths = nnx.List(nnx.List(path(i, j) for j in indices) for i in indices)
 
-    def __call__(self, branches, *, train):
+    def __call__(self, branches: Sequence[Images], *, train: bool) -> list[Images]:
+        """Return as many branches of the same shapes."""
         fused = []
         for i, paths in enumerate(self.paths):
-            total = 0
+            total: Any = 0
             for j, (path, x) in enumerate(zip(paths, branches, strict=True)):
-                x = in_turn(path, x, train=train)
+                x = sequential(path, x, train=train)
                 total += self.upsample(x, 2 ** (j - i)) if j > i else x
-            fused.append(checkpoint_name(nnx.relu(total), BLOCK))
+            fused.append(checkpoint_name(nnx.relu(total), KEPT_OUTPUT))
         return fused
 
 
 class BasicBlock(nnx.Module):
-    """Two 3x3 convolutions beside the input itself, added before the ReLU."""
+    """Two 3x3 convolutions plus the input itself, then a ReLU."""
 
-    def __init__(self, width, layers):
+    def __init__(self, width: int, layers: "Layers") -> None:
         self.convs = layers.chain((width, width, width), last_relu=False)
 
-    def __call__(self, x, *, train):
-        return checkpoint_name(nnx.relu(in_turn(self.convs, x, train=train) + x), BLOCK)
+    def __call__(self, x: Images, *, train: bool) -> Images:
+        """Return an output of the same shape as x."""
+        y = sequential(self.convs, x, train=train)
+        return checkpoint_name(nnx.relu(y + x), KEPT_OUTPUT)
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3 and 1x1 convolutions, four times as wide at the end, beside the input.
+    """1x1, 3x3 and 1x1 convolutions to 4 * planes channels, plus the input, then a ReLU.
 
-    The input is projected where its channels are not as many.
+    The input is projected if it has another number of channels.
     """
 
-    def __init__(self, in_channels, planes, layers):
+    def __init__(self, in_channels: int, planes: int, layers: "Layers") -> None:
         out = 4 * planes
         self.reduce = layers.conv_norm(in_channels, planes, 1)
         self.conv = layers.conv_norm(planes, planes, 3)
@@ -191,49 +216,66 @@ class Bottleneck(nnx.Module):
             (in_channels, out) if in_channels != out else (), size=1, last_relu=False
         )
 
-    def __call__(self, x, *, train):
+    def __call__(self, x: Images, *, train: bool) -> Images:
+        """Return [b, h, w, 4 * planes] for x [b, h, w, c]."""
         y = self.expand(self.conv(self.reduce(x, train=train), train=train), train=train)
-        return checkpoint_name(nnx.relu(y + in_turn(self.project, x, train=train)), BLOCK)
+        projected = sequential(self.project, x, train=train)
+        return checkpoint_name(nnx.relu(y + projected), KEPT_OUTPUT)
 
 
 class ConvNorm(nnx.Module):
-    """A convolution, a norm and, unless told otherwise, a ReLU."""
+    """A convolution, a norm and, if `relu` is true, a ReLU."""
 
-    def __init__(self, conv, norm, relu):
+    def __init__(self, conv: Conv, norm: Norm, relu: bool) -> None:
         self.conv, self.norm, self.relu = conv, norm, relu
 
-    def __call__(self, x, *, train):
+    def __call__(self, x: Images, *, train: bool) -> Images:
+        """Return the output for x."""
         x = conv_norm(self.conv, self.norm, x, train=train)
         return nnx.relu(x) if self.relu else x
 
 
 class Layers(NamedTuple):
-    """What all layers of one HRNet have in common."""
+    """Makes the layers of one HRNet, with what they have in common."""
 
     norm: str
-    rngs: nnx.Rngs
+    rngs: KeySource
 
-    def conv(self, before, after, size, **options):
+    def conv(self, before: int, after: int, size: int, **options: Any) -> Conv:
+        """Return a convolution with an HRNet's initial values; `options` are Conv's."""
         init = None if self.norm == "none" else initializers.normal(0.001)
         return Conv(before, after, size, kernel_init=init, rngs=self.rngs, **options)
 
-    def conv_norm(self, before, after, size, *, stride=1, relu=True, use_bias=False):
+    def conv_norm(
+        self,
+        before: int,
+        after: int,
+        size: int,
+        *,
+        stride: int = 1,
+        relu: bool = True,
+        use_bias: bool = False,
+    ) -> ConvNorm:
+        """Return a ConvNorm; without a norm, the convolution has a bias in any case."""
         use_bias = use_bias or self.norm == "none"
         layer = self.conv(before, after, size, stride=stride, use_bias=use_bias)
         return ConvNorm(layer, normalisation(self.norm, after, rngs=self.rngs), relu)
 
-    def chain(self, widths, *, size=3, stride=1, last_relu=True):
-        """ConvNorms from each of `widths` to the next; none for fewer than two."""
+    def chain(
+        self, widths: Sequence[int], *, size: int = 3, stride: int = 1, last_relu: bool = True
+    ) -> nnx.List:
+        """Return ConvNorms from each of `widths` to the next; none for fewer than two."""
         steps = list(zip(widths, widths[1:], strict=False))
         return nnx.List(
             self.conv_norm(
-                before, after, size, stride=stride, relu=last_relu or place < len(steps) - 1
+                before, after, size, stride=stride, relu=last_relu or index < len(steps) - 1
             )
-            for place, (before, after) in enumerate(steps)
+            for index, (before, after) in enumerate(steps)
         )
 
 
-def in_turn(layers, x, *, train):
+def sequential(layers: Iterable[Any], x: Images, *, train: bool) -> Images:
+    """Return the output of the last layer, each called on the output of the one before."""
     for layer in layers:
         x = layer(x, train=train)
     return x

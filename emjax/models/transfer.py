@@ -1,47 +1,60 @@
 """New weights filled from old ones, every leaf accounted for."""
 
 import re
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from emjax.errors import UsageError
+from emjax.models.model import Model
+from emjax.models.network import Network
 
 
 class TransferReport(NamedTuple):
-    """What became of every parameter and running statistic."""
+    """What became of every parameter and running statistic, by path."""
 
-    loaded: list  # taken from the old weights
-    fresh: list  # left at their initial values because a pattern says so
+    loaded: list[str]  # taken from the old weights
+    fresh: list[str]  # left at their initial values because a pattern matches them
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{len(self.loaded)} arrays loaded, {len(self.fresh)} fresh: " + (
             ", ".join(self.fresh) or "none"
         )
 
 
-def check_same_wiring(old, new):
-    """Raise UsageError if two modules compute differently from the same arrays, naming where."""
-    settings = ("pools", "dilations", "upsampling", "input_interval", "norm")
+def check_same_wiring(old: Model, new: Model) -> None:
+    """Raise UsageError if two modules compute differently from the same arrays, naming where.
+
+    Settings that only one of them has belong to another architecture: its arrays do not fit.
+    """
+    before, after = old.wiring, new.wiring
     differ = [
-        f"{name} {getattr(old, name)} -> {getattr(new, name)}"
-        for name in settings
-        if getattr(old, name, None) != getattr(new, name, None)
-        and hasattr(old, name) and hasattr(new, name)
-    ]  # fmt: skip
+        f"{name} {value} -> {after[name]}"
+        for name, value in before.items()
+        if name in after and value != after[name]
+    ]
     if differ:
         raise UsageError(
-            "the old weights belong to another network: "
-            + "; ".join(differ)
-            + "; set config.model alike"
+            f"the old weights belong to a network with other settings: {'; '.join(differ)}; "
+            "set config.model alike"
         )
 
 
-def fill(network, params, stats, *, fresh=()):
-    """`network` with its body taken from old `params` and `stats`, and the account of it.
+def fill(
+    network: Network,
+    params: Mapping[str, Any],
+    stats: Mapping[str, Any],
+    *,
+    fresh: Sequence[str] = (),
+) -> tuple[Network, TransferReport]:
+    """Return `network` with its arrays taken from old `params` and `stats`, and the report of it.
 
-    Paths that match a pattern in `fresh` (regular expressions, whole path) keep their initial
-    values. The optimizer's memory stays as it is: at its start.
+    The optimizer's memory stays at its start.
+
+    Args:
+        fresh: regular expressions; whole paths that match one keep their initial values.
 
     Raises: UsageError naming every leaf that is missing, unused or of another shape, and every
         pattern that matches nothing.
@@ -62,14 +75,14 @@ def fill(network, params, stats, *, fresh=()):
         if tuple(old[path].shape) != tuple(new[path].shape)
     ]
     if problems:
-        anew = ". Name in initialise.fresh what is to start anew" if missing - keep else ""
-        raise UsageError("the weights do not fit: " + "; ".join(problems) + anew)
+        advice = ". List in initialise.fresh the layers to re-initialise" if missing - keep else ""
+        raise UsageError("the weights do not fit: " + "; ".join(problems) + advice)
 
-    def filled(arrays):
+    def filled(arrays: Mapping[str, Array]) -> dict[str, Array]:
         return {
             path: value if path in keep else jnp.asarray(old[path], value.dtype)
             for path, value in arrays.items()
         }
 
-    account = TransferReport(loaded=sorted(new.keys() - keep), fresh=sorted(keep))
-    return network.replace(params=filled(network.params), stats=filled(network.stats)), account
+    report = TransferReport(loaded=sorted(new.keys() - keep), fresh=sorted(keep))
+    return network.replace(params=filled(network.params), stats=filled(network.stats)), report

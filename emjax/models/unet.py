@@ -1,7 +1,9 @@
 """The residual U-Net whose receptive field is set by dilation."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,6 +11,7 @@ from flax import nnx
 from emjax.errors import UsageError
 from emjax.models.blocks import (
     Conv,
+    Images,
     ResidualBlock,
     block_maxima,
     check_divisible,
@@ -18,6 +21,7 @@ from emjax.models.blocks import (
     upsample_nearest,
 )
 from emjax.models.formulation import formulation
+from emjax.models.model import KeySource
 from emjax.models.receptive_field import unet_dilations, unet_receptive_field
 
 
@@ -31,84 +35,129 @@ class UNet(nnx.Module):
 
     Args:
         blocks: levels above the bottleneck.
-        receptive_field: pixels one output sees; chooses the dilations.
-        filters: channels, one number a level and one for the bottleneck.
-        pools: what each level is reduced by, 2 throughout by default.
-        dilations: one a level and one for the bottleneck, in place of `receptive_field`.
+        receptive_field: pixels that one output pixel sees along an axis; sets the dilations.
+        filters: channels, one number per level and one for the bottleneck.
+        pools: pooling factors, one per level; by default 2.
+        dilations: one per level and one for the bottleneck, instead of `receptive_field`.
         norm: batch, instance, group or none.
         input_interval: what -1 and 1 of the input become before the first layer, for weights that
             were trained on other values; None leaves the input as it is.
 
-    Raises: UsageError for lists of another length, and for a receptive field that cannot be had or
-        that is not the one of `dilations`.
+    Raises: UsageError for lists of the wrong length, and for a receptive field that is impossible
+        or is not that of `dilations`.
     """
 
-    def __init__(self, *, blocks, receptive_field=None, filters=None, pools=None, dilations=None,
-                 in_channels=1, out_channels=1, norm="batch", input_interval=None,
-                 rngs):  # fmt: skip
+    inputs = 1
+
+    def __init__(
+        self,
+        *,
+        blocks: int,
+        receptive_field: int | None = None,
+        filters: Sequence[int] | None = None,
+        pools: Sequence[int] | None = None,
+        dilations: Sequence[int] | None = None,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        norm: str = "batch",
+        input_interval: Sequence[float] | None = None,
+        rngs: KeySource,
+    ) -> None:
         if blocks < 1:
-            raise UsageError(f"blocks={blocks}; at least 1 was due")
+            raise UsageError(f"blocks={blocks}, expected at least 1")
         widths = per_level("filters", filters, blocks + 1, [4 * 2**i for i in range(blocks + 1)])
         self.pools = per_level("pools", pools, blocks, (2,) * blocks)
         self.divisor = math.prod(self.pools)
         if dilations is None and receptive_field is not None:
             dilations = unet_dilations(receptive_field, self.pools)
-        dilations = per_level("dilations", dilations, blocks + 1, (1,) * (blocks + 1))
-        self.dilations, self.input_interval = dilations, input_interval and tuple(input_interval)
+        self.dilations = per_level("dilations", dilations, blocks + 1, (1,) * (blocks + 1))
+        self.input_interval = input_interval and tuple(input_interval)
         self.norm = norm
-        self.receptive_field = unet_receptive_field(dilations, self.pools)
+        self.receptive_field = unet_receptive_field(self.dilations, self.pools)
         if receptive_field not in (None, self.receptive_field):
             raise UsageError(
-                f"receptive_field={receptive_field}, but dilations={dilations} with "
+                f"receptive_field={receptive_field}, but dilations={self.dilations} with "
                 f"pools={self.pools} see {self.receptive_field} pixels; leave one of the two out"
             )
-        *dilations, deepest = dilations
+        *level_dilations, deepest = self.dilations
         block = partial(ResidualBlock, norm=norm, rngs=rngs)
 
         self.down = nnx.List(
             block(before, width, dilation=dilation)
             for before, width, dilation in zip(
-                [in_channels, *widths], widths, dilations, strict=False
+                [in_channels, *widths], widths, level_dilations, strict=False
             )
         )
         self.bottleneck = block(widths[-2], widths[-1], dilation=deepest)
         self.up = nnx.List(
             block(width + below, width, dilation=dilation)
-            for width, below, dilation in zip(widths, widths[1:], dilations, strict=False)
+            for width, below, dilation in zip(widths, widths[1:], level_dilations, strict=False)
         )
         self.head = Conv(widths[0], out_channels, 1, rngs=rngs)
 
-    def __call__(self, x, *, train):
+    @property
+    def wiring(self) -> dict[str, Any]:
+        """The settings that change what the same arrays compute."""
+        return {
+            "pools": self.pools,
+            "dilations": self.dilations,
+            "input_interval": self.input_interval,
+            "norm": self.norm,
+        }
+
+    def __call__(self, x: Images, *, train: bool) -> Images:
+        """Return the output for x; in training, the norms' running statistics are updated."""
         check_divisible(x, self.divisor)
         if self.input_interval:
             low, high = self.input_interval
             x = (x + 1) * ((high - low) / 2) + low
-        size = 2 if formulation().blocked and self.pools[0] == 2 else 1
-        blocks = [size] + [1] * len(self.pools)  # of each level; only the first is ever blocked
-        x = space_to_depth(x, size)
-        levels = list(zip(self.down, self.up, self.pools, blocks, strict=False))
+        block_sizes = self.block_sizes()
+        x = space_to_depth(x, block_sizes[0])
         skips = []
-        for block, _, pool, size in levels:
-            x = block(x, train=train, blocks=size)
+        for block, factor, size in zip(self.down, self.pools, block_sizes, strict=True):
+            x = block(x, train=train, block_size=size)
             skips.append(x)
-            x = block_maxima(x, pool) if size == pool else max_pool(x, pool)
+            x = pool(x, factor, size)
         x = self.bottleneck(x, train=train)
-        for (_, block, pool, size), skip in zip(levels[::-1], skips[::-1], strict=True):
-            repeated = jnp.tile(x, size * size) if size == pool else upsample_nearest(x, pool)
-            x = joined(skip, repeated, size)
-            x = block(x, train=train, blocks=size)
-        return depth_to_space(self.head(x, blocks=size), size)
+        levels = list(zip(self.up, self.pools, block_sizes, skips, strict=True))
+        for block, factor, size, skip in reversed(levels):
+            x = concat_channels(skip, upsample(x, factor, size), size)
+            x = block(x, train=train, block_size=size)
+        return depth_to_space(self.head(x, block_size=block_sizes[0]), block_sizes[0])
+
+    def block_sizes(self) -> list[int]:
+        """Return the side of the blocks of pixels that each level has as channels; 1: pixels.
+
+        Only the first level, at full resolution, is ever computed on blocks.
+        """
+        first = 2 if formulation().blocked and self.pools[0] == 2 else 1
+        return [first] + [1] * (len(self.pools) - 1)
 
 
-def joined(a, b, size):
-    """The channels of a and b behind each other, both in blocks of size x size pixels."""
-    pixels = (x.reshape(*x.shape[:3], size * size, -1) for x in (a, b))
+def pool(x: Images, factor: int, block_size: int) -> Images:
+    """Return x, of a level with this block size, reduced by `factor`, as pixels."""
+    return block_maxima(x, factor) if block_size == factor else max_pool(x, factor)
+
+
+def upsample(x: Images, factor: int, block_size: int) -> Images:
+    """Return x, in pixels, magnified by `factor` for a level with this block size."""
+    return jnp.tile(x, factor**2) if block_size == factor else upsample_nearest(x, factor)
+
+
+def concat_channels(a: Images, b: Images, block_size: int) -> Images:
+    """Return the channels of a followed by those of b, pixel by pixel of each block."""
+    pixels = (x.reshape(*x.shape[:3], block_size**2, -1) for x in (a, b))
     return jnp.concatenate([*pixels], -1).reshape(*a.shape[:3], -1)
 
 
-def per_level(name, values, count, default):
-    """`values`, or `default` if there are none, as a tuple of `count` positive whole numbers."""
+def per_level(
+    name: str, values: Sequence[int] | None, count: int, default: Sequence[int]
+) -> tuple[int, ...]:
+    """Return `values`, or `default` for None, as a tuple of `count` positive whole numbers.
+
+    Raises: UsageError for other values, with the `name` of the argument.
+    """
     values = tuple(default if values is None else values)
     if len(values) != count or any(value != int(value) or value < 1 for value in values):
-        raise UsageError(f"{name}={values}; {count} positive whole numbers were due")
+        raise UsageError(f"{name}={values}, expected {count} positive whole numbers")
     return tuple(map(int, values))

@@ -1,9 +1,11 @@
-"""What the machine is: its devices, their peaks and memory, where compiled programs are kept."""
+"""The machine: its devices, their peaks and memory, and where compiled programs are kept."""
 
 import os
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +15,9 @@ from emjax.parallel import sharding
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
-# Dense bfloat16 (V100: float16) operations a second of one device, by its kind. Source: the data
-# sheets of NVIDIA and the pages of Google Cloud. Whatever else a kind says, "MIG 1g.18gb" or
-# "PCIe", has another peak and none here.
+# Dense bfloat16 (V100: float16) operations per second of one device, by its kind. Source: the data
+# sheets of NVIDIA and the pages of Google Cloud. A kind with more in its name, "MIG 1g.18gb" or
+# "PCIe", has another peak and is not listed.
 PEAKS = {
     r"NVIDIA H100 80GB HBM3": 989e12,
     r"NVIDIA H200": 989e12,
@@ -28,15 +30,15 @@ PEAKS = {
 }
 
 
-def peak(kind):
-    """Operations a second of a device of this kind; None if it is not in PEAKS."""
+def peak(kind: str) -> float | None:
+    """Return the operations per second of a device of this kind; None if it is not in PEAKS."""
     return next((peak for name, peak in PEAKS.items() if re.fullmatch(name, kind)), None)
 
 
 def matrix_product(dtype: str) -> tuple[int, float]:
     """Time one large product of two square matrices on one device, the best of five.
 
-    Returns: (side of the matrices, seconds).
+    Returns: (side of the matrices, seconds per product).
     """
     side = 4096 if jax.default_backend() != "cpu" else 2048
     product = jax.jit(lambda a: a @ a)
@@ -50,7 +52,7 @@ def matrix_product(dtype: str) -> tuple[int, float]:
     return side, min(times)
 
 
-def probe() -> dict:
+def probe() -> dict[str, Any]:
     """Return what runs will find here: platform, local devices, their kind, TFLOP/s in float32."""
     side, seconds = matrix_product("float32")
     return {
@@ -61,16 +63,19 @@ def probe() -> dict:
     }
 
 
-def memory():
-    """{"peak_bytes_in_use", "bytes_limit", ...} of this process's fullest device; {} on a CPU."""
+def memory() -> dict[str, int]:
+    """Return {"peak_bytes_in_use", "bytes_limit", ...} of this process's fullest device.
+
+    Empty on a CPU.
+    """
     found = [device.memory_stats() or {} for device in jax.local_devices()]
     return max(found, key=lambda stats: stats.get("peak_bytes_in_use", 0))
 
 
-def backend():
-    """The platform that JAX runs on: cpu, gpu, tpu.
+def backend() -> str:
+    """Return the platform that JAX runs on: cpu, gpu or tpu.
 
-    Raises: UsageError if the one that JAX_PLATFORMS names does not start.
+    Raises: UsageError if the platform that JAX_PLATFORMS names does not start.
     """
     try:
         return jax.default_backend()
@@ -79,36 +84,41 @@ def backend():
         raise UsageError(f"JAX_PLATFORMS={names}, but JAX starts no such device {error}") from error
 
 
-def require(platform):
-    """Raise UsageError unless JAX runs on `platform`, "gpu" or "tpu"; None takes anything."""
+def require(platform: str | None) -> None:
+    """Raise UsageError unless JAX runs on `platform`, "gpu" or "tpu"; None accepts any."""
     if platform and backend() != platform:
         extra = "cuda13" if platform == "gpu" else platform
         raise UsageError(
             f"--require={platform}, but JAX found {sharding.devices_in_use()}; look at "
-            f"JAX_PLATFORMS, or pip install 'jax[{extra}]'; python -m emjax.doctor says more"
+            f"JAX_PLATFORMS, or pip install 'jax[{extra}]'; python -m emjax.doctor shows more"
         )
 
 
-def understood(options):
-    """The options {name: value} for this backend's compiler of `options` {backend: options}.
+def supported_options(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return this backend's compiler options {name: value} of `options` {backend: options}.
 
-    None if there are none, or if this XLA does not know them: experimental ones may go.
+    None if there are none, or if the installed XLA does not know them: experimental options may be
+    removed.
     """
-    options = options.get(jax.default_backend())
-    if options is not None:
-        try:
-            jax.jit(lambda: 0, compiler_options=options).lower().compile()
-        except jax.errors.JaxRuntimeError:
-            return None
-    return options
+    chosen = options.get(jax.default_backend())
+    if chosen is None:
+        return None
+    chosen = dict(chosen)
+    try:
+        jax.jit(lambda: 0, compiler_options=chosen).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return None
+    return chosen
 
 
-def keep_compiled():
-    """Keep compiled programs on disk, for the next run; returns the folder.
+def keep_compiled() -> Path:
+    """Keep compiled programs on disk for the next run, and return the folder.
 
-    JAX_COMPILATION_CACHE_DIR or JAX's own setting goes first.
+    JAX_COMPILATION_CACHE_DIR and JAX's own setting have priority.
     """
-    if not jax.config.jax_compilation_cache_dir:
-        folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "emjax"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-    return Path(jax.config.jax_compilation_cache_dir)
+    folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]  # set at run time
+    if not folder:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        folder = str(cache / "emjax")
+        jax.config.update("jax_compilation_cache_dir", folder)
+    return Path(folder)

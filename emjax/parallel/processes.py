@@ -1,9 +1,10 @@
-"""Several processes that are one run: how they find each other, stop and end.
+"""Multi-process runs: start-up, agreed stop, shutdown.
 
-One process a host is due, with all its devices. Batches and results are those of one process;
-process 0 alone writes the run's records and says how it goes.
+Start one process per host, with all its devices. Batches and results are those of one process;
+process 0 alone writes the run's records and prints its progress.
 """
 
+import argparse
 import importlib.util
 import itertools
 import os
@@ -13,7 +14,9 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import jax
 from jax._src import distributed  # its keys and barriers, which work where collectives fail
@@ -22,14 +25,20 @@ from jax.experimental import multihost_utils
 from emjax import cli, errors
 from emjax.errors import EmjaxError, UsageError
 
-HEARTBEAT_SECONDS = 30  # a process that is silent for so long is gone
-MEET_SECONDS = 600
-ALIKE_SECONDS = 5  # in which processes that fail alike do so
-GONE = "another process is gone or did not come; its last line may say why. Run all of them again"
+HEARTBEAT_SECONDS = 30  # a process that is silent for so long counts as lost
+BARRIER_SECONDS = 600
+SAME_ERROR_SECONDS = 5  # within which processes with the same error report it
+LOST = (
+    "lost contact with another process, or it never started (see its last line); "
+    "restart all processes"
+)
 
 
-def split_flags(arguments):
-    """(--coordinator, --processes and --process of a command line; its other arguments)."""
+def split_flags(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return (--coordinator, --processes and --process of a command line, its other arguments).
+
+    Raises: UsageError for flags that do not fit each other.
+    """
     parser = cli.Parser(prog="emjax.main", add_help=False, allow_abbrev=False)
     parser.add_argument("--coordinator")
     parser.add_argument("--processes", type=int)
@@ -38,62 +47,66 @@ def split_flags(arguments):
     given = (flags.coordinator, flags.processes, flags.process)
     if None in given and given not in ((None, None, None), (None, 1, None)):
         raise UsageError(
-            "--coordinator=HOST:PORT, --processes=N and --process=I belong together; "
-            "--processes=1 by itself is a run without others"
+            "expected all of --coordinator=HOST:PORT, --processes=N and --process=I, got some; "
+            "--processes=1 by itself is a run of one process"
         )
     if None not in given and not 0 <= flags.process < flags.processes:
-        raise UsageError(f"--process={flags.process}; 0 to {flags.processes - 1} was due")
+        raise UsageError(f"--process={flags.process}, expected 0 to {flags.processes - 1}")
     return flags, others
 
 
-def cluster_arguments(environment):
-    """What a scheduler tells jax.distributed.initialize; None if there is none.
+def cluster_arguments(environment: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return the arguments of jax.distributed.initialize under a scheduler; None without one.
 
     More careful than JAX's own search, which takes an allocation of SLURM with one task, and any
     pod, for a cluster, and gives a task of SLURM one GPU.
 
-    Raises: UsageError in an indexed Job of Kubernetes without the package that JAX needs to ask it.
+    Raises: UsageError in an indexed Job of Kubernetes without the package that JAX needs for it.
     """
     if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         count = int(environment["SLURM_STEP_NUM_TASKS"])
         return dict(cluster_detection_method="slurm", num_processes=count, local_device_ids=[])
     if importlib.util.find_spec("libtpu"):
-        return {}  # JAX looks whether there is a TPU
+        return {}  # JAX checks whether there is a TPU
     if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys():
         if not importlib.util.find_spec("kubernetes"):
             raise UsageError(
                 "this is a pod of an indexed Job: give --coordinator=HOST:PORT, --processes=N and "
-                "--process=I, or install kubernetes; or --processes=1 for a run without others"
+                "--process=I, or install kubernetes; or --processes=1 for a run of one process"
             )
         return dict(cluster_detection_method="k8s")
     return None
 
 
 @contextmanager
-def connected(flags):
-    """Inside, this is one of the processes that `flags` or a scheduler name, or the only one.
+def connected(flags: argparse.Namespace) -> Iterator[None]:
+    """Connect this process to those that `flags` or a scheduler name, until the end of the `with`.
 
-    If what happens inside fails, this process ends at once, since an orderly end waits for the
-    others, which may be waiting for this one. An error that several have is told once.
+    After an error inside, this process ends at once: an orderly end waits for the others, which may
+    be waiting for this one. An error that several processes have is printed once.
     """
-    how = None if flags.processes == 1 else cluster_arguments(os.environ)
+    arguments = None if flags.processes == 1 else cluster_arguments(os.environ)
     if flags.coordinator and flags.processes > 1:
-        how = dict(coordinator_address=flags.coordinator, num_processes=flags.processes,
-                   process_id=flags.process, local_device_ids=[])  # fmt: skip
-    if how is None:
+        arguments = dict(
+            coordinator_address=flags.coordinator,
+            num_processes=flags.processes,
+            process_id=flags.process,
+            local_device_ids=[],
+        )
+    if arguments is None:
         yield
         return
-    # JAX aborts a process that has lost process 0. Then the shell says in a line what it means.
-    line = f"error: {GONE}"
+    # JAX aborts a process that has lost process 0. This shell then prints a line that explains it.
     watcher = subprocess.Popen(
-        ["sh", "-c", 'read -r ended || echo "$0" >&2', line],
-        stdin=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        ["sh", "-c", 'read -r ended || echo "$0" >&2', f"error: {LOST}"],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
     try:
         try:
-            jax.distributed.initialize(**how, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+            jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
         except ValueError:
-            if how:  # else JAX found no TPU
+            if arguments:  # else JAX found no TPU
                 raise
         yield
     except BaseException as error:
@@ -104,67 +117,77 @@ def connected(flags):
     watcher.communicate(b"ended\n")
 
 
-def abort(error, watcher):
-    """Say `error`, unless another process has said the same, and end with its code.
+def coordinator_client() -> Any:
+    """Return JAX's client of the coordinator, which has keys and barriers; None without one."""
+    return distributed.global_state.client
 
-    The watcher is let go only then: JAX may abort this process before it has said anything.
+
+def abort(error: BaseException, watcher: "subprocess.Popen[bytes]") -> None:
+    """Print `error`, unless another process has printed the same, and exit with its code.
+
+    The watcher ends only after that: JAX may abort this process before it has printed anything.
     """
     if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
-        error = EmjaxError(f"{GONE} ({errors.first_line(error)})")
+        error = EmjaxError(f"{LOST} ({errors.first_line(error)})")
     code, line = cli.exit_code_and_line(error)
-    client = distributed.global_state.client
+    client = coordinator_client()
     try:
         client.key_value_set(f"error: {line}", "")
     except jax.errors.JaxRuntimeError as refused:
-        said = "ALREADY_EXISTS" in str(refused)
+        is_printed = "ALREADY_EXISTS" in str(refused)
     else:
-        said = False
+        is_printed = False
     if line is None:
         traceback.print_exception(error)
-    elif not said:
+    elif not is_printed:
         print(f"error: {line}", file=sys.stderr, flush=True)
     watcher.communicate(b"ended\n")
     with suppress(jax.errors.JaxRuntimeError):
-        client.wait_at_barrier("ended", ALIKE_SECONDS * 1000)
-    time.sleep(is_first())  # the others need it until they have ended: JAX aborts them without it
+        client.wait_at_barrier("ended", SAME_ERROR_SECONDS * 1000)
+    if is_first():
+        time.sleep(1)  # the others need it until they have ended: JAX aborts them without it
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def is_first():
-    """Whether this process is the one that writes and prints."""
+def is_first() -> bool:
+    """Return whether this process is the one that writes and prints."""
     return jax.process_index() == 0
 
 
-def print_once(*words):
+def print_once(*words: object) -> None:
+    """Print `words` in the first process alone."""
     if is_first():
         print(*words, flush=True)
 
 
-def barrier():
+def barrier() -> None:
     """Return once all processes are here; in a first sum, gloo waits 30 s for the others."""
     if jax.process_count() > 1:
-        distributed.global_state.client.wait_at_barrier("here", MEET_SECONDS * 1000)
+        coordinator_client().wait_at_barrier("here", BARRIER_SECONDS * 1000)
 
 
-def stop_agreed():
-    """A function that all processes call once a step: whether to stop after this one.
+def stop_agreed() -> Callable[[], bool]:
+    """Return a function that all processes call once per step: whether to stop after this one.
 
-    True at the same step everywhere, soon after one of them got SIGTERM, which JAX listens for. It
-    costs a look at a number in memory.
+    It returns True at the same step everywhere, soon after one of them received SIGTERM, which JAX
+    listens for. It costs a look at a number in memory.
     """
     steps = itertools.count()
     return lambda: multihost_utils.reached_preemption_sync_point(next(steps))
 
 
 @contextmanager
-def signals_received(*signals):
-    """A function that tells whether one of `signals` has come; they end nothing by themselves."""
-    came = threading.Event()
-    before = [signal.signal(each, lambda *_: came.set()) for each in signals]
+def signals_received(*signals: signal.Signals) -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether one of `signals` has come; they have no other effect.
+
+    The former handlers are restored at the end of the `with`.
+    """
+    received = threading.Event()
+    former = [signal.signal(each, lambda *_: received.set()) for each in signals]
     try:
-        yield came.is_set
+        yield received.is_set
     finally:
-        for each, handler in zip(signals, before, strict=True):
+        for each, handler in zip(signals, former, strict=True):
             signal.signal(each, handler)

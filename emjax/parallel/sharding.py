@@ -1,4 +1,4 @@
-"""Where arrays live on a mesh of devices with three axes.
+"""Where arrays are on a mesh of devices with three axes.
 
 data    rows of a batch
 fsdp    rows of a batch, and parts of every kernel and of its optimizer memory
@@ -6,77 +6,93 @@ space   the height of images; the compiler exchanges what convolutions need acro
 """
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeGuard
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from emjax.errors import UsageError
 
 AXES = ("data", "fsdp", "space")
-ROWS = ("data", "fsdp")
+ROW_AXES = ("data", "fsdp")
 
 
-def data_mesh(*, fsdp=1, space=1, devices=None):
-    """The mesh of `devices`, by default all of all processes; those of a process side by side.
+def data_mesh(*, fsdp: int = 1, space: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """Return the mesh of `devices`, by default all devices of all processes.
 
-    What `fsdp` and `space` do not take goes along `data`.
+    Devices of one process are neighbours. The axis `data` has what `fsdp` and `space` leave.
 
-    Raises: UsageError if they do not divide the devices, or if images would be cut between
-        processes.
+    Raises: UsageError if `fsdp` and `space` do not divide the devices, or if images would be split
+        between processes.
     """
     by_process = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     devices = by_process if devices is None else devices
     if fsdp < 1 or space < 1 or len(devices) % (fsdp * space):
         raise UsageError(
-            f"mesh.fsdp={fsdp} and mesh.space={space} on {len(devices)} devices: whole numbers "
-            "from 1 up were due, whose product divides the number of devices"
+            f"mesh.fsdp={fsdp} and mesh.space={space} on {len(devices)} devices, expected whole "
+            "numbers from 1 up with a product that divides the number of devices"
         )
-    if len(devices) // jax.process_count() % space:
+    per_process = len(devices) // jax.process_count()
+    if per_process % space:
         raise UsageError(
-            f"mesh.space={space}, but a process has {len(devices) // jax.process_count()} devices: "
-            "an image lies within one process, so a divisor of that was due"
+            f"mesh.space={space}, expected a divisor of {per_process}, the number of devices of a "
+            "process: an image is never split between processes"
         )
     shape = (len(devices) // (fsdp * space), fsdp, space)
     return Mesh(np.array(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def devices_in_use(mesh=None):
-    """How many devices of what kind: `8 x NVIDIA H200 (gpu)`, of how many processes, how laid out.
+def devices_in_use(mesh: Mesh | None = None) -> str:
+    """Return how many devices of what kind are used: `8 x NVIDIA H200 (gpu)`.
 
-    The last only where `mesh` has more than its axis `data`.
+    If there are several processes, also how many; if `mesh` has more than its axis `data`, also its
+    shape.
     """
     devices, processes = jax.devices(), jax.process_count()
-    among = f" of {processes} processes" if processes > 1 else ""
-    laid = "" if is_plain(mesh) else " as " + " x ".join(f"{n} {a}" for a, n in mesh.shape.items())
-    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}){among}{laid}"
+    of_processes = f" of {processes} processes" if processes > 1 else ""
+    layout = ""
+    if splits_more_than_rows(mesh):
+        layout = " as " + " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items())
+    kind = f"{devices[0].device_kind} ({devices[0].platform})"
+    return f"{len(devices)} x {kind}{of_processes}{layout}"
 
 
-def is_plain(mesh):
-    """Whether there is nothing to lay out but rows of batches."""
-    return mesh is None or mesh.shape["data"] == mesh.size
+def splits_more_than_rows(mesh: Mesh | None) -> TypeGuard[Mesh]:
+    """Return whether `mesh` also splits kernels or the height of images."""
+    return mesh is not None and mesh.shape["data"] != mesh.size
 
 
-def replicated(mesh):
-    """The whole array on every device."""
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of an array that is whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def over_all(mesh):
-    """Rows of the leading axis in equal parts over all devices."""
+def all_devices_sharding(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of an array with equal parts of its first axis on all devices."""
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def of_batch(shape, mesh):
-    """Rows over `data` and `fsdp`; the height of images [b, h, w, c] over `space` if it divides."""
+def batch_sharding(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """Return the sharding of an array of a batch.
+
+    Rows are split over `data` and `fsdp`, and the height of images [b, h, w, c] over `space` if
+    that divides it.
+    """
     if len(shape) == 4 and shape[1] % mesh.shape["space"] == 0:
-        return NamedSharding(mesh, PartitionSpec(ROWS, "space"))
-    return NamedSharding(mesh, PartitionSpec(ROWS))
+        return NamedSharding(mesh, PartitionSpec(ROW_AXES, "space"))
+    return NamedSharding(mesh, PartitionSpec(ROW_AXES))
 
 
-def of_kernel(shape, mesh):
-    """Arrays of two axes and more along their largest that `fsdp` divides; all others whole."""
+def kernel_sharding(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """Return the sharding of an array of a state.
+
+    Arrays of two axes and more are split along the largest axis that `fsdp` divides. All others are
+    whole.
+    """
     parts = mesh.shape["fsdp"]
     axes = [axis for axis, size in enumerate(shape) if size % parts == 0]
     if parts == 1 or len(shape) < 2 or not axes:
@@ -85,80 +101,89 @@ def of_kernel(shape, mesh):
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
 
 
-def placed(state, mesh):
-    """A state that every process has, on the devices of all of them, by `of_kernel`."""
-    places = jax.tree.map(lambda leaf: of_kernel(leaf.shape, mesh), state)
+def place_state(state: Any, mesh: Mesh) -> Any:
+    """Return `state`, a pytree that every process has, on all devices by `kernel_sharding`."""
+    shardings = jax.tree.map(lambda leaf: kernel_sharding(leaf.shape, mesh), state)
     if jax.process_count() == 1:
-        return jax.device_put(state, places)
+        return jax.device_put(state, shardings)
 
-    def put(leaf, place):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            bits = put(jax.random.key_data(leaf), place)
-            return jax.jit(jax.random.wrap_key_data, out_shardings=place)(bits)
+    def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            bits = put(jax.random.key_data(leaf), sharding)
+            return jax.jit(jax.random.wrap_key_data, out_shardings=sharding)(bits)
         whole = np.asarray(leaf)
-        return jax.make_array_from_callback(leaf.shape, place, lambda part: whole[part])
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda part: whole[part])
 
-    return jax.tree.map(put, state, places)
+    return jax.tree.map(put, state, shardings)
 
 
 @contextmanager
-def laid_out(params, images, mesh):
-    """Inside a step: (parameters whole on every device, images as a batch is laid out).
+def constrained(
+    params: Any, images: Sequence[jax.Array], mesh: Mesh | None
+) -> Iterator[tuple[Any, Sequence[jax.Array]]]:
+    """Yield, inside a step, the parameters whole on every device and the images split as a batch.
 
-    A crop gathers the image that it is cut from, hence again. Layers with odd heights ask `even`.
+    The images are constrained again because a crop gathers the image that it is cut from. Layers
+    with odd heights call `unsplit_uneven`.
     """
-    if is_plain(mesh):
+    if not splits_more_than_rows(mesh):
         yield params, images
         return
     params = jax.lax.with_sharding_constraint(params, replicated(mesh))
-    images = [jax.lax.with_sharding_constraint(x, of_batch(x.shape, mesh)) for x in images]
+    images = [jax.lax.with_sharding_constraint(x, batch_sharding(x.shape, mesh)) for x in images]
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         yield params, images
 
 
-def sides(divisor, space):
-    """What the sides of images must be multiples of, for a network with this `divisor`.
+def side_multiple(divisor: int, space: int) -> int:
+    """Return what the sides of images must be multiples of, for a network with this `divisor`.
 
-    So that every device has as many rows as the others, and two at least, on the coarsest level:
-    where they were uneven, or single, XLA (of JAX 0.10.2) made wrong gradients without a word.
+    Every device then has equally many rows of the coarsest level, and two at least. With uneven or
+    single rows, XLA (of JAX 0.10.2) computed wrong gradients without an error.
     """
     return divisor * 2 * space if space > 1 else divisor
 
 
-def even(x, height):
-    """x [b, h, w, c] inside a layer, h spread only if it and the next `height` are as `sides` asks.
+def unsplit_uneven(x: jax.Array, next_height: int) -> jax.Array:
+    """Return x [b, h, w, c], inside a layer, with h whole on every device if a split is uneven.
 
-    Else each row of it is whole on a device.
+    It is split only if both h and `next_height`, of the layer's output, are multiples of what
+    `side_multiple` returns.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not any(h % sides(1, mesh.shape["space"]) for h in (x.shape[1], height)):
+    heights = (x.shape[1], next_height)
+    if mesh.empty or not any(h % side_multiple(1, mesh.shape["space"]) for h in heights):
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(ROW_AXES))
 
 
-def row_devices(mesh):
-    """Over how many devices rows are spread."""
-    return math.prod(mesh.shape[axis] for axis in ROWS)
+def row_devices(mesh: Mesh) -> int:
+    """Return the number of devices that rows are split over."""
+    return math.prod(mesh.shape[axis] for axis in ROW_AXES)
 
 
-def local_rows(rows, mesh):
-    """The contiguous block of a global batch's rows that this process provides.
+def local_rows(rows: int, mesh: Mesh) -> slice:
+    """Return the contiguous block of a global batch's rows that this process provides.
 
-    Raises: UsageError if `rows` cannot be spread evenly over the devices.
+    Raises: UsageError if `rows` cannot be split evenly over the devices.
     """
-    over = row_devices(mesh)
-    if rows % over:
+    n_devices = row_devices(mesh)
+    if rows % n_devices:
         raise UsageError(
-            f"data.batch_size={rows} cannot be spread over {over} devices; "
-            f"take {max(rows // over, 1) * over} or {(rows // over + 1) * over}"
+            f"data.batch_size={rows} cannot be spread over {n_devices} devices; "
+            f"take {max(rows // n_devices, 1) * n_devices} or {(rows // n_devices + 1) * n_devices}"
         )
     share = rows // jax.process_count()
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
-def to_devices(batch, mesh):
-    """This process's rows of a batch as one global array a field."""
+def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Return a batch as one global array per field.
+
+    Args:
+        batch: this process's rows of each field.
+    """
     return {
-        name: jax.make_array_from_process_local_data(of_batch(rows.shape, mesh), rows)
+        name: jax.make_array_from_process_local_data(batch_sharding(rows.shape, mesh), rows)
         for name, rows in batch.items()
     }

@@ -1,29 +1,35 @@
 """Particles or not, pixel by pixel: binary cross-entropy, scored by Dice."""
 
+from typing import Any
+
 import jax
+from jaxtyping import Array, Float
 
 from emjax import metrics
 from emjax.metrics import losses
 from emjax.tasks.task import Task
 
 
-def logit(output):
-    """The output [..., 1] as it is, or of two channels, background and particle, their difference.
+def logit(output: Float[Array, "b h w c"]) -> Float[Array, "b h w 1"]:
+    """Return the output of one channel, or the difference of two, particle minus background.
 
-    The softmax over two channels is the sigmoid of that.
+    The softmax over two channels is the sigmoid of their difference.
     """
     return output if output.shape[-1] == 1 else output[..., 1:] - output[..., :1]
 
 
-def loss(output, target):
+def loss(output: Array, target: Array) -> Array:
+    """Return the mean binary cross-entropy."""
     return losses.binary_cross_entropy(logits=logit(output), target=target)
 
 
-def prediction(output):
+def prediction(output: Array) -> Array:
+    """Return the probability of a particle, [b, h, w, 1]."""
     return jax.nn.sigmoid(logit(output))
 
 
-def scores(output, target, valid):
+def scores(output: Array, target: Array, valid: Array) -> dict[str, Any]:
+    """Return {name: value per image, or (value, whether it applies)}."""
     arrays = dict(logits=logit(output), target=target, valid=valid)
     return {
         "dice": metrics.hard_dice(**arrays),

@@ -72,7 +72,7 @@ def assemble(config: Config) -> Pieces:
         resident=config.data.get("resident"),
     )
     check_equal_parts(objective.accumulate, batch_size, sharding.row_devices(mesh))
-    multiple = sharding.sides(module.divisor, mesh.shape["space"])
+    multiple = sharding.side_multiple(module.divisor, mesh.shape["space"])
     evals = {
         split: EvalBatches(held, batch_size=batch_size, divisor=multiple, mesh=mesh)
         for split, held in held_out.items()
@@ -172,7 +172,7 @@ def fitting_crop(crop: int, shape: Sequence[int], divisor: int, space: int = 1) 
     Raises: UsageError naming the nearest sides if the network does not accept the crop; InputError
         if the records are smaller than any crop that it accepts.
     """
-    divisor = sharding.sides(divisor, space)
+    divisor = sharding.side_multiple(divisor, space)
     if crop == 0 and all(side % divisor == 0 for side in shape):
         return 0
     wanted = crop or min(shape)

@@ -81,7 +81,7 @@ def fit(
     """Train from `state` to the last step of `schedule`; return the last state.
 
     Args:
-        state: on the devices, as `sharding.placed` puts it; it stays there.
+        state: on the devices, as `sharding.place_state` puts it; it stays there.
         evals: split name to finite batches. `val` is scored at every evaluation, the others at each
             new best and at the last step.
         publish: called with (generator, step, scores) at every new best.
@@ -102,7 +102,7 @@ def fit(
     def scores(state, batch):
         return objective.eval_step(state, batch), batch["index"]
 
-    options = devices.understood(objective.compiler_options)
+    options = devices.supported_options(objective.compiler_options)
     train_step = jax.jit(
         update,
         donate_argnums=0,

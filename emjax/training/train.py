@@ -46,7 +46,7 @@ def train(config: Config, workdir: Path, profile: Profile | None = None) -> None
     state = initial_state(config, pieces, resumes=bool(saved_steps(saved_at)))
     # Traced here once to refuse what does not fit.
     flops = cost.operations(pieces.objective.train_step, state, pieces.batches.shapes)
-    state = sharding.placed(state, pieces.mesh)
+    state = sharding.place_state(state, pieces.mesh)
 
     workdir.mkdir(parents=True, exist_ok=True)
     with (
