@@ -1,6 +1,6 @@
 """One of two processes with two devices each: python -m tests.one_of_two INDEX PORT FOLDER DATA
 
-Restores what is in FOLDER, prints a digest of it and the first examples, and saves a step more.
+Restores what is in FOLDER, prints a digest of it and the first examples, and saves the next step.
 """
 
 import os

@@ -155,12 +155,12 @@ def test_a_flipped_bit_in_any_file_is_found_and_the_one_before_is_used(
     checkpoints = open_folder(folder)
     restored = checkpoints.restore(state)
     assert int(restored.step) == 2
-    said = notes(caplog)
+    text = notes(caplog)
     assert (
         f"{folder}/3: cannot be used: {payload.relative_to(folder / '3')} differs from what was"
-        in said
+        in text
     )
-    assert f"{folder}/2 is used instead" in said
+    assert f"{folder}/2 is used instead" in text
     checkpoints.save(3, restored)  # its step can be saved again
     checkpoints.close()
     assert saved_steps(folder) == [1, 2, 3] and not fault(folder / "3")
@@ -252,9 +252,9 @@ def test_transfer_falls_back_too(three, tmp_path, caplog):
     assert (loaded("best"), loaded("last")) == (1, 3) and not notes(caplog)
     flip(folder / "1" / "metrics" / "metrics")
     assert (loaded("best"), loaded("last")) == (3, 3)
-    said = notes(caplog)
-    assert f"{folder}/1: cannot be used: metrics/metrics differs" in said
-    assert f"{folder}/3 is used instead" in said
+    text = notes(caplog)
+    assert f"{folder}/1: cannot be used: metrics/metrics differs" in text
+    assert f"{folder}/3 is used instead" in text
     with pytest.raises(
         InputError, match="no good checkpoint '1' .metrics/metrics differs from what"
     ):

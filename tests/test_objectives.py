@@ -51,7 +51,7 @@ def uneven_batch():
 
 
 def plain_sgd(objective):
-    """`objective` with an optimizer whose update is the gradient itself."""
+    """`objective` with an optimizer that subtracts the gradient itself."""
     return objective.__class__(**{**vars(objective), "optimizer": optax.sgd(1.0)})
 
 

@@ -13,7 +13,7 @@ from emjax.training import optimizers
 
 
 def sgd(monkeypatch):
-    """An optimizer whose update is minus the rate times the gradient."""
+    """An optimizer that subtracts the rate times the gradient."""
     monkeypatch.setitem(optimizers.OPTIMIZERS, "sgd", lambda *, lr: optax.sgd(lr))
 
 

@@ -36,7 +36,7 @@ def apply_if_finite(before: Any, after: Any, judged: Any) -> Any:
     Args:
         before, after: states of an objective, with `step` and `skips`.
         judged: losses, gradients and statistics, a tree of floats. Their squares are checked: a
-            gradient whose square overflows would hold Adam's moments at infinity.
+            gradient with an overflowing square would hold Adam's moments at infinity.
     """
     judged = jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(judged)])
     finite = jnp.isfinite(judged * judged).all()
