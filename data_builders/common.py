@@ -212,7 +212,7 @@ def build(
                 _write(dataset, contents, home, max_skipped, make_writer)
     except BaseException:
         for folder in made:
-            with contextlib.suppress(OSError):  # not empty: somebody else's
+            with contextlib.suppress(OSError):  # not empty: of another build
                 folder.rmdir()
         raise
     return read_card(home), False

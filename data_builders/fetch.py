@@ -79,7 +79,7 @@ def from_github(repository: str, folder: str | Path, *, base: str = GITHUB) -> N
         with zipfile.ZipFile(partial) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > 10 * size:
                 raise ValueError("it unpacks to more than ten times its size")
-            archive.extractall(unpacked)  # skips whatever would lie elsewhere
+            archive.extractall(unpacked)  # skips whatever would be outside
         for path in unpacked.iterdir():
             path.rename(folder / path.name)
         record.write_text(f"{digest}  {address}\n")

@@ -118,11 +118,13 @@ class Bucket:
         return self.records
 
     def add(self, key: int, data: bytes) -> None:
+        """Append the record `data` with its hashed `key` of 128 bits."""
         with open(self.path, "ab") as file:  # there are a thousand; not all can stay open
             file.write(struct.pack("<QQQ", key >> 64, key & (1 << 64) - 1, len(data)) + data)
         self.records += 1
 
     def read_values(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (key, record) in the order of `add`."""
         if self.records:
             with open(self.path, "rb") as file:
                 while head := file.read(24):
@@ -130,6 +132,7 @@ class Bucket:
                     yield (high << 64) | low, file.read(size)
 
     def del_file(self) -> None:
+        """Remove the file, if there is one."""
         Path(self.path).unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""Write records into ArrayRecord shards and collect what the card says about them."""
+"""Write records into ArrayRecord shards and collect the facts for the card."""
 
 import array
 import contextlib
@@ -90,7 +90,7 @@ def check_unusable_share(
 
 
 class Writer(tfds.core.GeneratorBasedBuilder):
-    """Write ArrayRecord shards with TFDS and remember what the card says about the records.
+    """Write ArrayRecord shards with TFDS and remember the facts for the card.
 
     Its module's name is written into the data, so it must not move.
 

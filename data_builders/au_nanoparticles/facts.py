@@ -15,7 +15,7 @@ class Facts(NamedTuple):
     prepared: str  # begins the names of the files that the authors' notebook writes
     xray_threshold: float | None  # counts above the median; None: filtered by its authors
     patches: int  # that the authors keep
-    nm_per_pixel: float  # NaN where nobody states it
+    nm_per_pixel: float  # NaN where it is not stated
     what: str
     address: str = f"https://doi.org/10.5281/zenodo.{ZENODO_RECORD}"
 

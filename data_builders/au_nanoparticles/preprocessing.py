@@ -15,7 +15,7 @@ def without_xrays(image: Real[np.ndarray, "h w"], threshold: float) -> Float32[n
     Negative counts become 0. A pixel more than `threshold` counts above the median of the image
     becomes the mean of its eight neighbours, or of the whole image in the outermost rows and
     columns; the brightest first, so that the neighbours of a large hit are already lower when
-    they are used. What is still above goes the same way once more.
+    they are used. What is still above is replaced once more in the same way.
 
     Differs: in float32 whatever the file holds; the original rounds the means down when the file
     holds whole numbers. Pixels of one value go from the last to the first, as in the original

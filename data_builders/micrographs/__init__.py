@@ -162,11 +162,9 @@ class Micrographs:
             else:
                 self.scans += [scan._replace(range=values) for scan in usable]
         if not self.scans:
-            left_out = sorted([*self.skipped, *self.skipped_by_rule, *self.unusable])
-            first = ": ".join(left_out[0])
-            raise InputError(
-                f"{self.root}: no image can be used; {len(left_out)} left out, {first}"
-            )
+            skipped = sorted([*self.skipped, *self.skipped_by_rule, *self.unusable])
+            first = ": ".join(skipped[0])
+            raise InputError(f"{self.root}: no image can be used; {len(skipped)} left out, {first}")
         if "mask" in self.targets and not self.foreground_seen:
             raise InputError(
                 f"{self.root}: no mask has a pixel of foreground={self.options['foreground']}"

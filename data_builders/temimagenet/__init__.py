@@ -151,7 +151,7 @@ class TEMImageNet:
 
         Raises: InputError if no image can be used.
         """
-        unusable, left_out = [], []
+        unusable, skipped = [], []
         self.usable: list[str] = []
         for stem in self.stems:
             fault = self._fault(stem)
@@ -162,7 +162,7 @@ class TEMImageNet:
         for target in self.targets:
             for stem in sorted(self.paths[target].keys() - self.paths["image"].keys()):
                 path = self.paths[target][stem]
-                left_out.append((str(path), f"a {target} without an image of this stem"))
+                skipped.append((str(path), f"a {target} without an image of this stem"))
         if not self.usable:
             first = ": ".join(unusable[0])
             raise InputError(
@@ -178,7 +178,7 @@ class TEMImageNet:
             targets=self.targets,
             range_rule="fixed",
             units=len(self.usable),
-            left_out=left_out,
+            left_out=skipped,
             unusable=unusable,
             images=len(self.stems),
             notes=self._notes(),
