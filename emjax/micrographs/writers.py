@@ -4,28 +4,22 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import tifffile
-from jaxtyping import Float, Float32, UInt8, UInt16
 
 from emjax.errors import UsageError
+from emjax.micrographs.shapes import Pair, Planes
 from emjax.micrographs.units import UNKNOWN, PixelSize
 
 CHUNK = 1024  # pixels along each side of a chunk of a Zarr array
-
-Planes: TypeAlias = (
-    UInt8[np.ndarray, "*planes h w"]
-    | UInt16[np.ndarray, "*planes h w"]
-    | Float32[np.ndarray, "*planes h w"]
-)
 
 
 def write(
     path: str | os.PathLike[str],
     image: Planes,
-    nm_per_pixel: Sequence[int | float] | Float[np.ndarray, "2"] = UNKNOWN,
+    nm_per_pixel: Sequence[int | float] | Pair = UNKNOWN,
 ) -> None:
     """Write uint8, uint16 or float32 [h, w] or [planes, h, w] by the suffix of `path`.
 
