@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from emjax import micrographs
+from emjax import cli, micrographs
 from emjax.errors import InputError, UsageError
 from emjax.micrographs.formats import lzw, rosettasciio
 from tests import format_samples, formats_table, soak_formats
@@ -247,12 +248,26 @@ def test_several_images_are_chosen_from_by_index(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["one"], file["two"], file["text"], file["line"] = DEEP, STACK, "words", np.arange(5)
         file["complex"] = DEEP.astype(np.complex64)
-    with pytest.raises(InputError, match=r"2 different images \(0: /one 24x20 uint16, 1: /two"):
+    with pytest.raises(
+        micrographs.SeveralImages, match=r"2 different images \(0: /one 24x20 uint16, 1: /two"
+    ) as caught:
         micrographs.read(tmp_path / "a.h5")
+    assert caught.value.choices == ("/one 24x20 uint16", "/two 3x24x20 uint16")
+    assert cli.message(caught.value).endswith("; choose one by --index")
     np.testing.assert_array_equal(micrographs.read(tmp_path / "a.h5", 0).image, DEEP)
     assert len(list(micrographs.planes(tmp_path / "a.h5", 1))) == 3
     with pytest.raises(InputError, match="no image 2; it holds 0: /one"):
         micrographs.read(tmp_path / "a.h5", 2)
+
+
+def test_names_in_files_break_no_line_and_are_no_advice(tmp_path):
+    path = tmp_path / "index=.h5"
+    with h5py.File(path, "w") as file:
+        file["one\nlimit="], file["two"] = DEEP, STACK
+    with pytest.raises(micrographs.SeveralImages) as caught:
+        micrographs.read(path)
+    assert str(caught.value).startswith(f"{path}: 2 different images (0: /one limit= 24x20")
+    assert cli.message(caught.value) == str(caught.value)[: -len("index=")] + "--index"
 
 
 def test_signals_that_are_no_micrographs_are_refused_with_their_reason(tmp_path, monkeypatch):
@@ -473,6 +488,9 @@ def test_the_error_above_the_limit_states_it_and_it_can_be_raised(tmp_path):
     ) as error:
         micrographs.read(tmp_path / "a.tif", limit=100_000)
     assert (error.value.needed, error.value.limit) == (120_000, 100_000)
+    assert cli.message(error.value).endswith("expected at most 100 kB; raise --memory_limit")
+    again = pickle.loads(pickle.dumps(error.value))
+    assert str(again) == str(error.value) and again.needed == 120_000
     assert micrographs.read(tmp_path / "a.tif", limit=120_000).image.shape == (300, 400)
 
 
@@ -564,7 +582,8 @@ def test_a_stack_of_images_has_no_distance_of_planes(tmp_path, suffix):
     for axis, nm in (("y", 1), ("x", 2)):
         first = next(micrographs.planes(tmp_path / f"a.{suffix}", axis=axis))
         np.testing.assert_allclose(first.nm_per_pixel, (np.nan, nm), rtol=1e-5)
-    with pytest.raises(InputError, match="1.26 kB, to be sliced along y or x, expected at most"):
+    advice = "expected at most 1.25 kB; raise limit=, or slice along axis=z"
+    with pytest.raises(InputError, match=f"1.26 kB, to be sliced along y or x, {advice}"):
         next(micrographs.planes(tmp_path / f"a.{suffix}", axis="y", limit=1255))
     assert not list(micrographs.planes(tmp_path / f"a.{suffix}", axis="z"))[5:]
     micrographs.write(tmp_path / f"one.{suffix}", stack[0])

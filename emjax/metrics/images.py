@@ -54,11 +54,12 @@ def ssim(*, prediction: Images, target: Images, valid: Valid) -> PerImage:
     a, b = (prediction + 1) / 2, (target + 1) / 2
     gaussian = jnp.exp(-(jnp.arange(-5, 6) ** 2) / (2 * 1.5**2))
 
-    def windowed(x, window=None):
+    def windowed(x: Array, window: Array | None = None) -> Array:
         weights = gaussian / gaussian.sum() if window is None else window
         for axis in (1, 2):
             reach = x.shape[axis] - 10
-            x = sum(w * lax.slice_in_dim(x, i, reach + i, axis=axis) for i, w in enumerate(weights))
+            shifted = [lax.slice_in_dim(x, i, reach + i, axis=axis) for i in range(11)]
+            x = sum((w * part for w, part in zip(weights, shifted, strict=True)), jnp.zeros(()))
         return x
 
     mean_a, mean_b = windowed(a), windowed(b)

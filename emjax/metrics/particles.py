@@ -79,7 +79,7 @@ def neighbours(counts: Counts, start: Runs, end: Runs, *, width: int) -> Int[Arr
     begun, ended = counts
     own = jnp.arange(len(start), dtype=jnp.int32)
 
-    def touched(step):
+    def touched(step: int) -> Runs:
         before, until = start + step - 1, end + step  # from corner to corner
         first = jnp.where(before < 0, 0, ended.at[before].get(mode="clip"))
         past = jnp.where(until < 0, 0, begun.at[until].get(mode="clip"))
@@ -102,11 +102,11 @@ def unite(touched: Int[Array, "2 capacity"]) -> tuple[Runs, Int[Array, ""]]:
     (arXiv 1812.06177).
     """
 
-    def unfinished(state):
+    def unfinished(state: tuple[Array, Array]) -> Array:
         root, _ = state
         return (root[touched] != root[None]).any()
 
-    def join(state):
+    def join(state: tuple[Array, Array]) -> tuple[Array, Array]:
         root, rounds = state
         ours, theirs = jnp.broadcast_to(root[None], touched.shape), root[touched]
         root = root.at[jnp.maximum(ours, theirs)].min(jnp.minimum(ours, theirs))
@@ -115,7 +115,8 @@ def unite(touched: Int[Array, "2 capacity"]) -> tuple[Runs, Int[Array, ""]]:
         )
         return root, rounds + 1
 
-    return lax.while_loop(unfinished, join, (jnp.arange(touched.shape[1], dtype=jnp.int32), 0))
+    start = jnp.arange(touched.shape[1], dtype=jnp.int32), jnp.zeros((), jnp.int32)
+    return lax.while_loop(unfinished, join, start)
 
 
 def label(
@@ -139,7 +140,8 @@ def match_runs(counts: Counts, *, width: int, capacity: int) -> Matches:
         counts: `count_runs` of the predicted mask, the true mask and their overlap, stacked; none
             of the three has more runs than `capacity`.
     """
-    both, either = ([count[part] for count in counts] for part in (2, slice(2)))
+    begun, ended = counts
+    both, either = ((begun[part], ended[part]) for part in (2, slice(2)))
     shared, end = positions(both, capacity)
     labelled = jax.vmap(partial(label, width=width, capacity=capacity), (0, None))
     number, areas, labels = labelled(either, shared)
@@ -156,4 +158,5 @@ def match_runs(counts: Counts, *, width: int, capacity: int) -> Matches:
     error = jnp.abs(
         jnp.sqrt(area / jnp.maximum(true_area, 1)) - 1
     )  # diameters go as roots of areas
-    return Matches(*number, pair.sum(dtype=jnp.int32), (error * pair).sum())
+    pairs, size_error = pair.sum(dtype=jnp.int32), (error * pair).sum()
+    return Matches(number[0], number[1], pairs, size_error)

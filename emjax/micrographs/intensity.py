@@ -4,13 +4,12 @@ from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float32, Num, UInt8, UInt16
 
 from emjax.errors import InputError
+from emjax.micrographs.shapes import Floats, Grey, Numbers
 
 RULES = ("percentile", "fixed", "sigma")
 
-Image: TypeAlias = UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"] | Float32[np.ndarray, "h w"]
 Range: TypeAlias = tuple[float, float]  # low, high
 
 
@@ -18,7 +17,7 @@ class NoRange(InputError):
     """The images do not hold two values that could become -1 and 1."""
 
 
-def intensity_range(images: Iterable[Image], rule: str) -> Range:
+def intensity_range(images: Iterable[Grey], rule: str) -> Range:
     """Return the two values (low, high) of `images` that become -1 and 1.
 
     percentile: 0.1 and 99.9 percent of all pixels of all images (the smallest value that at least
@@ -61,18 +60,14 @@ def intensity_range(images: Iterable[Image], rule: str) -> Range:
     return float(low), float(high)
 
 
-def from_range(
-    image: Num[np.ndarray, "*shape"], intensity_range: Any, *, clip: bool = True
-) -> Float32[np.ndarray, "*shape"]:
+def from_range(image: Numbers, intensity_range: Any, *, clip: bool = True) -> Floats:
     """Return `image` as float32 with `intensity_range` (low, high) at -1 and 1, clipped there."""
     low, high = np.asarray(intensity_range, np.float32)
     scaled = (np.asarray(image, np.float32) - low) * (2 / (high - low)) - 1
     return np.clip(scaled, -1, 1) if clip else scaled
 
 
-def to_range(
-    image: Num[np.ndarray, "*shape"], intensity_range: Any
-) -> Float32[np.ndarray, "*shape"]:
+def to_range(image: Numbers, intensity_range: Any) -> Floats:
     """Return `image` in [-1, 1] as float32 in the values of `intensity_range` (low, high)."""
     low, high = np.asarray(intensity_range, np.float32)
     return (np.asarray(image, np.float32) + 1) * ((high - low) / 2) + low

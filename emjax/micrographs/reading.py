@@ -9,26 +9,17 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Float32, UInt8, UInt16
 
 from emjax.errors import Adjustable, InputError, note
 from emjax.micrographs import messages
 from emjax.micrographs.formats import dm, hdf5, mrc, npy_zarr, png_jpeg, rosettasciio, ser, tiff
 from emjax.micrographs.formats.npy_zarr import is_zarr
+from emjax.micrographs.shapes import RGB, Grey, Volume
 from emjax.micrographs.signal import LIMIT, Signal, TooLarge
 from emjax.micrographs.units import PixelSize, amount
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Reader: TypeAlias = Callable[[StrPath, int], AbstractContextManager[list[Signal]]]
-Stack: TypeAlias = (
-    UInt8[np.ndarray, "planes h w"]
-    | UInt16[np.ndarray, "planes h w"]
-    | Float32[np.ndarray, "planes h w"]
-)
-Grey: TypeAlias = UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"] | Float32[np.ndarray, "h w"]
-GreyOrRGB: TypeAlias = (
-    Grey | UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]
-)
 
 BY_MAGIC: dict[bytes, Reader] = {
     b"II*\0": tiff.signals,
@@ -65,7 +56,7 @@ messages.collect_from("tifffile")
 class Micrograph(NamedTuple):
     """One image, or a whole stack of them, as recorded: native byte order."""
 
-    image: GreyOrRGB | Stack  # [h, w], with `colours` [h, w, 3], of a stack [planes, h, w]
+    image: Grey | RGB | Volume  # [h, w], with `colours` [h, w, 3], of a stack [planes, h, w]
     nm_per_pixel: PixelSize  # y, x; NaN where unknown
     origin: str = "none"  # of nm_per_pixel: what in the file states it
 
@@ -149,6 +140,7 @@ def _choose(path: StrPath, signals: Sequence[Signal], index: int | None) -> Sign
     usable = [signal for signal in signals if not signal.refused]
     if not usable:
         reasons = "; ".join(dict.fromkeys(f"{signal} is {signal.refused}" for signal in signals))
+        reasons = " ".join(reasons.split())  # names may hold line breaks
         raise InputError(f"{path}: {reasons}; expected a 2-D image or a stack of them")
     choices = tuple(" ".join(str(signal).split()) for signal in usable)
     listed = ", ".join(f"{index}: {choice}" for index, choice in enumerate(choices[:20]))
@@ -185,7 +177,7 @@ def planes(
     """
     with open_all(path, limit) as signals:
         signal = _choose(path, signals, index)
-        stack: Iterable[GreyOrRGB] = (_pixels(path, signal, i) for i in range(signal.planes))
+        stack: Iterable[Grey | RGB] = (_pixels(path, signal, i) for i in range(signal.planes))
         if not colours:
             stack = (_luminance(path, pixels, quiet=i > 0) for i, pixels in enumerate(stack))
         (y, x), z = signal.nm_per_pixel, signal.nm_per_plane
@@ -204,12 +196,12 @@ def planes(
 def _volume(
     path: StrPath,
     signal: Signal,
-    stack: Iterable[GreyOrRGB],
+    stack: Iterable[Grey | RGB],
     limit: int,
     *,
     purpose: str = "to be sliced along y or x",
     advice: str = "slice along axis=z",
-) -> np.ndarray:
+) -> Volume:
     """Return [z, y, x] of the planes of `stack`.
 
     Args:
@@ -259,7 +251,7 @@ def read_stack(path: StrPath, index: int | None = None, limit: int = LIMIT) -> M
         return Micrograph(volume, signal.nm_per_pixel, signal.origin)
 
 
-def read_pixels(path: StrPath, limit: int = LIMIT) -> GreyOrRGB:
+def read_pixels(path: StrPath, limit: int = LIMIT) -> Grey | RGB:
     """Return a file with its colours: [h, w], or [h, w, 3] red, green, blue.
 
     For masks, where a colour is a label; an alpha channel is dropped, a palette is applied.
@@ -267,7 +259,7 @@ def read_pixels(path: StrPath, limit: int = LIMIT) -> GreyOrRGB:
     return _read_one(path, None, limit)[0]
 
 
-def _read_one(path: StrPath, index: int | None, limit: int) -> tuple[GreyOrRGB, Signal]:
+def _read_one(path: StrPath, index: int | None, limit: int) -> tuple[Grey | RGB, Signal]:
     with open_all(path, limit) as signals:
         signal = _choose(path, signals, index)
         if signal.planes > 1:
@@ -275,7 +267,7 @@ def _read_one(path: StrPath, index: int | None, limit: int) -> tuple[GreyOrRGB, 
         return _pixels(path, signal, 0), signal
 
 
-def _luminance(path: StrPath, pixels: GreyOrRGB, quiet: bool = False) -> Grey:
+def _luminance(path: StrPath, pixels: Grey | RGB, quiet: bool = False) -> Grey:
     """Return [h, w] of [h, w] or [h, w, 3], in the number format of `pixels`."""
     if pixels.ndim == 2:
         return pixels
@@ -290,7 +282,7 @@ def _luminance(path: StrPath, pixels: GreyOrRGB, quiet: bool = False) -> Grey:
     return luminance.astype(pixels.dtype)
 
 
-def _pixels(path: StrPath, signal: Signal, index: int) -> GreyOrRGB:
+def _pixels(path: StrPath, signal: Signal, index: int) -> Grey | RGB:
     """Return plane `index` in one of the three number formats and without alpha.
 
     Raises: InputError for other than real, finite numbers.

@@ -5,17 +5,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Shaped
-from numpy.typing import DTypeLike
 
 from emjax.errors import Adjustable, InputError
+from emjax.micrographs.shapes import Stored
 from emjax.micrographs.units import UNKNOWN, PixelSize, amount, is_known, no_length
 
 LIMIT = 4 << 30  # bytes that one image (compressed files: all that is decoded at once) may take
 SMALL = 64 << 20  # bytes that no compression ratio makes suspicious
 RATIO = 10_000  # to the bytes in the file. Deflate reaches 1032; a constant image is none to keep
 
-Pixels: TypeAlias = Shaped[np.ndarray, "h w"] | Shaped[np.ndarray, "h w samples"]
+DType: TypeAlias = np.dtype[Any] | str
 
 
 class TooLarge(Adjustable):
@@ -26,11 +25,11 @@ class TooLarge(Adjustable):
         self.needed, self.limit = needed, limit
 
 
-def _unchanged(pixels: Pixels) -> Pixels:
+def _unchanged(pixels: Stored) -> Stored:
     return pixels
 
 
-def no_pixels(index: int) -> Pixels:
+def no_pixels(index: int) -> Stored:
     """Stand for the pixels of a refused signal that has none."""
     raise InputError(f"no pixels of plane {index}: the signal is not a micrograph")
 
@@ -45,12 +44,12 @@ class Signal(NamedTuple):
     name: str
     shape: tuple[int, ...]  # h, w or planes, h, w
     dtype: np.dtype[Any]  # as stored
-    raw: Callable[[int], Pixels]
+    raw: Callable[[int], Stored]
     nm_per_pixel: PixelSize = UNKNOWN  # y, x
     origin: str = "none"  # of nm_per_pixel
     samples: int = 1  # colours and alpha per pixel
     refused: str = ""  # why it is not a micrograph; empty if it is one
-    finish: Callable[[Pixels], Pixels] = _unchanged
+    finish: Callable[[Stored], Stored] = _unchanged
     nm_per_plane: float = math.nan  # of a stack: from plane to plane
 
     @property
@@ -73,7 +72,7 @@ class Signal(NamedTuple):
         return " ".join(part for part in (self.name, shape, self.dtype.name) if part)
 
 
-def why_refused(dtype: DTypeLike, shape: Sequence[int], units: Sequence[object] = ()) -> str:
+def why_refused(dtype: DType, shape: Sequence[int], units: Sequence[object] = ()) -> str:
     """Return why an array with `units` of its axes is not a micrograph; empty if it is one."""
     kind = np.dtype(dtype).kind
     if kind == "c":
@@ -95,7 +94,7 @@ def with_samples(shape: Sequence[int], samples: int) -> tuple[int, ...]:
 def check_declared(
     what: str,
     shape: Sequence[int],
-    dtype: DTypeLike,
+    dtype: DType,
     *,
     stored: int,
     limit: int | float,

@@ -4,22 +4,16 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import tifffile
-from jaxtyping import Float32, UInt8, UInt16
 
 from emjax.errors import UsageError
+from emjax.micrographs.shapes import Planes
 from emjax.micrographs.units import UNKNOWN, AnyPixelSize, PixelSize, is_known, pixel_size
 
 CHUNK = 1024  # pixels along each side of a chunk of a Zarr array
-
-Planes: TypeAlias = (
-    UInt8[np.ndarray, "*planes h w"]
-    | UInt16[np.ndarray, "*planes h w"]
-    | Float32[np.ndarray, "*planes h w"]
-)
 
 
 def write(

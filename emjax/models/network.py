@@ -19,7 +19,7 @@ from emjax.parallel import sharding
 PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
 
 Images = Float[Array, "b h w c"]
-Arrays = dict[str, Array]  # by path: {"down/0/conv1/kernel": array}
+Arrays = dict[str, Any]  # arrays of JAX or NumPy by path: {"down/0/conv1/kernel": array}
 
 
 class Network(struct.PyTreeNode):

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from flax import nnx
 
 from emjax.config import Config
 from emjax.data.augment import Augmentation
@@ -14,6 +13,7 @@ from emjax.data.corruptions import Corruption, Masking
 from emjax.data.records import Records, open_mixture, open_records
 from emjax.errors import InputError, UsageError, choose
 from emjax.models.build import build_abstract
+from emjax.models.model import Model
 from emjax.objectives import OBJECTIVES, Objective
 from emjax.parallel import sharding
 from emjax.tasks import TASKS
@@ -36,7 +36,7 @@ class Pieces:
     """
 
     mesh: jax.sharding.Mesh
-    module: nnx.Module
+    module: Model
     divisor: int
     objective: Objective
     mixture: list[Records]

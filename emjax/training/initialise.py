@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from emjax.config import Config
 from emjax.errors import InputError
 from emjax.models import transfer
 from emjax.models.build import build_abstract
+from emjax.models.model import Model
 from emjax.models.network import Network
 from emjax.models.saved import read
 from emjax.parallel import processes
@@ -20,7 +20,7 @@ from emjax.runs.provenance import ranking
 Arrays = dict[str, np.ndarray]
 
 
-def transfer_weights(generator: Network, module: nnx.Module, initialise: Config) -> Network:
+def transfer_weights(generator: Network, module: Model, initialise: Config) -> Network:
     """Return `generator`, a Network of `module`, with the weights that `initialise` names.
 
     Raises: InputError, UsageError as `load_old_weights`, `transfer.check_same_wiring` and

@@ -38,7 +38,12 @@ class PreviewGrid:
         for _, batch in self.examples:
             views = self.views(generator, batch)
             names = list(views)
-            rows.append([small(grey(view, batch["valid"])) for view in views.values()])
+            rows.append(
+                [
+                    small(grey(np.asarray(view), np.asarray(batch["valid"])))
+                    for view in views.values()
+                ]
+            )
         widest = max(sum(picture.shape[1] + GAP for picture in row) - GAP for row in rows)
         lines = []
         for row in rows:

@@ -11,7 +11,8 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 
 from emjax.errors import InputError
-from emjax.micrographs.signal import Pixels, Signal, check_declared, why_refused, with_samples
+from emjax.micrographs.shapes import Stored
+from emjax.micrographs.signal import Signal, check_declared, why_refused, with_samples
 from emjax.micrographs.units import nm
 
 # Types of tag values: a struct format, or 15 struct, 18 string, 20 array.
@@ -158,7 +159,7 @@ def _signal(image: dict[str, Any], tags: _Tags, limit: int, index: int) -> Signa
         check_declared("its image", plane, dtype, stored=stored, limit=limit)
     step = math.prod(shape[-2:]) * samples
 
-    def raw(i: int) -> Pixels:
+    def raw(i: int) -> Stored:
         size = step * dtype.itemsize
         pixels = np.frombuffer(content[start + i * size : start + (i + 1) * size], dtype)
         if samples == 1:

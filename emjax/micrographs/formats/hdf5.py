@@ -11,11 +11,11 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from emjax.errors import InputError
+from emjax.micrographs.shapes import Stored
 from emjax.micrographs.signal import (
-    Pixels,
+    DType,
     Signal,
     check_declared,
     no_pixels,
@@ -151,7 +151,7 @@ def _plain(array: Any, size: int, limit: int, name: str) -> Signal:
     if not refused:
         _check(array, with_samples(shape[-2:], samples), size, limit, name)
 
-    def raw(i: int) -> Pixels:
+    def raw(i: int) -> Stored:
         return array[i] if len(shape) == 3 else array[()]
 
     signal = Signal(name, shape, array.dtype, raw, samples=samples, refused=refused)
@@ -161,7 +161,7 @@ def _plain(array: Any, size: int, limit: int, name: str) -> Signal:
     return signal
 
 
-def colours(shape: Sequence[int], dtype: DTypeLike) -> tuple[tuple[int, ...], int]:
+def colours(shape: Sequence[int], dtype: DType) -> tuple[tuple[int, ...], int]:
     """Return (h, w or planes, h, w; samples per pixel).
 
     A short last axis of 8- or 16-bit numbers is colours.
@@ -189,7 +189,7 @@ def _velox(held: Mapping[str, Any], size: int, limit: int, name: str) -> Signal:
     if not refused:
         _check(array, shape[-2:], size, limit, name)
 
-    def raw(i: int) -> Pixels:
+    def raw(i: int) -> Stored:
         return array[:, :, i] if array.ndim == 3 else array[()]
 
     label = f"{detector} {name[12:20]}".strip()
@@ -230,7 +230,7 @@ def _berkeley(held: Mapping[str, Any], size: int, limit: int, name: str) -> Sign
     if not refused:
         _check(array, shape[-2:], size, limit, name)
 
-    def raw(i: int) -> Pixels:
+    def raw(i: int) -> Stored:
         where: list[slice | int] = [slice(None)] * array.ndim
         if array.ndim == 3:
             where[order[0]] = i

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from emjax.errors import InputError
-from emjax.micrographs.signal import Pixels, Signal, check_declared, why_refused
+from emjax.micrographs.shapes import Stored
+from emjax.micrographs.signal import Signal, check_declared, why_refused
 from emjax.micrographs.units import nm
 
 OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
@@ -47,7 +48,7 @@ def _signal(file: BufferedIOBase, size: int, limit: int, *, compressed: bool) ->
     check("its image", shape[-2:], limit)
     whole: list[np.ndarray] = []
 
-    def raw(i: int) -> Pixels:
+    def raw(i: int) -> Stored:
         if not compressed:
             file.seek(start + i * plane)
             return np.frombuffer(file.read(plane), dtype).reshape(shape[-2:])

@@ -12,7 +12,8 @@ import numpy as np
 
 from emjax.errors import InputError
 from emjax.micrographs.formats.hdf5 import colours
-from emjax.micrographs.signal import Pixels, Signal, check_declared, why_refused, with_samples
+from emjax.micrographs.shapes import Stored
+from emjax.micrographs.signal import Signal, check_declared, why_refused, with_samples
 from emjax.micrographs.units import nm
 
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
@@ -35,7 +36,7 @@ def npy_signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Sign
         plane = with_samples(shape[-2:], samples)
         check_declared("its image", plane, array.dtype, stored=array.nbytes, limit=limit)
 
-    def raw(i: int) -> Pixels:
+    def raw(i: int) -> Stored:
         return np.array(array[i] if len(shape) == 3 else array)
 
     yield [Signal("array", shape, array.dtype, raw, samples=samples, refused=refused)]
@@ -142,7 +143,7 @@ def _signal(array: Any, name: str, size: int, limit: int) -> Signal:
         check("a chunk", array.shards or array.chunks, limit)
         check("it", shape, math.inf)
 
-    def raw(i: int) -> Pixels:
+    def raw(i: int) -> Stored:
         return np.asarray(array[(0,) * lead + ((i,) if len(shape) == 3 else ()) + (...,)])
 
     return Signal(name, shape, array.dtype, raw, samples=samples, refused=refused)

@@ -5,27 +5,32 @@ import io
 import os
 from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import jpeg_factory
-from PIL.PngImagePlugin import PngImageFile
 
 from emjax.errors import InputError
-from emjax.micrographs.signal import Pixels, Signal, check_declared, with_samples
+from emjax.micrographs.shapes import Stored
+from emjax.micrographs.signal import Signal, check_declared, with_samples
+
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
 
 PNG = b"\x89PNG"
 SAMPLES = {"LA": 2, "RGB": 3, "RGBA": 4}
 DTYPES = {"1": "bool", "F": "f4", "I": "i4", "I;16": "u2", "I;16B": ">u2", "I;16L": "<u2"}
 
 
-def _opened(content: bytes) -> ImageFile:
+def _opened(content: bytes) -> "ImageFile":
     """Return the file of Pillow, by the class that is behind `Image.open` for its format.
 
     `Image.open` itself warns of more than `Image.MAX_IMAGE_PIXELS` pixels and refuses twice as
     many, by a setting of the whole process that is not ours to change. A micrograph of 16k x 16k
     is above it; `check_declared` looks at the size instead.
     """
+    from PIL.JpegImagePlugin import jpeg_factory  # not at the top: TIFF and others need no Pillow
+    from PIL.PngImagePlugin import PngImageFile
+
     file = io.BytesIO(content)
     return PngImageFile(file) if content.startswith(PNG) else jpeg_factory(file)
 
@@ -45,14 +50,14 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
         whole = with_samples(shape, samples)
         check_declared("it", whole, dtype, stored=len(content), limit=limit, compressed=True)
 
-        def raw(_: int) -> Pixels:
+        def raw(_: int) -> Stored:
             if wide:  # Pillow would drop the lower 8 bits
                 import imagecodecs  # not at the top: few need it
 
                 return imagecodecs.png_decode(content)
             return np.array(file if file.mode == mode else file.convert(mode))
 
-        def finish(pixels: Pixels) -> Pixels:
+        def finish(pixels: Stored) -> Stored:
             if mode != "P":
                 return pixels
             palette = np.zeros((256, 3), np.uint8)

@@ -16,7 +16,8 @@ import numpy as np
 from emjax.errors import InputError
 from emjax.micrographs import messages
 from emjax.micrographs.formats import hdf5
-from emjax.micrographs.signal import Pixels, Signal, check_declared, why_refused
+from emjax.micrographs.shapes import Stored
+from emjax.micrographs.signal import Signal, check_declared, why_refused
 from emjax.micrographs.units import nm
 
 READERS = {
@@ -66,7 +67,7 @@ def _signal(part: Mapping[str, Any], index: int, size: int, limit: int) -> Signa
     units = [str(axis.get("units") or "") for axis in axes]
     refused = why_refused(array.dtype, shape, units if len(units) == len(shape) else ())
 
-    def raw(i: int) -> Pixels:
+    def raw(i: int) -> Stored:
         return np.asarray(array[i] if len(shape) == 3 else array)
 
     name = part.get("metadata", {}).get("General", {}).get("title") or f"signal {index}"

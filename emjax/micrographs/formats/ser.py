@@ -17,7 +17,8 @@ from typing import BinaryIO
 import numpy as np
 
 from emjax.errors import InputError
-from emjax.micrographs.signal import Pixels, Signal, check_declared, no_pixels, why_refused
+from emjax.micrographs.shapes import Stored
+from emjax.micrographs.signal import Signal, check_declared, no_pixels, why_refused
 from emjax.micrographs.units import nm
 
 PIXELS = dict(enumerate("u1 u2 u4 i1 i2 i4 f4 f8 c8 c16".split(), start=1))
@@ -103,7 +104,7 @@ def _signal(path: Path, file: BinaryIO, size: int, limit: int) -> Signal:
     if sum(side > 1 for side in scanned) > 1:
         refused = refused or f"4-D data, images at {' x '.join(map(str, scanned))} positions"
 
-    def raw(i: int) -> Pixels:
+    def raw(i: int) -> Stored:
         image = _Image(file, offsets[i])
         if (image.shape, image.dtype) != (first.shape, first.dtype):
             raise InputError(f"image {i} is {image.shape} {image.dtype}, the first {first.shape}")

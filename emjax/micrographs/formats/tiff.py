@@ -13,7 +13,8 @@ from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffFrame, TiffPage, Ti
 from emjax.errors import InputError
 from emjax.micrographs.formats import lzw
 from emjax.micrographs.formats.tiff_pixel_size import pixel_size, plane_distance
-from emjax.micrographs.signal import Pixels, Signal, check_declared, with_samples
+from emjax.micrographs.shapes import Stored
+from emjax.micrographs.signal import Signal, check_declared, with_samples
 
 PAGES = 100_000
 SLACK = 1 << 16  # bytes that a tile may have beyond any need
@@ -117,13 +118,13 @@ def _reader(
     axes: str,
     limit: int,
     size: int,
-) -> Callable[[int], Pixels]:
+) -> Callable[[int], Stored]:
     """Return the function of i for plane i of `series`: [h, w] or [h, w, samples] as stored."""
     page = series.keyframe
     planes = math.prod(shape[:-2])
     last = "S" in axes and axes.index("S") < len(axes) - 1  # planes of colours
 
-    def move(pixels: np.ndarray) -> Pixels:
+    def move(pixels: np.ndarray) -> Stored:
         return np.moveaxis(pixels, -3, -1) if last else pixels
 
     if planes > 1 and series.dataoffset is not None and page.dtype is not None and not last:
@@ -131,7 +132,7 @@ def _reader(
         stored = (*shape[-2:], page.samplesperpixel)
         step = math.prod(stored) * dtype.itemsize
 
-        def contiguous(i: int) -> Pixels:
+        def contiguous(i: int) -> Stored:
             pixels = np.fromfile(path, dtype, math.prod(stored), offset=start + i * step)
             pixels = pixels.reshape(stored)
             return pixels if "S" in axes else pixels[..., 0]
@@ -139,7 +140,7 @@ def _reader(
         return contiguous
     if planes == len(series.pages) or planes == 1:
 
-        def paged(i: int) -> Pixels:
+        def paged(i: int) -> Stored:
             part = series.pages[i]
             if part is None:
                 raise InputError(f"page {i} of {planes} is missing")
@@ -152,7 +153,7 @@ def _reader(
     check_declared("its stack", series.shape, dtype, stored=size, limit=limit, compressed=True)
     whole: list[np.ndarray] = []
 
-    def cut(i: int) -> Pixels:
+    def cut(i: int) -> Stored:
         if not whole:
             for part in series.pages:
                 if part is None:
@@ -200,7 +201,7 @@ def _check_tiles(file: TiffFile, keyframe: TiffPage, page: TiffPage | TiffFrame)
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
 
 
-def _grey_or_rgb(page: TiffPage, pixels: Pixels) -> Pixels:
+def _grey_or_rgb(page: TiffPage, pixels: Stored) -> Stored:
     """Return `pixels` with palettes applied, and white high."""
     if page.photometric == PHOTOMETRIC.PALETTE and page.colormap is not None:
         return (page.colormap[:, pixels] >> 8).astype(np.uint8).transpose(1, 2, 0)
