@@ -48,8 +48,8 @@ class Predictor:
     Attributes:
         config: what the model's config.json says.
         is_mask: whether the model segments; if not, it restores micrographs.
-        memory_for_whole: the `memory` with which every image so far, predicted approximately in
-            tiles, is predicted as a whole; 0 if there was none.
+        memory_for_whole: the `memory` that would have avoided all approximate predictions so far,
+            in bytes; 0 if there was none.
 
     Args:
         folder, memory: as `load_model` takes them.
