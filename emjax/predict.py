@@ -17,8 +17,9 @@ import numpy as np
 from emjax import cli, micrographs
 from emjax.errors import InputError, UsageError, note
 from emjax.files import write_atomically
-from emjax.inference.predictor import Predictor, Result, predict_file
+from emjax.inference.predictor import Predictor, predict_file
 from emjax.micrographs import Micrograph, units
+from emjax.micrographs.writers import Planes
 from emjax.pictures import overlay, png
 
 GIB = 2**30
@@ -52,7 +53,7 @@ def pixel_size(text: str) -> tuple[float, float]:
     raise UsageError(f"--pixel_size={text}: expected nm per pixel, one positive number or y,x")
 
 
-def write_result(out: Path, file: Path, result: Result, first: Micrograph, *, is_mask: bool) -> str:
+def write_result(out: Path, file: Path, result: Planes, first: Micrograph, *, is_mask: bool) -> str:
     """Write what `predict_file` returned to `out`, a mask with its overlay; say so."""
     written = out / f"{file.stem}.tif"
     sizes = first.nm_per_pixel

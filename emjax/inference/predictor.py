@@ -2,29 +2,27 @@
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float32, UInt8, UInt16
+from jaxtyping import Float32, UInt8
 
 from emjax import micrographs
 from emjax.errors import InputError, UsageError, note
 from emjax.inference import tiles
 from emjax.micrographs import Micrograph
-from emjax.micrographs.units import amount, pixel_size
+from emjax.micrographs.reading import Grey
+from emjax.micrographs.units import AnyPixelSize, amount, pixel_size
+from emjax.micrographs.writers import Planes
 from emjax.models import cost, saved
 from emjax.parallel import devices
 from emjax.tasks import TASKS
 
 DTYPES = ("uint8", "uint16", "float32")
 
-Image = UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"] | Float32[np.ndarray, "h w"]
-Result = (
-    Image | UInt8[np.ndarray, "n h w"] | UInt16[np.ndarray, "n h w"] | Float32[np.ndarray, "n h w"]
-)
 Mask = UInt8[np.ndarray, "h w"]
 Range = tuple[float, float]  # the grey values that become -1 and 1
 
@@ -50,8 +48,8 @@ class Predictor:
     Attributes:
         config: what the model's config.json says.
         is_mask: whether the model segments; if not, it restores micrographs.
-        memory_for_whole: the `memory` with which every image so far, predicted approximately in
-            tiles, is predicted as a whole; 0 if there was none.
+        memory_for_whole: the `memory` that would have avoided all approximate predictions so far,
+            in bytes; 0 if there was none.
 
     Args:
         folder, memory: as `load_model` takes them.
@@ -79,7 +77,7 @@ class Predictor:
 
         self.forward, self.apply = forward, jax.jit(forward)
 
-    def intensity_range(self, images: Iterable[Image]) -> Range:
+    def intensity_range(self, images: Iterable[Grey]) -> Range:
         """Return the (low, high) of all `images`, by the rule that the model was trained with.
 
         Raises: NoRange, an InputError, if there is no image or (nearly) all pixels are the same.
@@ -88,8 +86,8 @@ class Predictor:
 
     def predict(
         self,
-        image: Image,
-        nm_per_pixel: float | Sequence[float] | None = None,
+        image: Grey,
+        nm_per_pixel: AnyPixelSize = None,
         *,
         intensity_range: Range | None = None,
     ) -> Float32[np.ndarray, "h w"]:
@@ -111,7 +109,7 @@ class Predictor:
             pixel_size(nm_per_pixel)
         return self(image, intensity_range)
 
-    def mask(self, image: Image, *, intensity_range: Range | None = None) -> Mask:
+    def mask(self, image: Grey, *, intensity_range: Range | None = None) -> Mask:
         """Return uint8 [h, w] for `image`: 255 where a particle is more likely than not, else 0.
 
         Args:
@@ -127,7 +125,7 @@ class Predictor:
         return mask_of(self.predict(image, intensity_range=intensity_range))
 
     def __call__(
-        self, image: Image, intensity_range: Range | None = None
+        self, image: Grey, intensity_range: Range | None = None
     ) -> Float32[np.ndarray, "h w"]:
         """Return what `predict` returns, without a check: for what `micrographs.read` returns."""
         intensity_range = intensity_range or self.intensity_range([image])
@@ -211,7 +209,7 @@ def mask_of(probability: Float32[np.ndarray, "h w"]) -> Mask:
     return np.where(probability > 0.5, 255, 0).astype(np.uint8)
 
 
-def to_dtype_of(image: Image, values: Float32[np.ndarray, "h w"]) -> Image:
+def to_dtype_of(image: Grey, values: Float32[np.ndarray, "h w"]) -> Grey:
     """Return `values` in the dtype of `image`, rounded and clipped where they do not fit."""
     if image.dtype.kind == "f":
         return values.astype(image.dtype)
@@ -221,7 +219,7 @@ def to_dtype_of(image: Image, values: Float32[np.ndarray, "h w"]) -> Image:
 
 def predict_file(
     predictor: Predictor, file: str | Path, index: int | None = None, limit: int = micrographs.LIMIT
-) -> tuple[Result, Micrograph]:
+) -> tuple[Planes, Micrograph]:
     """Return (the result for `file`, its first plane as read).
 
     The result is [h, w] or [planes, h, w]: a mask, uint8, or images in the dtype of the input.
@@ -233,7 +231,7 @@ def predict_file(
     Raises: InputError as `micrographs.planes` does; NoRange if all pixels are the same.
     """
 
-    def result(plane: Micrograph) -> Image:
+    def result(plane: Micrograph) -> Grey:
         output = predictor(plane.image, values)
         return mask_of(output) if predictor.is_mask else to_dtype_of(plane.image, output)
 

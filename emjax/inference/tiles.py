@@ -8,7 +8,7 @@ edge of the image there is no border, since the tile ends where the image does.
 from collections import deque
 from collections.abc import Callable
 from itertools import product
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ Image = Float32[np.ndarray, "h w"]
 Batch = Float32[np.ndarray, "1 h w 1"]
 
 
+@runtime_checkable
 class SeesPixels(Protocol):
     """What a network says of its geometry, in pixels."""
 
