@@ -1,7 +1,7 @@
 """timm's HRNet as a second oracle, written by others. Its classification head is left out.
 
-timm imports torchvision, for image files and for models that are none of ours. Where torchvision
-is not installed an empty stand-in takes its place while timm is imported.
+timm imports torchvision, for image files and for models that are not used here. If torchvision is
+not installed, an empty module replaces it while timm is imported.
 """
 
 import enum
@@ -40,7 +40,7 @@ class Empty(ModuleType):
 
 
 class StandIn:
-    """Finds torchvision, and whatever lies below it, to be Empty."""
+    """Finds Empty modules for torchvision and everything below it."""
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] == "torchvision":
@@ -54,7 +54,7 @@ class StandIn:
 
 
 def build(variant):
-    """timm's network of 3 input channels, at random initial values."""
+    """Return timm's network of 3 input channels, at random initial values."""
     finders = [] if find_spec("torchvision") else [StandIn()]
     sys.meta_path[:0] = finders
     try:
@@ -68,14 +68,14 @@ def build(variant):
 
 
 def trunk(network):
-    """`network` without its head: called, it returns the four branches."""
+    """Return `network` without its head: when called, it returns the four branches."""
     network.incre_modules = None
     network.forward = network.forward_features
     return network
 
 
 def load(network, params, stats):
-    """Copy the trunk in emjax's flat dicts into `network`; every array of a trunk must be there."""
+    """Copy the trunk in emjax's flat dicts into `network`; all arrays of the trunk are required."""
     state = {timm_name(path): array for path, array in torch_state({**params, **stats}).items()}
     head = ("incre_modules", "downsamp_modules", "final_layer", "classifier")
     own = {name for name in network.state_dict() if not name.startswith(head)}
@@ -86,10 +86,10 @@ def load(network, params, stats):
 
 
 def timm_name(path):
-    """timm's name of the array that emjax keeps at `path` in the trunk."""
+    """Return timm's name of the array that emjax keeps at `path` in the trunk."""
     *module, kind, leaf = torch_name(path).split(".")
-    place = ("conv", "norm").index(kind)  # in a torch.nn.Sequential
-    letters = ("conv", "bn")[place]
+    index = ("conv", "norm").index(kind)  # in a torch.nn.Sequential
+    letters = ("conv", "bn")[index]
 
     def after(number, first):
         return int(number) + first
@@ -98,17 +98,17 @@ def timm_name(path):
         case ["stem", i]:
             layer = f"{letters}{after(i, 1)}"
         case ["stage1", block, "project", _]:
-            layer = f"layer1.{block}.downsample.{place}"
+            layer = f"layer1.{block}.downsample.{index}"
         case ["stage1", block, part]:
             layer = f"layer1.{block}.{letters}{1 + ('reduce', 'conv', 'expand').index(part)}"
         case ["transitions", i, "keep", branch, _]:
-            layer = f"transition{after(i, 1)}.{branch}.{place}"
+            layer = f"transition{after(i, 1)}.{branch}.{index}"
         case ["transitions", i, "new", _]:
-            layer = f"transition{after(i, 1)}.{after(i, 1)}.0.{place}"
+            layer = f"transition{after(i, 1)}.{after(i, 1)}.0.{index}"
         case ["stages", i, m, "branches", branch, "blocks", block, "convs", conv]:
-            at = f"stage{after(i, 2)}.{m}.branches.{branch}.{block}"
-            layer = f"{at}.{letters}{after(conv, 1)}"
+            prefix = f"stage{after(i, 2)}.{m}.branches.{branch}.{block}"
+            layer = f"{prefix}.{letters}{after(conv, 1)}"
         case ["stages", i, m, "fuse", "paths", target, source, step]:
-            at = f"stage{after(i, 2)}.{m}.fuse_layers.{target}.{source}"
-            layer = f"{at}.{place}" if source > target else f"{at}.{step}.{place}"
+            prefix = f"stage{after(i, 2)}.{m}.fuse_layers.{target}.{source}"
+            layer = f"{prefix}.{index}" if source > target else f"{prefix}.{step}.{index}"
     return f"{layer}.{leaf}"

@@ -1,8 +1,9 @@
 """The networks and one update of each objective in PyTorch, written from the papers, as an oracle.
 
-Nothing here calls emjax. Modules carry the names that emjax's parameter paths have, so that
+Nothing here calls emjax. Modules have the names of emjax's parameter paths, so that
 `down/0/conv1/kernel` is `down.0.conv1.weight` and copying is a rule, not a table. Images are
-torch's [b, c, h, w]; `load` and `dump` turn kernels between [h, w, in, out] and [out, in, h, w].
+torch's [b, c, h, w]; `load` and `dump` convert kernels between [h, w, in, out] and
+[out, in, h, w].
 """
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 
 def normalisation(norm, channels):
-    """The layer that emjax calls `norm`; groups: the most, up to 32, of at least two channels."""
+    """Return emjax's layer `norm`; a group norm has up to 32 groups of two channels or more."""
     if norm == "group":
         groups = 32
         while groups > 1 and (channels % groups or channels < 2 * groups):
@@ -45,7 +46,7 @@ class ResidualBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """4, 8, 16 ... channels (or `filters`); one dilation a level, the bottleneck's last."""
+    """4, 8, 16 ... channels (or `filters`); one dilation per level, the bottleneck's last."""
 
     def __init__(self, dilations, *, pools=None, filters=None, norm="batch"):
         super().__init__()
@@ -74,11 +75,11 @@ class UNet(nn.Module):
 
 
 class ReleasedUNet:
-    """The U-Net of Sytwu et al. run on their arrays under their names.
+    """The U-Net of Sytwu et al., run on their arrays under their names.
 
     Args:
         tensors: arrays as in the file; those without a gradient are running statistics.
-        pools: what each level is reduced by.
+        pools: pooling factor of each level.
         down, up: patterns of the levels' names, down from 1 if they are "down{}", ups from the
             deepest if they are "ups.{}".
     """
@@ -94,13 +95,13 @@ class ReleasedUNet:
         self.ups = [up.format(level + 1 if first else len(pools) - 1 - level) for level in levels]
 
     def probability(self, image):
-        """float32 [h, w] of a particle, for float32 [h, w]."""
+        """Return the probability of a particle, float32 [h, w], for float32 [h, w]."""
         with torch.no_grad():
             logits = self(torch.from_numpy(image)[None, None], train=False)
         return torch.softmax(logits, 1)[0, 1].numpy()
 
     def trained_once(self, image):
-        """Output [h, w, 2], {name: gradient or new statistic}, in float64, for [h, w].
+        """Return (output [h, w, 2], {name: gradient or new statistic}) for [h, w], in float64.
 
         The gradients are those of the output's mean squared distance to 1.
         """
@@ -171,7 +172,7 @@ class PatchGAN(nn.Module):
         return self.head(x)
 
 
-# Bottleneck blocks, their inner channels, modules of stages 2 to 4, blocks a branch, first width.
+# Bottleneck blocks, their inner channels, modules of stages 2 to 4, blocks per branch, first width.
 HRNETS = {
     "w18_small_v1": (1, 32, (1, 1, 1), 2, 16),
     "w18_small_v2": (2, 64, (1, 3, 2), 2, 18),
@@ -188,7 +189,7 @@ INTERPOLATION = {
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution without a bias (but before no norm), norm, and perhaps a ReLU."""
+    """Convolution, with a bias only if there is no norm, norm, and perhaps a ReLU."""
 
     def __init__(self, before, after, kernel, stride, norm, *, relu=True, bias=False):
         super().__init__()
@@ -224,7 +225,7 @@ class BasicBlock(nn.Module):
 
 
 class Transition(nn.Module):
-    """3x3 to the new width where it differs; the new branch by stride 2 from the last one."""
+    """3x3 to the new width if it differs; the new branch by stride 2 from the last one."""
 
     def __init__(self, old, new, norm):
         super().__init__()
@@ -273,7 +274,7 @@ class Exchange(nn.Module):
 
 
 class HRNet(nn.Module):
-    """The segmentation network: trunk, joined branches, 1x1 convolution, head, enlarged to x.
+    """The segmentation network: trunk, branches concatenated, 1x1 convolution, head, enlarged to x.
 
     Source: Wang et al. 2019 (arXiv 1908.07919) and the layer tables of the authors' networks.
     """
@@ -306,8 +307,9 @@ class HRNet(nn.Module):
         for transition, stage in zip(self.transitions, self.stages, strict=True):
             branches = stage(transition(branches))
         size = branches[0].shape[-2:]
-        joined = torch.cat([enlarge(branch, size, self.interpolation) for branch in branches], 1)
-        return enlarge(self.head(self.merge(joined)), x.shape[-2:], self.interpolation)
+        enlarged = [enlarge(branch, size, self.interpolation) for branch in branches]
+        merged = self.merge(torch.cat(enlarged, 1))
+        return enlarge(self.head(merged), x.shape[-2:], self.interpolation)
 
 
 def enlarge(x, size, interpolation):
@@ -315,7 +317,7 @@ def enlarge(x, size, interpolation):
 
 
 def multiply_adds(network, *inputs):
-    """Of the convolutions, counted by what passes through them; padding included."""
+    """Return the multiply-adds of the convolutions, counted at their outputs; padding included."""
     total = 0
 
     def count(conv, inputs, output):
@@ -332,12 +334,12 @@ def multiply_adds(network, *inputs):
 
 
 def adam(network, *, b1):
-    """torch's own Adam at the paper's learning rate."""
+    """Return torch's own Adam at the paper's learning rate."""
     return torch.optim.Adam(network.parameters(), lr=2e-4, betas=(b1, 0.999))
 
 
 def pix2pix_step(generator, discriminator, g_adam, d_adam, corrupted, micrograph):
-    """One update of both networks, in place; returns the restored images and the loss terms.
+    """Update both networks in place, and return the restored images and the loss terms.
 
     Source: Isola et al. 2017, section 3.3, in the order of the authors' public code: the
     discriminator on the detached fake, then on the real image, then the generator through the
@@ -367,7 +369,7 @@ def pix2pix_step(generator, discriminator, g_adam, d_adam, corrupted, micrograph
 
 
 def supervised_step(network, optimizer, image, mask):
-    """One update on binary cross-entropy with logits, in place; returns the loss."""
+    """Update the network on binary cross-entropy with logits, in place, and return the loss."""
     loss = functional.binary_cross_entropy_with_logits(network(image), mask)
     optimizer.zero_grad()
     loss.backward()
@@ -376,22 +378,22 @@ def supervised_step(network, optimizer, image, mask):
 
 
 def parameters(network):
-    """The number of trained values."""
+    """Return the number of trained values."""
     return sum(p.numel() for p in network.parameters())
 
 
 def images(array):
-    """A tensor [b, c, h, w] from an array [b, h, w, c]."""
+    """Return a tensor [b, c, h, w] from an array [b, h, w, c]."""
     return torch.from_numpy(np.array(array)).movedim(-1, 1)
 
 
 def pixels(tensor):
-    """An array [b, h, w, c] from a tensor [b, c, h, w]."""
+    """Return an array [b, h, w, c] from a tensor [b, c, h, w]."""
     return tensor.detach().movedim(1, -1).numpy()
 
 
 def load(network, params, stats):
-    """Copy emjax's flat dicts into `network`, whose precision follows; every name must match."""
+    """Copy emjax's flat dicts into `network`, in their precision; every name must match."""
     arrays = torch_state({**params, **stats})
     state = {torch_name(path): array for path, array in arrays.items()}
     own = {name for name in network.state_dict() if not name.endswith("num_batches_tracked")}
@@ -401,7 +403,7 @@ def load(network, params, stats):
 
 
 def torch_state(arrays):
-    """Tensors in torch's layout, under the names of `arrays`."""
+    """Return tensors in torch's layout, under the names of `arrays`."""
     tensors = {path: torch.from_numpy(np.array(array)) for path, array in arrays.items()}
     return {path: a.permute(3, 2, 0, 1) if a.ndim == 4 else a for path, a in tensors.items()}
 
@@ -413,7 +415,7 @@ def torch_name(path):
 
 
 def dump(network, like, *, gradients=False):
-    """What `network` holds (or the gradients) under the names and in the layout of `like`."""
+    """Return the arrays of `network`, or their gradients, with the names and layout of `like`."""
     held = dict(network.named_parameters())
     held = {name: p.grad for name, p in held.items()} if gradients else network.state_dict()
     arrays = {path: held[torch_name(path)].detach().clone() for path in like}

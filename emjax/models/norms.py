@@ -26,8 +26,7 @@ class RunningStat(nnx.Variable):
 class BatchNorm(nnx.Module):
     """Normalise each channel over batch, height and width.
 
-    Statistics are computed in float32 or wider over the global batch, on however many devices it
-    is.
+    Statistics are computed in float32 or wider over the global batch, on any number of devices.
     Differs: from nnx.BatchNorm, the running variance is unbiased, as in PyTorch (3 % larger on a
     4x4 map at batch 2), and the variance is taken around the mean.
     """
