@@ -83,9 +83,26 @@ class Nanoparticles(Simulated):
 
     kind, dtype, targets = "nanoparticles", "uint16", ("mask",)
 
+    @classmethod
+    def add_options(cls, parser):
+        super().add_options(parser)
+        parser.add_argument(
+            "--contrast",
+            choices=[*scenes.CONTRASTS],
+            default="faint",
+            help="faint: some particles of the mask cannot be seen in the noise; clear: nearly all "
+            "can, at a higher dose and absorption; default: %(default)s",
+        )
+
+    def __init__(self, options):
+        super().__init__(options)
+        self.contrast = scenes.CONTRASTS[options.contrast]
+        if options.contrast != "faint":  # cards written before this option do not have it
+            self.options["contrast"] = options.contrast
+
     def draw(self, rng, index):
-        """({"image": uint16 [h, w] counts, "mask": uint8 [h, w] in {0, 1}}, nm per pixel)."""
-        expected, mask = scenes.nanoparticles(rng, self.patch, NM_PER_PIXEL)
+        """Return {"image": uint16 [h, w] counts, "mask": uint8 [h, w], 0 or 1}, nm per pixel."""
+        expected, mask = scenes.nanoparticles(rng, self.patch, NM_PER_PIXEL, self.contrast)
         counts = rng.poisson(expected).astype(np.uint16)
         return {"image": counts, "mask": mask.astype(np.uint8)}, NM_PER_PIXEL
 

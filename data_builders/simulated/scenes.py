@@ -5,11 +5,26 @@ expected detector counts, or for nanoparticles also the mask. Nothing here is fi
 numbers are of the usual order for a 300 kV transmission electron microscope.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 WAVELENGTH = 1.97e-3  # nm, electrons of 300 kV
 INTERACTION = 6.53e-3  # rad per V and nm, at 300 kV
 GOLD = (28.0, 0.235, 0.204)  # mean inner potential in V, spacing of {111} and of {200} in nm
+
+
+class Contrast(NamedTuple):
+    """How well gold particles are seen: the ranges that each particle and micrograph draw from."""
+
+    absorption: tuple[float, float]  # of the wave's amplitude, per nm of gold
+    dose: tuple[float, float]  # electrons per pixel
+
+
+CONTRASTS = {
+    "faint": Contrast(absorption=(0.025, 0.13), dose=(60, 400)),
+    "clear": Contrast(absorption=(0.2, 0.3), dose=(300, 1000)),
+}
 MARGIN = 16  # pixels cut off each side, where the Fourier transform wraps around
 
 
@@ -105,11 +120,12 @@ def lattice_fringes(rng, y, x):
     return fringes * np.float32(rng.uniform(0.3, 1.0))
 
 
-def nanoparticles(rng, size, nm_per_pixel=0.06):
-    """(expected counts, mask bool): gold particles on carbon, high-resolution bright field.
+def nanoparticles(rng, size, nm_per_pixel=0.06, contrast=CONTRASTS["faint"]):
+    """Return (expected counts, mask bool): gold particles on carbon, high-resolution bright field.
 
     Some particles stand off a zone axis or are thin, and the film has thick places of its own, so
-    that neither fringes nor darkness alone tell what is a particle.
+    that neither fringes nor darkness alone tell what is a particle. With the contrast "faint" some
+    cannot be seen at all, though they are in the mask.
     """
     side = size + 2 * MARGIN
     y, x = (at * np.float32(nm_per_pixel) for at in pixel_grid(side))
@@ -139,11 +155,12 @@ def nanoparticles(rng, size, nm_per_pixel=0.06):
         thickness = np.minimum(height, flat) * radius * rng.uniform(0.5, 1.6)
         potential = GOLD[0] * thickness * (1 + lattice_fringes(rng, py, px))
         phase[near] += INTERACTION * potential
-        absorption[near] += thickness * rng.uniform(0.025, 0.13)
+        absorption[near] += thickness * rng.uniform(*contrast.absorption)
         mask[near] |= shape < 1
     image = bright_field(phase, absorption, rng.uniform(25, 80), nm_per_pixel)
     crop = slice(MARGIN, MARGIN + size)
-    dose = np.exp(rng.uniform(np.log(60), np.log(400)))  # electrons per pixel
+    low, high = contrast.dose
+    dose = np.exp(rng.uniform(np.log(low), np.log(high)))  # electrons per pixel
     return dose * image[crop, crop] * illumination(rng, size), mask[crop, crop]
 
 
