@@ -68,13 +68,15 @@ SMOKE = {
 }
 DEMO = {
     **SMOKE,
-    "epochs": 30,
+    "model": GENERATORS["unet_3_96"],
+    "epochs": 10,
     "log_every": 100,
     "data.dir": "runs/demo/data",
     "data.batch_size": 16,
     "augment.crop": 64,
     "discriminator.width": 16,
-    "optimizer.lr": 1e-3,
+    "optimizer.lr": 2e-3,
+    "optimizer.schedule": "cosine",
 }
 VARIANTS = {**NETWORKS, **SUBSETS, **OBJECTIVES, "smoke": SMOKE, "demo": DEMO}
 

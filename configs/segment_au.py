@@ -47,13 +47,15 @@ SMOKE = {
 }
 DEMO = {
     **SMOKE,
-    "epochs": 24,
+    "model": GENERATORS["unet_3_96"],
+    "epochs": 8,
     "passes_per_epoch": 20,
     "log_every": 100,
     "data.dir": "runs/demo/data",
     "data.train": ("simulated/nanoparticles", "train[:16]"),
-    "augment.crop": 96,
-    "optimizer.lr": 3e-3,
+    "augment": dict(crop=96, turns=True, resize=0.0, noise_probability=0.0),
+    "optimizer.lr": 5e-3,
+    "optimizer.schedule": "cosine",
 }
 # Sytwu et al. 2022 (arXiv 2204.04250): two channels and their cross-entropy, whole patches in their
 # eight turns and flips, no noise, and the network of the last epoch. Name no other network after

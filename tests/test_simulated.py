@@ -12,9 +12,10 @@ from data_builders.simulated import KINDS, NM_PER_PIXEL, SCENES, scenes
 from emjax.errors import InputError, UsageError
 
 
-def draw(kind, records, patch=64, seed=0):
+def draw(kind, records, patch=64, seed=0, contrast="faint"):
     """Return all records of a simulated dataset, by index."""
-    dataset = KINDS[kind](argparse.Namespace(patch=patch, records=records, seed=seed))
+    options = argparse.Namespace(patch=patch, records=records, seed=seed, contrast=contrast)
+    dataset = KINDS[kind](options)
     splits = dataset.prepare().splits
     every = [record for split in splits for record in dataset.records(split)]
     return sorted(every, key=lambda record: record["index"])
@@ -46,6 +47,24 @@ def test_nanoparticles_are_counts_with_a_mask_that_is_not_trivial():
         if 0 < mask.mean() < 1:
             darker += image[mask == 1].mean() < image[mask == 0].mean()
     assert darker > 16  # gold scatters more than carbon; a few are on thick film
+
+
+def test_clear_particles_are_the_same_ones_better_seen():
+    """By the difference of grey values in and out of the mask, over the noise of a Poisson count."""
+
+    def seen(records):
+        for record in records:
+            image, inside = record["image"].astype(float), record["mask"] == 1
+            if 0.05 < inside.mean() < 0.95:
+                outside = image[~inside].mean()
+                yield (outside - image[inside].mean()) / np.sqrt(outside)
+
+    faint, clear = draw("nanoparticles", 24), draw("nanoparticles", 24, contrast="clear")
+    for a, b in zip(faint, clear, strict=True):
+        np.testing.assert_array_equal(a["mask"], b["mask"])
+    faint, clear = [*seen(faint)], [*seen(clear)]
+    assert len(clear) > 12 and min(clear) > 1
+    assert np.median(clear) > 3 * np.median(faint)
 
 
 def test_unlabelled_is_a_mixture_in_8_bits():
@@ -109,6 +128,28 @@ def test_the_command_builds_them_once(kind, tmp_path, capsys):
     assert "already built" in capsys.readouterr().out
     with pytest.raises(InputError, match="built with records=20; this call has records=21"):
         build.main([*argv, "--records=21"])
+
+
+def test_the_card_names_the_contrast_only_where_it_was_chosen(tmp_path):
+    """Records built before there was a choice are still taken as what they are."""
+    faint = [
+        "simulated/nanoparticles",
+        f"--data_dir={tmp_path / 'a'}",
+        "--patch=32",
+        "--records=10",
+    ]
+    clear = [*faint[:1], f"--data_dir={tmp_path / 'b'}", *faint[2:], "--contrast=clear"]
+    for argv in (faint, clear):
+        build.main(argv)
+    cards = [json.loads((tmp_path / name / "simulated/nanoparticles/1.0.0/card.json").read_text())
+             for name in "ab"]  # fmt: skip
+    assert cards[0]["options"] == {"patch": 32, "records": 10, "seed": 0}
+    assert cards[1]["options"] == cards[0]["options"] | {"contrast": "clear"}
+    build.main([*faint, "--contrast=faint"])
+    with pytest.raises(BadInput, match="built with contrast=none; this call has contrast=clear"):
+        build.main([*faint, "--contrast=clear"])
+    with pytest.raises(Usage, match="--contrast: invalid choice: 'dark'"):
+        build.main([*faint, "--contrast=dark"])
 
 
 def test_impossible_sizes_are_usage_errors(tmp_path):

@@ -102,9 +102,26 @@ class Nanoparticles(Simulated):
 
     kind, dtype, targets = "nanoparticles", "uint16", ("mask",)
 
+    @classmethod
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        super().add_options(parser)
+        parser.add_argument(
+            "--contrast",
+            choices=[*scenes.CONTRASTS],
+            default="faint",
+            help="faint: some particles of the mask cannot be seen in the noise; clear: nearly all "
+            "can, at a higher dose and absorption; default: %(default)s",
+        )
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(options)
+        self.contrast = scenes.CONTRASTS[options.contrast]
+        if options.contrast != "faint":  # cards written before this option do not have it
+            self.options["contrast"] = options.contrast
+
     def draw(self, rng: np.random.Generator, index: int) -> tuple[Images, float]:
         """Return ({"image": uint16 counts, "mask": uint8 in {0, 1}}, nm per pixel)."""
-        expected, mask = scenes.nanoparticles(rng, self.patch, NM_PER_PIXEL)
+        expected, mask = scenes.nanoparticles(rng, self.patch, NM_PER_PIXEL, self.contrast)
         counts = rng.poisson(expected).astype(np.uint16)
         return {"image": counts, "mask": mask.astype(np.uint8)}, NM_PER_PIXEL
 

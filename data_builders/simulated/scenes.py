@@ -5,12 +5,27 @@ nanoparticles also the mask. Nothing here is fitted to a data set; numbers are o
 for a 300 kV transmission electron microscope.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 WAVELENGTH = 1.97e-3  # nm, electrons of 300 kV
 INTERACTION = 6.53e-3  # rad per V and nm, at 300 kV
 GOLD = (28.0, 0.235, 0.204)  # mean inner potential in V, spacing of {111} and of {200} in nm
+
+
+class Contrast(NamedTuple):
+    """How well gold particles are seen: the ranges that each particle and micrograph draw from."""
+
+    absorption: tuple[float, float]  # of the wave's amplitude, per nm of gold
+    dose: tuple[float, float]  # electrons per pixel
+
+
+CONTRASTS = {
+    "faint": Contrast(absorption=(0.025, 0.13), dose=(60, 400)),
+    "clear": Contrast(absorption=(0.2, 0.3), dose=(300, 1000)),
+}
 MARGIN = 16  # pixels cut off each side, where the Fourier transform wraps around
 
 Square = Float32[np.ndarray, "{size} {size}"]
@@ -133,12 +148,16 @@ def lattice_fringes(
 
 
 def nanoparticles(
-    rng: np.random.Generator, size: int, nm_per_pixel: float = 0.06
+    rng: np.random.Generator,
+    size: int,
+    nm_per_pixel: float = 0.06,
+    contrast: Contrast = CONTRASTS["faint"],
 ) -> tuple[Square, Bool[np.ndarray, "{size} {size}"]]:
     """Return (expected counts, mask) of gold on carbon in high-resolution bright field.
 
     Some particles are off a zone axis or thin, and the film is thick in parts, so that neither
-    fringes nor darkness alone show what is a particle.
+    fringes nor darkness alone show what is a particle. With the contrast "faint" some particles of
+    the mask cannot be seen at all.
     """
     side = size + 2 * MARGIN
     y, x = (at * np.float32(nm_per_pixel) for at in pixel_grid(side))
@@ -168,11 +187,12 @@ def nanoparticles(
         thickness = np.minimum(height, flat) * radius * rng.uniform(0.5, 1.6)
         potential = GOLD[0] * thickness * (1 + lattice_fringes(rng, py, px))
         phase[near] += INTERACTION * potential
-        absorption[near] += thickness * rng.uniform(0.025, 0.13)
+        absorption[near] += thickness * rng.uniform(*contrast.absorption)
         mask[near] |= shape < 1
     image = bright_field(phase, absorption, rng.uniform(25, 80), nm_per_pixel)
     crop = slice(MARGIN, MARGIN + size)
-    dose = np.exp(rng.uniform(np.log(60), np.log(400)))  # electrons per pixel
+    low, high = contrast.dose
+    dose = np.exp(rng.uniform(np.log(low), np.log(high)))  # electrons per pixel
     return dose * image[crop, crop] * illumination(rng, size), mask[crop, crop]
 
 
