@@ -17,7 +17,14 @@ from jaxtyping import install_import_hook
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook(
-    ["emjax.data.augment", "emjax.data.corruptions", "emjax.data.noise", "emjax.metrics"],
+    [
+        "emjax.data.augment",
+        "emjax.data.corruptions",
+        "emjax.data.noise",
+        "emjax.metrics",
+        "emjax.micrographs.intensity",
+        "emjax.micrographs.writers",
+    ],
     "beartype.beartype",
 )
 

@@ -50,7 +50,7 @@ def test_nanoparticles_are_counts_with_a_mask_that_is_not_trivial():
 
 
 def test_clear_particles_are_the_same_ones_better_seen():
-    """By the difference of grey values in and out of the mask, over the noise of a Poisson count."""
+    """By the difference of grey values in and out of the mask, over the Poisson noise."""
 
     def seen(records):
         for record in records:
@@ -146,9 +146,9 @@ def test_the_card_names_the_contrast_only_where_it_was_chosen(tmp_path):
     assert cards[0]["options"] == {"patch": 32, "records": 10, "seed": 0}
     assert cards[1]["options"] == cards[0]["options"] | {"contrast": "clear"}
     build.main([*faint, "--contrast=faint"])
-    with pytest.raises(BadInput, match="built with contrast=none; this call has contrast=clear"):
+    with pytest.raises(InputError, match="built with contrast=none; this call has contrast=clear"):
         build.main([*faint, "--contrast=clear"])
-    with pytest.raises(Usage, match="--contrast: invalid choice: 'dark'"):
+    with pytest.raises(UsageError, match="--contrast: invalid choice: 'dark'"):
         build.main([*faint, "--contrast=dark"])
 
 
