@@ -69,7 +69,7 @@ SMOKE = {
 DEMO = {
     **SMOKE,
     "model": GENERATORS["unet_3_96"],
-    "epochs": 10,
+    "epochs": 5,
     "log_every": 100,
     "data.dir": "runs/demo/data",
     "data.batch_size": 16,

@@ -48,7 +48,7 @@ SMOKE = {
 DEMO = {
     **SMOKE,
     "model": GENERATORS["unet_3_96"],
-    "epochs": 8,
+    "epochs": 7,
     "passes_per_epoch": 20,
     "log_every": 100,
     "data.dir": "runs/demo/data",

@@ -3,14 +3,14 @@
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from emjax.errors import InputError
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path, advice: str) -> Iterator[None]:
+def lock_folder(folder: Path, advice: str) -> Generator[None]:
     """Hold the lock of `folder`; it is released when the process ends, however it ends.
 
     Raises: InputError naming the folder, with `advice`, if another process holds the lock.
