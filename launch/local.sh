@@ -7,7 +7,7 @@
 # that is not 0. Several GPUs need none of this: one process takes them all.
 set -u
 if [ "${1-}" = --dry_run ]; then dry=1; shift; else dry=; fi
-count=${1:?the number of processes was due}
+count=${1:?expected a number of processes}
 shift
 where=("--coordinator=localhost:${PORT:-12355}" "--processes=$count")
 

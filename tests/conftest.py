@@ -23,7 +23,6 @@ install_import_hook(
         "emjax.data.noise",
         "emjax.metrics",
         "emjax.micrographs.intensity",
-        "emjax.micrographs.writers",
     ],
     "beartype.beartype",
 )

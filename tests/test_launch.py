@@ -48,7 +48,7 @@ def test_local_processes():
     end = "import sys; sys.exit(3 if sys.argv[3] == '--process=1' else 0)"
     done = run("local.sh", "3", "python3", "-c", end)
     assert done.returncode == 3, done.stderr
-    assert "number of processes was due" in run("local.sh").stderr
+    assert "expected a number of processes" in run("local.sh").stderr
 
 
 def test_slurm_queues_a_stopped_run_again(tmp_path):

@@ -239,7 +239,7 @@ def test_deterministic_reaches_xla(monkeypatch):
         (["augment.crop=16"], UsageError, "at least 24 pixels.*larger augment.crop"),
         (["objective.name=gan"], UsageError, "no objective 'gan'; there are: masked, pix2pix"),
         (["optimizer.name=sgd"], UsageError, "no optimizer 'sgd'; there are: adam"),
-        (["optimizer.warmup=3"], UsageError, "optimizer.warmup=3; 0 to 2 updates were due"),
+        (["optimizer.warmup=3"], UsageError, "optimizer.warmup=3, expected 0 to 2 updates"),
         (["mesh.fsdp=3"], UsageError, "mesh.fsdp=3 and mesh.space=1 on 8 devices"),
         (
             ["mesh.space=4", "augment.crop=40"],
@@ -249,9 +249,9 @@ def test_deterministic_reaches_xla(monkeypatch):
         (
             ["data.accumulate=3"],
             UsageError,
-            "data.accumulate=3: data.batch_size=8 was .* divides 1 was",
+            "data.accumulate=3, expected a whole number that divides 1: data.batch_size=8",
         ),
-        (["ema=2.0"], UsageError, "ema=2.0; from 0, for none, to below 1"),
+        (["ema=2.0"], UsageError, "ema=2.0, expected 0 for no averages or a number below 1"),
     ],
 )
 def test_wrong_runs_are_refused_and_leave_nothing(tiny_records, tmp_path, changes, error, words):
@@ -277,7 +277,7 @@ def test_wrong_runs_are_refused_and_leave_nothing(tiny_records, tmp_path, change
             InputError,
             "task 'segmentation' needs the target 'mask'; the dataset's targets: none",
         ),
-        (["select=first"], UsageError, "select='first'; best or last was due"),
+        (["select=first"], UsageError, "select='first', expected best or last"),
         (["initialise.workdir=nowhere"], InputError, "nowhere: neither a run .* nor a model"),
     ],
 )

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from emjax.errors import UsageError
+from emjax.micrographs.shapes import Pair
 
 # The pixel size of an image in nm, (y, x); NaN where unknown.
 PixelSize = tuple[float, float]
 UNKNOWN: PixelSize = (math.nan, math.nan)
 # What stands for a pixel size: one number for both axes, or (y, x); None: unknown.
-AnyPixelSize = float | Sequence[float] | Float[np.ndarray, "2"] | None
+AnyPixelSize = float | Sequence[float] | Pair | None
 
 LENGTHS = {  # nm
     "pm": 1e-3, "picometer": 1e-3,
