@@ -132,9 +132,7 @@ def particle_scores(
     }
 
 
-def areas(
-    mask: Images | Valid, target: Images, valid: Valid
-) -> tuple[PerImage, PerImage, PerImage]:
+def areas(mask: Images | Valid, target: Images, valid: Valid) -> tuple[Counts, Counts, Counts]:
     """Return the areas of the overlap, the mask and the target, in real pixels."""
     overlap, predicted, true = ((x * valid).sum(AXES) for x in (mask * target, mask, target))
     return overlap, predicted, true
