@@ -27,6 +27,7 @@ lint: venv
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m pyright --pythonpath $(PY)
+	$(PY) -m pyright --pythonpath $(PY) --project pyrightconfig.strict.json
 
 # The commands of the README once, on tiny data.
 smoke: venv
