@@ -1,7 +1,9 @@
 """What a workdir records of its run: its config, and the programs that have run it."""
 
+import hashlib
 import importlib.metadata
 import json
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +92,12 @@ def test_a_workdir_of_another_config_is_refused_by_field(tmp_path):
     config, _ = parse([f"{SEGMENT}:smoke", "--config.initialise.workdir=runs/x"])
     with pytest.raises(UsageError, match="initialise 'random' -> 'pretrained'"):
         check_same_run(config, tmp_path)
+
+
+def test_the_digest_covers_the_whole_package():
+    root, expected = Path(emjax.__file__).parent, hashlib.sha256()
+    paths = sorted(root.rglob("*.py"))
+    assert root / "models" / "unet.py" in paths
+    for path in paths:
+        expected.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    assert code_digest() == expected.hexdigest()[:12]
