@@ -179,7 +179,7 @@ def test_the_command_line(tmp_path):
         main([f"--from={tmp_path}", "--to=x.pt"])
     with pytest.raises(UsageError, match="is a file, expected a folder"):
         main([f"--from={file}", f"--to={file}"])
-    with pytest.raises(UsageError, match="pools=.2, 2, 2.; 2 positive"):
+    with pytest.raises(UsageError, match="pools=.2, 2, 2., expected 2 positive"):
         main([f"--from={file}", f"--to={tmp_path / 'in'}", "--pools=2,2,2"])
     with pytest.raises(UsageError, match="--pools"):
         main([f"--from={file}", f"--to={tmp_path / 'in'}", "--pools=two"])
@@ -293,7 +293,7 @@ def test_finetuning_from_imagenet_loads_the_trunk_alone(recipe, tmp_path):
     with pytest.raises(UsageError, match="upsampling nearest -> bilinear; set config.model alike"):
         filled("hrnet_w18_small_v1", tmp_path / "in")
     with pytest.raises(
-        UsageError, match=r"only in the new network merge/conv/bias.*Name in initialise"
+        UsageError, match=r"only in the new network merge/conv/bias.*List in initialise"
     ):
         filled("hrnet_w18_small_v1", tmp_path / "in", "--config.model.upsampling=nearest")
 
