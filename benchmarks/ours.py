@@ -129,12 +129,12 @@ class Training:
 
     def run(self, batches, steps):
         """As `train.fit` does: the loop hands updates over, a thread waits for each."""
-        watch = StepTimer()
+        timer = StepTimer()
         for step in range(steps):
-            batch = watch.read(batches, step)
+            batch = timer.read(batches, step)
             self.state, self.terms = self.step(self.state, batch)
-            watch.stepped(step, self.terms)
-        self.pace = watch.row()
+            timer.stepped(step, self.terms)
+        self.pace = timer.row()
         jax.block_until_ready(self.state)
 
     def on(self, batch):

@@ -181,7 +181,7 @@ def test_few_rounds_whatever_the_mask():
 
 
 def scores(predicted, true, valid=None):
-    """The two metrics of masks [b, h, w] as a row of the journal has them for each image."""
+    """The two metrics of masks [b, h, w] as a row of the metrics log has them for each image."""
     arrays = dict(
         logits=jnp.where(jnp.array(predicted), 3.0, -3.0)[..., None],
         target=jnp.array(true, jnp.float32)[..., None],
