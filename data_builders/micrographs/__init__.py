@@ -1,6 +1,7 @@
 """Records from any folder of micrographs, with targets where there are some."""
 
 import argparse
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from data_builders.common import (
 )
 from data_builders.micrographs.curation import THRESHOLDS, Curated, curate
 from data_builders.micrographs.listing import Source, from_folders, from_table
+from data_builders.micrographs.masks import Found, Tally
 from data_builders.micrographs.reading import Mismatch, ReadOptions, foreground_of, planes_of, size
 from data_builders.micrographs.resample import SkippedByRule
 from data_builders.writer import Record
@@ -147,7 +149,7 @@ class Micrographs:
         self.unusable: list[tuple[str, str]] = []
         self.skipped_by_rule: list[tuple[str, str]] = []
         self.dtypes: set[str] = set()
-        self.foreground_seen = False
+        self.masks = Tally(self.read_options.foreground)
         groups: dict[str, list[Source]] = {}
         for source in self.sources:
             key = source.group if self.rule == "percentile" else source.name
@@ -165,17 +167,17 @@ class Micrographs:
             skipped = sorted([*self.skipped, *self.skipped_by_rule, *self.unusable])
             first = ": ".join(skipped[0])
             raise InputError(f"{self.root}: no image can be used; {len(skipped)} left out, {first}")
-        if "mask" in self.targets and not self.foreground_seen:
-            raise InputError(
-                f"{self.root}: no mask has a pixel of foreground={self.options['foreground']}"
-            )
-
         self.scans.sort(key=lambda scan: scan.source.name)
         split_of_group = split_by_source(scan.source.group for scan in self.scans)
         self.split_of = {
             source.name: source.split or split_of_group[source.group]
             for source in (scan.source for scan in self.scans)
         }
+        about_masks: list[str] = []
+        if "mask" in self.targets:
+            with _naming(self.root):
+                self.masks.check()
+                about_masks = self.masks.describe(self.split_of)
         self._check_one_size_in_train()
         self.dtype = self.dtypes.pop() if len(self.dtypes) == 1 else "float32"
         shapes = {(self.patch, self.patch) if self.patch else scan.shape for scan in self.scans}
@@ -203,7 +205,7 @@ class Micrographs:
             left_out=[*self.skipped, *self.skipped_by_rule],
             unusable=self.unusable,
             images=len(self.sources) - len({path for path, _ in self.skipped_by_rule} - used),
-            notes=_notes(self.scans),
+            notes=[*_notes(self.scans), *about_masks],
             dropped=dropped,
             pictures=self.curated.sheets if self.curated else {},
         )
@@ -252,12 +254,12 @@ class Micrographs:
         """
         extremes: list[tuple[Any, Any]] = []
         dtypes: set[str] = set()
-        foreground = False
+        masks: list[Found] = []
         micrograph = None
-        for micrograph, targets in planes_of(source, axis, self.read_options):
+        for micrograph, targets in planes_of(source, axis, self.read_options, masks):
             image = micrograph.image
             extremes.append((image.min(), image.max()))
-            foreground |= "mask" in targets and bool(np.any(targets.pop("mask")))
+            targets.pop("mask", None)
             dtypes |= {str(pixels.dtype) for pixels in (image, *targets.values())}
         if micrograph is None:
             return None
@@ -270,7 +272,8 @@ class Micrographs:
             by_rule = resampled or axis != "z"  # the planes along z may do
             error = SkippedByRule if by_rule else InputError
             raise error(f"{resampled}{size((h, w))}, smaller than a patch")
-        self.foreground_seen |= foreground
+        if masks and source.name not in self.masks.share:  # of several axes, the first
+            self.masks.add(source.name, masks)
         self.dtypes |= dtypes
         nm, origin = micrograph.nm_per_pixel, micrograph.origin
         return Scan(source, axis, (h, w), len(extremes), nm, origin), micrograph.image
@@ -325,6 +328,15 @@ class Micrographs:
                     "index": index,
                 }
                 index += 1
+
+
+@contextlib.contextmanager
+def _naming(root: Path) -> Iterator[None]:
+    """Put `root` before the message of an InputError."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{root}: {error}") from None
 
 
 def _notes(scans: Sequence[Scan]) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Real, UInt8
 
 from data_builders.micrographs.listing import Source
+from data_builders.micrographs.masks import Found, interpret
 from data_builders.micrographs.resample import resample_to
 from emjax import micrographs
 from emjax.errors import InputError, UsageError
@@ -31,11 +32,14 @@ Planes = dict[str, Real[np.ndarray, "h w"]]  # by target
 
 
 def planes_of(
-    source: Source, axis: str, options: ReadOptions
+    source: Source, axis: str, options: ReadOptions, masks: list[Found] | None = None
 ) -> Iterator[tuple[micrographs.Micrograph, Planes]]:
     """Yield (Micrograph, {target: [h, w]}) for each plane along `axis`, one at a time.
 
     They are as the records are to be: with the table's pixel size, or resampled.
+
+    Args:
+        masks: gets what each plane of the mask holds.
 
     Raises: Mismatch if an image and a target differ in size, InputError if they differ in their
         numbers of planes or cannot be read, SkippedByRule as resample_to.
@@ -43,7 +47,10 @@ def planes_of(
     files: list[Iterator[Any]] = [
         micrographs.planes(source.image, options.index, options.limit, axis=axis)
     ]
-    files += [_target(target, path, axis, options) for target, path in source.targets.items()]
+    files += [
+        _mask(path, axis, options, masks) if target == "mask" else _restored(path, axis, options)
+        for target, path in source.targets.items()
+    ]
     for found in itertools.zip_longest(*files):
         if any(plane is None for plane in found):
             raise InputError("the image and its targets differ in their numbers of planes")
@@ -63,26 +70,21 @@ def planes_of(
         yield micrograph, targets
 
 
-def _target(
-    target: str, path: Path, axis: str, options: ReadOptions
-) -> Iterator[Real[np.ndarray, "h w"]]:
-    """Yield each plane of a target: uint8 in {0, 1} for a mask, otherwise as recorded."""
-    mask = target == "mask"
-    for plane in micrographs.planes(path, limit=options.limit, colours=mask, axis=axis):
-        yield _is_foreground(path, plane.image, options.foreground) if mask else plane.image
+def _restored(path: Path, axis: str, options: ReadOptions) -> Iterator[Real[np.ndarray, "h w"]]:
+    """Yield each plane of a target in grey values, as recorded."""
+    for plane in micrographs.planes(path, limit=options.limit, axis=axis):
+        yield plane.image
 
 
-def _is_foreground(
-    path: Path, pixels: Real[np.ndarray, "..."], foreground: tuple[float, ...] | None
-) -> UInt8[np.ndarray, "h w"]:
-    """Return where `pixels`, [h, w] or [h, w, 3], are `foreground`."""
-    if foreground is None:
-        return (pixels if pixels.ndim == 2 else pixels.any(axis=-1)).astype(bool).astype("u1")
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if len(foreground) == 1 and np.any(pixels != pixels[..., :1]):
-        raise InputError(f"{path}: a mask in colours, expected --foreground=R,G,B for it")
-    return np.all(pixels == foreground, axis=-1).astype("u1")
+def _mask(
+    path: Path, axis: str, options: ReadOptions, masks: list[Found] | None
+) -> Iterator[UInt8[np.ndarray, "h w"]]:
+    """Yield the foreground, 0 or 1, of each plane of a mask."""
+    for plane in micrographs.planes(path, limit=options.limit, colours=True, axis=axis):
+        foreground, found = interpret(path, plane.image, options.foreground)
+        if masks is not None:
+            masks.append(found)
+        yield foreground
 
 
 def _by_table(

@@ -1,0 +1,265 @@
+"""What the values of a mask mean: which are foreground, and what its author should be told.
+
+A mask is read by its stored values. Foreground is what --foreground names, or every value but 0.
+Where that may not be what was drawn, a note or an error lists the values.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Real, UInt8
+from scipy import ndimage
+
+from emjax.errors import InputError
+
+Value: TypeAlias = tuple[float, ...]  # one number, or red, green, blue
+JPEG = (".jpg", ".jpeg", ".jfif")
+NEAR = 0.02  # of the range: values as near to its ends count as an end
+FLAT = 0.25  # of the values between the ends of a mask with grey edges, this share at most is flat
+WIDE = 8  # pixels that a grey edge reaches: a block of JPEG
+STEPS = 4  # different values at least between the ends of a mask with grey edges
+LISTED = 10
+
+
+class Found(NamedTuple):
+    """What one plane of a mask holds."""
+
+    values: Counter[Value]
+    share: float  # of its pixels that are foreground
+    border: float  # of the pixels along its four sides
+    note: str  # how it was taken, if not by its values as they are
+
+
+def interpret(
+    path: str | Path, pixels: Real[np.ndarray, "..."], foreground: Value | None
+) -> tuple[UInt8[np.ndarray, "h w"], Found]:
+    """Return (foreground 0 or 1, what was found) of `pixels`, [h, w] or [h, w, samples] as stored.
+
+    Grey edges, as JPEG and resizing leave them, are cut at half. Where the colours say nothing, the
+    alpha channel does.
+
+    Args:
+        foreground: its value or colour; None for every value but 0.
+
+    Raises: InputError for a picture in grey values, and for a colour that needs three numbers.
+    """
+    pixels, note = _without_alpha(pixels)
+    if _has_grey_edges(path, pixels, is_asked=foreground is not None):
+        cut = _cut(pixels)
+        if foreground is None or set(foreground) <= {0.0, float(cut.max())}:
+            pixels, note = cut, "has grey edges, which are cut at half"
+    flat = pixels.reshape(-1, pixels.shape[-1] if pixels.ndim == 3 else 1)
+    if flat.shape[1] == 3 and (flat == flat[:, :1]).all():
+        flat = flat[:, :1]
+    if foreground is None:
+        chosen = flat.any(axis=1)
+    elif len(foreground) == 1 < flat.shape[1]:
+        raise InputError(f"{path}: a mask in colours, expected --foreground=R,G,B for it")
+    else:
+        chosen = (flat == foreground).all(axis=1)
+    mask = chosen.reshape(pixels.shape[:2])
+    edge = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
+    found = Found(_counted(flat), float(mask.mean()), float(edge.mean()), note)
+    return mask.astype(np.uint8), found
+
+
+def _without_alpha(
+    pixels: Real[np.ndarray, "..."],
+) -> tuple[Real[np.ndarray, "..."], str]:
+    """Return ([h, w] or [h, w, 3], note): the alpha channel if the colours are all the same."""
+    if pixels.ndim == 2 or pixels.shape[-1] == 3:
+        return pixels, ""
+    colours, alpha = pixels[..., :-1], pixels[..., -1]
+    if alpha.min() < alpha.max() and (colours == colours[0, 0]).all():
+        return alpha, "is drawn in its alpha channel, which is taken"
+    return (colours if colours.shape[-1] == 3 else colours[..., 0]), ""
+
+
+def _counted(flat: Real[np.ndarray, "n samples"]) -> Counter[Value]:
+    """Return how often each value or colour stands in the rows of `flat`."""
+    levels, packed = [], np.zeros(len(flat), np.int64)  # one number for each colour
+    for sample in flat.T:
+        values, indices = np.unique(sample, return_inverse=True)
+        packed = packed * len(values) + indices
+        levels.append(values)
+    numbers, counts = np.unique(packed, return_counts=True)
+    parts: list[np.ndarray] = []
+    for values in reversed(levels):
+        numbers, indices = np.divmod(numbers, len(values))
+        parts.insert(0, values[indices])
+    return Counter(
+        dict(
+            zip(zip(*(part.tolist() for part in parts), strict=True), counts.tolist(), strict=True)
+        )
+    )
+
+
+def _has_grey_edges(path: str | Path, pixels: Real[np.ndarray, "..."], *, is_asked: bool) -> bool:
+    """Return whether `pixels` are two values with grey ones between them along the edges.
+
+    Label images are not: their values stand in areas, and not only around the highest one.
+
+    Args:
+        is_asked: whether the foreground is known; it may be of any kind then.
+
+    Raises: InputError if most pixels are between the two values: a picture, not a mask.
+    """
+    if Path(path).suffix.lower() in JPEG:
+        return True
+    level = pixels.max(axis=-1) if pixels.ndim == 3 else pixels
+    low, high = float(level.min()), float(level.max())
+    if low == high or (level.dtype.kind in "ui" and high - low < 1 / NEAR):
+        return False
+    scaled = (level.astype(np.float64) - low) / (high - low)
+    others = (scaled > 0) & (scaled < 1)
+    between = others & (scaled > NEAR) & (scaled < 1 - NEAR)
+    steps = len(np.unique(level[others]))
+    at_both_ends = (others & (scaled <= NEAR)).any() and (others & (scaled >= 1 - NEAR)).any()
+    if not (len(np.unique(level[between])) >= STEPS or at_both_ends):
+        return False
+    if (others & _is_flat(level)).sum() > FLAT * others.sum():
+        return False
+    if between.mean() > 0.5 and not is_asked:
+        raise InputError(
+            f"{path}: expected a mask, got a picture: {steps} grey values, most of its pixels "
+            "neither the lowest nor the highest; if it is one, name its --foreground"
+        )
+    near = ndimage.binary_dilation(scaled >= 1 - NEAR, np.ones((3, 3)), iterations=WIDE)
+    return bool((others & near).sum() >= 0.8 * others.sum())
+
+
+def _is_flat(level: Real[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Return where a pixel has the value of a neighbour beside it and of one above or below it."""
+    padded = np.pad(level.astype(np.float64), 1, constant_values=np.nan)
+    centre = padded[1:-1, 1:-1]
+    beside = (padded[1:-1, :-2] == centre) | (padded[1:-1, 2:] == centre)
+    above = (padded[:-2, 1:-1] == centre) | (padded[2:, 1:-1] == centre)
+    return beside & above
+
+
+def _cut(pixels: Real[np.ndarray, "..."]) -> Real[np.ndarray, "..."]:
+    """Return `pixels` with the lower half of their range at 0 and the upper half at its end."""
+    if pixels.dtype == np.uint8:  # also where a mask has no foreground
+        return np.where(pixels >= 128, 255, 0).astype(np.uint8)
+    low, high = float(pixels.min()), float(pixels.max())
+    return np.where(pixels >= (low + high) / 2, high, 0).astype(pixels.dtype)
+
+
+class Tally:
+    """What all masks of a dataset hold, added up file by file."""
+
+    def __init__(self, foreground: Value | None) -> None:
+        self.foreground = foreground
+        self.values: Counter[Value] = Counter()
+        self.notes: dict[str, list[str]] = {}  # note: names
+        self.share: dict[str, float] = {}  # of the foreground, by name
+        self.enclosed: set[str] = set()  # names of masks with foreground all around
+
+    def add(self, name: str, planes: Sequence[Found]) -> None:
+        """Add the planes of one file."""
+        for plane in planes:
+            self.values += plane.values
+        for note in {plane.note for plane in planes} - {""}:
+            self.notes.setdefault(note, []).append(name)
+        self.share[name] = float(np.mean([plane.share for plane in planes]))
+        if np.mean([plane.border for plane in planes]) >= 0.95:
+            self.enclosed.add(name)
+
+    def check(self) -> None:
+        """Raise InputError if it cannot be known what is foreground."""
+        known = sum(self.values.values())
+        if self.foreground is not None:
+            if not any(self.share.values()):
+                raise InputError(
+                    f"no mask has a pixel of foreground={_text(self.foreground)}; "
+                    f"the masks hold {self._listed()}"
+                )
+            return
+        background = sum(n for value, n in self.values.items() if not any(value))
+        if len(self.values) > 1 and not background:
+            rarest = min(self.values, key=lambda value: self.values[value])
+            raise InputError(
+                f"no mask has the value 0 for the background; they hold {self._listed()}. "
+                f"Name the foreground, such as --foreground={_text(rarest)}"
+            )
+        if background == known:
+            raise InputError("no mask has a pixel of foreground=nonzero: all values are 0")
+
+    def describe(self, split_of: Mapping[str, str]) -> list[str]:
+        """Return notes for the card: what is foreground, of each split and of odd images.
+
+        Args:
+            split_of: the split of each name that is in one.
+
+        Raises: InputError for a split of nothing but foreground, and for train without any.
+        """
+        meaning = "every value but 0" if self.foreground is None else _text(self.foreground)
+        shares: dict[str, list[float]] = {}
+        for name, share in self.share.items():
+            if name in split_of:
+                shares.setdefault(split_of[name], []).append(share)
+        means = {s: float(np.mean(shares[s])) for s in ("train", "val", "test") if s in shares}
+        for split, mean in means.items():
+            if mean == 1 or (mean == 0 and split == "train"):
+                what = "nothing but foreground" if mean else "no foreground"
+                raise InputError(
+                    f"the masks of {split} have {what} ({meaning}); they hold {self._listed()}. "
+                    "Name the foreground by --foreground, or other splits in a table"
+                )
+        listed = ", ".join(f"{split} {_percent(mean)}" for split, mean in means.items())
+        notes = [f"foreground of the masks ({meaning}): {listed}"]
+        if len(self.values) > 2:
+            others = "" if self.foreground else "; all but 0 are foreground, --foreground takes one"
+            notes.append(f"the masks hold {self._listed()}{others}")
+        notes += [
+            f"{len(names)} of {len(self.share)} masks: each {note}: {_first(names)}"
+            for note, names in self.notes.items()
+        ]
+        for split, mean in means.items():
+            if not mean:
+                notes.append(f"{split} has no foreground: its scores say nothing about particles")
+        empty = [name for name, share in self.share.items() if share == 0]
+        full = [name for name, share in self.share.items() if share == 1]
+        if empty:
+            notes.append(f"no foreground in {len(empty)} masks: {_first(empty)}")
+        if full:
+            notes.append(f"nothing but foreground in {len(full)} masks: {_first(full)}")
+        if np.mean(list(self.share.values())) > 0.5 or len(self.enclosed) > len(self.share) / 2:
+            notes.append(
+                "most pixels are foreground, or the border is: if the masks are inverted, "
+                "the foreground is --foreground=0"
+            )
+        if len(self.share) > 1:
+            notes.append(f"least usual foreground: {self._strangest()}")
+        return notes
+
+    def _strangest(self) -> str:
+        """Return the names and shares that are farthest from the median share."""
+        median = float(np.median(list(self.share.values())))
+        ordered = sorted(self.share, key=lambda name: (-abs(self.share[name] - median), name))
+        return ", ".join(f"{name} {_percent(self.share[name])}" for name in ordered[:LISTED])
+
+    def _listed(self) -> str:
+        """Return the most frequent values and their shares."""
+        known = sum(self.values.values())
+        common = self.values.most_common(LISTED)
+        listed = ", ".join(f"{_text(value)} ({_percent(n / known)})" for value, n in common)
+        more = len(self.values) - len(common)
+        return f"the values {listed}" + (f" and {more} more" if more else "")
+
+
+def _text(value: Value) -> str:
+    return ",".join(f"{part:g}" for part in value)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _first(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
+    return ", ".join(listed[:LISTED]) + more

@@ -1,0 +1,159 @@
+"""A mask gives what was drawn, whatever program saved it, or a line that names its values."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from data_builders.micrographs.masks import Tally, interpret
+from emjax.errors import InputError
+
+RNG = np.random.default_rng(3)
+
+
+def drawn(h=96, w=112, particles=6):
+    """Return a mask [h, w] of 0 and 1: discs of 4 to 9 pixels radius."""
+    y, x = np.mgrid[:h, :w]
+    mask = np.zeros((h, w), bool)
+    for _ in range(particles):
+        cy, cx, r = RNG.uniform(10, h - 10), RNG.uniform(10, w - 10), RNG.uniform(4, 9)
+        mask |= (y - cy) ** 2 + (x - cx) ** 2 < r**2
+    return mask.astype(np.uint8)
+
+
+def saved(pixels, kind, **options):
+    """Return `pixels` as a program reads them back from a file of `kind`."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return np.asarray(Image.open(file))
+
+
+def labels(mask, dtype=np.uint16, step=1):
+    return (ndimage.label(mask)[0] * step).astype(dtype)
+
+
+def shell(mask):
+    """Return classes 0, 1 and 2: background, a shell of one pixel, the core."""
+    return mask + ndimage.binary_erosion(mask).astype(np.uint8)
+
+
+AS_DRAWN = {
+    "0 and 1": lambda mask: mask,
+    "0 and 255": lambda mask: mask * 255,
+    "0 and 65535": lambda mask: mask * np.uint16(65535),
+    "0.0 and 1.0": lambda mask: mask.astype(np.float32),
+    "labels": labels,
+    "labels of 8 bits, far apart": lambda mask: labels(mask, np.uint8, 40),
+    "labels as float": lambda mask: labels(mask, np.float32),
+    "two classes": shell,
+    "two classes at 128 and 255": lambda mask: (shell(mask) * 127.5).astype(np.uint8),
+    "a class 1 beside 255": lambda mask: np.where(shell(mask) == 1, 255, shell(mask) // 2),
+    "red on black": lambda mask: np.stack([mask * 255, mask * 0, mask * 0], -1),
+    "white, opaque": lambda mask: np.stack([mask * 255] * 3 + [mask * 0 + 255], -1),
+    "grey and alpha, opaque": lambda mask: np.stack([mask * 255, mask * 0 + 255], -1),
+    "white, drawn in alpha": lambda mask: np.stack([mask * 0 + 255] * 3 + [mask * 255], -1),
+    "black, drawn in alpha": lambda mask: np.stack([mask * 0] * 3 + [mask * 255], -1),
+}
+
+
+@pytest.mark.parametrize("code", AS_DRAWN)
+def test_every_coding_gives_what_was_drawn(code):
+    mask = drawn()
+    found, _ = interpret("m.png", AS_DRAWN[code](mask), None)
+    np.testing.assert_array_equal(found, mask)
+    assert found.dtype == np.uint8
+
+
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_labels_of_small_particles_stay(side):
+    values = np.zeros((90, 90), np.uint8)
+    for number, (y, x) in enumerate(np.ndindex(14, 14), start=1):
+        values[6 * y : 6 * y + side, 6 * x : 6 * x + side] = number
+    np.testing.assert_array_equal(interpret("m.tif", values, None)[0], values > 0)
+
+
+@pytest.mark.parametrize("quality", [50, 75, 95])
+@pytest.mark.parametrize("name", ["m.jpg", "converted.png"])
+def test_grey_edges_of_jpeg_are_cut(name, quality):
+    mask = drawn()
+    for pixels in (mask * 255, np.stack([mask * 255] * 3, -1)):
+        found, what = interpret(name, saved(pixels, "JPEG", quality=quality), None)
+        assert (found != mask).mean() < 2e-3
+        assert what.note == "has grey edges, which are cut at half"
+        asked, _ = interpret(name, saved(pixels, "JPEG", quality=quality), (255,) * pixels.ndim)
+    found, what = interpret("m.jpg", saved(mask * 0, "JPEG"), None)
+    assert not found.any() and what.share == 0
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.5, 3])
+@pytest.mark.parametrize("scale", [255, 1])
+def test_grey_edges_of_resizing_are_cut(factor, scale):
+    mask = drawn()
+    grown = ndimage.zoom(mask.astype(np.float32), factor, order=1)
+    pixels = (grown * 255).astype(np.uint8) if scale == 255 else grown
+    found, what = interpret("m.png", pixels, None)
+    np.testing.assert_array_equal(found, grown >= 0.5 - 1e-6)
+    assert what.note and set(what.values) == {(0,), (scale,)}
+
+
+def test_a_picture_is_no_mask_unless_its_foreground_is_named():
+    picture = RNG.integers(0, 200, (64, 64)).astype(np.uint8)
+    with pytest.raises(InputError, match="m.png: expected a mask, got a picture: 1.. grey values"):
+        interpret("m.png", picture, None)
+    np.testing.assert_array_equal(interpret("m.png", picture, (7,))[0], picture == 7)
+
+
+def test_shares_are_those_of_the_pixels():
+    mask = np.zeros((4, 5), np.uint8)
+    mask[0] = 2
+    _, found = interpret("m.png", mask, None)
+    assert found.values == {(0,): 15, (2,): 5}
+    assert found.share == 0.25 and found.border == 5 / 14
+    colours = np.stack([mask, mask * 3, mask * 0], -1)
+    assert interpret("m.png", colours, None)[1].values == {(0, 0, 0): 15, (2, 6, 0): 5}
+
+
+def tally(masks, foreground=None):
+    total = Tally(foreground)
+    for name, mask in masks.items():
+        total.add(name, [interpret(name, mask, foreground)[1]])
+    return total
+
+
+def test_masks_without_a_background_are_asked_about():
+    total = tally({name: drawn() + 1 for name in "ab"})
+    with pytest.raises(InputError, match=r"1 \(9?8?\d.*2 \(.*such as --foreground=2"):
+        total.check()
+    with pytest.raises(InputError, match="no mask has a pixel of foreground=nonzero"):
+        tally({"a": drawn() * 0}).check()
+    with pytest.raises(InputError, match=r"foreground=7; the masks hold the values 0 \("):
+        tally({"a": drawn()}, (7,)).check()
+    tally({name: drawn() + 1 for name in "ab"}, (2,)).check()
+
+
+def test_a_split_of_one_kind_of_pixels_is_refused_or_named():
+    full, empty = np.ones((8, 8), np.uint8), np.zeros((8, 8), np.uint8)
+    with pytest.raises(InputError, match="masks of test have nothing but foreground"):
+        tally({"a": drawn(), "b": full}).describe({"a": "train", "b": "test"})
+    with pytest.raises(InputError, match="masks of train have no foreground"):
+        tally({"a": empty, "b": drawn()}).describe({"a": "train", "b": "test"})
+    notes = tally({"a": drawn(), "b": empty}).describe({"a": "train", "b": "val"})
+    assert "val has no foreground: its scores say nothing about particles" in notes
+    assert "no foreground in 1 masks: b" in notes
+
+
+def test_what_is_strange_is_named():
+    masks = {f"m{i:02d}": drawn() for i in range(12)}
+    masks["odd"] = np.ones((96, 112), np.uint8)
+    notes = tally(masks).describe(dict.fromkeys(masks, "train"))
+    assert notes[0].startswith("foreground of the masks (every value but 0): train ")
+    assert "nothing but foreground in 1 masks: odd" in notes
+    assert notes[-1].startswith("least usual foreground: odd 100 %, ")
+    assert len(notes[-1].split(", ")) == 10
+    inverted = {name: 1 - mask for name, mask in masks.items()}
+    notes = tally(inverted).describe(dict.fromkeys(masks, "train"))
+    assert any("if the masks are inverted, the foreground is --foreground=0" in n for n in notes)
+    several = tally({"a": shell(drawn())}).describe({"a": "train"})
+    assert any("all but 0 are foreground, --foreground takes one" in n for n in several)
