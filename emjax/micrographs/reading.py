@@ -105,6 +105,8 @@ def _reader(path: StrPath) -> Reader:
     found = [BY_MAGIC[magic] for magic in BY_MAGIC if start.startswith(magic)]
     if not found and suffix in BY_SUFFIX and start:
         found = [BY_SUFFIX[suffix]]
+    if not found and mrc.is_one_without_map(path):
+        found = [mrc.signals]
     if not found:
         raise InputError(f"no format that emjax reads: it starts with {start[:12]!r}")
     return found[0]
