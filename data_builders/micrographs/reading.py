@@ -25,6 +25,7 @@ class ReadOptions(NamedTuple):
     limit: int  # bytes that one image may take
     foreground: tuple[float, ...] | None  # in masks: a value or a colour; None for nonzero
     nm_per_pixel: float | None  # resample to this
+    mrc_rows: str | None = None  # where the first row of MRC files belongs
 
 
 Planes = dict[str, Real[np.ndarray, "h w"]]  # by target
@@ -40,8 +41,9 @@ def planes_of(
     Raises: Mismatch if an image and a target differ in size, InputError if they differ in their
         numbers of planes or cannot be read, SkippedByRule as resample_to.
     """
+    rows = options.mrc_rows or "top"
     files: list[Iterator[Any]] = [
-        micrographs.planes(source.image, options.index, options.limit, axis=axis)
+        micrographs.planes(source.image, options.index, options.limit, axis=axis, mrc_rows=rows)
     ]
     files += [_target(target, path, axis, options) for target, path in source.targets.items()]
     for found in itertools.zip_longest(*files):
@@ -67,8 +69,10 @@ def _target(
     target: str, path: Path, axis: str, options: ReadOptions
 ) -> Iterator[Real[np.ndarray, "h w"]]:
     """Yield each plane of a target: uint8 in {0, 1} for a mask, otherwise as recorded."""
-    mask = target == "mask"
-    for plane in micrographs.planes(path, limit=options.limit, colours=mask, axis=axis):
+    mask, rows = target == "mask", options.mrc_rows or "top"
+    for plane in micrographs.planes(
+        path, limit=options.limit, colours=mask, axis=axis, mrc_rows=rows
+    ):
         yield _is_foreground(path, plane.image, options.foreground) if mask else plane.image
 
 
