@@ -85,19 +85,26 @@ def dm_images(path, images, *, version=4, thumbnail=None, order="<"):
     path.write_bytes(head + struct.pack(">I", order == "<") + body + bytes(8))
 
 
-def ser(path, pixels, *, metres=METRES, valid=None):
-    """Write uint16 [planes, h, w] as SER; `valid` is a count of planes that may be false."""
+def ser(path, pixels, *, metres=METRES, valid=None, planned=None, scanned=None):
+    """Write uint16 [planes, h, w] as SER.
+
+    `valid` is a count of planes that may be false, `planned` the length of the series, `scanned`
+    the sizes of its dimensions.
+    """
     planes, h, w = pixels.shape
     valid = planes if valid is None else valid
-    head = struct.pack("<HHHiiii", 0x4949, 0x0197, 0x0220, 0x4122, 0x4152, valid, valid)
-    dimension = struct.pack("<iddiii", planes, 0.0, 1.0, 0, 0, 0)
+    more = 0 if planned is None else planned - planes
+    head = struct.pack("<HHHiiii", 0x4949, 0x0197, 0x0220, 0x4122, 0x4152, planned or valid, valid)
+    scanned = scanned or [planes + more]
+    dimension = b"".join(struct.pack("<iddiii", side, 0.0, 1.0, 0, 0, 0) for side in scanned)
     table = len(head) + 12 + len(dimension)
-    first = table + 16 * planes
+    first = table + 16 * (planes + more)
     one = struct.pack("<ddiddihii", 0, metres[1], 0, 0, metres[0], 0, 2, w, h)
     step = len(one) + 2 * h * w
     offsets = [first + i * step for i in range(planes)]
-    content = head + struct.pack("<qi", table, 1) + dimension
-    content += struct.pack(f"<{2 * planes}q", *offsets, *[0] * planes)
+    offsets += [0] * more
+    content = head + struct.pack("<qi", table, len(scanned)) + dimension
+    content += struct.pack(f"<{2 * len(offsets)}q", *offsets, *[0] * len(offsets))
     path.write_bytes(content + b"".join(one + plane[::-1].tobytes() for plane in pixels))
 
 

@@ -93,6 +93,8 @@ class Signal(NamedTuple):
         )
 
     def __str__(self) -> str:
+        if not self.shape:  # it has no pixels
+            return self.name
         shape = "x".join(map(str, self.shape))
         return " ".join(part for part in (self.name, shape, self.dtype.name) if part)
 
