@@ -13,7 +13,17 @@ import numpy as np
 
 from emjax.errors import Adjustable, InputError, UsageError, note
 from emjax.micrographs import messages
-from emjax.micrographs.formats import dm, hdf5, mrc, npy_zarr, png_jpeg, rosettasciio, ser, tiff
+from emjax.micrographs.formats import (
+    dm,
+    eer,
+    hdf5,
+    mrc,
+    npy_zarr,
+    png_jpeg,
+    rosettasciio,
+    ser,
+    tiff,
+)
 from emjax.micrographs.formats.npy_zarr import is_zarr
 from emjax.micrographs.shapes import RGB, Grey, Volume
 from emjax.micrographs.signal import LIMIT, NO_BRIGHTNESS, Signal, TooLarge
@@ -44,7 +54,7 @@ BY_SUFFIX: dict[str, Reader] = {
     **dict.fromkeys(rosettasciio.READERS, rosettasciio.signals),
 }
 PICTURES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
-SUFFIXES = (*PICTURES, *BY_SUFFIX, ".ser", ".emd", ".h5", ".hdf5", ".npy", ".zarr")
+SUFFIXES = (*PICTURES, *BY_SUFFIX, ".ser", ".eer", ".emd", ".h5", ".hdf5", ".npy", ".zarr")
 COMPRESSED = tuple(suffix + end for suffix in mrc.SUFFIXES for end in (".gz", ".bz2"))
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue. Source: ITU-R BT.601
 
@@ -106,6 +116,8 @@ def _reader(path: StrPath) -> Reader:
     if start[208:211] == b"MAP":
         return mrc.signals
     found = [BY_MAGIC[magic] for magic in BY_MAGIC if start.startswith(magic)]
+    if start.startswith(eer.START) and eer.is_eer(path):
+        found = [eer.signals]
     if not found and suffix in BY_SUFFIX and start:
         found = [BY_SUFFIX[suffix]]
     if not found and mrc.is_one_without_map(path):
