@@ -53,11 +53,17 @@ def pixel_size(text: str) -> tuple[float, float]:
     raise UsageError(f"--pixel_size={text}: expected nm per pixel, one positive number or y,x")
 
 
-def write_result(out: Path, file: Path, result: Planes, first: Micrograph, *, is_mask: bool) -> str:
-    """Write what `predict_file` returned to `out`, a mask with its overlay; say so."""
+def write_result(
+    out: Path, file: Path, result: Planes, first: Micrograph, *, is_mask: bool, info: str = ""
+) -> str:
+    """Write what `predict_file` returned to `out`, a mask with its overlay; say so.
+
+    Args:
+        info: what the TIFF is to keep about its making.
+    """
     written = out / f"{file.stem}.tif"
     sizes = first.nm_per_pixel
-    micrographs.write(written, result, sizes)
+    micrographs.write(written, result, sizes, info=info)
     facts = f"{result.dtype}"
     if is_mask:
         mask = result if result.ndim == 2 else result[0]
@@ -65,6 +71,7 @@ def write_result(out: Path, file: Path, result: Planes, first: Micrograph, *, is
         facts = f"{100 * np.mean(result > 0):.1f} % foreground"
     if np.isfinite(sizes).all():
         facts += f", {' x '.join(f'{size:.6g}' for size in sizes)} nm per pixel ({first.origin})"
+    facts += f", {info}" if info else ""
     return f"{file} -> {written}  {' x '.join(map(str, result.shape))}, {facts}"
 
 
@@ -77,6 +84,7 @@ def main(arguments: Sequence[str]) -> int:
     add("--out", required=True, type=Path, help="folder for the results")
     add("--index", type=int, help="which image, of files that hold several")
     add("--pixel_size", type=pixel_size, help="nm per pixel (or y,x), instead of what files say")
+    add("--mrc_rows", choices=micrographs.MRC_ROWS, help="where the first row of MRC files belongs")
     add("--memory_limit", type=float, default=4, help="GiB for an image, and the network on it")
     add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
@@ -88,7 +96,8 @@ def main(arguments: Sequence[str]) -> int:
     unread = 0
     for file in files:
         try:
-            result, first = predict_file(model, file, options.index, limit)
+            rows = "" if micrographs.top_row_is_stated(file) else options.mrc_rows or "top"
+            result, first = predict_file(model, file, options.index, limit, rows or None)
         except InputError as error:
             line = f"error: {file}: {cli.message(error)}"
             print(line.replace(f"{file}: {file}", str(file)), file=sys.stderr)
@@ -96,7 +105,14 @@ def main(arguments: Sequence[str]) -> int:
             continue
         if options.pixel_size:
             first = first._replace(nm_per_pixel=options.pixel_size, origin="--pixel_size")
-        print(write_result(options.out, file, result, first, is_mask=model.is_mask))
+        if rows and not options.mrc_rows:
+            note(
+                "MRC files",
+                "their first row becomes the top row of the results (--mrc_rows=top); IMOD, 3dmod "
+                "and Fiji show it at the bottom (--mrc_rows=bottom)",
+            )
+        info = f"first row of the MRC file at the {rows} (--mrc_rows={rows})" if rows else ""
+        print(write_result(options.out, file, result, first, is_mask=model.is_mask, info=info))
     if needed := model.memory_for_whole:
         note("approximate predictions", f"--memory_limit={-(-needed // GIB)} avoids them")
     if unread:

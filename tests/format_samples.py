@@ -23,7 +23,19 @@ METRES = tuple(size * 1e-9 for size in NM)
 
 def dm(path, pixels, *, version=3, kind=10, scales=NM, unit="nm", lie=None):
     """Write `pixels` as DM3 or DM4; `lie` is a false shape (x first) for the header."""
+    axes = [(scale, unit) for scale in [*scales[::-1], 1.0][: pixels.ndim]]
+    dm_images(path, [dict(pixels=pixels, kind=kind, axes=axes, lie=lie)], version=version)
+
+
+def dm_images(path, images, *, version=4, thumbnail=None, order="<"):
+    """Write DM3 or DM4 of several images.
+
+    Each is a dict of pixels [.., h, w] (None: an image without), kind (its DataType), axes (scale
+    and unit of x, y, ...), name, brightness (origin, scale, unit) and lie (a false shape).
+    `thumbnail` is the image that the tag Thumbnails names.
+    """
     size = ">I" if version == 3 else ">Q"
+    utf16 = "utf-16-le" if order == "<" else "utf-16-be"
 
     def tag(kind, name, content):
         length = struct.pack(size, len(content)) if version == 4 else b""
@@ -37,41 +49,62 @@ def dm(path, pixels, *, version=3, kind=10, scales=NM, unit="nm", lie=None):
         return tag(21, name, head + content)
 
     def ulong(name, number):
-        return value(name, [5], struct.pack("<I", number))
+        return value(name, [5], struct.pack(order + "I", number))
 
-    def axis(scale):
-        text = unit.encode("utf-16-le")
-        known = value("Scale", [6], struct.pack("<f", scale))
-        return group("", known, value("Units", [20, 4, len(unit)], text))
+    def single(name, number):
+        return value(name, [6], struct.pack(order + "f", number))
 
-    sides = lie or pixels.shape[::-1]
-    sizes = [*scales[::-1], 1.0][: pixels.ndim]
-    data = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
-    image = group(
-        "ImageData",
-        group("Calibrations", group("Dimension", *(axis(scale) for scale in sizes))),
-        value("Data", [20, 4, len(data) // 2], data),
-        ulong("DataType", kind),
-        group("Dimensions", *(ulong("", side) for side in sides)),
-    )
-    body = b"\1\0" + struct.pack(size, 1) + group("ImageList", group("", image))
-    head = struct.pack(">I", version) + struct.pack(size, len(body)) + struct.pack(">I", 1)
-    path.write_bytes(head + body + bytes(8))
+    def text(name, words):
+        return value(name, [20, 4, len(words)], words.encode(utf16))
+
+    def written(pixels=None, kind=10, axes=(), name="", brightness=None, lie=None):
+        if pixels is None:
+            return group("", text("Name", name))
+        scales = [group("", single("Scale", scale), text("Units", unit)) for scale, unit in axes]
+        calibrations = [group("Dimension", *scales)]
+        if brightness:
+            origin, scale, unit = brightness
+            parts = single("Origin", origin), single("Scale", scale), text("Units", unit)
+            calibrations.append(group("Brightness", *parts))
+        data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+        shape = pixels.shape[:-1] if kind == 23 else pixels.shape
+        image = group(
+            "ImageData",
+            group("Calibrations", *calibrations),
+            value("Data", [20, 4, len(data) // 2], data),
+            ulong("DataType", kind),
+            group("Dimensions", *(ulong("", side) for side in lie or shape[::-1])),
+        )
+        return group("", image, text("Name", name))
+
+    members = [group("ImageList", *(written(**image) for image in images))]
+    if thumbnail is not None:
+        members.append(group("Thumbnails", group("", ulong("ImageIndex", thumbnail))))
+    body = b"\1\0" + struct.pack(size, len(members)) + b"".join(members)
+    head = struct.pack(">I", version) + struct.pack(size, len(body))
+    path.write_bytes(head + struct.pack(">I", order == "<") + body + bytes(8))
 
 
-def ser(path, pixels, *, metres=METRES, valid=None):
-    """Write uint16 [planes, h, w] as SER; `valid` is a count of planes that may be false."""
+def ser(path, pixels, *, metres=METRES, valid=None, planned=None, scanned=None):
+    """Write uint16 [planes, h, w] as SER.
+
+    `valid` is a count of planes that may be false, `planned` the length of the series, `scanned`
+    the sizes of its dimensions.
+    """
     planes, h, w = pixels.shape
     valid = planes if valid is None else valid
-    head = struct.pack("<HHHiiii", 0x4949, 0x0197, 0x0220, 0x4122, 0x4152, valid, valid)
-    dimension = struct.pack("<iddiii", planes, 0.0, 1.0, 0, 0, 0)
+    more = 0 if planned is None else planned - planes
+    head = struct.pack("<HHHiiii", 0x4949, 0x0197, 0x0220, 0x4122, 0x4152, planned or valid, valid)
+    scanned = scanned or [planes + more]
+    dimension = b"".join(struct.pack("<iddiii", side, 0.0, 1.0, 0, 0, 0) for side in scanned)
     table = len(head) + 12 + len(dimension)
-    first = table + 16 * planes
+    first = table + 16 * (planes + more)
     one = struct.pack("<ddiddihii", 0, metres[1], 0, 0, metres[0], 0, 2, w, h)
     step = len(one) + 2 * h * w
     offsets = [first + i * step for i in range(planes)]
-    content = head + struct.pack("<qi", table, 1) + dimension
-    content += struct.pack(f"<{2 * planes}q", *offsets, *[0] * planes)
+    offsets += [0] * more
+    content = head + struct.pack("<qi", table, len(scanned)) + dimension
+    content += struct.pack(f"<{2 * len(offsets)}q", *offsets, *[0] * len(offsets))
     path.write_bytes(content + b"".join(one + plane[::-1].tobytes() for plane in pixels))
 
 

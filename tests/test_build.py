@@ -167,7 +167,8 @@ def test_a_mixed_folder_of_formats_keeps_planes_and_pixel_sizes(tmp_path, built,
     for path in source.iterdir():
         image = stack if path.stem == "mrc" else stack[0]
         micrographs.write(masks / f"{path.stem}.tif", (image > 100).astype(np.uint8))
-    card, records, _ = built(f"--source={source}", f"--target=mask={masks}", "--patch=20")
+    flags = f"--source={source}", "--mrc_rows=top"
+    card, records, _ = built(*flags, f"--target=mask={masks}", "--patch=20")
     counts = {
         name: len([key for key in records if key.startswith(name)])
         for name in ("mrc_z0000", "mrc_z0002", "zarr", "dm", "plain")
@@ -184,23 +185,28 @@ def test_a_mixed_folder_of_formats_keeps_planes_and_pixel_sizes(tmp_path, built,
             records[f"{name}_y0000x0000"]["nm_per_pixel"], expected, rtol=1e-6
         )
     assert np.isnan(records["plain_y0000x0000"]["nm_per_pixel"]).all()
-    assert card["notes"][0] == (
-        "pixel sizes of 4 images: 1 from DM, 1 from MRC header, 1 unknown, 1 from OME-Zarr"
-    )
+    about_rows = "rows of 1 MRC file: the first at the top (--mrc_rows)"
+    assert card["notes"][:2] == [
+        "pixel sizes of 4 images: 1 from DM, 1 from MRC header, 1 unknown, 1 from OME-Zarr",
+        about_rows,
+    ]
 
     table = tmp_path / "table.csv"
     table.write_text("image,nm_per_pixel\nmrc.mrc,7\nzarr.zarr,\n")
-    card, records, _ = built(f"--source={source}", f"--table={table}", name="y")
+    card, records, _ = built(*flags, f"--table={table}", name="y")
     sizes = {name: record["nm_per_pixel"][0] for name, record in records.items()}
     assert sizes == {"mrc_z0000": 7, "mrc_z0001": 7, "mrc_z0002": 7, "zarr": 2}
-    assert card["notes"] == ["pixel sizes of 2 images: 1 from the table, 1 from OME-Zarr"]
+    assert card["notes"] == [
+        "pixel sizes of 2 images: 1 from the table, 1 from OME-Zarr",
+        about_rows,
+    ]
 
 
 def test_a_micrograph_and_its_export_are_one_source(tmp_path, built):
     source, image = tmp_path / "in", grey()
     for name in ("a.mrc", "a.tif", "b.tif"):
         micrographs.write(source / name, image)
-    _, records, _ = built(f"--source={source}")
+    _, records, _ = built(f"--source={source}", "--mrc_rows=top")
     found = {name: record["source"] for name, record in records.items()}
     assert found == {"a.mrc": b"a", "a.tif": b"a", "b.tif": b"b.tif"}
 
@@ -219,13 +225,14 @@ def test_stacks_and_files_of_several_images_are_refused_where_one_is_expected(
     source = tmp_path / "in"
     micrographs.write(source / "a.mrc", np.stack([grey(), grey()]))
     micrographs.write(tmp_path / "masks" / "a.tif", np.stack([drawn()] * 3))
-    line = refused(3, f"--source={source}", f"--target=mask={tmp_path / 'masks'}")
+    flags = f"--source={source}", "--mrc_rows=top"
+    line = refused(3, *flags, f"--target=mask={tmp_path / 'masks'}")
     assert "differ in their numbers of planes" in line
     with h5py.File(source / "b.h5", "w") as file:
         file["one"], file["two"] = grey(), grey()
-    line = refused(3, f"--source={source}", "--left_out=0")
+    line = refused(3, *flags, "--left_out=0")
     assert "over the 0.0% that may be left out" in line and "choose one by --index" in line
-    line = refused(3, f"--source={source}", "--memory_limit=0.000001", "--left_out=1")
+    line = refused(3, *flags, "--memory_limit=0.000001", "--left_out=1")
     assert "raise --memory_limit" in line
     assert "expected more than 0 GiB" in refused(2, f"--source={source}", "--memory_limit=0")
     (source / "a.mrc").unlink()
@@ -248,6 +255,7 @@ def test_known_pixel_sizes_become_one(tmp_path, built):
     tifffile.imwrite(tmp_path / "masks" / "unknown.tif", drawn())
     tifffile.imwrite(tmp_path / "masks" / "fine.tif", mask)
     flags = (f"--source={source}", f"--target=mask={tmp_path / 'masks'}", "--nm_per_pixel=0.2")
+    flags += ("--mrc_rows=top",)
     card, records, _ = built(*flags, "--patch=40")
     assert card["options"]["nm_per_pixel"] == 0.2 and card["unusable"] == 0
     assert card["nm_per_pixel"]["unknown"] == 0

@@ -21,6 +21,7 @@ from data_builders.common import (
     split_by_source,
     within,
 )
+from data_builders.micrographs import rows
 from data_builders.micrographs.curation import THRESHOLDS, Curated, curate
 from data_builders.micrographs.listing import Source, from_folders, from_table
 from data_builders.micrographs.masks import Found, Tally
@@ -81,6 +82,7 @@ class Micrographs:
         add("--range", default="percentile", choices=micrographs.RULES)
         add("--axes", default="z", help="slice stacks along these of z,y,x; default: %(default)s")
         add("--index", type=int, help="which image, of files that hold several")
+        add("--mrc_rows", choices=micrographs.MRC_ROWS, help="where the first row of MRCs belongs")
         add("--memory_limit", type=float, default=4, help="GiB that one image may take")
         add("--name", help="build micrographs/NAME, to have several next to each other")
 
@@ -104,7 +106,9 @@ class Micrographs:
         self.root, self.patch, self.rule = Path(options.source), options.patch, options.range
         limit = int(options.memory_limit * 2**30)
         values = foreground_of(options.foreground)
-        self.read_options = ReadOptions(options.index, limit, values, options.nm_per_pixel)
+        self.read_options = ReadOptions(
+            options.index, limit, values, options.nm_per_pixel, options.mrc_rows
+        )
         picked: dict[str, str] = dict(target.partition("=")[::2] for target in options.target)
         for target in picked:
             choose("target", target, dict.fromkeys(TARGETS))
@@ -132,7 +136,7 @@ class Micrographs:
             "range": options.range,
             **{
                 key: value
-                for key in ("index", "nm_per_pixel")
+                for key in ("index", "nm_per_pixel", "mrc_rows")
                 if (value := getattr(options, key)) is not None
             },
             **({"axes": options.axes} if self.axes != ("z",) else {}),
@@ -143,8 +147,10 @@ class Micrographs:
         """Read every file once; return which can be used, their sizes and their splits.
 
         Raises: InputError if no image can be used, no mask has the foreground, the sizes in train
-            differ without --patch, or --curate leaves nothing.
+            differ without --patch, --curate leaves nothing, or MRC meets other formats without
+            --mrc_rows.
         """
+        about_rows = rows.check(self.root, self.sources, self.read_options)
         self.scans: list[Scan] = []
         self.unusable: list[tuple[str, str]] = []
         self.skipped_by_rule: list[tuple[str, str]] = []
@@ -205,7 +211,7 @@ class Micrographs:
             left_out=[*self.skipped, *self.skipped_by_rule],
             unusable=self.unusable,
             images=len(self.sources) - len({path for path, _ in self.skipped_by_rule} - used),
-            notes=[*_notes(self.scans), *about_masks],
+            notes=[*_notes(self.scans), *about_rows, *about_masks],
             dropped=dropped,
             pictures=self.curated.sheets if self.curated else {},
         )

@@ -26,6 +26,7 @@ class ReadOptions(NamedTuple):
     limit: int  # bytes that one image may take
     foreground: tuple[float, ...] | None  # in masks: a value or a colour; None for nonzero
     nm_per_pixel: float | None  # resample to this
+    mrc_rows: str | None = None  # where the first row of MRC files belongs
 
 
 Planes = dict[str, Real[np.ndarray, "h w"]]  # by target
@@ -44,8 +45,9 @@ def planes_of(
     Raises: Mismatch if an image and a target differ in size, InputError if they differ in their
         numbers of planes or cannot be read, SkippedByRule as resample_to.
     """
+    rows = options.mrc_rows or "top"
     files: list[Iterator[Any]] = [
-        micrographs.planes(source.image, options.index, options.limit, axis=axis)
+        micrographs.planes(source.image, options.index, options.limit, axis=axis, mrc_rows=rows)
     ]
     files += [
         _mask(path, axis, options, masks) if target == "mask" else _restored(path, axis, options)
@@ -72,7 +74,8 @@ def planes_of(
 
 def _restored(path: Path, axis: str, options: ReadOptions) -> Iterator[Real[np.ndarray, "h w"]]:
     """Yield each plane of a target in grey values, as recorded."""
-    for plane in micrographs.planes(path, limit=options.limit, axis=axis):
+    rows = options.mrc_rows or "top"
+    for plane in micrographs.planes(path, limit=options.limit, axis=axis, mrc_rows=rows):
         yield plane.image
 
 
@@ -80,7 +83,10 @@ def _mask(
     path: Path, axis: str, options: ReadOptions, masks: list[Found] | None
 ) -> Iterator[UInt8[np.ndarray, "h w"]]:
     """Yield the foreground, 0 or 1, of each plane of a mask."""
-    for plane in micrographs.planes(path, limit=options.limit, colours=True, axis=axis):
+    rows = options.mrc_rows or "top"
+    for plane in micrographs.planes(
+        path, limit=options.limit, colours=True, axis=axis, mrc_rows=rows
+    ):
         foreground, found = interpret(path, plane.image, options.foreground)
         if masks is not None:
             masks.append(found)

@@ -218,7 +218,11 @@ def to_dtype_of(image: Grey, values: Float32[np.ndarray, "h w"]) -> Grey:
 
 
 def predict_file(
-    predictor: Predictor, file: str | Path, index: int | None = None, limit: int = micrographs.LIMIT
+    predictor: Predictor,
+    file: str | Path,
+    index: int | None = None,
+    limit: int = micrographs.LIMIT,
+    mrc_rows: str | None = None,
 ) -> tuple[Planes, Micrograph]:
     """Return (the result for `file`, its first plane as read).
 
@@ -226,7 +230,7 @@ def predict_file(
     A stack has one intensity range; it is read twice, so that it is never held as a whole.
 
     Args:
-        index, limit: as `micrographs.planes` takes them.
+        index, limit, mrc_rows: as `micrographs.planes` takes them.
 
     Raises: InputError as `micrographs.planes` does; NoRange if all pixels are the same.
     """
@@ -236,9 +240,9 @@ def predict_file(
         return mask_of(output) if predictor.is_mask else to_dtype_of(plane.image, output)
 
     values = predictor.intensity_range(
-        plane.image for plane in micrographs.planes(file, index, limit)
+        plane.image for plane in micrographs.planes(file, index, limit, mrc_rows=mrc_rows)
     )
-    planes = micrographs.planes(file, index, limit)
+    planes = micrographs.planes(file, index, limit, mrc_rows=mrc_rows)
     first = next(planes)
     results = [result(first), *map(result, planes)]
     return results[0] if len(results) == 1 else np.stack(results), first

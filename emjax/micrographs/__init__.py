@@ -8,6 +8,7 @@ pixel sizes come from.
 from emjax.micrographs.formats.npy_zarr import is_zarr
 from emjax.micrographs.intensity import RULES, NoRange, from_range, intensity_range, to_range
 from emjax.micrographs.reading import (
+    MRC_ROWS,
     Micrograph,
     SeveralImages,
     find,
@@ -16,6 +17,7 @@ from emjax.micrographs.reading import (
     read,
     read_pixels,
     read_stack,
+    top_row_is_stated,
 )
 from emjax.micrographs.signal import LIMIT, Signal, TooLarge
 from emjax.micrographs.units import UNKNOWN
@@ -23,6 +25,7 @@ from emjax.micrographs.writers import WRITERS, write
 
 __all__ = [
     "LIMIT",
+    "MRC_ROWS",
     "RULES",
     "UNKNOWN",
     "WRITERS",
@@ -41,5 +44,6 @@ __all__ = [
     "read_pixels",
     "read_stack",
     "to_range",
+    "top_row_is_stated",
     "write",
 ]

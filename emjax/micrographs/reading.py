@@ -1,6 +1,7 @@
 """Open a file of any format: its signals, its planes, or the one micrograph in it."""
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -10,12 +11,22 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from emjax.errors import Adjustable, InputError, note
+from emjax.errors import Adjustable, InputError, UsageError, note
 from emjax.micrographs import messages
-from emjax.micrographs.formats import dm, hdf5, mrc, npy_zarr, png_jpeg, rosettasciio, ser, tiff
+from emjax.micrographs.formats import (
+    dm,
+    eer,
+    hdf5,
+    mrc,
+    npy_zarr,
+    png_jpeg,
+    rosettasciio,
+    ser,
+    tiff,
+)
 from emjax.micrographs.formats.npy_zarr import is_zarr
 from emjax.micrographs.shapes import RGB, Grey, Volume
-from emjax.micrographs.signal import LIMIT, Signal, TooLarge
+from emjax.micrographs.signal import LIMIT, NO_BRIGHTNESS, Signal, TooLarge
 from emjax.micrographs.units import PixelSize, amount
 
 StrPath: TypeAlias = str | os.PathLike[str]
@@ -43,9 +54,11 @@ BY_SUFFIX: dict[str, Reader] = {
     **dict.fromkeys(rosettasciio.READERS, rosettasciio.signals),
 }
 PICTURES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
-SUFFIXES = (*PICTURES, *BY_SUFFIX, ".ser", ".emd", ".h5", ".hdf5", ".npy", ".zarr")
+SUFFIXES = (*PICTURES, *BY_SUFFIX, ".ser", ".eer", ".emd", ".h5", ".hdf5", ".npy", ".zarr")
 COMPRESSED = tuple(suffix + end for suffix in mrc.SUFFIXES for end in (".gz", ".bz2"))
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue. Source: ITU-R BT.601
+
+MRC_ROWS = ("top", "bottom")  # where the first row of an MRC file belongs
 
 LONGEST = 300  # characters of a library's message
 OUT_OF_MEMORY = "decoding it takes more memory than there is"
@@ -103,8 +116,12 @@ def _reader(path: StrPath) -> Reader:
     if start[208:211] == b"MAP":
         return mrc.signals
     found = [BY_MAGIC[magic] for magic in BY_MAGIC if start.startswith(magic)]
+    if start.startswith(eer.START) and eer.is_eer(path):
+        found = [eer.signals]
     if not found and suffix in BY_SUFFIX and start:
         found = [BY_SUFFIX[suffix]]
+    if not found and mrc.is_one_without_map(path):
+        found = [mrc.signals]
     if not found:
         raise InputError(f"no format that emjax reads: it starts with {start[:12]!r}")
     return found[0]
@@ -160,6 +177,8 @@ def planes(
     *,
     colours: bool = False,
     axis: str = "z",
+    mrc_rows: str | None = None,
+    brightness: bool = False,
 ) -> Iterator[Micrograph]:
     """Yield every plane of the image or stack in a file as a Micrograph; colours as luminance.
 
@@ -171,12 +190,16 @@ def planes(
         limit: bytes that what is decoded at once may take.
         colours: leave an image in colours as [h, w, 3] red, green, blue.
         axis: "z", "y" or "x", along which a stack is sliced.
+        mrc_rows: "top" or "bottom", where the first row of an MRC file belongs that does not say
+            so itself; None keeps the order of the rows, as "top" does, and notes it once.
+        brightness: apply the origin and the scale of the values that a DM file states; they become
+            float32. Otherwise the values are those stored, and a note names both.
 
     Raises: InputError for anything but readable 2-D images of finite values; of these,
         SeveralImages without a valid index, and TooLarge above the limit.
     """
     with open_all(path, limit) as signals:
-        signal = _choose(path, signals, index)
+        signal = _as_asked(path, _choose(path, signals, index), mrc_rows, brightness)
         stack: Iterable[Grey | RGB] = (_pixels(path, signal, i) for i in range(signal.planes))
         if not colours:
             stack = (_luminance(path, pixels, quiet=i > 0) for i, pixels in enumerate(stack))
@@ -191,6 +214,46 @@ def planes(
             nm_per_pixel = z, {"y": x, "x": y}[axis]
         for pixels in stack:
             yield Micrograph(np.ascontiguousarray(pixels), nm_per_pixel, signal.origin)
+
+
+def _as_asked(
+    path: StrPath, signal: Signal, mrc_rows: str | None = None, brightness: bool = False
+) -> Signal:
+    """Return `signal` as the arguments of `planes` ask for it; note what they leave open."""
+    if mrc_rows not in (None, *MRC_ROWS):
+        raise UsageError(f"mrc_rows={mrc_rows!r}, expected 'top' or 'bottom'")
+    if brightness:
+        signal = signal.with_brightness()
+    elif signal.brightness != NO_BRIGHTNESS:
+        origin, scale, unit = signal.brightness
+        meaning = f"(stored - {origin:g}) * {scale:g} {unit}".strip()
+        note(path, f"its values mean {meaning}; they are read as stored")
+    if mrc_rows is None and not signal.top_row_stated:
+        _note_rows()
+    return signal.with_top_row(mrc_rows)
+
+
+@functools.cache  # once, however many files
+def _note_rows() -> None:
+    note(
+        "MRC files",
+        "their rows keep the order in which they are stored. IMOD, 3dmod and Fiji show the first "
+        "row at the bottom; FEI's programs, mrcfile and napari at the top",
+    )
+
+
+def top_row_is_stated(path: StrPath) -> bool:
+    """Return whether the format of a file, or its header, says which of its rows is the top one.
+
+    Most MRC files do not.
+
+    Raises: InputError as `open_all` does.
+    """
+    with _one_line(path):
+        if _reader(path) is not mrc.signals:
+            return True
+    with open_all(path) as signals:
+        return all(signal.top_row_stated for signal in signals)
 
 
 def _volume(
@@ -223,14 +286,28 @@ def _volume(
     return volume
 
 
-def read(path: StrPath, index: int | None = None, limit: int = LIMIT) -> Micrograph:
+def read(
+    path: StrPath,
+    index: int | None = None,
+    limit: int = LIMIT,
+    *,
+    mrc_rows: str | None = None,
+    brightness: bool = False,
+) -> Micrograph:
     """Return the one Micrograph in a file, as `planes` yields it; a stack is refused."""
-    pixels, signal = _read_one(path, index, limit)
+    pixels, signal = _read_one(path, index, limit, mrc_rows, brightness)
     pixels = np.ascontiguousarray(_luminance(path, pixels))
     return Micrograph(pixels, signal.nm_per_pixel, signal.origin)
 
 
-def read_stack(path: StrPath, index: int | None = None, limit: int = LIMIT) -> Micrograph:
+def read_stack(
+    path: StrPath,
+    index: int | None = None,
+    limit: int = LIMIT,
+    *,
+    mrc_rows: str | None = None,
+    brightness: bool = False,
+) -> Micrograph:
     """Return all planes of the image or stack in a file as one Micrograph, image [planes, h, w].
 
     A single image gives [1, h, w]; colours become luminance. To hold one plane at a time, use
@@ -239,11 +316,12 @@ def read_stack(path: StrPath, index: int | None = None, limit: int = LIMIT) -> M
     Args:
         index: which of the images or stacks, if the file holds several.
         limit: bytes that the whole stack may take; checked before anything is decoded.
+        mrc_rows, brightness: as `planes` takes them.
 
     Raises: InputError as `planes` does; of these, TooLarge if the stack is above the limit.
     """
     with open_all(path, limit) as signals:
-        signal = _choose(path, signals, index)
+        signal = _as_asked(path, _choose(path, signals, index), mrc_rows, brightness)
         stack = (_luminance(path, _pixels(path, signal, i), i > 0) for i in range(signal.planes))
         volume = _volume(
             path, signal, stack, limit, purpose="to be read as a whole", advice="read planes"
@@ -259,9 +337,15 @@ def read_pixels(path: StrPath, limit: int = LIMIT) -> Grey | RGB:
     return _read_one(path, None, limit)[0]
 
 
-def _read_one(path: StrPath, index: int | None, limit: int) -> tuple[Grey | RGB, Signal]:
+def _read_one(
+    path: StrPath,
+    index: int | None,
+    limit: int,
+    mrc_rows: str | None = None,
+    brightness: bool = False,
+) -> tuple[Grey | RGB, Signal]:
     with open_all(path, limit) as signals:
-        signal = _choose(path, signals, index)
+        signal = _as_asked(path, _choose(path, signals, index), mrc_rows, brightness)
         if signal.planes > 1:
             raise InputError(f"{path}: 3-D data {signal.shape}, expected one 2-D image")
         return _pixels(path, signal, 0), signal

@@ -14,6 +14,8 @@ LIMIT = 4 << 30  # bytes that one image (compressed files: all that is decoded a
 SMALL = 64 << 20  # bytes that no compression ratio makes suspicious
 RATIO = 10_000  # to the bytes in the file. Deflate reaches 1032; a constant image is none to keep
 
+NO_BRIGHTNESS = (0.0, 1.0, "")
+
 DType: TypeAlias = np.dtype[Any] | str
 
 
@@ -51,6 +53,8 @@ class Signal(NamedTuple):
     refused: str = ""  # why it is not a micrograph; empty if it is one
     finish: Callable[[Stored], Stored] = _unchanged
     nm_per_plane: float = math.nan  # of a stack: from plane to plane
+    top_row_stated: bool = True  # the first row is the top one; most MRC files do not say
+    brightness: tuple[float, float, str] = NO_BRIGHTNESS  # origin, scale, unit
 
     @property
     def planes(self) -> int:
@@ -67,7 +71,30 @@ class Signal(NamedTuple):
             return self._replace(nm_per_pixel=UNKNOWN, origin="none", nm_per_plane=z)
         return self._replace(nm_per_pixel=(y, x), origin=origin, nm_per_plane=z)
 
+    def with_top_row(self, mrc_rows: str | None) -> "Signal":
+        """Return the signal with its rows turned over if `mrc_rows` says so and nothing else does.
+
+        Args:
+            mrc_rows: "bottom" or "top", where an MRC file has its first row; None: not known.
+        """
+        if self.top_row_stated or mrc_rows != "bottom":
+            return self
+        raw = self.raw
+        return self._replace(raw=lambda i: raw(i)[::-1])
+
+    def with_brightness(self) -> "Signal":
+        """Return the signal with float32 values (stored - origin) * scale, as it states them."""
+        (origin, scale, _), finish = self.brightness, self.finish
+        if (origin, scale) == NO_BRIGHTNESS[:2] or self.refused:
+            return self
+        return self._replace(
+            finish=lambda pixels: ((finish(pixels) - origin) * scale).astype(np.float32),
+            dtype=np.dtype(np.float32),
+        )
+
     def __str__(self) -> str:
+        if not self.shape:  # it has no pixels
+            return self.name
         shape = "x".join(map(str, self.shape))
         return " ".join(part for part in (self.name, shape, self.dtype.name) if part)
 

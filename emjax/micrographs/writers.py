@@ -20,14 +20,18 @@ def write(
     path: str | os.PathLike[str],
     image: Planes,
     nm_per_pixel: AnyPixelSize = UNKNOWN,
+    *,
+    info: str = "",
 ) -> None:
     """Write uint8, uint16 or float32 [h, w] or [planes, h, w] by the suffix of `path`.
 
     .tif, .tiff as ImageJ writes and reads them, .ome.tif with OME-XML, .mrc and .zarr (OME-Zarr),
-    each with the pixel size if it is known. The file appears when it is complete.
+    each with the pixel size if it is known. The file appears when it is complete. Rows keep their
+    order: the first row of `image` is the first of the file, also in MRC.
 
     Args:
         nm_per_pixel: (y, x) in nm, or one number for both; None or NaN if unknown.
+        info: ASCII text about the image that the file is to keep.
 
     Raises: UsageError for another suffix, or a pixel size that is not positive.
     """
@@ -40,7 +44,7 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        WRITERS[suffix](partial, image, size if is_known(size) else None)
+        WRITERS[suffix](partial, image, size if is_known(size) else None, info)
         if path.is_dir():  # an older Zarr; a folder is not replaced in one step
             shutil.rmtree(path)
         os.replace(partial, path)
@@ -50,24 +54,28 @@ def write(
         partial.unlink(missing_ok=True)
 
 
-def _imagej(path: Path, image: Planes, known: PixelSize | None) -> None:
+def _imagej(path: Path, image: Planes, known: PixelSize | None, info: str) -> None:
     """Write a TIFF with ImageJ's metadata if the pixel size is known, else a plain one."""
     options: dict[str, Any] = {"photometric": "minisblack"}
     if known:
         options |= {"imagej": True, "resolution": (1 / known[1], 1 / known[0])}
         options["metadata"] = {"unit": "nm", **({"axes": "ZYX"} if image.ndim == 3 else {})}
+        options["metadata"] |= {"Info": info} if info else {}
+    elif info:
+        options["description"] = info
     tifffile.imwrite(path, image, **options)
 
 
-def _ome(path: Path, image: Planes, known: PixelSize | None) -> None:
+def _ome(path: Path, image: Planes, known: PixelSize | None, info: str) -> None:
     metadata: dict[str, Any] = {"axes": "ZYX"[-image.ndim :]}
+    metadata |= {"Description": info} if info else {}
     if known:
         for axis, size in zip("YX", known, strict=True):
             metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "nm"}
     tifffile.imwrite(path, image, ome=True, photometric="minisblack", metadata=metadata)
 
 
-def _mrc(path: Path, image: Planes, known: PixelSize | None) -> None:
+def _mrc(path: Path, image: Planes, known: PixelSize | None, info: str) -> None:
     """Write MRC2014; its 8-bit numbers are signed, so uint8 becomes uint16."""
     import mrcfile
 
@@ -76,12 +84,14 @@ def _mrc(path: Path, image: Planes, known: PixelSize | None) -> None:
         if image.ndim == 3:
             file.set_image_stack()
         header: Any = file.header
+        if info:
+            file.add_label(info)
         y, x = known or (0, 0)
         header.cella.x = image.shape[-1] * x * 10  # angstrom
         header.cella.y = image.shape[-2] * y * 10
 
 
-def _zarr(path: Path, image: Planes, known: PixelSize | None) -> None:
+def _zarr(path: Path, image: Planes, known: PixelSize | None, info: str) -> None:
     """Write OME-Zarr 0.5, in chunks of one plane and at most CHUNK x CHUNK pixels."""
     import zarr
 
@@ -91,6 +101,8 @@ def _zarr(path: Path, image: Planes, known: PixelSize | None) -> None:
     scale = [1.0] * (image.ndim - 2) + list(known or (1.0, 1.0))
     level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}
     group = zarr.open_group(path, mode="w")
+    if info:
+        group.attrs["info"] = info
     group.attrs["ome"] = {
         "version": "0.5",
         "multiscales": [{"name": path.stem, "axes": axes, "datasets": [level]}],
@@ -103,7 +115,7 @@ def _zarr(path: Path, image: Planes, known: PixelSize | None) -> None:
     array[...] = image
 
 
-WRITERS: dict[str, Callable[[Path, Planes, PixelSize | None], None]] = {
+WRITERS: dict[str, Callable[[Path, Planes, PixelSize | None, str], None]] = {
     ".ome.tif": _ome,
     ".ome.tiff": _ome,
     ".tif": _imagej,

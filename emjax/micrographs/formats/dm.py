@@ -10,9 +10,16 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
-from emjax.errors import InputError
+from emjax.errors import InputError, note
 from emjax.micrographs.shapes import Stored
-from emjax.micrographs.signal import Signal, check_declared, why_refused, with_samples
+from emjax.micrographs.signal import (
+    NO_BRIGHTNESS,
+    Signal,
+    check_declared,
+    no_pixels,
+    why_refused,
+    with_samples,
+)
 from emjax.micrographs.units import nm
 
 # Types of tag values: a struct format, or 15 struct, 18 string, 20 array.
@@ -22,6 +29,7 @@ PIXELS = {
     12: "f8", 13: "c16", 14: "u1", 23: "u1", 27: "c8", 28: "c16", 39: "i8", 40: "u8",
 }  # fmt: skip
 COLOUR = 23  # blue, green, red, alpha
+THUMBNAIL = 512  # pixels of its longer side; DigitalMicrograph's have up to 384
 TAGS, DEPTH, TEXT = 300_000, 60, 1000
 
 Array: TypeAlias = tuple[str, int, int]  # struct format of an element, offset, count
@@ -33,21 +41,41 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
     with open(path, "rb") as file, _mapped(file) as content:
         tags = _Tags(content)
         root = tags.root()
-        thumbnails = {
-            entry.get("ImageIndex")
-            for entry in root.get("Thumbnails", {}).values()
-            if isinstance(entry, dict)
-        }
-        images = list(root.get("ImageList", {}).values())
-        if not thumbnails and len(images) > 1:
-            thumbnails = {0}
+        images = [_members(image) for image in _members(root.get("ImageList")).values()]
         if not images:
             raise InputError("a DM file without an image")
+        thumbnails = _thumbnails(path, root, images)
         yield [
-            _signal(image, tags, limit, index)
+            _signal(path, image, tags, limit, index)
             for index, image in enumerate(images)
             if index not in thumbnails
         ]
+
+
+def _members(group: Any) -> dict[str, Any]:
+    """Return the members of a group of tags, none of anything else."""
+    return group if isinstance(group, dict) else {}
+
+
+def _thumbnails(
+    path: str | os.PathLike[str], root: dict[str, Any], images: Sequence[dict[str, Any]]
+) -> set[int]:
+    """Return which images are thumbnails: those that a tag names.
+
+    Without that tag the first is taken to be one if it is small and in colours.
+    """
+    named = {_members(tag).get("ImageIndex") for tag in _members(root.get("Thumbnails")).values()}
+    named &= set(range(len(images)))
+    if len(images) > 1 and not named and _looks_like_a_thumbnail(images[0]):
+        note(path, "its first image, small and in colours, is taken to be a thumbnail")
+        named = {0}
+    return named if len(named) < len(images) else set()
+
+
+def _looks_like_a_thumbnail(image: dict[str, Any]) -> bool:
+    data = _members(image.get("ImageData"))
+    sides = [side for side in _members(data.get("Dimensions")).values() if isinstance(side, int)]
+    return data.get("DataType") == COLOUR and max(sides, default=0) <= THUMBNAIL
 
 
 @contextlib.contextmanager
@@ -103,7 +131,7 @@ class _Tags:
         return found
 
     def value(self) -> Any:
-        """Return a number or an Array; None for a string or struct, which is read past."""
+        """Return a number or an Array, also for a string; None for a struct, which is read past."""
         if self.content[self.at : self.at + 4] != b"%%%%":
             raise InputError(f"no tag value at byte {self.at}")
         self.at += 4
@@ -115,11 +143,11 @@ class _Tags:
             return self.take(self.order + SIMPLE[info[0]])
         if info[0] == 20:
             return self.array(info[1:-1], info[-1])
-        kinds = ["b"] * info[1] if info[0] == 18 and info[1] <= len(self.content) else None
-        if info[0] == 15:
-            kinds = [SIMPLE[kind] for kind in info[4::2]]
-        if kinds is None:
+        if info[0] == 18:
+            return self.array([8], info[1])
+        if info[0] != 15:
             raise InputError(f"a tag of type {info[0]} at byte {self.at}")
+        kinds = [SIMPLE[kind] for kind in info[4::2]]
         self.at += struct.calcsize(self.order + "".join(kinds))
         return None
 
@@ -132,26 +160,40 @@ class _Tags:
         return form, start, count
 
     def text(self, value: object) -> str:
-        """Return the text that an array of 16-bit numbers spells, empty for anything else."""
+        """Return the text that an array of 8- or 16-bit numbers spells, "" for anything else."""
         match value:
             case ("H", int(start), int(count)) if count <= TEXT:
                 coding = "utf-16-le" if self.order == "<" else "utf-16-be"
                 return self.content[start : start + 2 * count].decode(coding, "replace")
+            case ("b", int(start), int(count)) if count <= TEXT:
+                return self.content[start : start + count].decode("latin-1")
             case _:
                 return ""
 
 
-def _signal(image: dict[str, Any], tags: _Tags, limit: int, index: int) -> Signal:
-    data, content, order = image["ImageData"], tags.content, tags.order
-    if data["DataType"] not in PIXELS:
-        raise InputError(f"pixels of the unknown type {data['DataType']}")
-    dtype = np.dtype(order + PIXELS[data["DataType"]])
-    shape: tuple[int, ...] = tuple(data["Dimensions"].values())[::-1]
-    samples = 4 if data["DataType"] == COLOUR else 1
-    kinds, start, count = data["Data"]
-    stored = count * struct.calcsize(order + kinds)
-    axes = list(data.get("Calibrations", {}).get("Dimension", {}).values())[::-1]
+def _signal(
+    path: str | os.PathLike[str], image: dict[str, Any], tags: _Tags, limit: int, index: int
+) -> Signal:
+    name = tags.text(image.get("Name")).strip("\0") or f"image {index}"
+    data, content, order = _members(image.get("ImageData")), tags.content, tags.order
+    kind, stored_as = data.get("DataType"), data.get("Data")
+    sides = list(_members(data.get("Dimensions")).values())
+    if not sides or not isinstance(stored_as, tuple):
+        return Signal(name, (), np.dtype("f4"), no_pixels, refused="an image without pixels")
+    if kind not in PIXELS:
+        refused = f"an image of the number format {kind}, which is not known"
+        return Signal(name, tuple(sides[::-1]), np.dtype("V1"), no_pixels, refused=refused)
+    dtype = np.dtype(order + PIXELS[kind])
+    samples = 4 if kind == COLOUR else 1
+    calibrations = _members(data.get("Calibrations"))
+    axes = [_members(axis) for axis in _members(calibrations.get("Dimension")).values()]
+    if 0 < len(axes) < 2 <= len(sides):
+        note(path, f"{name} states the scale of one of its axes; the pixel size is unknown")
+    axes += [{}] * (len(sides) - len(axes))  # x, y, ... as the dimensions
+    shape, axes = _without_ones(sides[::-1], axes[: len(sides)][::-1])
     units = [tags.text(axis.get("Units")) for axis in axes]
+    kinds, start, count = stored_as
+    stored = count * struct.calcsize(order + kinds)
     refused = why_refused(dtype, shape, units)
     if not refused:
         whole, plane = with_samples(shape, samples), with_samples(shape[-2:], samples)
@@ -166,9 +208,33 @@ def _signal(image: dict[str, Any], tags: _Tags, limit: int, index: int) -> Signa
             return pixels.reshape(shape[-2:])
         return pixels.reshape(*shape[-2:], 4)[..., [2, 1, 0, 3]]
 
-    name = tags.text(image.get("Name")).strip("\0") or f"image {index}"
     signal = Signal(name, shape, dtype, raw, samples=samples, refused=refused)
-    if len(axes) == len(shape) >= 2:
-        sizes = [nm(axis.get("Scale"), unit) for axis, unit in zip(axes, units, strict=True)]
-        return signal.calibrated(sizes, "DM")
-    return signal
+    signal = signal._replace(brightness=_brightness(calibrations, tags))
+    sizes = [nm(axis.get("Scale"), unit) for axis, unit in zip(axes, units, strict=True)]
+    return signal.calibrated(sizes, "DM") if len(sizes) >= 2 else signal
+
+
+def _without_ones(
+    shape: Sequence[int], axes: Sequence[dict[str, Any]]
+) -> tuple[tuple[int, ...], list[dict[str, Any]]]:
+    """Return `shape` and its `axes` without those of length 1, but at least two."""
+    kept = list(zip(shape, axes, strict=True))
+    for pair in list(kept):
+        if pair[0] == 1 and len(kept) > 2:
+            kept.remove(pair)
+    return tuple(side for side, _ in kept), [axis for _, axis in kept]
+
+
+def _brightness(calibrations: dict[str, Any], tags: _Tags) -> tuple[float, float, str]:
+    """Return (origin, scale, unit) of the values, or what stands for none.
+
+    A value is (stored - origin) * scale, as the place of a pixel is along an axis.
+    """
+    stated = _members(calibrations.get("Brightness"))
+    numbers = [stated.get("Origin", 0.0), stated.get("Scale", 1.0)]
+    if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
+        return NO_BRIGHTNESS
+    origin, scale = map(float, numbers)
+    if scale == 0 or (origin, scale) == NO_BRIGHTNESS[:2]:
+        return NO_BRIGHTNESS
+    return origin, scale, tags.text(stated.get("Units")).strip("\0 ")

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from emjax.errors import InputError
+from emjax.errors import InputError, note
 from emjax.micrographs.shapes import Stored
 from emjax.micrographs.signal import Signal, check_declared, no_pixels, why_refused
 from emjax.micrographs.units import nm
@@ -35,7 +35,10 @@ class _Image:
         if not 0 <= offset < 1 << 62:
             raise InputError(f"an image at byte {offset}")
         file.seek(offset)
-        found = self.LAYOUT.unpack(file.read(self.LAYOUT.size))
+        head = file.read(self.LAYOUT.size)
+        if len(head) < self.LAYOUT.size:
+            raise InputError(f"cut off: an image at byte {offset} is not in the file")
+        found = self.LAYOUT.unpack(head)
         _, self.x, _, _, self.y, _, kind, w, h = found
         if kind not in PIXELS:
             raise InputError(f"pixels of type {kind}, expected 1 to 10")
@@ -78,9 +81,10 @@ def _inside(path: Path) -> bool:
 
 
 def _signal(path: Path, file: BinaryIO, size: int, limit: int) -> Signal:
-    order, series, version, kind, _, _, valid = struct.unpack("<HHHiiii", file.read(22))
-    if (order, series) != (0x4949, 0x0197):
+    head = file.read(22)
+    if len(head) < 22 or head[:4] != b"II\x97\x01":
         raise InputError("expected a SER file, got another start")
+    version, kind, _, planned, valid = struct.unpack("<4xHiiii", head)
     form = "<i" if version < 0x220 else "<q"
     table, dimensions = struct.unpack(form + "i", file.read(struct.calcsize(form + "i")))
     if not 0 <= dimensions <= 8:
@@ -91,17 +95,25 @@ def _signal(path: Path, file: BinaryIO, size: int, limit: int) -> Signal:
         return Signal(name, (), np.dtype("f4"), no_pixels, refused="spectra")
     if kind != IMAGES:
         raise InputError(f"data of kind {kind:#x}, expected images ({IMAGES:#x})")
-    check_declared("its table", (valid,), form, stored=size - max(table, 0), limit=limit)
-    file.seek(max(table, 0))
-    offsets = struct.unpack(f"<{valid}{form[1]}", file.read(valid * struct.calcsize(form)))
+    offsets: tuple[int, ...] = ()
+    if valid > 0:
+        check_declared("its table", (valid,), form, stored=size - max(table, 0), limit=limit)
+        file.seek(max(table, 0))
+        offsets = struct.unpack(f"<{valid}{form[1]}", file.read(valid * struct.calcsize(form)))
+        offsets = tuple(offset for offset in offsets if offset)  # 0: planned, but never recorded
+    if not offsets:
+        empty = f"an empty series: no image of {planned} was recorded"
+        return Signal(name, (), np.dtype("f4"), no_pixels, refused=empty)
+    if len(offsets) < planned:
+        note(path, f"{len(offsets)} of the {planned} images of its series were recorded")
     first = _Image(file, offsets[0])
-    shape = first.shape if valid == 1 else (valid, *first.shape)
+    shape = first.shape if len(offsets) == 1 else (len(offsets), *first.shape)
     stored = size - min(offsets)
     check_declared("it", shape, first.dtype, stored=stored, limit=math.inf)
     stored = size - first.offset
     check_declared("its image", first.shape, first.dtype, stored=stored, limit=limit)
     refused = why_refused(first.dtype, shape, ["1/m"] if _is_diffraction(path, first) else [])
-    if sum(side > 1 for side in scanned) > 1:
+    if len(offsets) > 1 and sum(side > 1 for side in scanned) > 1:
         refused = refused or f"4-D data, images at {' x '.join(map(str, scanned))} positions"
 
     def raw(i: int) -> Stored:

@@ -1,0 +1,64 @@
+"""SER files of series that were stopped, and EMI files that stand for several of them."""
+
+import numpy as np
+import pytest
+
+from emjax import micrographs
+from emjax.errors import InputError
+from tests.format_samples import NM, ser
+
+STACK = np.random.default_rng(0).integers(0, 60_000, (3, 24, 20)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("planes", [1, 3])
+@pytest.mark.parametrize("valid", ["recorded", "planned"])
+def test_a_series_that_was_stopped_has_the_images_that_were_recorded(
+    tmp_path, caplog, planes, valid
+):
+    path = tmp_path / "a_1.ser"
+    ser(path, STACK[:planes], planned=999, valid=planes if valid == "recorded" else 999)
+    found = list(micrographs.planes(path))
+    assert np.array_equal([plane.image for plane in found], STACK[:planes])
+    assert found[0].nm_per_pixel == pytest.approx(NM)
+    assert f"{planes} of the 999 images of its series were recorded" in caplog.text
+
+
+def test_nothing_is_said_of_a_whole_series(tmp_path, caplog):
+    ser(tmp_path / "a_1.ser", STACK)
+    assert len(list(micrographs.planes(tmp_path / "a_1.ser"))) == 3 and not caplog.text
+
+
+@pytest.mark.parametrize("valid", [0, -1, 10])
+def test_an_empty_series_is_refused_as_such(tmp_path, valid):
+    path = tmp_path / "a_1.ser"
+    ser(path, STACK[:0], planned=10, valid=valid)
+    with pytest.raises(InputError, match="a_1 is an empty series: no image of [0-9]+ was recorded"):
+        micrographs.read(path)
+
+
+def test_the_first_image_of_a_grid_is_an_image_but_more_are_4d(tmp_path):
+    path = tmp_path / "a_1.ser"
+    ser(path, STACK[:1], planned=100, scanned=[10, 10])
+    assert np.array_equal(micrographs.read(path).image, STACK[0])
+    ser(path, STACK, planned=100, scanned=[10, 10])
+    with pytest.raises(InputError, match="4-D data, images at 10 x 10 positions"):
+        micrographs.read(path)
+
+
+def test_an_emi_gives_its_images_though_one_series_is_empty(tmp_path):
+    (tmp_path / "a.emi").write_bytes(b"JL")
+    ser(tmp_path / "a_1.ser", STACK[:0], planned=10)
+    ser(tmp_path / "a_2.ser", STACK[:1])
+    assert np.array_equal(micrographs.read(tmp_path / "a.emi").image, STACK[0])
+    (tmp_path / "a_2.ser").unlink()
+    with pytest.raises(InputError, match="a_1 is an empty series"):
+        micrographs.read(tmp_path / "a.emi")
+
+
+def test_an_image_that_is_not_in_the_file_is_named(tmp_path):
+    path = tmp_path / "a_1.ser"
+    ser(path, STACK)
+    head = path.read_bytes()
+    path.write_bytes(head[: len(head) - 3 * (2 * 24 * 20 + 50) + 20])
+    with pytest.raises(InputError, match="cut off: an image at byte"):
+        micrographs.read(path)
