@@ -8,7 +8,7 @@ import tifffile
 
 from emjax import micrographs
 from emjax.errors import InputError
-from emjax.micrographs.formats import tiff_pixel_size
+from emjax.micrographs.formats import vendors
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (24, 20), np.uint8)
 

@@ -1,4 +1,8 @@
-"""PNG and JPEG, which state no pixel size."""
+"""PNG and JPEG; their pixel size is that of a text next to them.
+
+Their own resolution (pHYs, JFIF) is for printing: no public source names a microscope's program
+that writes the pixel size there.
+"""
 
 import contextlib
 import io
@@ -10,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emjax.errors import InputError
+from emjax.micrographs.formats import vendors
+from emjax.micrographs.formats.vendors.common import choose
 from emjax.micrographs.shapes import Stored
 from emjax.micrographs.signal import Signal, check_declared, with_samples
 
@@ -65,4 +71,8 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
             palette[: len(colours)] = colours
             return palette[pixels]
 
-        yield [Signal("image", shape, dtype, raw, samples=samples, finish=finish)]
+        sizes, origin, no_length = choose(path, vendors.beside(path, shape), shape[-1])
+        signal = Signal(
+            "image", shape, dtype, raw, samples=samples, refused=no_length, finish=finish
+        )
+        yield [signal.calibrated(sizes, origin)]
