@@ -158,6 +158,8 @@ def _layout(series: TiffPageSeries) -> _Layout:
     unnamed = axes.endswith("QYX") and set(axes[:-2]) == {"Q"} and len(page.shape) == 2
     if unnamed and stored[-1] <= 2 < min(stored[-3:-1]):
         axes = f"{axes[:-3]}YXS"
+    elif unnamed and stored[-2] == 1 < min(stored[-3], stored[-1]):
+        axes = f"{axes[:-3]}YQX"
     named = " x ".join(
         f"{side} {axis}".rstrip(" Q") for side, axis in zip(stored, axes, strict=True)
     )

@@ -16,13 +16,9 @@ def stated(page: TiffPage) -> Stated | None:
     Source: the importer of SimpleITK's microscopy tools, IASEMImportSeries (names and unit).
     """
     root = xml(as_text(tag_value(page, TAG)))
-    scan = next(root.iter("Scan"))
-    steps = {}
-    for axis in "UV":
-        sides = [scan.find(axis + side) for side in "xy"]
-        if None in sides:
-            return None
-        lengths = [float(side.text) for side in sides]  # type: ignore[union-attr]
-        steps[axis] = nm(math.hypot(*lengths), sides[0].get("units", "um"))  # type: ignore
-    width = root.findtext("Image/Width", "0")
-    return Stated((steps["V"], steps["U"]), int(float(width)))
+    scan = {side.tag: side for side in root.iterfind(".//Scan/*")}
+    sizes = [
+        nm(math.hypot(float(x.text or ""), float(y.text or "")), x.get("units", "um"))
+        for x, y in ((scan["Vx"], scan["Vy"]), (scan["Ux"], scan["Uy"]))
+    ]
+    return Stated((sizes[0], sizes[1]), int(float(root.findtext("Image/Width", "0"))))

@@ -42,7 +42,8 @@ def text(content: str) -> Stated | None:
 
     Source: pynxtools-em, image_tiff_jeol (names and meaning).
     """
-    values = dict(re.findall(r"^\$+(\w+)[ \t]+(.+?)[ \t]*$", content, re.MULTILINE))
+    lines = (line.lstrip("$").partition(" ") for line in content.splitlines() if line[:1] == "$")
+    values = {key: value.strip() for key, _, value in lines}
     label = re.fullmatch(r"([\d.]+)\s*(\S+)", values["SM_MICRON_MARKER"])
     if not label:
         return None
