@@ -44,7 +44,7 @@ def _opened(content: bytes) -> "ImageFile":
 @contextlib.contextmanager
 def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]:
     """Yield the list of the one Signal of a PNG or JPEG file."""
-    content = Path(path).read_bytes()  # Pillow believes lengths that a real file would not have
+    content = Path(path).read_bytes()  # lengths in it cannot exceed what is there
     with _opened(content) as file:
         frames = getattr(file, "n_frames", 1)
         if frames > 1:

@@ -24,6 +24,7 @@ from emjax.micrographs.signal import Signal, check_declared, with_samples
 
 PAGES = 100_000
 SLACK = 1 << 16  # bytes that a tile may have beyond any need
+LARGER = 4  # a JPEG may have as many pixels as four of its tile
 LZW = 5
 JPEG = (6, 7, 33007, 34892)
 # None, fax, LZW, deflate, packbits, LZMA, Zstandard: the size of their output is bounded by that of
@@ -52,7 +53,7 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
     """Yield the list of Signals of a TIFF; no other file is read, whatever the metadata name."""
     size = os.path.getsize(path)
     with open(path, "rb") as content:
-        _check_circles(content)
+        _check_chain(content)
         file = TiffFile(content, _multifile=False, is_mmstack=False, is_ndtiff=False)
         every = [s for s in file.series if not s.keyframe.subfiletype & NOT_AN_IMAGE] or file.series
         if not every:
@@ -67,8 +68,11 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
         ]
 
 
-def _check_circles(file: BinaryIO) -> None:
-    """Follow the chain of pages once: tifffile detects no circle of more than a hundred."""
+def _check_chain(file: BinaryIO) -> None:
+    """Follow the chain of pages once, before a library does: each page may come once.
+
+    tifffile 2026.3.3 hung on some chains; they are refused now.
+    """
     head = file.read(16)
     order = "<" if head[:2] == b"II" else ">"
     large = head[2:4] in (b"+\0", b"\0+")  # BigTIFF
@@ -77,7 +81,7 @@ def _check_circles(file: BinaryIO) -> None:
     at = struct.unpack_from(order + offset, head, 8 if large else 4)[0]
     while at:
         if at in seen or len(seen) >= PAGES:
-            raise InputError(f"a circle, or over {PAGES}, of pages")
+            raise InputError(f"a damaged chain of pages, or one of more than {PAGES}")
         seen.add(at)
         file.seek(at)
         tags = file.read(struct.calcsize(count))
@@ -271,7 +275,7 @@ def _check_all(file: TiffFile, series: TiffPageSeries) -> None:
 
 
 def _check_tiles(file: TiffFile, keyframe: TiffPage, page: TiffPage | TiffFrame) -> None:
-    """Refuse tiles beyond the end, and JPEGs larger than their tile: decoders believe both."""
+    """Refuse a tile before it is decoded if its bytes or its JPEG do not fit the page."""
     size, tile = file.filehandle.size, math.prod(page.chunks)
     most = 2 * tile * keyframe.bitspersample // 8 + SLACK
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
@@ -291,7 +295,7 @@ def _check_tiles(file: TiffFile, keyframe: TiffPage, page: TiffPage | TiffFrame)
         while data[at : at + 1] == b"\xff" and at + 9 <= len(data):
             if data[at + 1] in FRAMES:
                 h, w = struct.unpack_from(">HH", data, at + 5)
-                if h * w > 4 * tile:
+                if h * w > LARGER * tile:
                     raise InputError(f"a JPEG of {h}x{w} in a tile of {page.chunks}")
                 break
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")

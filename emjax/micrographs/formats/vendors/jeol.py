@@ -42,8 +42,8 @@ def text(content: str) -> Stated | None:
 
     Source: pynxtools-em, image_tiff_jeol (names and meaning).
     """
-    lines = (line.lstrip("$").partition(" ") for line in content.splitlines() if line[:1] == "$")
-    values = {key: value.strip() for key, _, value in lines}
+    pairs = re.findall(r"^\$+(\w+)[ \t]+([^\r\n]+)", content, re.MULTILINE)
+    values = {key: value.strip() for key, value in pairs}
     label = re.fullmatch(r"([\d.]+)\s*(\S+)", values["SM_MICRON_MARKER"])
     if not label:
         return None
