@@ -617,9 +617,7 @@ def test_a_tiff_is_refused_before_it_is_decoded(tmp_path, monkeypatch, decoded):
     with monkeypatch.context() as small:
         small.setattr(signal, "SMALL", 1000)
         small.setattr(signal, "RATIO", 10)
-        with pytest.raises(
-            InputError, match=r"declares 300x400 uint8, 120 kB, \d+ times"
-        ):
+        with pytest.raises(InputError, match=r"declares 300x400 uint8, 120 kB, \d+ times"):
             micrographs.read(path)
     tifffile.imwrite(path, GREY, compression="jpeg")
     with monkeypatch.context() as small:

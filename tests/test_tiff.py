@@ -190,6 +190,13 @@ def test_orientation_is_noted_and_rows_stay(tmp_path, caplog):
     assert micrographs.read(tmp_path / "a.tif").image.shape == GREY.shape and not caplog.text
 
 
+def test_gatans_scale_of_intensity_is_noted(tmp_path, caplog):
+    tags = [(65024, "d", 1, 5.0, True), (65025, "d", 1, 0.5, True)]
+    tifffile.imwrite(tmp_path / "a.tif", GREY, metadata=None, extratags=tags)
+    np.testing.assert_array_equal(micrographs.read(tmp_path / "a.tif").image, GREY)
+    assert "an intensity of 5.0 + 0.5 times the stored values; values stay" in caplog.text
+
+
 @pytest.mark.parametrize("photometric, name", [(32803, "CFA"), (32844, "LOGL"), (5, "SEPARATED")])
 def test_values_that_are_neither_grey_nor_colours_are_refused(tmp_path, photometric, name):
     tifffile.imwrite(tmp_path / "a.tif", GREY, photometric="minisblack", metadata=None)

@@ -17,7 +17,7 @@ from emjax.micrographs.units import UNKNOWN, PixelSize, nm
 
 LARGEST = 16 << 20  # bytes of a sidecar; the .mdoc of 3000 images has 4 MB
 TIFFS = (".tif", ".tiff")
-SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(.*?)\s*\]")
+SECTION = re.compile(r"^[ \t]*\[[ \t]*(\w+)[ \t]*=[^\]\n]*\]", re.MULTILINE)
 IMAGES = ("ZValue", "FrameSet", "Image")  # sections of SerialEM that describe an image
 BINNINGS = (2, 3, 4, 8, 16, 1 / 2, 1 / 3, 1 / 4, 1 / 8, 1 / 16)
 

@@ -19,6 +19,7 @@ from emjax.micrographs.formats.tiff_pixel_size import (
     pixel_size,
     plane_distance,
 )
+from emjax.micrographs.formats.vendors.common import tag_value
 from emjax.micrographs.shapes import Stored
 from emjax.micrographs.signal import Signal, check_declared, with_samples
 
@@ -42,7 +43,7 @@ PHOTOMETRICS = (
 )
 GREY = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK)
 ALPHA = (1, 2)  # kinds of an extra sample
-ORIENTATION = 274
+ORIENTATION, GATAN_OFFSET, GATAN_SCALE = 274, 65024, 65025
 NOT_AN_IMAGE = 1 | 4  # subfile types: a reduced image, a transparency mask
 SIGNED = (-32768.0, 1.0)  # offset and slope of signed 16-bit values kept as unsigned ones
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the JPEG markers that a size follows
@@ -120,8 +121,12 @@ def _signals(
     dtype, finish = _values(path, file, series)
     sizes, origin, no_length = pixel_size(path, file, series, ome, shape)
     distance = plane_distance(file, ome) if layout.others == "Z" else math.nan
-    if page.tags.get(ORIENTATION) and page.tags[ORIENTATION].value not in (0, 1):
-        note(path, f"its orientation tag is {page.tags[ORIENTATION].value}; rows stay as stored")
+    if (turned := tag_value(page, ORIENTATION)) not in (None, 0, 1):
+        note(path, f"its orientation tag is {turned}; rows stay as stored")
+    offset, scale = tag_value(page, GATAN_OFFSET), tag_value(page, GATAN_SCALE)
+    if (offset, scale) not in ((None, None), (0, 1)):
+        line = f"{offset} + {scale} times the stored values"
+        note(path, f"Gatan's tags state an intensity of {line}; values stay as stored")
     signal = Signal(
         f"image {index}",
         shape,

@@ -129,14 +129,13 @@ def ome_image(path: str, images: Sequence[OmeImage], series: TiffPageSeries) -> 
     None, with a note, where there is none, or several that differ in size.
     """
     page = next((page for page in series.pages if page is not None), series.keyframe)
-    index = page.index if isinstance(page.index, int) else page.index[0]
-    found = [image for image in images if any(index in pages for pages in image.pages)]
+    found = [image for image in images if any(page.index in pages for pages in image.pages)]
     sizes = {tuple(_ome_size(image.pixels, axis) for axis in "ZYX") for image in found}
     if len(found) == 1 or (found and len({str(size) for size in sizes}) == 1):
         return found[0]
     if images:
         which = "several images" if found else "no image"
-        note(path, f"page {index} is {which} of its OME-XML; no pixel size is taken from it")
+        note(path, f"page {page.index} is {which} of its OME-XML; no pixel size is taken from it")
     return None
 
 
