@@ -165,6 +165,9 @@ def test_tescan_hdr(tmp_path, name):
     (tmp_path / name).write_text(f"[MAIN]\r\n{MAIN}[SEM]\r\n{SEM}")
     found = written(tmp_path / "a.tif")
     assert found.nm_per_pixel == pytest.approx((5, 2.5)) and found.origin == "TESCAN .hdr"
+    Image.fromarray(IMAGE).save(tmp_path / "b.png")
+    (tmp_path / "b-png.hdr").write_text(f"[MAIN]\n{MAIN}")
+    assert micrographs.read(tmp_path / "b.png").nm_per_pixel == pytest.approx((5, 2.5))
     (tmp_path / name).write_text("ENVI\nsamples = 20\n")  # another program's header
     assert np.isnan(written(tmp_path / "a.tif").nm_per_pixel).all()
 

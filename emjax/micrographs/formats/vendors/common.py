@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-import numpy as np
 from tifffile import TiffPage
 
 from emjax.errors import note
@@ -74,7 +73,7 @@ def choose(path: object, found: Sequence[Found], width: int) -> tuple[PixelSize,
         return UNKNOWN, "none", str(stated)
     sizes = stated.sizes
     for other, others in known[1:]:
-        if isinstance(others, Stated) and not np.allclose(others.sizes, sizes, rtol=0.01, atol=0):
+        if isinstance(others, Stated) and not _agree(others.sizes, sizes, 0.01):
             by = f"{listed(sizes)} by {origin}, {listed(others.sizes)} by {other}"
             note(path, f"nm per pixel (y, x) {by}; the first is used")
     if stated.width and stated.width != width:
@@ -85,9 +84,14 @@ def choose(path: object, found: Sequence[Found], width: int) -> tuple[PixelSize,
             f"{listed(sizes)} nm per pixel are used, right if it was cut out; "
             f"{listed(resized)} if it was resized",
         )
-    if np.allclose(sizes, ANGSTROM, rtol=1e-6, atol=0):
+    if _agree(sizes, (ANGSTROM, ANGSTROM), 1e-6):
         note(path, f"exactly 1 angstrom (0.1 nm) per pixel by {origin}, often a placeholder")
     return sizes, origin, ""
+
+
+def _agree(sizes: PixelSize, others: PixelSize, tolerance: float) -> bool:
+    pairs = zip(sizes, others, strict=True)
+    return all(abs(size - other) <= tolerance * other for size, other in pairs)
 
 
 def listed(sizes: Sequence[float]) -> str:
