@@ -103,6 +103,10 @@ def test_alpha_is_no_image_and_colours_are_none(tmp_path):
     colours = np.stack([GREY, GREY, GREY, 255 - GREY], -1)
     tifffile.imwrite(tmp_path / "b.tif", colours, photometric="rgb")
     np.testing.assert_array_equal(micrographs.read(tmp_path / "b.tif").image, GREY)
+    more = np.concatenate([colours, colours[..., :1]], -1)
+    kinds = ["unassalpha", "unspecified"]
+    tifffile.imwrite(tmp_path / "c.tif", more, photometric="rgb", extrasamples=kinds)
+    np.testing.assert_array_equal(micrographs.read(tmp_path / "c.tif").image, GREY)
 
 
 @pytest.mark.parametrize("options", [{"imagej": True}, {"metadata": {"axes": "ZYX"}}])

@@ -356,11 +356,13 @@ def _imagej_calibration(path: str, file: TiffFile, dtype: np.dtype[Any]) -> tupl
 
 
 def _grey_or_rgb(page: TiffPage, pixels: Stored) -> Stored:
-    """Return `pixels` with palettes applied, and white high.
+    """Return `pixels` with palettes applied, white high, and without extra samples.
 
     Floats and signed integers of MINISWHITE stay: they have no white to count from. A palette has
     16 bits; if no entry needs more than 8, it was written in 8 (as libtiff assumes).
     """
+    if pixels.ndim == 3 and page.extrasamples:
+        pixels = pixels[..., 0] if page.photometric in GREY else pixels[..., :3]
     if page.photometric == PHOTOMETRIC.PALETTE and page.colormap is not None:
         colours = page.colormap
         if not colours.any():
