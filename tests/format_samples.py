@@ -132,6 +132,32 @@ def berkeley(path, pixels, *, sizes=NM, unit="[n_m]"):
             dim.attrs["units"] = unit
 
 
+VENDORS = {  # tags of TIFF files: code, type, value
+    "fei": (34682, "s", "[Scan]\nPixelWidth=5e-10\nPixelHeight=2.5e-10\n[Image]\nResolutionX=20\n"),
+    "titan": (34683, "s", "<Root><PixelsSize><X>5e-10</X><Y>2.5e-10</Y></PixelsSize></Root>"),
+    "fibics": (
+        51023,
+        "s",
+        "<Fibics><Scan><Ux>5e-4</Ux><Uy>0</Uy><Vx>0</Vx><Vy>-2.5e-4</Vy></Scan></Fibics>",
+    ),
+    "tescan": (50431, "s", "PixelSizeX=5e-10\r\nPixelSizeY=2.5e-10\r\n"),
+    "zeiss": (34118, "s", "0\n0\n0\n1e-12\n"),
+}
+TEXTS = {  # next to an image
+    "tescan.hdr": "[MAIN]\r\nPixelSizeX=5e-10\r\nPixelSizeY=2.5e-10\r\n[SEM]\r\nHV=5000\r\n",
+    "hitachi.txt": "[SemImageFile]\r\nDataSize=20x24\r\nPixelSize=0.25\r\n",
+    "jeol.txt": "$CM_FULL_SIZE 20 24\n$$SM_MICRON_BAR 160\n$$SM_MICRON_MARKER 40nm\n",
+    "serialem.mdoc": "ImageSize = 20 24\n\n[ZValue = 0]\nPixelSpacing = 2.5\nBinning = 1\n",
+}
+
+
+def write_texts(folder):
+    """Write a text of each kind that lies next to an image to `folder`; return {name: path}."""
+    for name, text in TEXTS.items():
+        (folder / name).write_text(text)
+    return {name: folder / name for name in TEXTS}
+
+
 def write_all(folder):
     """Write a sample of every format to `folder`, of DEEP, GREY or STACK; return {name: path}."""
 
@@ -157,6 +183,9 @@ def write_all(folder):
     tifffile.imwrite(at("palette.tif"), GREY, photometric="palette", colormap=levels)
     tifffile.imwrite(at("colour.tif"), np.stack([GREY] * 3, -1), photometric="rgb")
     tifffile.imwrite(at("pages.tif"), STACK, photometric="minisblack", compression="zlib")
+    for name, (code, kind, text) in VENDORS.items():
+        tag = [(code, kind, 0, text, True)]
+        tifffile.imwrite(at(f"{name}.tif"), DEEP, extratags=tag, metadata=None)
     at("grey.png").write_bytes(imagecodecs.png_encode(GREY))
     at("colour.png").write_bytes(imagecodecs.png_encode(np.stack([DEEP] * 3, -1)))
     Image.fromarray(GREY).convert("P").save(at("palette.png"))

@@ -66,11 +66,18 @@ FREQUENCIES = (0.25, 0.2, 0.3, 0.05, 0.1, 0.1)
 
 
 def make(samples, number, folder):
-    """Write input `number` to `folder`; return (its sample's name, its path)."""
+    """Write input `number` to `folder`; return (its sample's name, its path).
+
+    Of a text that lies next to an image, the text is broken and the image is good.
+    """
     rng = np.random.default_rng(number)
     name = sorted(samples)[number % len(samples)]
     path = folder / f"{number}{''.join(samples[name].suffixes)}"
-    if samples[name].is_dir():
+    if name in format_samples.TEXTS:
+        path.write_bytes(broken(samples[name].read_bytes(), rng))
+        path = path.with_suffix(".tif")
+        shutil.copy(samples["tiled.tif"], path)
+    elif samples[name].is_dir():
         shutil.copytree(samples[name], path)
         files = sorted(file for file in path.rglob("*") if file.is_file())
         file = files[rng.integers(len(files))]
@@ -95,7 +102,7 @@ def outcome(path):
 
 def samples_in(folder):
     """Return {name: path} of own samples, and of real ones where $EMJAX_REAL_DATA is set."""
-    found = format_samples.write_all(folder)
+    found = format_samples.write_all(folder) | format_samples.write_texts(folder)
     real = Path(os.environ.get("EMJAX_REAL_DATA", "/nowhere")) / "formats"
     for path in real.rglob("*"):
         if (
@@ -126,7 +133,8 @@ def worker(first, count, step, log):
                 result = "failed: " + traceback.format_exc()[-1500:]
             signal.alarm(0)
             lines.write(json.dumps([number, name, result]) + "\n")
-            (shutil.rmtree if path.is_dir() else os.unlink)(path)
+            for made in folder.glob(f"{number}.*"):
+                (shutil.rmtree if made.is_dir() else os.unlink)(made)
 
 
 def run(inputs, processes=2, first=0):

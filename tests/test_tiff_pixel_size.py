@@ -1,14 +1,15 @@
-"""The pixel size of TIFFs of every vendor, each made here byte by byte, and of other programs."""
+"""Pixel sizes of every vendor, in a tag or a text next to the image, each made here."""
 
 import struct
 
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from emjax import micrographs
 from emjax.errors import InputError
-from emjax.micrographs.formats import tiff_pixel_size
+from emjax.micrographs.formats import vendors
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (24, 20), np.uint8)
 
@@ -94,9 +95,157 @@ def test_jeol(tmp_path):
     assert np.isnan(jeol(tmp_path / "c.tif", "LOWMAG").nm_per_pixel).all()
 
 
-def test_every_vendor_has_a_test():
-    tested = {name.removeprefix("test_").split("_")[0] for name in globals() if "test_" in name}
-    assert {vendor.lower() for vendor in tiff_pixel_size.VENDORS} <= tested
+def test_fei_counts_whatever_the_size(tmp_path):
+    text = "[Beam]\nBeam=\nScan=\n[IRBeam]\nHFW=0.2112\nVFW=0.1408\n"
+    text += "[Image]\nResolutionX=20\nResolutionY=20\n"
+    found = written(tmp_path / "a.tif", (34682, "s", text))  # a navigation camera
+    assert found.nm_per_pixel == pytest.approx((7.04e6, 1.056e7)) and found.origin == "FEI tag"
+    text = "[Scan]\nPixelWidth=2.64e-4\nPixelHeight=2.64e-4\n"
+    assert written(tmp_path / "b.tif", (34682, "s", text)).nm_per_pixel == pytest.approx(
+        (264e3,) * 2
+    )
+
+
+PHENOM = (
+    '<?xml version="1.0" encoding="utf-8"?>\r\n<FeiImage type="SEM"><cropHint><left>0</left>'
+    '</cropHint><pixelWidth unit="{0}">12.5</pixelWidth><pixelHeight unit="{0}">25</pixelHeight>'
+    '<samplePosition unit="um"><x>1</x><y>2</y></samplePosition></FeiImage>'
+)
+TITAN = (
+    "<Root><ObjectInfo/><PixelsSize><X{0}>2.5e-10</X><Y{0}>5e-10</Y></PixelsSize>"
+    "<StagePosition><X>1</X><Y>2</Y></StagePosition></Root>"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "nm"),
+    [
+        (PHENOM.format("nm"), (25, 12.5)),
+        (PHENOM.format("um"), (25e3, 12.5e3)),
+        (TITAN.format(' unit="m"'), (0.5, 0.25)),
+        (TITAN.format(""), (0.5, 0.25)),
+        ("\ufeff" + TITAN.format("") + "\0junk", (0.5, 0.25)),
+    ],
+)
+def test_thermo_fisher(tmp_path, text, nm):
+    tags = [(34682, "s", ""), (34683, "B", text.encode() + b"\0")]  # the Helios tag is empty
+    found = written(tmp_path / "a.tif", *tags)
+    assert found.nm_per_pixel == pytest.approx(nm) and found.origin == "Thermo Fisher tag"
+
+
+def test_thermo_fisher_in_reciprocal_space_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is reciprocal space"):
+        written(tmp_path / "a.tif", (34683, "s", TITAN.format(' unit="1/m"')))
+
+
+def test_fibics(tmp_path):
+    text = (
+        '<?xml version="1.0"?><Fibics version="1.2"><Application><Version>Atlas 5</Version>'
+        "</Application><Image><Width>20</Width><Height>24</Height></Image><Scan><Ux>0.003</Ux>"
+        "<Uy>0.004</Uy><Vx>0</Vx><Vy>-0.01</Vy></Scan></Fibics>"
+    )
+    for name, kind, value in (("a.tif", "s", text), ("b.tif", "B", text.encode() + b"\0")):
+        found = written(tmp_path / name, (51023, kind, value), resolutionunit="NONE")
+        assert found.nm_per_pixel == pytest.approx((10, 5)) and found.origin == "Fibics tag"
+
+
+MAIN = "AccFrames=1\r\nCompany=TESCAN\r\nPixelSizeX=2.5e-009\r\nPixelSizeY=5e-009\r\nDate=1\r\n"
+SEM = "Detector=E-T\r\nHV=5000\r\nPixelSizeX=9\r\n"
+
+
+def test_tescan_tag(tmp_path):
+    blocks = [(1, b"\xff\xd8\xff\xd9"), (2, MAIN.encode()), (3, SEM.encode()), (0, b"")]
+    data = b"".join(struct.pack("<IH", len(d) + 2, kind) + d for kind, d in blocks)
+    found = written(tmp_path / "a.tif", (50431, "B", data))
+    assert found.nm_per_pixel == pytest.approx((5, 2.5)) and found.origin == "TESCAN tag"
+
+
+@pytest.mark.parametrize("name", ["a.hdr", "a.tif.hdr", "a-tif.hdr"])
+def test_tescan_hdr(tmp_path, name):
+    (tmp_path / name).write_text(f"[MAIN]\r\n{MAIN}[SEM]\r\n{SEM}")
+    found = written(tmp_path / "a.tif")
+    assert found.nm_per_pixel == pytest.approx((5, 2.5)) and found.origin == "TESCAN .hdr"
+    Image.fromarray(IMAGE).save(tmp_path / "b.png")
+    (tmp_path / "b-png.hdr").write_text(f"[MAIN]\n{MAIN}")
+    assert micrographs.read(tmp_path / "b.png").nm_per_pixel == pytest.approx((5, 2.5))
+    (tmp_path / name).write_text("ENVI\nsamples = 20\n")  # another program's header
+    assert np.isnan(written(tmp_path / "a.tif").nm_per_pixel).all()
+
+
+HITACHI = "[SemImageFile]\r\nInstructName=S-4800\r\nImageName=a.tif\r\nDataSize=20x24\r\n"
+HITACHI += "PixelSize=24.8\r\nMagnification=4000\r\n"
+JEOL = "$CM_FORMAT JEOL/SEM\r\n$CM_MAG 5000\r\n$CM_FULL_SIZE 20 24\r\n"
+JEOL += "$$SM_MICRON_BAR 160\r\n$$SM_MICRON_MARKER {}\r\n"
+
+
+def of_picture(path):
+    Image.fromarray(IMAGE).save(path)
+    return micrographs.read(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])
+def test_hitachi_txt(tmp_path, encoding):
+    (tmp_path / "a.txt").write_bytes(HITACHI.encode(encoding))
+    for found in (written(tmp_path / "a.tif"), of_picture(tmp_path / "a.jpg")):
+        assert found.nm_per_pixel == pytest.approx((24.8, 24.8)) and found.origin == "Hitachi .txt"
+
+
+@pytest.mark.parametrize("label, nm", [("5um", 31.25), ("5 µm", 31.25), ("100nm", 0.625)])
+def test_jeol_txt(tmp_path, label, nm):
+    (tmp_path / "a.txt").write_text(JEOL.format(label), encoding="utf-8")
+    for found in (written(tmp_path / "a.tif"), of_picture(tmp_path / "a.png")):
+        assert found.nm_per_pixel == pytest.approx((nm, nm)) and found.origin == "JEOL .txt"
+
+
+def test_serialem_mdoc(tmp_path):
+    (tmp_path / "a.tif.mdoc").write_text("[ZValue = 0]\nPixelSpacing = 5.4\nBinning = 2\n")
+    found = written(tmp_path / "a.tif")
+    assert found.nm_per_pixel == pytest.approx((0.54, 0.54)) and found.origin == "SerialEM .mdoc"
+
+
+def test_a_text_without_a_pixel_size_is_none(tmp_path):
+    for text in ("", "notes", "[SemImageFile]\nPixelSize=wide\n", "$$SM_MICRON_BAR 0\n"):
+        (tmp_path / "a.txt").write_text(text)
+        found = written(tmp_path / "a.tif")
+        assert np.isnan(found.nm_per_pixel).all() and found.origin == "none"
+
+
+def test_the_resolution_of_pictures_is_for_printing(tmp_path):
+    for name in ("a.png", "a.jpg"):
+        Image.fromarray(IMAGE).save(
+            tmp_path / name, dpi=(2.54e7, 2.54e7) if "png" in name else (9, 9)
+        )
+        assert np.isnan(micrographs.read(tmp_path / name).nm_per_pixel).all()
+
+
+@pytest.mark.parametrize("width", [20, 40])
+def test_a_tag_of_an_image_of_another_width_is_noted(tmp_path, caplog, width):
+    text = f"[Scan]\nPixelWidth=5e-9\nPixelHeight=5e-9\n[Image]\nResolutionX={width}\n"
+    found = written(tmp_path / "a.tif", (34682, "s", text))
+    assert found.nm_per_pixel == pytest.approx((5, 5))
+    said = "20 pixels wide, its FEI tag is of an image of 40: 5, 5 nm per pixel are used, right if "
+    assert (said in caplog.text) == (width == 40)
+    assert ("it was cut out; 10, 10 if it was resized" in caplog.text) == (width == 40)
+
+
+def test_sizes_of_zeiss_that_differ_are_noted(tmp_path, caplog):
+    text = "0\n0\n0\n1e-9\nAP_IMAGE_PIXEL_SIZE\nImage Pixel Size = 2.5 nm\n"
+    assert written(tmp_path / "a.tif", (34118, "s", text)).nm_per_pixel == (2.5, 2.5)
+    assert "2.5, 2.5 by Zeiss tag, 51.2, 51.2 by Zeiss tag, at 1024 pixels" in caplog.text
+
+
+def test_exactly_one_angstrom_is_noted(tmp_path, caplog):
+    text = "[Scan]\nPixelWidth=1e-10\nPixelHeight=1e-10\n"
+    assert written(tmp_path / "a.tif", (34682, "s", text)).nm_per_pixel == pytest.approx((0.1, 0.1))
+    assert "exactly 1 angstrom (0.1 nm) per pixel by FEI tag, often a placeholder" in caplog.text
+
+
+def test_every_vendor_has_a_test_and_names_its_source():
+    tests = [name.replace("_", " ") for name in globals() if name.startswith("test_")]
+    for origin, (_, stated_by) in (*vendors.TAGS.items(), *vendors.TEXTS.items()):
+        vendor = origin.partition(",")[0].removesuffix(" tag").replace(".", "").lower()
+        assert any(test.startswith(f"test {vendor}") for test in tests), origin
+        assert "Source: " in stated_by.__doc__ or stated_by is vendors.zeiss.stated
 
 
 @pytest.mark.parametrize(
@@ -108,6 +257,12 @@ def test_every_vendor_has_a_test():
         (37706, "B", bytes(244)),
         (65003, "s", "nm"),
         (271, "s", "JEOL Ltd."),
+        (34683, "s", " \r\n"),
+        (34683, "s", "<Root>"),
+        (51023, "s", "<Fibics/>"),
+        (51023, "s", "<!DOCTYPE a><Fibics><Scan><Ux>1</Ux></Scan></Fibics>"),
+        (50431, "B", b"no size"),
+        (50431, "B", b"PixelSizeX=0\r\nPixelSizeY=0\r\n"),
     ],
 )
 def test_a_tag_without_a_calibration_is_no_pixel_size(tmp_path, tag):

@@ -1,4 +1,8 @@
-"""PNG and JPEG, which state no pixel size."""
+"""PNG and JPEG; their pixel size is that of a text next to them.
+
+Their own resolution (pHYs, JFIF) is for printing: no public source names a microscope's program
+that writes the pixel size there.
+"""
 
 import contextlib
 import io
@@ -9,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emjax.errors import InputError
+from emjax.errors import InputError, note
+from emjax.micrographs.formats import vendors
+from emjax.micrographs.formats.vendors.common import choose
 from emjax.micrographs.shapes import Stored
 from emjax.micrographs.signal import Signal, check_declared, with_samples
 
@@ -17,6 +23,7 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 PNG = b"\x89PNG"
+ORIENTATION = 274
 SAMPLES = {"LA": 2, "RGB": 3, "RGBA": 4}
 DTYPES = {"1": "bool", "F": "f4", "I": "i4", "I;16": "u2", "I;16B": ">u2", "I;16L": "<u2"}
 
@@ -35,10 +42,20 @@ def _opened(content: bytes) -> "ImageFile":
     return PngImageFile(file) if content.startswith(PNG) else jpeg_factory(file)
 
 
+def _orientation(file: "ImageFile") -> int:
+    """Return the orientation that Exif states, 1 (as stored) where there is none."""
+    from PIL.Image import Exif  # not at the top, as above
+
+    exif = Exif()
+    with contextlib.suppress(Exception):  # damaged Exif damages no pixel
+        exif.load(file.info.get("exif", b""))  # file.getexif() would decode a PNG
+    return exif.get(ORIENTATION, 1)
+
+
 @contextlib.contextmanager
 def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]:
     """Yield the list of the one Signal of a PNG or JPEG file."""
-    content = Path(path).read_bytes()  # Pillow believes lengths that a real file would not have
+    content = Path(path).read_bytes()  # lengths in it cannot exceed what is there
     with _opened(content) as file:
         frames = getattr(file, "n_frames", 1)
         if frames > 1:
@@ -65,4 +82,10 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
             palette[: len(colours)] = colours
             return palette[pixels]
 
-        yield [Signal("image", shape, dtype, raw, samples=samples, finish=finish)]
+        if (turned := _orientation(file)) not in (0, 1):
+            note(path, f"its Exif orientation is {turned}; rows stay as stored")
+        sizes, origin, no_length = choose(path, vendors.beside(path, shape), shape[-1])
+        signal = Signal(
+            "image", shape, dtype, raw, samples=samples, refused=no_length, finish=finish
+        )
+        yield [signal.calibrated(sizes, origin)]

@@ -1,8 +1,8 @@
 """Text files that microscopes write next to an image, and SerialEM's .mdoc among them.
 
-A sidecar lies in the folder of its image and is named NAME.ext, STEM.ext or, of a TIFF,
-STEM-tif.ext; nothing else is opened. Links are not followed, and no more than LARGEST bytes are
-read.
+A sidecar lies in the folder of its image and is named NAME.ext, STEM.ext or, as TESCAN does,
+STEM-tif.hdr (STEM-png.hdr of a PNG); nothing else is opened. Links are not followed, and no more
+than LARGEST bytes are read.
 """
 
 import math
@@ -10,44 +10,45 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from pathlib import Path
 
 from emjax.errors import note
 from emjax.micrographs.units import UNKNOWN, PixelSize, nm
 
 LARGEST = 16 << 20  # bytes of a sidecar; the .mdoc of 3000 images has 4 MB
-TIFFS = (".tif", ".tiff")
-SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(.*?)\s*\]")
+DASHED = {".tif": "tif", ".tiff": "tif", ".png": "png"}  # TESCAN writes NAME-tif.hdr
+SECTION = re.compile(r"^[ \t]*\[[ \t]*(\w+)[ \t]*=[^\]\n]*\]", re.MULTILINE)
 IMAGES = ("ZValue", "FrameSet", "Image")  # sections of SerialEM that describe an image
 BINNINGS = (2, 3, 4, 8, 16, 1 / 2, 1 / 3, 1 / 4, 1 / 8, 1 / 16)
 
 
 def text_beside(path: str | os.PathLike[str], suffix: str) -> str:
     """Return the text of the sidecar of `path` with `suffix` (".hdr"), "" where there is none."""
-    image = Path(path)
-    names = [image.name + suffix, image.stem + suffix]
-    if image.suffix.lower() in TIFFS:
-        names.append(f"{image.stem}-tif{suffix}")
+    image = os.fspath(path)
+    stem, end = os.path.splitext(image)
+    names = [image + suffix, stem + suffix]
+    if suffix == ".hdr" and end.lower() in DASHED:
+        names.append(f"{stem}-{DASHED[end.lower()]}{suffix}")
     for name in names:
-        sidecar = image.with_name(name)
-        content = _content(sidecar) if sidecar != image else None
-        if content is not None:
+        try:
+            found = os.lstat(name)
+        except OSError:  # as a rule, there is none
+            continue
+        if name != image and (content := _content(name, found)) is not None:
             return decoded(content)
     return ""
 
 
-def _content(path: Path) -> bytes | None:
+def _content(path: str, found: os.stat_result) -> bytes | None:
     """Return the bytes of a plain file; None of a link, a pipe, a folder or a large file."""
+    if stat.S_ISLNK(found.st_mode):
+        note(path, "a link, which is not followed")
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    if found.st_size > LARGEST:
+        note(path, f"{found.st_size} bytes, expected at most {LARGEST}; not read")
+        return None
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
-        found = path.lstat()
-        if stat.S_ISLNK(found.st_mode):
-            note(path, "a link, which is not followed")
-        if not stat.S_ISREG(found.st_mode):
-            return None
-        if found.st_size > LARGEST:
-            note(path, f"{found.st_size} bytes, expected at most {LARGEST}; not read")
-            return None
         with open(os.open(path, flags), "rb") as file:
             return file.read(LARGEST)
     except OSError:
@@ -98,6 +99,8 @@ def serialem(path: str | os.PathLike[str], shape: Sequence[int]) -> PixelSize:
     binned or expanded later: the pixel size follows, and a note says so.
     """
     text = text_beside(path, ".mdoc")
+    if not text:
+        return UNKNOWN
     of_file, sections = serialem_sections(text)
     images = [{**of_file, **section} for section in sections] or [of_file]
     stated_sizes = {nm(image.get("PixelSpacing"), "a") for image in images}

@@ -4,26 +4,48 @@ import contextlib
 import math
 import os
 import struct
-from collections.abc import Callable, Generator, Sequence
-from typing import BinaryIO
+from collections.abc import Callable, Generator
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
-from emjax.errors import InputError
+from emjax.errors import InputError, note
 from emjax.micrographs.formats import lzw
-from emjax.micrographs.formats.tiff_pixel_size import pixel_size, plane_distance
+from emjax.micrographs.formats.tiff_pixel_size import (
+    OmeImage,
+    ome_image,
+    ome_images,
+    pixel_size,
+    plane_distance,
+)
+from emjax.micrographs.formats.vendors.common import tag_value
 from emjax.micrographs.shapes import Stored
 from emjax.micrographs.signal import Signal, check_declared, with_samples
 
 PAGES = 100_000
 SLACK = 1 << 16  # bytes that a tile may have beyond any need
+LARGER = 4  # a JPEG may have as many pixels as four of its tile
 LZW = 5
 JPEG = (6, 7, 33007, 34892)
 # None, fax, LZW, deflate, packbits, LZMA, Zstandard: the size of their output is bounded by that of
 # their input. JPEG states its own size, which is checked; others that do (JPEG 2000, WebP, ...) are
 # refused.
 COMPRESSIONS = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 34926, 50000, *JPEG)
+# Others are refused: CMYK, CIELAB, raw values of a colour filter, logarithms, ...
+PHOTOMETRICS = (
+    PHOTOMETRIC.MINISWHITE,
+    PHOTOMETRIC.MINISBLACK,
+    PHOTOMETRIC.RGB,
+    PHOTOMETRIC.PALETTE,
+    PHOTOMETRIC.MASK,
+    PHOTOMETRIC.YCBCR,
+)
+GREY = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK)
+ALPHA = (1, 2)  # kinds of an extra sample
+ORIENTATION, GATAN_OFFSET, GATAN_SCALE = 274, 65024, 65025
+NOT_AN_IMAGE = 1 | 4  # subfile types: a reduced image, a transparency mask
+SIGNED = (-32768.0, 1.0)  # offset and slope of signed 16-bit values kept as unsigned ones
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the JPEG markers that a size follows
 
 
@@ -32,16 +54,26 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
     """Yield the list of Signals of a TIFF; no other file is read, whatever the metadata name."""
     size = os.path.getsize(path)
     with open(path, "rb") as content:
-        _check_circles(content)
+        _check_chain(content)
         file = TiffFile(content, _multifile=False, is_mmstack=False, is_ndtiff=False)
-        every = [s for s in file.series if not s.keyframe.is_reduced] or file.series
+        every = [s for s in file.series if not s.keyframe.subfiletype & NOT_AN_IMAGE] or file.series
         if not every:
             raise InputError("a TIFF without an image")
-        yield [_signal(path, file, index, s, size, limit) for index, s in enumerate(every)]
+        path, images = os.fspath(path), ome_images(os.fspath(path), file)
+        yield [
+            signal
+            for index, series in enumerate(every)
+            for signal in _signals(
+                path, file, index, series, ome_image(path, images, series), size, limit
+            )
+        ]
 
 
-def _check_circles(file: BinaryIO) -> None:
-    """Follow the chain of pages once: tifffile detects no circle of more than a hundred."""
+def _check_chain(file: BinaryIO) -> None:
+    """Follow the chain of pages once, before a library does: each page may come once.
+
+    tifffile 2026.3.3 hung on some chains; they are refused now.
+    """
     head = file.read(16)
     order = "<" if head[:2] == b"II" else ">"
     large = head[2:4] in (b"+\0", b"\0+")  # BigTIFF
@@ -50,7 +82,7 @@ def _check_circles(file: BinaryIO) -> None:
     at = struct.unpack_from(order + offset, head, 8 if large else 4)[0]
     while at:
         if at in seen or len(seen) >= PAGES:
-            raise InputError(f"a circle, or over {PAGES}, of pages")
+            raise InputError(f"a damaged chain of pages, or one of more than {PAGES}")
         seen.add(at)
         file.seek(at)
         tags = file.read(struct.calcsize(count))
@@ -62,120 +94,193 @@ def _check_circles(file: BinaryIO) -> None:
     file.seek(0)
 
 
-def _signal(
-    path: str | os.PathLike[str],
+def _signals(
+    path: str,
     file: TiffFile,
     index: int,
     series: TiffPageSeries,
+    ome: OmeImage | None,
     size: int,
     limit: int,
-) -> Signal:
-    page, axes = series.keyframe, series.axes
-    samples = series.shape[axes.index("S")] if "S" in axes else 1
-    shape = tuple(side for side, axis in zip(series.shape, axes, strict=True) if axis != "S")
-    while len(shape) > 2 and shape[0] == 1:
-        shape = shape[1:]
-    refused = ""
-    if len(shape) not in (2, 3):
-        refused = f"{len(shape)}-D data {series.shape}"
-    elif page.photometric in (PHOTOMETRIC.SEPARATED, PHOTOMETRIC.CIELAB):
-        refused = f"{PHOTOMETRIC(page.photometric).name} colours, expected grey or RGB"
-    elif page.compression not in COMPRESSIONS:
-        refused = f"compressed by {getattr(page.compression, 'name', page.compression)}"
-    elif page.dtype is None:
-        refused = f"{page.bitspersample} bits as {page.sampleformat}, not a number format"
-    dtype = series.dtype
-    plane = with_samples(shape[-2:], samples)
+) -> list[Signal]:
+    """Return the Signals of a series: one, or one for each grey image in samples of a pixel."""
+    page, layout = series.keyframe, _layout(series)
+    shape, dtype = layout.shape, series.dtype
+    refused = layout.refused or _why_not_grey_or_rgb(page)
+    plane = with_samples(shape[-2:], layout.samples)
+    whole = with_samples(shape, layout.samples)
     compressed = page.compression != COMPRESSION.NONE
     if compressed or page.bitspersample != 8 * dtype.itemsize:  # less than a byte: unpacked
         check_declared("its image", plane, dtype, stored=size, limit=limit, compressed=True)
         chunk = [max(1, side) for side in page.chunks]
         check_declared("a tile", chunk, dtype, stored=size, limit=limit, compressed=True)
     else:
-        whole = with_samples(shape, samples)
         check_declared("it", whole, dtype, stored=size, limit=math.inf)
         check_declared("its image", plane, dtype, stored=size, limit=limit)
-    raw = _reader(path, file, series, shape, axes, limit, size)
-    sizes, origin, no_length = pixel_size(path, file, index, series)
-    is_volume = axes.replace("S", "")[-3:] == "ZYX"
-    distance = plane_distance(file, index) if is_volume else math.nan
-    return Signal(
+    raw = _reader(path, file, series, layout, limit, size)
+    dtype, finish = _values(path, file, series)
+    sizes, origin, no_length = pixel_size(path, file, series, ome, shape)
+    distance = plane_distance(file, ome) if layout.others == "Z" else math.nan
+    if (turned := tag_value(page, ORIENTATION)) not in (None, 0, 1):
+        note(path, f"its orientation tag is {turned}; rows stay as stored")
+    offset, scale = tag_value(page, GATAN_OFFSET), tag_value(page, GATAN_SCALE)
+    if (offset, scale) not in ((None, None), (0, 1)):
+        line = f"{offset} + {scale} times the stored values"
+        note(path, f"Gatan's tags state an intensity of {line}; values stay as stored")
+    signal = Signal(
         f"image {index}",
         shape,
         dtype,
         raw,
-        samples=samples,
+        samples=layout.samples,
         refused=refused or no_length,
-        finish=lambda pixels: _grey_or_rgb(page, pixels),
+        finish=finish,
     ).calibrated((distance, *sizes), origin)
+    if not layout.images:
+        return [signal]
+
+    def one(k: int) -> Signal:
+        name = f"image {index}, sample {k}"
+        return signal._replace(name=name, samples=1, raw=lambda i: raw(i)[..., k])
+
+    return [one(k) for k in range(layout.images)]
+
+
+class _Layout(NamedTuple):
+    """What the axes of a series are."""
+
+    shape: tuple[int, ...]  # h, w or planes, h, w
+    order: tuple[int, ...]  # of the stored axes: those of length 1, planes, y, x, samples
+    samples: int = 1  # of a pixel: colours, alpha, or images
+    images: int = 0  # how many of the samples are images of their own; 0: colours or grey
+    others: str = ""  # the name of the axis along the planes, if there is one
+    refused: str = ""
+
+
+def _layout(series: TiffPageSeries) -> _Layout:
+    """Return the layout of a series by the names of its axes; those of length 1 are dropped.
+
+    "Q" is an axis without a name. tifffile writes [h, w, 2] as h pages of [w, 2] with such names:
+    these are two images. A stack of images as narrow that has names is refused.
+    """
+    page, axes, stored = series.keyframe, series.axes, series.shape
+    unnamed = axes.endswith("QYX") and set(axes[:-2]) == {"Q"} and len(page.shape) == 2
+    if unnamed and stored[-1] <= 2 < min(stored[-3:-1]):
+        axes = f"{axes[:-3]}YXS"
+    elif unnamed and stored[-2] == 1 < min(stored[-3], stored[-1]):
+        axes = f"{axes[:-3]}YQX"
+    named = " x ".join(
+        f"{side} {axis}".rstrip(" Q") for side, axis in zip(stored, axes, strict=True)
+    )
+    if axes.count("Y") != 1 or axes.count("X") != 1:
+        return _Layout(stored, tuple(range(len(stored))), refused=f"{named}, no y and x")
+    y, x, last = axes.index("Y"), axes.index("X"), axes.find("S")
+    rest = [k for k in range(len(stored)) if k not in (y, x, last)]
+    planes = [k for k in rest if stored[k] > 1]
+    order = [k for k in rest if k not in planes] + [*planes, y, x]
+    shape = tuple(stored[k] for k in (*planes, y, x))
+    refused = ""
+    if len(planes) > 1:
+        refused = f"{len(planes) + 2}-D data ({named})"
+    elif planes and shape[-1] <= 2:
+        refused = (
+            f"a stack of {shape[0]} images {shape[-1]} wide, perhaps [h, w, channels] saved as a "
+            "stack; save each channel as an image"
+        )
+    names = "".join(axes[k] for k in planes)
+    if last < 0:
+        return _Layout(shape, tuple(order), others=names, refused=refused)
+    samples = stored[last]
+    images = samples if axes != series.axes else _images_in_samples(page, samples)
+    return _Layout(shape, (*order, last), samples, images, names, refused)
+
+
+def _images_in_samples(page: TiffPage, samples: int) -> int:
+    """Return how many images the samples of a grey pixel are, 0 if it is one (alpha aside).
+
+    Several samples without colours are several detectors. Without an ExtraSamples tag, three and
+    four are taken for colours.
+    """
+    if page.photometric not in GREY:
+        return 0
+    extra = page.extrasamples
+    grey = samples - sum(int(kind) in ALPHA for kind in extra)
+    if grey > 1 and (extra or samples not in (3, 4)):
+        return grey
+    return 0
+
+
+def _why_not_grey_or_rgb(page: TiffPage) -> str:
+    """Return why the values of a page are no grey values or colours that emjax reads."""
+    photometric = getattr(page.photometric, "name", page.photometric)
+    if page.photometric not in PHOTOMETRICS:
+        return f"{photometric} colours, expected grey or RGB"
+    if page.photometric == PHOTOMETRIC.YCBCR and page.compression not in JPEG:
+        return "YCbCr colours not compressed by JPEG, expected grey or RGB"
+    if page.compression not in COMPRESSIONS:
+        return f"compressed by {getattr(page.compression, 'name', page.compression)}"
+    if page.dtype is None:
+        return f"{page.bitspersample} bits as {page.sampleformat}, not a number format"
+    return ""
 
 
 def _reader(
-    path: str | os.PathLike[str],
-    file: TiffFile,
-    series: TiffPageSeries,
-    shape: Sequence[int],
-    axes: str,
-    limit: int,
-    size: int,
+    path: str, file: TiffFile, series: TiffPageSeries, layout: _Layout, limit: int, size: int
 ) -> Callable[[int], Stored]:
     """Return the function of i for plane i of `series`: [h, w] or [h, w, samples] as stored."""
-    page = series.keyframe
-    planes = math.prod(shape[:-2])
-    last = "S" in axes and axes.index("S") < len(axes) - 1  # planes of colours
-
-    def move(pixels: np.ndarray) -> Stored:
-        return np.moveaxis(pixels, -3, -1) if last else pixels
-
-    if planes > 1 and series.dataoffset is not None and page.dtype is not None and not last:
+    page, planes = series.keyframe, math.prod(layout.shape[:-2])
+    plane = with_samples(layout.shape[-2:], layout.samples)
+    longer = [k for k in layout.order if series.shape[k] > 1]
+    if planes > 1 and series.dataoffset is not None and page.dtype and longer == sorted(longer):
         start, dtype = series.dataoffset, page.dtype.newbyteorder(file.byteorder)
-        stored = (*shape[-2:], page.samplesperpixel)
-        step = math.prod(stored) * dtype.itemsize
+        step = math.prod(plane) * dtype.itemsize
 
         def contiguous(i: int) -> Stored:
-            pixels = np.fromfile(path, dtype, math.prod(stored), offset=start + i * step)
-            pixels = pixels.reshape(stored)
-            return pixels if "S" in axes else pixels[..., 0]
+            pixels = np.fromfile(path, dtype, math.prod(plane), offset=start + i * step)
+            return pixels.reshape(plane)
 
         return contiguous
-    if planes == len(series.pages) or planes == 1:
+    in_pages = [k for k in longer if series.axes[k] != "S"]
+    if planes == len(series.pages) > 1 and in_pages == sorted(in_pages):
+        axes = [page.axes.index(axis) for axis in "YXS" if axis in page.axes]
 
         def paged(i: int) -> Stored:
             part = series.pages[i]
             if part is None:
                 raise InputError(f"page {i} of {planes} is missing")
             _check_tiles(file, page, part)
-            pixels = series.asarray() if planes == 1 else part.asarray()
-            return move(pixels.reshape(_stored_shape(series, shape, axes)))
+            return part.asarray().reshape(page.shape).transpose(axes).reshape(plane)
 
         return paged
-    dtype = series.dtype
-    check_declared("its stack", series.shape, dtype, stored=size, limit=limit, compressed=True)
-    whole: list[np.ndarray] = []
+    everything = f"its {'stack' if planes > 1 else 'image'}"
+    check_declared(
+        everything, series.shape, series.dtype, stored=size, limit=limit, compressed=True
+    )
+    held: list[np.ndarray] = []
 
     def cut(i: int) -> Stored:
-        if not whole:
-            for part in series.pages:
-                if part is None:
-                    raise InputError("a page of the stack is missing")
-                _check_tiles(file, page, part)
-            whole.append(series.asarray())
-        return move(whole[0].reshape(planes, *_stored_shape(series, shape, axes))[i])
+        if held:
+            return held[0][i]
+        _check_all(file, series)
+        pixels = series.asarray().reshape(series.shape).transpose(layout.order)
+        pixels = pixels.reshape(planes, *plane)
+        if planes > 1 or layout.images:
+            held.append(pixels)
+        return pixels[i]
 
     return cut
 
 
-def _stored_shape(series: TiffPageSeries, shape: Sequence[int], axes: str) -> tuple[int, ...]:
-    """Return the shape of a plane as stored."""
-    if "S" not in axes:
-        return tuple(shape[-2:])
-    samples = series.shape[axes.index("S")]
-    first = axes.index("S") < axes.index("Y")
-    return (samples, *shape[-2:]) if first else (*shape[-2:], samples)
+def _check_all(file: TiffFile, series: TiffPageSeries) -> None:
+    """Check the tiles of every page of a series; refuse one that misses a page."""
+    for part in series.pages:
+        if part is None:
+            raise InputError("a page of the stack is missing")
+        _check_tiles(file, series.keyframe, part)
 
 
 def _check_tiles(file: TiffFile, keyframe: TiffPage, page: TiffPage | TiffFrame) -> None:
-    """Refuse tiles beyond the end, and JPEGs larger than their tile: decoders believe both."""
+    """Refuse a tile before it is decoded if its bytes or its JPEG do not fit the page."""
     size, tile = file.filehandle.size, math.prod(page.chunks)
     most = 2 * tile * keyframe.bitspersample // 8 + SLACK
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
@@ -195,17 +300,76 @@ def _check_tiles(file: TiffFile, keyframe: TiffPage, page: TiffPage | TiffFrame)
         while data[at : at + 1] == b"\xff" and at + 9 <= len(data):
             if data[at + 1] in FRAMES:
                 h, w = struct.unpack_from(">HH", data, at + 5)
-                if h * w > 4 * tile:
+                if h * w > LARGER * tile:
                     raise InputError(f"a JPEG of {h}x{w} in a tile of {page.chunks}")
                 break
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
 
 
+def _values(
+    path: str, file: TiffFile, series: TiffPageSeries
+) -> tuple[np.dtype[Any], Callable[[Stored], Stored]]:
+    """Return (the dtype of the values, the function that turns stored values into them).
+
+    Applies palettes, makes white high, and applies ImageJ's calibration.
+    """
+    page, dtype = series.keyframe, series.dtype
+    offset, slope = _imagej_calibration(path, file, dtype)
+    if page.photometric == PHOTOMETRIC.MINISWHITE and dtype.kind not in "bu":
+        note(path, f"MINISWHITE of {dtype.name} values, which stay as stored")
+
+    def finish(pixels: Stored) -> Stored:
+        pixels = _grey_or_rgb(page, pixels)
+        if (offset, slope) == (0.0, 1.0):
+            return pixels
+        if (offset, slope) == SIGNED:
+            return (pixels.astype(np.int32) - 32768).astype(np.int16)
+        return (offset + slope * pixels).astype(np.float32)
+
+    if (offset, slope) == SIGNED and dtype == np.uint16:
+        return np.dtype(np.int16), finish
+    return dtype if (offset, slope) == (0.0, 1.0) else np.dtype(np.float32), finish
+
+
+def _imagej_calibration(path: str, file: TiffFile, dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Return (c0, c1) of the straight line that ImageJ's description states for integers.
+
+    ImageJ keeps signed 16-bit images as unsigned ones with c0 = -32768 and c1 = 1. Other functions
+    than a straight line are not applied, and noted.
+
+    Source: ImageJ, TiffEncoder and FileSaver (cf, c0, c1, ...), measure/Calibration (functions).
+    """
+    tags = (file.imagej_metadata or {}) if file.is_imagej else {}
+    if "cf" not in tags or dtype.kind != "u":
+        return 0.0, 1.0
+    try:
+        function, offset, slope = int(tags["cf"]), float(tags["c0"]), float(tags["c1"])
+    except (KeyError, TypeError, ValueError):
+        function, offset, slope = -1, 0.0, 1.0
+    if function != 0 or not (math.isfinite(offset) and math.isfinite(slope) and slope):
+        unit = f" of {tags['vunit']}" if "vunit" in tags else ""
+        note(path, f"ImageJ's calibration{unit} is not a straight line; values stay as stored")
+        return 0.0, 1.0
+    if (offset, slope) not in ((0.0, 1.0), SIGNED):
+        note(path, f"values are {offset:g} + {slope:g} times the stored ones, as ImageJ states")
+    return offset, slope
+
+
 def _grey_or_rgb(page: TiffPage, pixels: Stored) -> Stored:
-    """Return `pixels` with palettes applied, and white high."""
+    """Return `pixels` with palettes applied, white high, and without extra samples.
+
+    Floats and signed integers of MINISWHITE stay: they have no white to count from. A palette has
+    16 bits; if no entry needs more than 8, it was written in 8 (as libtiff assumes).
+    """
+    if pixels.ndim == 3 and page.extrasamples:
+        pixels = pixels[..., 0] if page.photometric in GREY else pixels[..., :3]
     if page.photometric == PHOTOMETRIC.PALETTE and page.colormap is not None:
-        return (page.colormap[:, pixels] >> 8).astype(np.uint8).transpose(1, 2, 0)
-    if page.photometric == PHOTOMETRIC.MINISWHITE:
-        top = (1 << page.bitspersample) - 1 if pixels.dtype.kind == "u" else 1
+        colours = page.colormap
+        if not colours.any():
+            raise InputError("a palette of black alone, so that its image is lost")
+        shift = 8 if colours.max() > 255 else 0
+        return (colours[:, pixels] >> shift).astype(np.uint8).transpose(1, 2, 0)
+    if page.photometric == PHOTOMETRIC.MINISWHITE and pixels.dtype.kind in "bu":
+        top = (1 << page.bitspersample) - 1
         return ~pixels if pixels.dtype == bool else (top - pixels).astype(pixels.dtype)
     return pixels
