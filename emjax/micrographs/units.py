@@ -1,6 +1,10 @@
 """Lengths in nm, and byte counts for people."""
 
+import contextlib
+import html
 import math
+import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,25 +19,49 @@ UNKNOWN: PixelSize = (math.nan, math.nan)
 # What stands for a pixel size: one number for both axes, or (y, x); None: unknown.
 AnyPixelSize = float | Sequence[float] | Pair | None
 
-LENGTHS = {  # nm
+LENGTHS = {  # nm, by what `unit_name` makes of a unit
     "pm": 1e-3, "picometer": 1e-3,
-    "a": 0.1, "å": 0.1, "angstrom": 0.1, "angstroem": 0.1, "ångström": 0.1,
-    "nm": 1.0, "n_m": 1.0, "nanometer": 1.0,
-    "um": 1e3, "µm": 1e3, "u_m": 1e3, "micron": 1e3, "micrometer": 1e3,
+    "a": 0.1, "å": 0.1, "aa": 0.1, "ang": 0.1, "angst": 0.1, "angstrom": 0.1,
+    "nm": 1.0, "nanometer": 1.0,
+    "um": 1e3, "μ": 1e3, "mum": 1e3, "micron": 1e3, "micrometer": 1e3,
     "mm": 1e6, "millimeter": 1e6, "cm": 1e7, "centimeter": 1e7,
-    "m": 1e9, "meter": 1e9, "inch": 2.54e7, "in": 2.54e7,
+    "m": 1e9, "meter": 1e9, "inch": 2.54e7, "inches": 2.54e7, "in": 2.54e7,
 }  # fmt: skip
-OTHERS = {
-    "reciprocal space": ("rad", "mrad", "deg", "degree"),
-    "an energy axis": ("ev", "kev", "mev"),
-}
+RECIPROCAL = re.compile(
+    r"(1(\.0)?|cycles?|lines?)?/.+"  # 1/nm, cycles/nm
+    r"|.+?(\^|\*\*)?-[12]"  # nm^-1, A**-1, nm-1; nm⁻¹ becomes nm-1
+    r"|(inv|inverse|reciprocal)\.?.+|.+inv|per([pnumc]?m|a|å|angstrom|.*meter|micron)"
+    r"|(milli|micro|nano|[munk])?rad(ian)?s?|m?deg(rees?)?|°"  # of a diffraction pattern
+)
+ENERGY = re.compile(r"(kilo|mega|milli|[kmg])?(ev|electron-?volts?)")
+ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})")
+PER_PIXEL = re.compile(r"(?<=[a-zμå])(/|per)(px|pix|pixel|voxel)s?$")
+SPELLINGS = {"\N{MINUS SIGN}": "-", "–": "-", "mathrm": "", "mikro": "micro", "metre": "meter",
+             "ö": "o", "ångstr": "angstr", "angstroem": "angstrom"}  # fmt: skip
 
 
 def unit_name(unit: object) -> str:
-    """Return `unit` in lower case, with one spelling of micro, without brackets and plural."""
-    text = unit.decode("utf-8", "replace") if isinstance(unit, bytes) else str(unit)
-    text = text.replace("\\u00B5", "µ").replace("μ", "µ").strip(" []\0").lower()
-    text = text.replace("metre", "meter").replace(" ", "")
+    """Return `unit` in one spelling: lower case, um for µm, without brackets, plural, "per pixel".
+
+    Escapes (\\u00B5, &micro;), UTF-8 that was decoded as another encoding (Âµm), and the several
+    signs for micro, angstrom and superscripts count as what they stand for.
+    """
+    if isinstance(unit, bytes):
+        try:
+            text = unit.decode("utf-8")
+        except UnicodeDecodeError:
+            text = unit.decode("latin-1")
+    else:
+        text = str(unit)[:100]
+    text = ESCAPE.sub(lambda escape: chr(int(escape[1] or escape[2], 16)), text)
+    for encoding in ("cp1252", "latin-1"):
+        with contextlib.suppress(UnicodeError):
+            text = text.encode(encoding).decode("utf-8")
+    text = unicodedata.normalize("NFKC", html.unescape(text)).lower()
+    text = re.sub(r"[\s\[\](){}$\\_\0]", "", text).strip(".")
+    for spelling, usual in SPELLINGS.items():
+        text = text.replace(spelling, usual)
+    text = re.sub("μ(?=.)", "u", PER_PIXEL.sub("", text))
     return text[:-1] if text.endswith(("meters", "microns", "angstroms")) else text
 
 
@@ -71,11 +99,10 @@ def is_known(nm_per_pixel: PixelSize) -> bool:
 def no_length(*units: object) -> str:
     """Return "reciprocal space" or "an energy axis" if a unit of `units` is one, else ""."""
     for unit in map(unit_name, units):
-        if unit.startswith("1/") or unit.endswith(("^-1", "⁻¹")):
+        if RECIPROCAL.fullmatch(unit):
             return "reciprocal space"
-        for kind, names in OTHERS.items():
-            if unit in names:
-                return kind
+        if ENERGY.fullmatch(unit):
+            return "an energy axis"
     return ""
 
 
