@@ -15,20 +15,16 @@ import numpy as np
 
 from emjax.errors import InputError
 from emjax.micrographs import messages
-from emjax.micrographs.formats import hdf5
 from emjax.micrographs.shapes import Stored
 from emjax.micrographs.signal import Signal, check_declared, why_refused
 from emjax.micrographs.units import nm
 
 READERS = {
     ".blo": "blockfile",
-    ".hspy": "hspy",
-    ".nxs": "nexus",
     ".prz": "pantarhei",
     ".tvips": "tvips",
     ".unf": "semper",
 }
-IN_HDF5 = (".hspy", ".nxs")
 
 
 @contextlib.contextmanager
@@ -41,12 +37,6 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
         raise InputError(f"{suffix} is read by RosettaSciIO; install emjax[rsciio]") from None
     messages.collect_from("rsciio")
     size = os.path.getsize(path)
-    if suffix in IN_HDF5:
-        import h5py
-
-        hdf5.check_heaps(path)
-        with h5py.File(path, "r") as file:
-            hdf5.inside(file)
     if suffix == ".blo":
         _check_blockfile(path, size)
     found = reader.file_reader(str(path), lazy=True)

@@ -1,0 +1,134 @@
+"""Which axes of an array are rows, columns, planes and channels: by their names, else by shape."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from emjax.micrographs.shapes import Stored
+from emjax.micrographs.signal import DType
+
+ROLES = {
+    "y": ("y", "row", "rows", "height", "yaxis", "axisy", "dimy"),
+    "x": ("x", "col", "cols", "column", "columns", "width", "xaxis", "axisx", "dimx"),
+    "z": ("z", "depth", "section", "sections", "slice", "slices", "plane", "planes", "zaxis"),
+    "t": ("t", "time", "frame", "frames"),
+    "c": ("c", "ch", "channel", "channels", "band", "bands", "sample", "samples", "rgb", "rgba"),
+}
+ROLE = {name: role for role, names in ROLES.items() for name in names}
+COLOURS = (3, 4)
+CHANNELS = 100  # more are the channels of a spectrum
+NARROW = 2  # pixels: a stack of such images is rather an array in another order
+
+
+class Layout(NamedTuple):
+    """How an image, or a stack of them, lies in an array."""
+
+    shape: tuple[int, ...]  # h, w or planes, h, w
+    axes: tuple[int, ...]  # of the array: that of the planes where there is one, y, x, samples
+    fixed: Mapping[int, int]  # the index at which each other axis is taken
+    samples: int = 1  # colours and alpha per pixel
+    label: str = ""  # of this one of several images
+
+    def plane(self, array: Any, index: int) -> Stored:
+        """Return plane `index` of `array` (NumPy, h5py or Zarr) as [h, w] or [h, w, samples]."""
+        where: list[slice | int] = [self.fixed.get(n, slice(None)) for n in range(array.ndim)]
+        image = self.axes
+        if len(self.shape) == 3:
+            where[image[0]] = index
+            image = image[1:]
+        stored = sorted(image)
+        return np.asarray(array[tuple(where)]).transpose([stored.index(axis) for axis in image])
+
+    def of(self, values: Sequence[Any]) -> list[Any]:
+        """Return what `values` has, one for each axis of the array, for (planes,) y, x."""
+        return [values[axis] for axis in self.axes[: len(self.shape)]]
+
+
+def role(name: object) -> str:
+    """Return "y", "x", "z", "t" or "c" for the name of an axis, else ""."""
+    text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name or "")
+    return ROLE.get(re.sub(r"[\W_]", "", text).lower(), "")
+
+
+def is_reciprocal(name: object) -> bool:
+    """Return whether the name of an axis is one of a diffraction pattern: Qx, k_y, ..."""
+    return re.fullmatch(r"[qk]_?[xy]", str(name).strip().lower()) is not None
+
+
+def layouts(
+    shape: Sequence[int],
+    dtype: DType,
+    names: Sequence[object] = (),
+    labels: Sequence[str] = (),
+    *,
+    interleaved: bool = False,
+) -> tuple[list[Layout], str]:
+    """Return (the images or stacks in an array, why there is none or "").
+
+    Axes of length 1 are left out wherever they stand. Names that say which axes are y and x decide;
+    else the last two axes are the image, and a short last axis is colours or channels. Each channel
+    is an image of its own, unless they are colours: 3 or 4 of 8 or 16 bits, on the last axis.
+
+    Args:
+        names: of the axes, in their order; what is not known is empty.
+        labels: of the channels.
+        interleaved: the channels are colours, whatever their axis and number format.
+    """
+    sides = tuple(int(side) for side in shape)
+    roles = [role(name) for name in names] if len(names) == len(sides) else [""] * len(sides)
+    roles = [found if roles.count(found) == 1 else "" for found in roles]
+    named = {found: axis for axis, found in enumerate(roles) if found}
+    channel = named.get("c")
+    if len(sides) < 2:
+        return [], "a spectrum or profile"
+    if "y" in named and "x" in named:
+        image = [named["y"], named["x"]]
+    else:
+        image, channel = _by_shape(sides, roles)
+    kept = [axis for axis, side in enumerate(sides) if side > 1 and axis not in (*image, channel)]
+    described = f"{sides}" + (f" of the axes {', '.join(map(str, names))}" if named else "")
+    if len(kept) > 1:
+        return [], f"{len(kept) + 2}-D data {described}"
+    if len(kept) == 1 and not named and min(sides[axis] for axis in image) <= NARROW:
+        h, w = (sides[axis] for axis in image)
+        return [], (
+            f"{described} would be {sides[kept[0]]} images of {h}x{w}; store the image axes last, "
+            "or name the axes"
+        )
+    axes = (*kept, *image)
+    fixed = {axis: 0 for axis in range(len(sides)) if axis not in axes}
+    inner = tuple(sides[axis] for axis in axes)
+    if channel is None or sides[channel] == 1:
+        return [Layout(inner, axes, fixed)], ""
+    count = sides[channel]
+    small = np.dtype(dtype).kind == "u" and np.dtype(dtype).itemsize <= 2
+    if count in COLOURS and (interleaved or (small and channel == len(sides) - 1)):
+        del fixed[channel]
+        return [Layout(inner, (*axes, channel), fixed, count)], ""
+    if count > CHANNELS:
+        return [], f"{count} channels, expected at most {CHANNELS}"
+    called = list(labels) if len(labels) == count else [f"channel {n}" for n in range(count)]
+    return [
+        Layout(inner, axes, fixed | {channel: n}, label=label) for n, label in enumerate(called)
+    ], ""
+
+
+def _by_shape(sides: Sequence[int], roles: Sequence[str]) -> tuple[list[int], int | None]:
+    """Return (the axes y and x, that of the channels or None) of an array without their names."""
+    channel = roles.index("c") if "c" in roles else None
+    free = [axis for axis, found in enumerate(roles) if found not in ("c", "z", "t")]
+    if len(free) < 2:
+        free = [axis for axis in range(len(sides)) if axis != channel]
+    if len(free) < 2:
+        return [0, 1], None
+    long = [axis for axis in free if sides[axis] > 1]
+    if not any(roles) and len(long) > 2 and sides[long[-1]] <= max(COLOURS):
+        h, w = (sides[axis] for axis in long[-3:-1])
+        if min(h, w) > max(COLOURS):
+            channel = long.pop()
+    for axis in reversed(free):  # a single row or column is an image, too
+        if len(long) < 2 and axis not in long and axis != channel:
+            long.append(axis)
+    return sorted(sorted(long)[-2:]), channel
