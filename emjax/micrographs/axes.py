@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from emjax.micrographs.shapes import Stored
-from emjax.micrographs.signal import DType
+from emjax.micrographs.signal import DType, why_refused
+from emjax.micrographs.units import ENERGY_AXIS, no_length
 
 ROLES = {
     "y": ("y", "row", "rows", "height", "yaxis", "axisy", "dimy"),
@@ -20,6 +21,18 @@ ROLE = {name: role for role, names in ROLES.items() for name in names}
 COLOURS = (3, 4)
 CHANNELS = 100  # more are the channels of a spectrum
 NARROW = 2  # pixels: a stack of such images is rather an array in another order
+
+
+class Axes(NamedTuple):
+    """What a file says of the axes of an array; each empty, or one for each axis in its order."""
+
+    names: Sequence[object] = ()  # what is not known is empty
+    units: Sequence[str] = ()
+    steps: Sequence[float] = ()  # nm
+    labels: Sequence[str] = ()  # of the channels
+    origin: str = "none"  # of the steps
+    interleaved: bool = False  # the channels are colours, whatever their axis
+    refused: str = ""  # why the array is not a micrograph
 
 
 class Layout(NamedTuple):
@@ -42,8 +55,14 @@ class Layout(NamedTuple):
         return np.asarray(array[tuple(where)]).transpose([stored.index(axis) for axis in image])
 
     def of(self, values: Sequence[Any]) -> list[Any]:
-        """Return what `values` has, one for each axis of the array, for (planes,) y, x."""
-        return [values[axis] for axis in self.axes[: len(self.shape)]]
+        """Return what `values` has, one for each axis of the array or none, for (planes,) y, x."""
+        return [values[axis] for axis in self.axes[: len(self.shape)]] if values else []
+
+    def no_length(self, units: Sequence[str]) -> str:
+        """Return why units of the array's axes are not those of a micrograph, or ""."""
+        inner = self.of(units)
+        kinds = [no_length(unit) for unit in inner]
+        return next((kind for kind in kinds if kind == ENERGY_AXIS), no_length(*inner[-2:]))
 
 
 def role(name: object) -> str:
@@ -57,32 +76,23 @@ def is_reciprocal(name: object) -> bool:
     return re.fullmatch(r"[qk]_?[xy]", str(name).strip().lower()) is not None
 
 
-def layouts(
-    shape: Sequence[int],
-    dtype: DType,
-    names: Sequence[object] = (),
-    labels: Sequence[str] = (),
-    *,
-    interleaved: bool = False,
-) -> tuple[list[Layout], str]:
+def layouts(shape: Sequence[int], dtype: DType, axes: Axes) -> tuple[list[Layout], str]:
     """Return (the images or stacks in an array, why there is none or "").
 
     Axes of length 1 are left out wherever they stand. Names that say which axes are y and x decide;
     else the last two axes are the image, and a short last axis is colours or channels. Each channel
     is an image of its own, unless they are colours: 3 or 4 of 8 or 16 bits, on the last axis.
-
-    Args:
-        names: of the axes, in their order; what is not known is empty.
-        labels: of the channels.
-        interleaved: the channels are colours, whatever their axis and number format.
     """
+    names = axes.names
     sides = tuple(int(side) for side in shape)
     roles = [role(name) for name in names] if len(names) == len(sides) else [""] * len(sides)
     roles = [found if roles.count(found) == 1 else "" for found in roles]
     named = {found: axis for axis, found in enumerate(roles) if found}
     channel = named.get("c")
-    if len(sides) < 2:
-        return [], "a spectrum or profile"
+    if refused := axes.refused or why_refused(dtype, sides[:2]):
+        return [], refused
+    if 0 in sides:
+        return [], f"an array without values {sides}"
     if "y" in named and "x" in named:
         image = [named["y"], named["x"]]
     else:
@@ -97,21 +107,23 @@ def layouts(
             f"{described} would be {sides[kept[0]]} images of {h}x{w}; store the image axes last, "
             "or name the axes"
         )
-    axes = (*kept, *image)
-    fixed = {axis: 0 for axis in range(len(sides)) if axis not in axes}
-    inner = tuple(sides[axis] for axis in axes)
+    order = (*kept, *image)
+    fixed = {axis: 0 for axis in range(len(sides)) if axis not in order}
+    inner = tuple(sides[axis] for axis in order)
     if channel is None or sides[channel] == 1:
-        return [Layout(inner, axes, fixed)], ""
+        return [Layout(inner, order, fixed)], ""
     count = sides[channel]
     small = np.dtype(dtype).kind == "u" and np.dtype(dtype).itemsize <= 2
-    if count in COLOURS and (interleaved or (small and channel == len(sides) - 1)):
+    if count in COLOURS and (axes.interleaved or (small and channel == len(sides) - 1)):
         del fixed[channel]
-        return [Layout(inner, (*axes, channel), fixed, count)], ""
+        return [Layout(inner, (*order, channel), fixed, count)], ""
     if count > CHANNELS:
         return [], f"{count} channels, expected at most {CHANNELS}"
-    called = list(labels) if len(labels) == count else [f"channel {n}" for n in range(count)]
+    called = (
+        list(axes.labels) if len(axes.labels) == count else [f"channel {n}" for n in range(count)]
+    )
     return [
-        Layout(inner, axes, fixed | {channel: n}, label=label) for n, label in enumerate(called)
+        Layout(inner, order, fixed | {channel: n}, label=label) for n, label in enumerate(called)
     ], ""
 
 

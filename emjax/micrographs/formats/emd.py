@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from emjax.errors import InputError
-from emjax.micrographs.axes import Layout, is_reciprocal, layouts, role
-from emjax.micrographs.formats.hdf5_items import METADATA, Inside, attribute, text, vector
-from emjax.micrographs.formats.stored_values import spacing
-from emjax.micrographs.signal import Signal, why_refused
+from emjax.micrographs.axes import Axes, is_reciprocal, role
+from emjax.micrographs.formats.hdf5_items import METADATA, Inside, attribute, coordinates, text
+from emjax.micrographs.signal import Signal
 from emjax.micrographs.units import UNKNOWN, nm
 
 LABELS = "_labels_"  # the axis along which emdfile stacks arrays
@@ -26,7 +24,7 @@ def signals(inside: Inside) -> list[Signal]:
     found: list[Signal] = []
     for name, group in inside.groups.items():
         if name.startswith("/Data/Image/") and "Data" in inside.members(name):
-            found.append(_velox(inside, name))
+            found += _velox(inside, name)
         elif "emd_group_type" in group.attrs and _is_array(attribute(group, "emd_group_type")):
             found += _array(inside, name)
     return found
@@ -40,7 +38,7 @@ def _is_array(kind: Any) -> bool:
     return word in ("1", "array")
 
 
-def _velox(inside: Inside, name: str) -> Signal:
+def _velox(inside: Inside, name: str) -> list[Signal]:
     """Return the Signal of an array [h, w, frames] with its pixel size in the JSON text by it."""
     held = inside.members(name)
     array = held["Data"]
@@ -51,17 +49,15 @@ def _velox(inside: Inside, name: str) -> Signal:
         units = str(known["PixelUnitY"]), str(known["PixelUnitX"])
         pixel = known["PixelSize"]
         nm_per_pixel = nm(pixel["height"], units[0]), nm(pixel["width"], units[1])
-    label = f"{detector} {name[12:20]}".strip()
-    if array.dtype.names:
-        return inside.refused(array, label, "complex numbers")
-    if array.shape is None or len(array.shape) not in (2, 3) or 0 in array.shape:
-        return inside.refused(array, label, f"Velox data {array.shape}, expected [h, w, frames]")
-    image = tuple(array.shape[:2])
-    if array.shape[2:] in ((), (1,)):
-        layout = Layout(image, (0, 1), {axis: 0 for axis in range(2, array.ndim)})
-    else:
-        layout = Layout((array.shape[2], *image), (2, 0, 1), {})
-    return inside.signal(array, layout, label, units).calibrated(nm_per_pixel, "Velox")
+    rest = len(array.shape or ()) - 2
+    axes = Axes(
+        ("y", "x", *["t"] * rest),
+        (*units, *[""] * rest),
+        (*nm_per_pixel, *[math.nan] * rest),
+        origin="Velox",
+        refused="complex numbers" if array.dtype.names else "",
+    )
+    return inside.signals(array, f"{detector} {name[12:20]}".strip(), axes)
 
 
 def _text(inside: Inside, array: Any) -> bytes:
@@ -82,44 +78,39 @@ def _array(inside: Inside, name: str) -> list[Signal]:
     """
     held = inside.members(name)
     data = {key: array for key, array in held.items() if not key.startswith("dim")}
-    if len(data) != 1:
-        raise InputError(f"{name} holds {len(data)} arrays, {', '.join(data)}; expected one")
-    (array,) = data.values()
-    if array.shape is None or 0 in array.shape:
-        return [inside.refused(array, name, "an array without values")]
+    if not data:
+        return []
+    array = data.get("data", next(iter(data.values())))
+    if len(data) > 1 and "data" not in data:
+        refused = f"{len(data)} arrays in one group ({', '.join(data)}), expected one"
+        return inside.signals(array, name, Axes(refused=refused))
     first = 0 if "dim0" in held else 1
-    vectors = [held.get(f"dim{axis + first}") for axis in range(array.ndim)]
-    names = [text(part, "name") if part is not None else "" for part in vectors]
-    units = [text(part, "units") if part is not None else "" for part in vectors]
-    steps = [spacing(vector(part, inside), unit) for part, unit in zip(vectors, units, strict=True)]
-    order = _names(array.shape, names, steps, in_order=first == 0)
-    labels = _labels(vectors[-1]) if names and names[-1] == LABELS else ()
-    found, refused = layouts(array.shape, array.dtype, order, labels)
-    refused = why_refused(array.dtype, (0, 0)) or refused
-    if any(is_reciprocal(name) for name in names) and len(array.shape) == 2:
-        refused = refused or "reciprocal space"
-    if refused:
-        return [inside.refused(array, name, refused)]
-    origin = "EMD 1.0" if first == 0 else "Berkeley EMD"
-    return [
-        inside.signal(array, layout, name, layout.of(units)).calibrated(layout.of(steps), origin)
-        for layout in found
-    ]
+    vectors = [held.get(f"dim{axis + first}") for axis in range(len(array.shape or ()))]
+    called = [text(part, "name") if part is not None else "" for part in vectors]
+    units, steps = coordinates(inside, vectors)
+    refused = any(is_reciprocal(axis) for axis in called) and len(vectors) == 2
+    axes = Axes(
+        _names(called, steps, in_order=first == 0),
+        units,
+        steps,
+        _labels(vectors[-1]) if called and called[-1] == LABELS else (),
+        "EMD 1.0" if first == 0 else "Berkeley EMD",
+        refused="reciprocal space" if refused else "",
+    )
+    return inside.signals(array, name, axes)
 
 
-def _names(
-    shape: Sequence[int], names: Sequence[str], steps: Sequence[float], *, in_order: bool
-) -> list[str]:
+def _names(names: Sequence[str], steps: Sequence[float], *, in_order: bool) -> list[str]:
     """Return the axes' names: y, x and "" as these formats mean them."""
     if names and names[-1] == LABELS:
-        return [*_names(shape[:-1], names[:-1], steps[:-1], in_order=in_order), "c"]
+        return [*_names(names[:-1], steps[:-1], in_order=in_order), "c"]
     roles = [role(name.removeprefix("R").removeprefix("r")) for name in names]
     image = [axis for axis, step in enumerate(steps) if math.isfinite(step)]
     if roles.count("x") == roles.count("y") == 1:
         if not in_order:
             return roles
         image = sorted((roles.index("y"), roles.index("x")))
-    found = [""] * len(shape)
+    found = [""] * len(names)
     if len(image) == 2:
         found[image[0]], found[image[1]] = "y", "x"
     return found

@@ -1,7 +1,6 @@
 """HDF5: what programs write into it, or else all its arrays. No other file is followed."""
 
 import contextlib
-import math
 import os
 from collections.abc import Generator
 from typing import Any
@@ -9,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from emjax.errors import InputError, note
-from emjax.micrographs.axes import layouts
-from emjax.micrographs.formats.hdf5_items import Inside, attribute, inside, text, vector
-from emjax.micrographs.formats.stored_values import axistags, spacing
-from emjax.micrographs.signal import Signal, why_refused
+from emjax.micrographs.axes import Axes
+from emjax.micrographs.formats.hdf5_items import Inside, attribute, coordinates, inside, text
+from emjax.micrographs.formats.stored_values import axistags
+from emjax.micrographs.signal import Signal
 from emjax.micrographs.units import nm
 
 # Why an array is not even worth a word where others are micrographs.
@@ -50,48 +49,40 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
 def _plain(held: Inside, name: str) -> list[Signal]:
     """Return the Signals of an array; attributes and dimension scales may name its axes."""
     array = held.arrays[name]
-    if array.shape is None or 0 in array.shape:
-        return [held.refused(array, name, "an array without values")]
-    names, steps, units = _scales(held, array)
+    axes = _scales(held, array)
     tagged = axistags(text(array, "axistags"))
-    names = tagged if len(tagged) == array.ndim else names
+    if len(tagged) == array.ndim:
+        axes = axes._replace(names=tagged)
     picture, refused = _picture(array)
-    names = picture or names
-    found, why = layouts(array.shape, array.dtype, names, interleaved=bool(picture))
-    refused = why_refused(array.dtype, array.shape[:2]) or refused or why
-    if refused:
-        return [held.refused(array, name, refused)]
+    if picture or refused:
+        axes = axes._replace(names=picture, interleaved=True, refused=refused)
+    found = held.signals(array, name, axes)
     sizes = [nm(size, "um") for size in np.ravel(attribute(array, "element_size_um", ()))]
-    signals: list[Signal] = []
-    for layout in found:
-        signal = held.signal(array, layout, name, layout.of(units))
-        if len(sizes) in (2, 3):  # z, y, x, as ImageJ and ilastik write it
-            signals.append(signal.calibrated(sizes, "element_size_um"))
-        else:
-            signals.append(signal.calibrated(layout.of(steps), "dimension scales"))
-    return signals
+    if len(sizes) not in (2, 3):
+        return found
+    # z, y, x, as ImageJ and ilastik write it
+    return [
+        signal if signal.refused else signal.calibrated(sizes, "element_size_um")
+        for signal in found
+    ]
 
 
-def _scales(held: Inside, array: Any) -> tuple[list[str], list[float], list[str]]:
-    """Return (names, nm per pixel, units) of the axes by the dimension scales attached to them.
+def _scales(held: Inside, array: Any) -> Axes:
+    """Return what the labels of dimensions and the scales attached to them say of the axes.
 
     An axis is called by its label, or else by its scale. Source: HDF5's specification of them.
     """
-    names, steps, units = [""] * array.ndim, [math.nan] * array.ndim, [""] * array.ndim
+    names, vectors = [""] * array.ndim, [None] * array.ndim
     labels = attribute(array, "DIMENSION_LABELS", ())
     attached = attribute(array, "DIMENSION_LIST", ())
     for axis, scales in enumerate(attached if len(attached) == array.ndim else ()):
         item = array.file[scales[0]] if len(scales) and scales[0] else None
-        if item is None or not hasattr(item, "ndim"):
-            continue
-        names[axis], units[axis] = item.name.rpartition("/")[2], text(item, "units")
-        positions = vector(item, held)
-        if len(positions) == array.shape[axis]:
-            steps[axis] = spacing(positions, units[axis])
+        if item is not None and getattr(item, "shape", None) == (array.shape[axis],):
+            names[axis], vectors[axis] = item.name.rpartition("/")[2], item
     for axis, label in enumerate(labels if len(labels) == array.ndim else ()):
         called = label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
         names[axis] = called or names[axis]
-    return names, steps, units
+    return Axes(names, *coordinates(held, vectors), origin="dimension scales")
 
 
 def _picture(array: Any) -> tuple[str, str]:

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from emjax.errors import InputError, note
-from emjax.micrographs.axes import Layout
-from emjax.micrographs.formats.stored_values import ATTRIBUTES, Values, values_of
+from emjax.micrographs.axes import Axes, Layout, layouts
+from emjax.micrographs.formats.stored_values import ATTRIBUTES, Values, spacing, values_of
 from emjax.micrographs.shapes import Stored
-from emjax.micrographs.signal import Signal, check_declared, no_pixels, why_refused, with_samples
+from emjax.micrographs.signal import Signal, check_declared, no_pixels, with_samples
+from emjax.micrographs.units import UNKNOWN
 
 OBJECTS, DEPTH = 100_000, 50
 METADATA = 1 << 20  # bytes of an axis, or of the text that Velox keeps for an image
@@ -54,29 +55,35 @@ class Inside(NamedTuple):
         if array.chunks:
             check(f"a chunk of {name}", array.chunks, self.limit)
 
-    def signal(
+    def signals(
         self,
         array: Any,
-        layout: Layout,
         name: str,
-        units: Sequence[object] = (),
+        axes: Axes,
         values: Values | None = None,
-    ) -> Signal:
-        """Return the Signal of an image or stack in a dataset, refused or checked; without a size.
+        shape: Sequence[int] | None = None,
+    ) -> list[Signal]:
+        """Return the Signals in a dataset: one image or stack, or one for each channel.
 
         Args:
-            units: of (planes,) y, x.
             values: what the numbers become; by default what the CF attributes say.
+            shape: of the part of the dataset, from its start, that is the image.
         """
-        label = " ".join(part for part in (name, layout.label) if part)
+        found, refused = layouts(shape or array.shape or (), array.dtype, axes)
         values = values or values_of(array.dtype, attributes(array))
-        refused = why_refused(array.dtype, layout.shape, units[-2:])
-        if not refused and "an energy axis" in (other := why_refused("u1", layout.shape, units)):
-            refused = other
         refused = refused or values.refused or why_not_read(array)
+        if refused:
+            shape = tuple(array.shape or ())
+            return [Signal(name, shape, array.dtype, no_pixels, refused=refused)]
+        return [self._signal(array, layout, name, axes, values) for layout in found]
+
+    def _signal(self, array: Any, layout: Layout, name: str, axes: Axes, values: Values) -> Signal:
+        label = " ".join(part for part in (name, layout.label) if part)
+        refused = layout.no_length(axes.units)
         if not refused:
             self.check(array, with_samples(layout.shape[-2:], layout.samples), name)
-            self._note_missing(array, name)
+            if not any(layout.fixed.values()):  # once for all channels
+                self._note_missing(array, name)
 
         def raw(index: int) -> Stored:
             try:
@@ -85,13 +92,10 @@ class Inside(NamedTuple):
                 raise InputError(f"HDF5 cannot decode {name}: {error}") from None
             return values.convert(pixels)
 
-        return Signal(
+        signal = Signal(
             label, layout.shape, values.dtype, raw, samples=layout.samples, refused=refused
         )
-
-    def refused(self, array: Any, name: str, reason: str) -> Signal:
-        """Return the Signal of a dataset that is not a micrograph."""
-        return Signal(name, tuple(array.shape or ()), array.dtype, no_pixels, refused=reason)
+        return signal.calibrated(layout.of(axes.steps) or UNKNOWN, axes.origin)
 
     def _note_missing(self, array: Any, name: str) -> None:
         """Note chunks that were never written, and what stands for them."""
@@ -156,6 +160,13 @@ def attribute(item: Any, name: str, missing: Any = None) -> Any:
     if isinstance(item.attrs.get_id(name).get_type(), (TypeStringID, TypeVlenID)):
         check_heaps(item.file.filename)
     return item.attrs[name]
+
+
+def coordinates(inside: Inside, vectors: Sequence[Any]) -> tuple[list[str], list[float]]:
+    """Return (units, nm per pixel) of axes by the datasets of their positions; None: unknown."""
+    units = [text(part, "units") if part is not None else "" for part in vectors]
+    steps = [spacing(vector(part, inside), unit) for part, unit in zip(vectors, units, strict=True)]
+    return units, steps
 
 
 def text(item: Any, name: str) -> str:

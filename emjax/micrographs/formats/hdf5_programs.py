@@ -12,26 +12,24 @@ from typing import Any
 import h5py
 import numpy as np
 
-from emjax.micrographs.axes import is_reciprocal, layouts
+from emjax.micrographs.axes import Axes
 from emjax.micrographs.formats import emd
-from emjax.micrographs.formats.hdf5_items import Inside, attribute, text, vector
-from emjax.micrographs.formats.stored_values import Values, spacing
+from emjax.micrographs.formats.hdf5_items import Inside, attribute, coordinates, text
+from emjax.micrographs.formats.stored_values import HYPERSPY, Values, hyperspy_axes
 from emjax.micrographs.shapes import Stored
-from emjax.micrographs.signal import Signal, why_refused
+from emjax.micrographs.signal import Signal
 from emjax.micrographs.units import nm
 
+# The last axes of NeXus by the attribute `interpretation`.
+NEXUS = {"image": "yx", "rgb-image": "yxc", "rgba-image": "yxc"}
 # BigDataViewer's levels. Source: imagej.net/plugins/bdv, "the HDF5 file format".
 CELLS = re.compile(r"/t\d+/s\d+/(\d+)/cells")
 IMARIS = re.compile(r"/DataSet/ResolutionLevel (\d+)/TimePoint (\d+)/Channel (\d+)")
 
 
 def hyperspy(inside: Inside) -> list[Signal]:
-    """Return the Signals of HyperSpy: /Experiments/NAME with data, axis-0, axis-1, ...
-
-    Source: the hspy page of RosettaSciIO's documentation. The signal's axes are the image.
-    """
-    root = inside.groups["/"]
-    if "/Experiments" not in inside.groups or "file_format" not in root.attrs:
+    """Return the Signals of HyperSpy: /Experiments/NAME with data, axis-0, axis-1, ..."""
+    if "/Experiments" not in inside.groups or "file_format" not in inside.groups["/"].attrs:
         return []
     found: list[Signal] = []
     for name in inside.groups:
@@ -39,52 +37,17 @@ def hyperspy(inside: Inside) -> list[Signal]:
             continue
         if (array := inside.members(name).get("data")) is None:
             continue
-        title = name.removeprefix("/Experiments/")
-        axes = [inside.groups.get(f"{name}/axis-{axis}") for axis in range(len(array.shape or ()))]
-        found.append(_hyperspy(inside, array, title, axes))
+        groups = [inside.groups.get(f"{name}/axis-{n}") for n in range(len(array.shape or ()))]
+        axes = hyperspy_axes(
+            array.shape or (),
+            [
+                {key: attribute(axis, key) for key in HYPERSPY if key in axis.attrs}
+                for axis in groups
+                if axis is not None
+            ],
+        )
+        found += inside.signals(array, name.removeprefix("/Experiments/"), axes)
     return found
-
-
-def _hyperspy(inside: Inside, array: Any, title: str, axes: list[Any]) -> Signal:
-    if array.shape is None or 0 in array.shape or array.dtype.kind not in "buifc":
-        return inside.refused(array, title, "an array without numbers")
-    if None in axes:
-        found, refused = layouts(array.shape, array.dtype)
-        if refused or len(found) > 1:
-            return inside.refused(array, title, refused or "an array without its axes")
-        return inside.signal(array, found[0], title)
-    navigates = [bool(attribute(axis, "navigate", False)) for axis in axes]
-    image = [axis for axis, moves in enumerate(navigates) if not moves]
-    if not any("navigate" in axis.attrs for axis in axes):  # before version 2
-        image = image[-2:]
-    if not image and len(axes) == 2:  # one number per position: its map
-        image = [0, 1]
-    if len(image) > 2:
-        image = [axis for axis in image if array.shape[axis] > 1]
-    if len(image) != 2:
-        kind = "a spectrum or profile" if len(image) < 2 else f"{len(image)}-D data {array.shape}"
-        return inside.refused(array, title, kind)
-    names = ["y" if n == image[0] else "x" if n == image[1] else "" for n in range(len(axes))]
-    units = [text(axis, "units") for axis in axes]
-    found, refused = layouts(array.shape, array.dtype, names)
-    if any(is_reciprocal(text(axes[axis], "name")) for axis in image):
-        refused = refused or "reciprocal space"
-    if refused:
-        return inside.refused(array, title, refused)
-    (layout,) = found
-    steps = [
-        nm(abs(_number(attribute(axis, "scale", math.nan))), unit)
-        for axis, unit in zip(axes, units, strict=True)
-    ]
-    signal = inside.signal(array, layout, title, layout.of(units))
-    return signal.calibrated(layout.of(steps), "HyperSpy")
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(np.ravel(value)[0])
-    except (TypeError, ValueError, IndexError):
-        return math.nan
 
 
 def nexus(inside: Inside) -> list[Signal]:
@@ -97,36 +60,22 @@ def nexus(inside: Inside) -> list[Signal]:
         if "NX_class" not in group.attrs or text(group, "NX_class") != "NXdata":
             continue
         held = {key: item for key in group if (item := _hard(group, key)) is not None}
-        array = held.get(text(group, "signal"))
-        if (
-            array is None
-            or array.shape is None
-            or 0 in array.shape
-            or array.dtype.kind not in "uif"
-        ):
+        signal, refused = text(group, "signal"), ""
+        if (array := held.get(signal)) is None or len(array.shape or ()) < 2:
             continue
         names = _words(attribute(group, "axes", ()))
         if len(names) != array.ndim:
             names = [""] * array.ndim
-        vectors = [held.get(axis) for axis in names]
-        units = [text(part, "units") if part is not None else "" for part in vectors]
-        steps = [
-            spacing(vector(part, inside), unit) for part, unit in zip(vectors, units, strict=True)
-        ]
-        label = name.strip("/")
-        scaled = [f"{text(group, 'signal')}_{end}" for end in ("scaling_factor", "offset")]
-        layout, refused = layouts(array.shape, array.dtype, names)
-        if text(array, "interpretation") in ("spectrum", "scalar"):
-            refused = refused or "a spectrum or profile"
-        if any(key in held for key in scaled):
-            refused = refused or "scaled by a field of its own (scaling_factor), which is not read"
-        if refused := refused or why_refused(array.dtype, (0, 0)):
-            found.append(inside.refused(array, label, refused))
-            continue
-        found += [
-            inside.signal(array, part, label, part.of(units)).calibrated(part.of(steps), "NeXus")
-            for part in layout
-        ]
+        units, steps = coordinates(inside, [held.get(axis) for axis in names])
+        kind = text(array, "interpretation") or text(group, "interpretation")
+        if kind in ("spectrum", "scalar"):
+            refused = "a spectrum or profile"
+        if last := NEXUS.get(kind):
+            names = ([""] * array.ndim + list(last))[-array.ndim :]
+        if any(f"{signal}_{end}" in held for end in ("scaling_factor", "offset")):
+            refused = f"scaled by {signal}_scaling_factor or {signal}_offset, which is not read"
+        axes = Axes(names, units, steps, origin="NeXus", refused=refused)
+        found += inside.signals(array, name.strip("/"), axes)
     return found
 
 
@@ -160,15 +109,12 @@ def bigdataviewer(inside: Inside) -> list[Signal]:
     found: list[Signal] = []
     for name in names:
         array = inside.arrays[name]
-        label = name.removesuffix("/0/cells").strip("/")
-        layout, refused = layouts(array.shape, array.dtype, "zyx")
-        if refused := refused or why_refused(array.dtype, (0, 0)):
-            found.append(inside.refused(array, label, refused))
-            continue
         values = None
         if array.dtype.kind == "i" and array.dtype.itemsize == 2:
             values = Values(np.dtype(f"{array.dtype.str[0]}u2"), _unsigned)
-        found.append(inside.signal(array, layout[0], label, (), values))
+        found += inside.signals(
+            array, name.removesuffix("/0/cells").strip("/"), Axes("zyx"), values
+        )
     return found
 
 
@@ -190,26 +136,18 @@ def imaris(inside: Inside) -> list[Signal]:
             continue
         label = f"time {at[2]}, channel {at[3]}"
         sides = [_spelt_number(group, f"ImageSize{axis}") for axis in "ZYX"]
-        whole = all(0 < side <= most for side, most in zip(sides, array.shape, strict=True))
-        if not whole or array.dtype.kind not in "uif":
-            found.append(inside.refused(array, label, f"an image of {sides} in {array.shape}"))
+        if not all(0 < side <= most for side, most in zip(sides, array.shape, strict=True)):
+            refused = f"an image of {sides} in an array of {array.shape}"
+            found += inside.signals(array, label, Axes(refused=refused))
             continue
-        shape = tuple(map(int, sides))
-        layout, refused = layouts(shape, array.dtype, "zyx")
-        if refused:
-            found.append(inside.refused(array, label, refused))
-            continue
-        h, w = shape[-2:]
-        values = Values(array.dtype, _corner(h, w))
-        signal = inside.signal(array, layout[0], label, (), values)
-        steps = [
-            nm(
-                (_spelt_number(known, f"ExtMax{n}") - _spelt_number(known, f"ExtMin{n}")) / side,
-                unit,
-            )
-            for n, side in zip((2, 1, 0), sides, strict=True)
+        extents = [
+            _spelt_number(known, f"ExtMax{n}") - _spelt_number(known, f"ExtMin{n}")
+            for n in (2, 1, 0)
         ]
-        found.append(signal.calibrated(layout[0].of(steps), "Imaris"))
+        steps = [nm(extent / side, unit) for extent, side in zip(extents, sides, strict=True)]
+        _, h, w = shape = tuple(map(int, sides))
+        axes = Axes("zyx", (), steps, origin="Imaris")
+        found += inside.signals(array, label, axes, Values(array.dtype, _corner(h, w)), shape)
     return found
 
 

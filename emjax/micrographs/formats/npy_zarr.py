@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from emjax.errors import InputError, note
-from emjax.micrographs.axes import Layout, layouts, role
+from emjax.micrographs.axes import Axes, Layout, layouts, role
 from emjax.micrographs.formats.stored_values import Values, axistags, spacing, values_of
 from emjax.micrographs.shapes import Stored
-from emjax.micrographs.signal import Signal, check_declared, no_pixels, why_refused, with_samples
+from emjax.micrographs.signal import Signal, check_declared, no_pixels, with_samples
 from emjax.micrographs.units import UNKNOWN, nm
 
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
@@ -40,16 +40,6 @@ class _Store(NamedTuple):
     files: list[str]  # relative, sorted
 
 
-class _Axes(NamedTuple):
-    """What is known of the axes of an array; each empty, or one for each axis."""
-
-    names: Sequence[object] = ()
-    units: Sequence[str] = ()
-    steps: Sequence[float] = ()  # nm
-    labels: Sequence[str] = ()  # of the channels
-    origin: str = "none"
-
-
 @contextlib.contextmanager
 def npy_signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]:
     """Yield the Signals of an NPY file, which is mapped and not read: one, or one per channel."""
@@ -60,8 +50,8 @@ def npy_signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Sign
             raise InputError("an NPY file of pickled Python objects, which are not read")
     # Reads no pickles, and maps no more than the file has.
     array = np.lib.format.open_memmap(path, mode="r")
-    found, refused = layouts(array.shape, array.dtype)
-    if refused := why_refused(array.dtype, array.shape[:2]) or refused:
+    found, refused = layouts(array.shape, array.dtype, Axes())
+    if refused:
         yield [Signal("array", array.shape, array.dtype, no_pixels, refused=refused)]
         return
     yield [_of_npy(array, layout, limit) for layout in found]
@@ -165,20 +155,17 @@ def _walk(node: Any, parent: Any, store: _Store, depth: int) -> Iterator[Signal]
         yield from _walk(member, node, store, depth + 1)
 
 
-def _signals(array: Any, name: str, store: _Store, axes: _Axes) -> list[Signal]:
+def _signals(array: Any, name: str, store: _Store, axes: Axes) -> list[Signal]:
     """Return the Signals of an array: one, or one for each channel."""
-    found, refused = layouts(array.shape, array.dtype, axes.names, axes.labels)
-    refused = why_refused(array.dtype, (0, 0)) or refused
-    values = values_of(array.dtype, dict(array.attrs)) if not refused else None
-    if refused or values is None or values.refused:
-        refused = refused or (values.refused if values else "")
+    found, refused = layouts(array.shape, array.dtype, axes)
+    values = Values(array.dtype, np.asarray) if refused else values_of(array.dtype, array.attrs)
+    if refused := refused or values.refused:
         return [Signal(name, tuple(array.shape), array.dtype, no_pixels, refused=refused)]
     signals: list[Signal] = []
     for layout in found:
-        reason = why_refused(array.dtype, layout.shape, layout.of(axes.units) if axes.units else ())
         label = " ".join(part for part in (name, layout.label) if part)
         shape, samples = layout.shape, layout.samples
-        if reason:
+        if reason := layout.no_length(axes.units):
             signals.append(Signal(label, shape, array.dtype, no_pixels, refused=reason))
             continue
         plane = with_samples(shape[-2:], samples)
@@ -194,8 +181,7 @@ def _signals(array: Any, name: str, store: _Store, axes: _Axes) -> list[Signal]:
             array = _with_its_chunks(array, name, store)
         raw = functools.partial(_plane, array, layout, values)
         signal = Signal(label, shape, values.dtype, raw, samples=samples)
-        sizes = layout.of(axes.steps) if axes.steps else UNKNOWN
-        signals.append(signal.calibrated(sizes, axes.origin))
+        signals.append(signal.calibrated(layout.of(axes.steps) or UNKNOWN, axes.origin))
     return signals
 
 
@@ -252,7 +238,7 @@ def _with_separator(array: Any, separator: str) -> Any:
     return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=array.store_path))
 
 
-def _axes(array: Any, parent: Any) -> _Axes:
+def _axes(array: Any, parent: Any) -> Axes:
     """Return what dimension names, as of xarray, their coordinates and axistags say of an array."""
     import zarr
 
@@ -260,7 +246,7 @@ def _axes(array: Any, parent: Any) -> _Axes:
     names = axistags(attributes.get("axistags")) or attributes.get("_ARRAY_DIMENSIONS")
     names = names or getattr(array.metadata, "dimension_names", None) or ()
     if not isinstance(names, (list, tuple)) or len(names) != array.ndim:
-        return _Axes()
+        return Axes()
     units, steps = [], []
     for name, side in zip(names, array.shape, strict=True):
         item = parent.get(name) if parent and isinstance(name, str) and "/" not in name else None
@@ -271,10 +257,10 @@ def _axes(array: Any, parent: Any) -> _Axes:
         else:
             units.append("")
             steps.append(math.nan)
-    return _Axes(names, units, steps, origin="coordinates")
+    return Axes(names, units, steps, origin="coordinates")
 
 
-def _ome_axes(scales: Mapping[str, Any], ndim: int) -> _Axes:
+def _ome_axes(scales: Mapping[str, Any], ndim: int) -> Axes:
     """Return the axes of an OME image: their names and units, and the scale of its first dataset.
 
     That is the product of the scale of the dataset and that of all; another kind of transformation
@@ -284,7 +270,7 @@ def _ome_axes(scales: Mapping[str, Any], ndim: int) -> _Axes:
     if axes is None and scales.get("coordinateSystems"):
         axes = scales["coordinateSystems"][0]["axes"]
     if axes is None:
-        return _Axes("tczyx" if ndim == 5 else ())
+        return Axes("tczyx" if ndim == 5 else ())
     listed = [axis if isinstance(axis, dict) else {"name": axis} for axis in axes]
     kinds = {"channel": "c", "time": "t"}
     names = [
@@ -297,8 +283,8 @@ def _ome_axes(scales: Mapping[str, Any], ndim: int) -> _Axes:
         factor = _scaled(factor, held.get("coordinateTransformations") or ())
     steps = list(map(nm, factor, units)) if factor else [math.nan] * len(units)
     if len(units) != ndim:
-        return _Axes()
-    return _Axes(names, units, steps, origin="OME-Zarr")
+        return Axes()
+    return Axes(names, units, steps, origin="OME-Zarr")
 
 
 def _scaled(factor: list[float] | None, steps: Sequence[Any]) -> list[float] | None:

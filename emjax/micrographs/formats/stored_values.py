@@ -1,4 +1,4 @@
-"""What attributes of an array say of its numbers and its axes: CF conventions, axis vectors."""
+"""What attributes say of the numbers and the axes of an array: CF, HyperSpy, ilastik."""
 
 import json
 import math
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from emjax.errors import InputError
+from emjax.micrographs.axes import Axes, is_reciprocal
 from emjax.micrographs.shapes import Stored
 from emjax.micrographs.units import nm
 
@@ -15,6 +16,7 @@ from emjax.micrographs.units import nm
 SCALE, OFFSET, UNSIGNED = "scale_factor", "add_offset", "_Unsigned"
 MISSING = ("_FillValue", "missing_value")
 VALID = ("valid_min", "valid_max", "valid_range")
+HYPERSPY = ("name", "scale", "units", "navigate")  # of its axes
 ATTRIBUTES = (SCALE, OFFSET, UNSIGNED, *MISSING, *VALID)
 
 
@@ -120,3 +122,39 @@ def spacing(positions: Sequence[Any], unit: object) -> float:
     return (
         nm(abs(step), unit) if math.isclose(last - first, step * steps, rel_tol=1e-3) else math.nan
     )
+
+
+def hyperspy_axes(shape: Sequence[int], axes: Sequence[Mapping[str, Any]]) -> Axes:
+    """Return the Axes of a signal of HyperSpy by the attributes of each axis, [] without them.
+
+    The axes of the signal, not those of navigation, are the image, in their order. Source: the
+    hspy page of RosettaSciIO's documentation.
+    """
+    if len(axes) != len(shape):
+        return Axes()
+    image = [n for n, axis in enumerate(axes) if not _one(axis.get("navigate", False))]
+    if not any("navigate" in axis for axis in axes):  # before version 2 of the format
+        image = image[-2:]
+    if not image and len(axes) == 2:  # one number per position
+        image = [0, 1]
+    if len(image) > 2:
+        image = [n for n in image if shape[n] > 1]
+    if len(image) < 2:
+        return Axes(refused="a spectrum or profile")
+    if len(image) > 2:
+        return Axes(refused=f"{len(shape)}-D data {tuple(shape)}")
+    names = ["y" if n == image[0] else "x" if n == image[1] else "" for n in range(len(axes))]
+    units = [str(_one(axis.get("units", ""))) for axis in axes]
+    steps = [
+        nm(abs(_number(axis.get("scale"))), unit) for axis, unit in zip(axes, units, strict=True)
+    ]
+    reciprocal = any(is_reciprocal(_one(axes[n].get("name", ""))) for n in image)
+    refused = "reciprocal space" if reciprocal else ""
+    return Axes(names, units, steps, origin="HyperSpy", refused=refused)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(_one(value))
+    except (TypeError, ValueError):
+        return math.nan
