@@ -98,7 +98,9 @@ def layouts(shape: Sequence[int], dtype: DType, axes: Axes) -> tuple[list[Layout
     else:
         image, channel = _by_shape(sides, roles)
     kept = [axis for axis, side in enumerate(sides) if side > 1 and axis not in (*image, channel)]
-    described = f"{sides}" + (f" of the axes {', '.join(map(str, names))}" if named else "")
+    described = str(sides)
+    if named and all(names):
+        described += f" of the axes {', '.join(map(str, names))}"
     if len(kept) > 1:
         return [], f"{len(kept) + 2}-D data {described}"
     if len(kept) == 1 and not named and min(sides[axis] for axis in image) <= NARROW:
