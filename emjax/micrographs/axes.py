@@ -31,7 +31,7 @@ class Axes(NamedTuple):
     steps: Sequence[float] = ()  # nm
     labels: Sequence[str] = ()  # of the channels
     origin: str = "none"  # of the steps
-    interleaved: bool = False  # the channels are colours, whatever their axis
+    colours: bool | None = None  # whether the channels are; None: by their axis and numbers
     refused: str = ""  # why the array is not a micrograph
 
 
@@ -115,8 +115,11 @@ def layouts(shape: Sequence[int], dtype: DType, axes: Axes) -> tuple[list[Layout
     if channel is None or sides[channel] == 1:
         return [Layout(inner, order, fixed)], ""
     count = sides[channel]
-    small = np.dtype(dtype).kind == "u" and np.dtype(dtype).itemsize <= 2
-    if count in COLOURS and (axes.interleaved or (small and channel == len(sides) - 1)):
+    colours = axes.colours
+    if colours is None:
+        small = np.dtype(dtype).kind == "u" and np.dtype(dtype).itemsize <= 2
+        colours = small and channel == len(sides) - 1
+    if colours and count in COLOURS:
         del fixed[channel]
         return [Layout(inner, (*order, channel), fixed, count)], ""
     if count > CHANNELS:

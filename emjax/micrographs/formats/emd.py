@@ -95,6 +95,7 @@ def _array(inside: Inside, name: str) -> list[Signal]:
         steps,
         _labels(vectors[-1]) if called and called[-1] == LABELS else (),
         "EMD 1.0" if first == 0 else "Berkeley EMD",
+        colours=False,
         refused="reciprocal space" if refused else "",
     )
     return inside.signals(array, name, axes)

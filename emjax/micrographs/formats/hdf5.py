@@ -55,7 +55,7 @@ def _plain(held: Inside, name: str) -> list[Signal]:
         axes = axes._replace(names=tagged)
     picture, refused = _picture(array)
     if picture or refused:
-        axes = axes._replace(names=picture, interleaved=True, refused=refused)
+        axes = axes._replace(names=picture, colours=True, refused=refused)
     found = held.signals(array, name, axes)
     sizes = [nm(size, "um") for size in np.ravel(attribute(array, "element_size_um", ()))]
     if len(sizes) not in (2, 3):

@@ -236,7 +236,7 @@ def _check_heaps(path: str, size: int, _: int) -> None:
             while at + 16 <= end:
                 number, _, _, length = struct.unpack_from("<HHIQ", content, at)
                 step = length if number == 0 else 16 + (length + 7) // 8 * 8
-                if step <= 0:
+                if not 0 < step <= end - at:
                     raise InputError(f"a damaged heap of texts at byte {start}")
                 at += step
             start = content.find(b"GCOL\1\0\0\0", start + 1)
