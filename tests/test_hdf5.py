@@ -61,10 +61,11 @@ def test_emd_of_uncalibrated_diffraction_is_refused_by_its_names(tmp_path):
     assert np.isnan(plane.nm_per_pixel).all()
 
 
-def test_emdfile_stacks_are_images_by_their_labels(tmp_path):
+@pytest.mark.parametrize("kind", ["S5", h5py.string_dtype()])
+def test_emdfile_stacks_are_images_by_their_labels(tmp_path, kind):
     format_samples.emd1(tmp_path / "a.emd", np.moveaxis(STACK, 0, -1))
     with h5py.File(tmp_path / "a.emd", "r+") as file:
-        file["root/image/dim2"] = np.array([b"BF", b"ADF", b"HAADF"])
+        file["root/image/dim2"] = np.array([b"BF", b"ADF", b"HAADF"], kind)
         file["root/image/dim2"].attrs["name"] = "_labels_"
     with pytest.raises(micrographs.SeveralImages, match="image BF 24x20.*image ADF 24x20"):
         planes(tmp_path / "a.emd")

@@ -124,9 +124,9 @@ def layouts(shape: Sequence[int], dtype: DType, axes: Axes) -> tuple[list[Layout
         return [Layout(inner, (*order, channel), fixed, count)], ""
     if count > CHANNELS:
         return [], f"{count} channels, expected at most {CHANNELS}"
-    called = (
-        list(axes.labels) if len(axes.labels) == count else [f"channel {n}" for n in range(count)]
-    )
+    called = list(axes.labels[:count])
+    if len(called) < count:
+        called = [f"channel {n}" for n in range(count)]
     return [
         Layout(inner, order, fixed | {channel: n}, label=label) for n, label in enumerate(called)
     ], ""

@@ -44,7 +44,7 @@ BY_SUFFIX: dict[str, Reader] = {
 }
 PICTURES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 HDF5 = (".h5", ".hdf5", ".hspy", ".nxs", ".ims")
-SUFFIXES = (*PICTURES, *BY_SUFFIX, ".ser", ".emd", *HDF5, ".npy", ".zarr")
+SUFFIXES = (*PICTURES, *BY_SUFFIX, ".ser", ".emd", *HDF5, ".npy", ".zarr", ".zspy")
 COMPRESSED = tuple(suffix + end for suffix in mrc.SUFFIXES for end in (".gz", ".bz2"))
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue. Source: ITU-R BT.601
 

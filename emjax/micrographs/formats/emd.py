@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from emjax.micrographs.axes import Axes, is_reciprocal, role
-from emjax.micrographs.formats.hdf5_items import METADATA, Inside, attribute, coordinates, text
+from emjax.micrographs.formats.hdf5_items import (
+    METADATA,
+    Inside,
+    attribute,
+    check_heaps,
+    coordinates,
+    text,
+)
 from emjax.micrographs.signal import Signal
 from emjax.micrographs.units import UNKNOWN, nm
 
@@ -118,7 +125,14 @@ def _names(names: Sequence[str], steps: Sequence[float], *, in_order: bool) -> l
 
 
 def _labels(array: Any) -> list[str]:
-    """Return the texts of a dataset of short texts of a fixed length."""
-    if array is None or array.ndim != 1 or array.dtype.kind != "S" or array.nbytes > METADATA:
+    """Return the texts of a dataset [n]."""
+    if array is None or array.ndim != 1 or array.nbytes > METADATA:
         return []
-    return [label.decode("utf-8", "replace") for label in array[()]]
+    if array.dtype.kind == "O":
+        check_heaps(array.file.filename)
+    elif array.dtype.kind != "S":
+        return []
+    return [
+        label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
+        for label in array[()]
+    ]

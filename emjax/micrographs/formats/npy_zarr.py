@@ -17,7 +17,13 @@ import numpy as np
 
 from emjax.errors import InputError, note
 from emjax.micrographs.axes import Axes, Layout, layouts, role
-from emjax.micrographs.formats.stored_values import Values, axistags, spacing, values_of
+from emjax.micrographs.formats.stored_values import (
+    Values,
+    axistags,
+    hyperspy_axes,
+    spacing,
+    values_of,
+)
 from emjax.micrographs.shapes import Stored
 from emjax.micrographs.signal import Signal, check_declared, no_pixels, with_samples
 from emjax.micrographs.units import UNKNOWN, nm
@@ -45,9 +51,14 @@ def npy_signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Sign
     """Yield the Signals of an NPY file, which is mapped and not read: one, or one per channel."""
     with open(path, "rb") as file:
         version = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
-        if header and header(file)[2].hasobject:
-            raise InputError("an NPY file of pickled Python objects, which are not read")
+        old = version == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        stored = os.path.getsize(path) - file.tell()
+    if dtype.hasobject:
+        raise InputError("an NPY file of pickled Python objects, which are not read")
+    if 0 not in shape:
+        check_declared("it", shape or (1,), dtype, stored=stored, limit=math.inf)
     # Reads no pickles, and maps no more than the file has.
     array = np.lib.format.open_memmap(path, mode="r")
     found, refused = layouts(array.shape, array.dtype, Axes())
@@ -146,6 +157,12 @@ def _walk(node: Any, parent: Any, store: _Store, depth: int) -> Iterator[Signal]
             array = node[first["path"]]
             axes = _ome_axes(scales, array.ndim)._replace(labels=_ome_labels(known))
             yield from _signals(array, scales.get("name") or node.name, store, axes)
+        return
+    data, first = node.get("data"), node.get("axis-0")
+    if isinstance(data, zarr.Array) and isinstance(first, zarr.Group):  # ZSpy, of HyperSpy
+        axes = [node.get(f"axis-{axis}") for axis in range(data.ndim)]
+        known = hyperspy_axes(data.shape, [axis.attrs for axis in axes if axis is not None])
+        yield from _signals(data, node.basename, store, known)
         return
     if depth > DEPTH:
         raise InputError(f"groups nested over {DEPTH} deep")
