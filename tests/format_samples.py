@@ -158,6 +158,97 @@ def write_texts(folder):
     return {name: folder / name for name in TEXTS}
 
 
+def emd1(path, pixels, *, sizes=NM, units="nm", names=("Rx", "Ry")):
+    """Write [h, w] as emdfile and py4DSTEM do: EMD 1.0, axes of two positions each."""
+    with h5py.File(path, "w") as file:
+        file.attrs.update(emd_group_type="file", version_major=1, version_minor=0)
+        file.create_group("root").attrs.update(emd_group_type="root")
+        group = file.create_group("root/image")
+        group.attrs.update(emd_group_type="array", python_class="Array")
+        group.create_dataset("data", data=pixels).attrs["units"] = "counts"
+        for axis, (name, size) in enumerate(zip(names, sizes, strict=True)):
+            dim = group.create_dataset(f"dim{axis}", data=[0.0, size])
+            dim.attrs.update(name=name, units=units)
+
+
+def hyperspy(path, pixels, *, sizes=NM, units="nm", name=""):
+    """Write [h, w] or [planes, h, w] as HyperSpy does: an image, or a series of images."""
+    with h5py.File(path, "w") as file:
+        file.attrs.update(file_format="HyperSpy", file_format_version="3.3")
+        group = file.create_group("Experiments/image")
+        group.create_dataset("data", data=pixels)
+        for axis, side in enumerate(pixels.shape):
+            known = group.create_group(f"axis-{axis}")
+            inner = axis - pixels.ndim + 2
+            known.attrs.update(_type="UniformDataAxis", size=side, offset=0.0, navigate=inner < 0)
+            scale, unit = (sizes[inner], units) if inner >= 0 else (1.0, "s")
+            known.attrs.update(scale=scale, units=unit, name=name + ("zyx"[axis - pixels.ndim]))
+
+
+def nexus(path, pixels, *, sizes=NM, units="nm", interpretation=""):
+    """Write [h, w] as an NXdata group of NeXus."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group("entry/scan")
+        file["entry"].attrs["NX_class"] = "NXentry"
+        group.attrs.update(NX_class="NXdata", signal="counts", axes=["y", "x"][-pixels.ndim :])
+        group.create_dataset("counts", data=pixels)
+        if interpretation:
+            group["counts"].attrs["interpretation"] = interpretation
+        for axis, size, side in zip("yx", sizes, pixels.shape, strict=True):
+            group.create_dataset(axis, data=np.arange(side) * size).attrs["units"] = units
+
+
+def bigdataviewer(path, *setups):
+    """Write one time of uint16 [planes, h, w] for each setup as BigDataViewer does, as int16."""
+    with h5py.File(path, "w") as file:
+        for number, pixels in enumerate(setups):
+            setup = f"s{number:02d}"
+            file[f"{setup}/resolutions"] = np.array([[1.0, 1, 1], [2, 2, 1]])
+            file[f"{setup}/subdivisions"] = np.array([[16, 16, 1], [16, 16, 1]], np.int32)
+            for level, shown in enumerate((pixels, pixels[:, ::2, ::2])):
+                file.create_dataset(
+                    f"t00000/{setup}/{level}/cells",
+                    data=np.ascontiguousarray(shown).view(np.int16),
+                    chunks=(1, 8, 8),
+                    compression="gzip",
+                )
+
+
+def imaris(path, *channels, nm=(4.0, *NM)):
+    """Write [planes, h, w] for each channel as Imaris does: in an array of whole chunks."""
+
+    def letters(value):
+        return np.frombuffer(str(value).encode(), "S1")
+
+    with h5py.File(path, "w") as file:
+        known = file.create_group("DataSetInfo/Image")
+        shape = channels[0].shape
+        known.attrs["Unit"] = letters("um")
+        for axis, (side, size) in enumerate(zip(shape[::-1], nm[::-1], strict=True)):
+            known.attrs[f"ExtMin{axis}"] = letters(1.5)
+            known.attrs[f"ExtMax{axis}"] = letters(1.5 + side * size * 1e-3)
+        for level in (0, 1):
+            for number, pixels in enumerate(channels):
+                shown = pixels[:, :: level + 1, :: level + 1]
+                name = f"DataSet/ResolutionLevel {level}/TimePoint 0/Channel {number}"
+                group = file.create_group(name)
+                for axis, side in zip("ZYX", shown.shape, strict=True):
+                    group.attrs[f"ImageSize{axis}"] = letters(side)
+                whole = np.pad(shown, [(0, -side % 16) for side in shown.shape])
+                group.create_dataset("Data", data=whole, chunks=(16, 16, 16), compression="gzip")
+
+
+def scales(path, pixels, *, sizes=NM, units="nm", names="yx"):
+    """Write an array with a dimension scale for each axis, as netCDF does."""
+    with h5py.File(path, "w") as file:
+        array = file.create_dataset("image", data=pixels)
+        for axis, (name, size) in enumerate(zip(names, sizes, strict=True)):
+            scale = file.create_dataset(name, data=np.arange(pixels.shape[axis]) * size)
+            scale.attrs["units"] = units
+            scale.make_scale(name)
+            array.dims[axis].attach_scale(scale)
+
+
 def write_all(folder):
     """Write a sample of every format to `folder`, of DEEP, GREY or STACK; return {name: path}."""
 
@@ -199,6 +290,12 @@ def write_all(folder):
         file.create_dataset("image", data=STACK, chunks=(1, 8, 8), compression="gzip")
     velox(at("velox.emd"), STACK)
     berkeley(at("berkeley.emd"), DEEP)
+    emd1(at("emd1.emd"), DEEP)
+    hyperspy(at("series.hspy"), STACK)
+    nexus(at("scan.nxs"), DEEP)
+    bigdataviewer(at("bdv.h5"), STACK)
+    imaris(at("stack.ims"), STACK)
+    scales(at("scales.h5"), DEEP)
     dm(at("image.dm3"), DEEP)
     dm(at("stack.dm4"), STACK, version=4)
     ser(at("stack_1.ser"), STACK)

@@ -54,7 +54,8 @@ BY_SUFFIX: dict[str, Reader] = {
     **dict.fromkeys(rosettasciio.READERS, rosettasciio.signals),
 }
 PICTURES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
-SUFFIXES = (*PICTURES, *BY_SUFFIX, ".ser", ".eer", ".emd", ".h5", ".hdf5", ".npy", ".zarr")
+HDF5 = (".h5", ".hdf5", ".hspy", ".nxs", ".ims")
+SUFFIXES = (*PICTURES, *BY_SUFFIX, ".ser", ".eer", ".emd", *HDF5, ".npy", ".zarr", ".zspy")
 COMPRESSED = tuple(suffix + end for suffix in mrc.SUFFIXES for end in (".gz", ".bz2"))
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue. Source: ITU-R BT.601
 
@@ -375,8 +376,10 @@ def _pixels(path: StrPath, signal: Signal, index: int) -> Grey | RGB:
         pixels = signal.finish(signal.raw(index))
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
-    if pixels.ndim == 3 and pixels.shape[-1] in (1, 2):
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
+    elif pixels.ndim == 3 and pixels.shape[-1] == 2:
+        raise InputError(f"{path}: 2 samples per pixel, expected grey, or red, green and blue")
     elif pixels.ndim == 3 and pixels.shape[-1] == 4:
         pixels = pixels[..., :3]
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] != 3):

@@ -33,6 +33,7 @@ RECIPROCAL = re.compile(
     r"|(inv|inverse|reciprocal)\.?.+|.+inv|per([pnumc]?m|a|å|angstrom|.*meter|micron)"
     r"|(milli|micro|nano|[munk])?rad(ian)?s?|m?deg(rees?)?|°"  # of a diffraction pattern
 )
+ENERGY_AXIS = "an energy axis"
 ENERGY = re.compile(r"(kilo|mega|milli|[kmg])?(ev|electron-?volts?)")
 ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})")
 PER_PIXEL = re.compile(r"(?<=[a-zμå])(/|per)(px|pix|pixel|voxel)s?$")
@@ -102,7 +103,7 @@ def no_length(*units: object) -> str:
         if RECIPROCAL.fullmatch(unit):
             return "reciprocal space"
         if ENERGY.fullmatch(unit):
-            return "an energy axis"
+            return ENERGY_AXIS
     return ""
 
 

@@ -110,7 +110,12 @@ def _zarr(path: Path, image: Planes, known: PixelSize | None, info: str) -> None
     chunks = (1,) * (image.ndim - 2) + tuple(min(side, CHUNK) for side in image.shape[-2:])
     names = [axis["name"] for axis in axes]
     array = group.create_array(
-        "0", shape=image.shape, chunks=chunks, dtype=image.dtype, dimension_names=names
+        "0",
+        shape=image.shape,
+        chunks=chunks,
+        dtype=image.dtype,
+        dimension_names=names,
+        config={"write_empty_chunks": True},  # a chunk that is not there is then one that was lost
     )
     array[...] = image
 

@@ -75,6 +75,8 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
             return np.array(file if file.mode == mode else file.convert(mode))
 
         def finish(pixels: Stored) -> Stored:
+            if mode == "LA":
+                return pixels[..., 0]
             if mode != "P":
                 return pixels
             palette = np.zeros((256, 3), np.uint8)

@@ -1,7 +1,4 @@
-"""Formats that RosettaSciIO reads, if it is installed: by these of its readers and no other.
-
-One of the others evaluates code from a file.
-"""
+"""Formats that RosettaSciIO reads, if it is installed: by these of its readers and no other."""
 
 import contextlib
 import importlib
@@ -11,24 +8,20 @@ import struct
 from collections.abc import Generator, Mapping
 from typing import Any
 
-import numpy as np
-
 from emjax.errors import InputError
 from emjax.micrographs import messages
-from emjax.micrographs.formats import hdf5
+from emjax.micrographs.axes import Axes, Layout, layouts
+from emjax.micrographs.formats.stored_values import hyperspy_axes
 from emjax.micrographs.shapes import Stored
-from emjax.micrographs.signal import Signal, check_declared, why_refused
-from emjax.micrographs.units import nm
+from emjax.micrographs.signal import Signal, check_declared, no_pixels, with_samples
+from emjax.micrographs.units import UNKNOWN
 
 READERS = {
     ".blo": "blockfile",
-    ".hspy": "hspy",
-    ".nxs": "nexus",
     ".prz": "pantarhei",
     ".tvips": "tvips",
     ".unf": "semper",
 }
-IN_HDF5 = (".hspy", ".nxs")
 
 
 @contextlib.contextmanager
@@ -41,42 +34,41 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
         raise InputError(f"{suffix} is read by RosettaSciIO; install emjax[rsciio]") from None
     messages.collect_from("rsciio")
     size = os.path.getsize(path)
-    if suffix in IN_HDF5:
-        import h5py
-
-        hdf5.check_heaps(path)
-        with h5py.File(path, "r") as file:
-            hdf5.inside(file)
     if suffix == ".blo":
         _check_blockfile(path, size)
     found = reader.file_reader(str(path), lazy=True)
-    yield [_signal(part, index, size, limit) for index, part in enumerate(found)]
+    yield [signal for n, part in enumerate(found) for signal in _signals(part, n, size, limit)]
 
 
 def _check_blockfile(path: str | os.PathLike[str], size: int) -> None:
-    """Refuse a blockfile that declares more patterns than it has: planning them takes for ever."""
+    """Refuse a blockfile that declares more patterns than it has."""
     with open(path, "rb") as file:
         pattern, _, columns, rows = struct.unpack("<20x4H", file.read(28))
     check_declared("it", (rows, columns, pattern, pattern), "u1", stored=size, limit=math.inf)
 
 
-def _signal(part: Mapping[str, Any], index: int, size: int, limit: int) -> Signal:
-    """Return the Signal of a dict of RosettaSciIO."""
-    array, axes = part["data"], part["axes"]
-    shape = tuple(array.shape)
-    units = [str(axis.get("units") or "") for axis in axes]
-    refused = why_refused(array.dtype, shape, units if len(units) == len(shape) else ())
-
-    def raw(i: int) -> Stored:
-        return np.asarray(array[i] if len(shape) == 3 else array)
-
-    name = part.get("metadata", {}).get("General", {}).get("title") or f"signal {index}"
-    signal = Signal(name, shape, array.dtype, raw, refused=refused)
+def _signals(part: Mapping[str, Any], number: int, size: int, limit: int) -> list[Signal]:
+    """Return the Signals of a dict of RosettaSciIO: one, or one for each channel."""
+    array = part["data"]
+    name = part.get("metadata", {}).get("General", {}).get("title") or f"signal {number}"
+    axes = hyperspy_axes(array.shape, part["axes"])._replace(origin="RosettaSciIO")
+    found, refused = layouts(array.shape, array.dtype, axes)
     if refused:
-        return signal
-    for what, checked, most in (("its image", shape[-2:], limit), ("it", shape, math.inf)):
-        check_declared(what, checked, array.dtype, stored=size, limit=most, compressed=True)
-    if len(axes) != len(shape):
-        return signal
-    sizes = [nm(axis.get("scale"), axis.get("units") or "") for axis in axes]
-    return signal.calibrated(sizes, "RosettaSciIO")
+        return [Signal(name, tuple(array.shape), array.dtype, no_pixels, refused=refused)]
+    return [_signal(array, layout, name, axes, size, limit) for layout in found]
+
+
+def _signal(array: Any, layout: Layout, name: str, axes: Axes, size: int, limit: int) -> Signal:
+    shape, samples = layout.shape, layout.samples
+    refused = layout.no_length(axes.units)
+    plane = with_samples(shape[-2:], samples)
+    for what, checked, most in (("its image", plane, limit), ("it", shape, math.inf)):
+        if not refused:
+            check_declared(what, checked, array.dtype, stored=size, limit=most, compressed=True)
+
+    def raw(index: int) -> Stored:
+        return layout.plane(array, index)
+
+    label = " ".join(part for part in (name, layout.label) if part)
+    signal = Signal(label, shape, array.dtype, raw, samples=samples, refused=refused)
+    return signal.calibrated(layout.of(axes.steps) or UNKNOWN, axes.origin)

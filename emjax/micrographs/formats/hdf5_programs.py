@@ -1,0 +1,180 @@
+"""Files that programs write as HDF5: HyperSpy, NeXus, BigDataViewer, Imaris.
+
+To add a program: write a function that returns the Signals of its files, [] for others, and give it
+a place in `PROGRAMS`.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import h5py
+import numpy as np
+
+from emjax.micrographs.axes import Axes
+from emjax.micrographs.formats import emd
+from emjax.micrographs.formats.hdf5_items import Inside, attribute, coordinates, text
+from emjax.micrographs.formats.stored_values import HYPERSPY, Values, hyperspy_axes
+from emjax.micrographs.shapes import Stored
+from emjax.micrographs.signal import Signal
+from emjax.micrographs.units import nm
+
+# The last axes of NeXus by the attribute `interpretation`.
+NEXUS = {"image": "yx", "rgb-image": "yxc", "rgba-image": "yxc"}
+# BigDataViewer's levels. Source: imagej.net/plugins/bdv, "the HDF5 file format".
+CELLS = re.compile(r"/t\d+/s\d+/(\d+)/cells")
+IMARIS = re.compile(r"/DataSet/ResolutionLevel (\d+)/TimePoint (\d+)/Channel (\d+)")
+
+
+def hyperspy(inside: Inside) -> list[Signal]:
+    """Return the Signals of HyperSpy: /Experiments/NAME with data, axis-0, axis-1, ..."""
+    if "/Experiments" not in inside.groups or "file_format" not in inside.groups["/"].attrs:
+        return []
+    found: list[Signal] = []
+    for name in inside.groups:
+        if name.count("/") != 2 or not name.startswith("/Experiments/"):
+            continue
+        if (array := inside.members(name).get("data")) is None:
+            continue
+        groups = [inside.groups.get(f"{name}/axis-{n}") for n in range(len(array.shape or ()))]
+        axes = hyperspy_axes(
+            array.shape or (),
+            [
+                {key: attribute(axis, key) for key in HYPERSPY if key in axis.attrs}
+                for axis in groups
+                if axis is not None
+            ],
+        )
+        found += inside.signals(array, name.removeprefix("/Experiments/"), axes)
+    return found
+
+
+def nexus(inside: Inside) -> list[Signal]:
+    """Return the Signals of NeXus: of each NXdata group, the dataset that `signal` names.
+
+    Source: the NXdata page of the NeXus manual. `axes` names the vector of each axis.
+    """
+    found: list[Signal] = []
+    for name, group in inside.groups.items():
+        if "NX_class" not in group.attrs or text(group, "NX_class") != "NXdata":
+            continue
+        held = {key: item for key in group if (item := _hard(group, key)) is not None}
+        signal, refused = text(group, "signal"), ""
+        if (array := held.get(signal)) is None or len(array.shape or ()) < 2:
+            continue
+        names = _words(attribute(group, "axes", ()))
+        if len(names) != array.ndim:
+            names = [""] * array.ndim
+        units, steps = coordinates(inside, [held.get(axis) for axis in names])
+        kind = text(array, "interpretation") or text(group, "interpretation")
+        if kind in ("spectrum", "scalar"):
+            refused = "a spectrum or profile"
+        if last := NEXUS.get(kind):
+            names = ([""] * array.ndim + list(last))[-array.ndim :]
+        if any(f"{signal}_{end}" in held for end in ("scaling_factor", "offset")):
+            refused = f"scaled by {signal}_scaling_factor or {signal}_offset, which is not read"
+        axes = Axes(names, units, steps, origin="NeXus", refused=refused)
+        found += inside.signals(array, name.strip("/"), axes)
+    return found
+
+
+def _hard(group: Any, key: str) -> Any:
+    """Return the dataset `key` of a group unless it is a link elsewhere or kept elsewhere."""
+    if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+        return None
+    item = group.get(key)
+    inside = isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual
+    return item if inside else None
+
+
+def _words(value: Any) -> list[str]:
+    """Return the names that an attribute lists, as an array of texts or with colons."""
+    found = [
+        part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part)
+        for part in np.ravel(np.asarray(value, dtype=object))
+    ]
+    return found[0].split(":") if len(found) == 1 else found
+
+
+def bigdataviewer(inside: Inside) -> list[Signal]:
+    """Return the Signals of BigDataViewer: the full-size level of each time and setup.
+
+    Its 16-bit numbers have no sign, though the datasets' format has one. The pixel size is in its
+    XML file, which is not read.
+    """
+    names = [name for name in inside.arrays if (level := CELLS.fullmatch(name)) and level[1] == "0"]
+    if not any(re.fullmatch(r"/s\d+", name) for name in inside.groups):
+        return []
+    found: list[Signal] = []
+    for name in names:
+        array = inside.arrays[name]
+        values = None
+        if array.dtype.kind == "i" and array.dtype.itemsize == 2:
+            values = Values(np.dtype(f"{array.dtype.str[0]}u2"), _unsigned)
+        found += inside.signals(
+            array, name.removesuffix("/0/cells").strip("/"), Axes("zyx"), values
+        )
+    return found
+
+
+def imaris(inside: Inside) -> list[Signal]:
+    """Return the Signals of Imaris 5.5: the full-size level of each time and channel.
+
+    Its arrays are larger than the image; ImageSizeX, Y and Z of the channel are the image's.
+    Source: Bitplane's description of the file format.
+    """
+    if "/DataSetInfo/Image" not in inside.groups:
+        return []
+    known = inside.groups["/DataSetInfo/Image"]
+    unit = _spelt(known, "Unit")
+    found: list[Signal] = []
+    for name, group in inside.groups.items():
+        at = IMARIS.fullmatch(name)
+        array = inside.members(name).get("Data")
+        if not at or at[1] != "0" or array is None or array.ndim != 3:
+            continue
+        label = f"time {at[2]}, channel {at[3]}"
+        sides = [_spelt_number(group, f"ImageSize{axis}") for axis in "ZYX"]
+        if not all(0 < side <= most for side, most in zip(sides, array.shape, strict=True)):
+            refused = f"an image of {sides} in an array of {array.shape}"
+            found += inside.signals(array, label, Axes(refused=refused))
+            continue
+        extents = [
+            _spelt_number(known, f"ExtMax{n}") - _spelt_number(known, f"ExtMin{n}")
+            for n in (2, 1, 0)
+        ]
+        steps = [nm(extent / side, unit) for extent, side in zip(extents, sides, strict=True)]
+        _, h, w = shape = tuple(map(int, sides))
+        axes = Axes("zyx", (), steps, origin="Imaris")
+        found += inside.signals(array, label, axes, Values(array.dtype, _corner(h, w)), shape)
+    return found
+
+
+def _unsigned(pixels: Stored) -> Stored:
+    return pixels.view(f"{pixels.dtype.str[0]}u{pixels.dtype.itemsize}")
+
+
+def _corner(h: int, w: int) -> Callable[[Stored], Stored]:
+    return lambda pixels: pixels[:h, :w]
+
+
+def _spelt(group: Any, name: str) -> str:
+    """Return an attribute that is stored as an array of single letters."""
+    return "".join(_words(attribute(group, name, ())))
+
+
+def _spelt_number(group: Any, name: str) -> float:
+    try:
+        return float(_spelt(group, name))
+    except ValueError:
+        return math.nan
+
+
+PROGRAMS: list[Callable[[Inside], list[Signal]]] = [
+    hyperspy,
+    emd.signals,
+    bigdataviewer,
+    imaris,
+    nexus,
+]

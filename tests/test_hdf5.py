@@ -1,0 +1,482 @@
+"""HDF5 as programs write it: EMD, HyperSpy, NeXus, BigDataViewer, Imaris, netCDF; its refusals."""
+
+import json
+import struct
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from h5py import h5d, h5p, h5s, h5t, h5z
+
+from emjax import micrographs
+from emjax.errors import InputError
+from emjax.micrographs.formats import hdf5_items
+from emjax.micrographs.formats.stored_values import spacing, values_of
+from tests import format_samples
+from tests.format_samples import DEEP, GREY, NM, STACK
+
+
+def planes(path, index=None):
+    return list(micrographs.planes(path, index))
+
+
+def pixels(path, index=None):
+    return np.stack([plane.image for plane in planes(path, index)]).squeeze()
+
+
+def refused(path, reason, index=None):
+    with pytest.raises(InputError, match=reason) as caught:
+        planes(path, index)
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+# EMD
+
+
+@pytest.mark.parametrize("units, size", [("A", 0.1), ("nm", 1), ("[n_m]", 1), ("[µ_m]", 1e3)])
+@pytest.mark.parametrize("write", [format_samples.emd1, format_samples.berkeley])
+def test_emd_states_sizes_in_every_spelling(tmp_path, write, units, size):
+    more = {"units": units} if write is format_samples.emd1 else {"unit": units}
+    write(tmp_path / "a.emd", DEEP, sizes=(5.0, 2.0), **more)
+    (plane,) = planes(tmp_path / "a.emd")
+    np.testing.assert_array_equal(plane.image, DEEP)
+    np.testing.assert_allclose(plane.nm_per_pixel, (5 * size, 2 * size))
+
+
+@pytest.mark.parametrize("units", ["A^-1", "1/nm", "mrad", "[n_m^-1]", "[1_/_n_m]", "Å⁻¹"])
+def test_emd_of_reciprocal_space_is_refused(tmp_path, units):
+    format_samples.emd1(tmp_path / "a.emd", DEEP, units=units, names=("Qx", "Qy"))
+    refused(tmp_path / "a.emd", "reciprocal space")
+    format_samples.berkeley(tmp_path / "b.emd", DEEP, unit=units)
+    refused(tmp_path / "b.emd", "reciprocal space")
+
+
+def test_emd_of_uncalibrated_diffraction_is_refused_by_its_names(tmp_path):
+    format_samples.emd1(tmp_path / "a.emd", DEEP, units="pixels", names=("Qx", "Qy"))
+    refused(tmp_path / "a.emd", "reciprocal space")
+    format_samples.emd1(tmp_path / "b.emd", DEEP, units="pixels", names=("Rx", "Ry"))
+    (plane,) = planes(tmp_path / "b.emd")
+    np.testing.assert_array_equal(plane.image, DEEP)
+    assert np.isnan(plane.nm_per_pixel).all()
+
+
+@pytest.mark.parametrize("kind", ["S5", h5py.string_dtype()])
+def test_emdfile_stacks_are_images_by_their_labels(tmp_path, kind):
+    format_samples.emd1(tmp_path / "a.emd", np.moveaxis(STACK, 0, -1))
+    with h5py.File(tmp_path / "a.emd", "r+") as file:
+        file["root/image/dim2"] = np.array([b"BF", b"ADF", b"HAADF"], kind)
+        file["root/image/dim2"].attrs["name"] = "_labels_"
+    with pytest.raises(micrographs.SeveralImages, match="image BF 24x20.*image ADF 24x20"):
+        planes(tmp_path / "a.emd")
+    np.testing.assert_array_equal(pixels(tmp_path / "a.emd", 2), STACK[2])
+    assert planes(tmp_path / "a.emd", 1)[0].nm_per_pixel == pytest.approx(NM)
+
+
+def test_emd_1_of_several_arrays_and_of_other_groups(tmp_path):
+    format_samples.emd1(tmp_path / "a.emd", DEEP)
+    with h5py.File(tmp_path / "a.emd", "r+") as file:
+        file.create_group("root/points").attrs["emd_group_type"] = "pointlist"
+        file["root/points/x"] = GREY
+        cube = file.create_group("root/cube")
+        cube.attrs["emd_group_type"] = "array"
+        cube["data"] = np.ones((2, 3, 4, 5))
+        file.create_group("root/empty").attrs["emd_group_type"] = "array"
+    np.testing.assert_array_equal(pixels(tmp_path / "a.emd"), DEEP)
+    with micrographs.open_all(tmp_path / "a.emd") as found:
+        assert sorted(signal.refused for signal in found) == ["", "4-D data (2, 3, 4, 5)"]
+
+
+def test_berkeley_axes_by_their_names(tmp_path):
+    """Three lengths in the order x, y, z, as vectors of [n] and [n, 1]."""
+    with h5py.File(tmp_path / "a.emd", "w") as file:
+        file.attrs.update(version_major=0, version_minor=2)
+        group = file.create_group("data/volume")
+        group.attrs["emd_group_type"] = 1
+        group["data"] = STACK.transpose(2, 1, 0)
+        for axis, (name, size) in enumerate(zip("xyz", (3.0, 2.0, 4.0), strict=True), start=1):
+            vector = np.arange(group["data"].shape[axis - 1]) * size
+            group[f"dim{axis}"] = vector[:, None] if name == "y" else vector
+            group[f"dim{axis}"].attrs.update(name=name, units="[n_m]")
+    np.testing.assert_array_equal(pixels(tmp_path / "a.emd"), STACK)
+    assert planes(tmp_path / "a.emd")[0].nm_per_pixel == (2, 3)
+    assert next(micrographs.planes(tmp_path / "a.emd", axis="y")).nm_per_pixel == (4, 3)
+
+
+def test_velox_images_have_their_own_metadata(tmp_path):
+    path = tmp_path / "a.emd"
+    format_samples.velox(path, STACK, metres=(1e-10, 2e-10))
+    with h5py.File(path, "r+") as file:
+        for name, kind in (("ffff", "1/m"), ("0000", "m"), ("8888", None)):
+            group = file.create_group(f"Data/Image/{name * 8}")
+            group["Data"] = (STACK[:1] // 2).transpose(1, 2, 0)
+            size = {"PixelSize": {"width": "5e-9", "height": "3e-9"}, "Detector": name}
+            known = {"BinaryResult": size | {"PixelUnitX": kind, "PixelUnitY": kind}}
+            if kind:
+                words = np.frombuffer(json.dumps(known).encode().ljust(300, b"\0"), np.uint8)
+                group["Metadata"] = words[:, None]
+    with micrographs.open_all(path) as found:
+        listed = {signal.name.split()[0]: (signal.nm_per_pixel, signal.refused) for signal in found}
+    assert listed["0000"] == (pytest.approx((3, 5)), "")
+    assert listed["BF"] == (pytest.approx((0.1, 0.2)), "")
+    assert listed["ffff"][1] == "reciprocal space"
+    assert np.isnan(listed["88888888"][0]).all() and listed["88888888"][1] == ""
+
+
+# HyperSpy
+
+
+@pytest.mark.parametrize("name", ["a.hspy", "a.h5", "a.hdf5", "a.emd", "a"])
+def test_hyperspy_is_known_by_its_content(tmp_path, name):
+    format_samples.hyperspy(tmp_path / name, STACK)
+    found = planes(tmp_path / name)
+    np.testing.assert_array_equal([plane.image for plane in found], STACK)
+    assert found[0].nm_per_pixel == NM and found[0].origin == "HyperSpy"
+
+
+def test_hyperspy_files_need_no_other_library(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rsciio", None)
+    format_samples.hyperspy(tmp_path / "a.hspy", GREY)
+    np.testing.assert_array_equal(pixels(tmp_path / "a.hspy"), GREY)
+    assert [path.name for path in micrographs.find(tmp_path)] == ["a.hspy"]
+
+
+def test_hyperspy_signals_that_are_no_images(tmp_path):
+    format_samples.hyperspy(tmp_path / "a.hspy", GREY, units="1/nm")
+    refused(tmp_path / "a.hspy", "reciprocal space")
+    format_samples.hyperspy(tmp_path / "b.hspy", GREY, units="px", name="k")
+    refused(tmp_path / "b.hspy", "reciprocal space")
+    format_samples.hyperspy(tmp_path / "c.hspy", GREY)
+    with h5py.File(tmp_path / "c.hspy", "r+") as file:
+        file["Experiments/image/axis-0"].attrs["navigate"] = True  # spectra along a line
+    refused(tmp_path / "c.hspy", "a spectrum or profile")
+    with h5py.File(tmp_path / "c.hspy", "r+") as file:
+        file["Experiments/image/axis-1"].attrs["navigate"] = True  # a number per position
+    np.testing.assert_array_equal(pixels(tmp_path / "c.hspy"), GREY)
+
+
+def test_hyperspy_axes_without_a_scale_are_unknown(tmp_path):
+    format_samples.hyperspy(tmp_path / "a.hspy", GREY)
+    with h5py.File(tmp_path / "a.hspy", "r+") as file:
+        del file["Experiments/image/axis-1"].attrs["scale"]  # a list of positions instead
+        file["Experiments/image/axis-1/axis"] = np.arange(20.0) ** 2
+    assert np.isnan(planes(tmp_path / "a.hspy")[0].nm_per_pixel).all()
+
+
+def test_hyperspy_of_several_signals(tmp_path):
+    format_samples.hyperspy(tmp_path / "a.hspy", GREY)
+    with h5py.File(tmp_path / "a.hspy", "r+") as file:
+        file.copy("Experiments/image", "Experiments/second")
+        file["Experiments/second/axis-0"].attrs["scale"] = 7.0
+        file["Experiments/second/metadata/notes"] = np.ones((5, 5))
+    with pytest.raises(micrographs.SeveralImages, match="0: image 24x20 uint8, 1: second 24x20"):
+        planes(tmp_path / "a.hspy")
+    assert planes(tmp_path / "a.hspy", 1)[0].nm_per_pixel == (7, NM[1])
+
+
+# NeXus, BigDataViewer, Imaris
+
+
+def test_nexus(tmp_path):
+    format_samples.nexus(tmp_path / "a.nxs", DEEP, units="um")
+    (plane,) = planes(tmp_path / "a.nxs")
+    np.testing.assert_array_equal(plane.image, DEEP)
+    np.testing.assert_allclose(plane.nm_per_pixel, (NM[0] * 1e3, NM[1] * 1e3))
+    format_samples.nexus(tmp_path / "b.nxs", DEEP, units="1/nm")
+    refused(tmp_path / "b.nxs", "reciprocal space")
+    format_samples.nexus(tmp_path / "c.nxs", DEEP, interpretation="spectrum")
+    refused(tmp_path / "c.nxs", "a spectrum or profile")
+    with h5py.File(tmp_path / "a.nxs", "r+") as file:
+        file["entry/scan/counts_scaling_factor"] = 0.5
+    refused(tmp_path / "a.nxs", "scaled by counts_scaling_factor")
+
+
+def test_nexus_images_at_positions(tmp_path):
+    """The axes that are called x and y are those of the scan; the images are the last two."""
+    with h5py.File(tmp_path / "a.nxs", "w") as file:
+        group = file.create_group("entry/scan")
+        axes = ["yaxis", "xaxis", ".", "."]
+        group.attrs.update(NX_class="NXdata", signal="data", axes=axes, interpretation="image")
+        group["data"] = STACK[:, None]
+    np.testing.assert_array_equal(pixels(tmp_path / "a.nxs"), STACK)
+
+
+def test_bigdataviewer_numbers_have_no_sign_and_levels_are_no_choice(tmp_path):
+    bright = STACK | 0x8000
+    format_samples.bigdataviewer(tmp_path / "a.h5", bright, STACK)
+    with pytest.raises(
+        micrographs.SeveralImages, match="0: t00000/s00 3x24x20 uint16, 1: t00000/s01 3x24x20"
+    ):
+        planes(tmp_path / "a.h5")
+    assert (bright.view(np.int16) < 0).all()
+    np.testing.assert_array_equal(pixels(tmp_path / "a.h5", 0), bright)
+    assert pixels(tmp_path / "a.h5", 0).dtype == np.uint16
+
+
+def test_imaris_images_are_cut_out_of_their_arrays(tmp_path):
+    format_samples.imaris(tmp_path / "a.ims", STACK, STACK[::-1])
+    with pytest.raises(micrographs.SeveralImages, match="0: time 0, channel 0 3x24x20 uint16"):
+        planes(tmp_path / "a.ims")
+    np.testing.assert_array_equal(pixels(tmp_path / "a.ims", 1), STACK[::-1])
+    np.testing.assert_allclose(planes(tmp_path / "a.ims", 0)[0].nm_per_pixel, NM)
+    with h5py.File(tmp_path / "a.ims", "r+") as file:
+        for channel in (0, 1):
+            group = file[f"DataSet/ResolutionLevel 0/TimePoint 0/Channel {channel}"]
+            group.attrs["ImageSizeX"] = np.frombuffer(b"99", "S1")
+    refused(tmp_path / "a.ims", r"an image of \[3.0, 24.0, 99.0\] in an array of \(16, 32, 32\)")
+
+
+# Attributes that change values
+
+
+def with_attributes(path, array, **attributes):
+    with h5py.File(path, "w") as file:
+        file["image"] = array
+        file["image"].attrs.update(attributes)
+    return path
+
+
+SIGNED = DEEP.view(np.int16)
+
+
+@pytest.mark.parametrize(
+    "array, attributes, expected",
+    [
+        (SIGNED, {"scale_factor": 0.5}, SIGNED * 0.5),
+        (SIGNED, {"add_offset": 32768}, SIGNED + 32768.0),
+        (GREY, {"scale_factor": np.array([2.0]), "add_offset": -3}, GREY * 2.0 - 3),
+        (GREY, {"scale_factor": 1.0, "add_offset": 0.0}, GREY),
+        (SIGNED, {"_Unsigned": "true"}, DEEP),
+        (SIGNED, {"_Unsigned": b"true", "scale_factor": 0.25}, DEEP * 0.25),
+        (SIGNED, {"_Unsigned": "false"}, SIGNED),
+        (GREY, {"_FillValue": np.float32(np.nan), "valid_min": 0, "valid_max": 255}, GREY),
+        (SIGNED, {"valid_range": np.array([-32768, 32767])}, SIGNED),
+    ],
+)
+def test_cf_attributes_are_applied(tmp_path, array, attributes, expected):
+    found = pixels(with_attributes(tmp_path / "a.h5", array, **attributes))
+    same = expected if expected.dtype.kind == "u" else np.float32(expected)
+    np.testing.assert_array_equal(found, same)
+    assert found.dtype == same.dtype
+
+
+@pytest.mark.parametrize(
+    "attributes, reason",
+    [
+        ({"scale_factor": "two"}, "scale_factor 'two', expected one finite number each"),
+        ({"scale_factor": np.array([1.0, 2.0])}, "expected one finite number each"),
+        ({"scale_factor": 0.0}, "scale_factor .*0.0.*, expected one finite number each"),
+        ({"add_offset": np.nan}, "add_offset .*nan.*, expected one finite number each"),
+        ({"_FillValue": GREY[0, 0]}, rf"of 480 values are {GREY[0, 0]}, its _FillValue"),
+        ({"missing_value": int(GREY[0, 0])}, r"of 480 values are .*, its missing_value"),
+        ({"valid_max": 250}, "of 480 values are outside -inf to 250, its valid range"),
+        ({"valid_range": [10, 300]}, "of 480 values are outside 10 to 300, its valid range"),
+    ],
+)
+def test_cf_attributes_that_are_not_clear_or_mark_missing_values(tmp_path, attributes, reason):
+    refused(with_attributes(tmp_path / "a.h5", GREY, **attributes), reason)
+
+
+def test_cf_fill_values_of_numbers_without_sign():
+    values = values_of(np.dtype(np.int8), {"_Unsigned": "true", "_FillValue": -1})
+    np.testing.assert_array_equal(values.convert(np.array([-2, 3], np.int8)), [254, 3])
+    with pytest.raises(InputError, match="1 of 2 values are 255, its _FillValue"):
+        values.convert(np.array([-1, 3], np.int8))
+
+
+def test_spacing_is_that_of_even_positions():
+    assert spacing(np.arange(5) * 0.5, "um") == 500
+    assert spacing([4.0, 2.0, 0.0], "nm") == 2  # downwards
+    assert spacing([0.0, 3.0], "A") == pytest.approx(0.3)
+    for positions in ([0.0, 1, 4], [1.0], [], ["a", "b"], [2.0, 2.0]):
+        assert np.isnan(spacing(positions, "nm"))
+
+
+@pytest.mark.parametrize("mode, order", [("INTERLACE_PIXEL", "yxc"), ("INTERLACE_PLANE", "cyx")])
+def test_hdf5_images_in_colours(tmp_path, mode, order):
+    colours = np.stack([GREY, 255 - GREY, GREY // 2], -1)
+    known = {"CLASS": b"IMAGE", "IMAGE_SUBCLASS": b"IMAGE_TRUECOLOR", "INTERLACE_MODE": mode}
+    array = np.einsum(f"yxc->{order}", colours)
+    path = with_attributes(tmp_path / "a.h5", array, **known)
+    np.testing.assert_array_equal(micrographs.read_pixels(path), colours)
+
+
+@pytest.mark.parametrize(
+    "attributes, reason",
+    [
+        ({"IMAGE_SUBCLASS": b"IMAGE_INDEXED"}, "an image of palette indices"),
+        ({"IMAGE_WHITE_IS_ZERO": np.uint8(1)}, "an image with white as zero"),
+        ({"DISPLAY_ORIGIN": b"LL"}, "an image from 'LL', expected the upper left first"),
+    ],
+)
+def test_hdf5_images_that_are_refused(tmp_path, attributes, reason):
+    path = with_attributes(tmp_path / "a.h5", GREY, CLASS=b"IMAGE", **attributes)
+    refused(path, reason)
+
+
+# Filters and what was never written
+
+
+def filtered(path, code, array=DEEP):
+    """Write `array` as one chunk that says it went through filter `code`."""
+    with h5py.File(path, "w") as file:
+        settings = h5p.create(h5p.DATASET_CREATE)
+        settings.set_chunk(array.shape)
+        settings.set_filter(code, h5z.FLAG_OPTIONAL, ())
+        space = h5s.create_simple(array.shape)
+        data = h5d.create(file.id, b"image", h5t.NATIVE_UINT16, space, settings)
+        data.write_direct_chunk((0, 0), array.tobytes())
+
+
+def test_filters_that_are_not_there_are_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "hdf5plugin", None)
+    monkeypatch.setattr(h5z, "filter_avail", lambda code: False)
+    filtered(tmp_path / "a.h5", 32008)
+    refused(
+        tmp_path / "a.h5",
+        r"HDF5 filter 32008 \(bitshuffle\); install emjax\[hdf5plugin\], or save it with gzip",
+    )
+    filtered(tmp_path / "b.h5", 32019)
+    refused(tmp_path / "b.h5", "compressed by the HDF5 filter 32019 JPEG, which is not read")
+
+
+def test_other_arrays_do_not_stand_for_one_that_is_not_read(tmp_path, monkeypatch, caplog):
+    """Detectors keep a mask next to their images."""
+    monkeypatch.setattr(h5z, "filter_avail", lambda code: code != 32019)
+    filtered(tmp_path / "a.h5", 32019)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["mask"] = GREY
+    np.testing.assert_array_equal(pixels(tmp_path / "a.h5"), GREY)
+    assert "/image 24x20 uint16 is left out: compressed by the HDF5 filter 32019" in caplog.text
+
+
+def test_hdf5plugin_is_used_only_for_files_that_need_it(tmp_path):
+    hdf5plugin = pytest.importorskip("hdf5plugin")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("image", data=DEEP, chunks=(8, 8), **hdf5plugin.Bitshuffle())
+    np.testing.assert_array_equal(pixels(tmp_path / "a.h5"), DEEP)
+
+
+def test_reading_hdf5_does_not_import_hdf5plugin(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("image", data=DEEP, chunks=(8, 8), compression="gzip", shuffle=True)
+    before = set(sys.modules)
+    np.testing.assert_array_equal(pixels(tmp_path / "a.h5"), DEEP)
+    assert "hdf5plugin" not in set(sys.modules) - before
+
+
+def test_arrays_that_were_never_written(tmp_path, caplog):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("image", DEEP.shape, DEEP.dtype)
+    refused(tmp_path / "a.h5", "/image 24x20 uint16 is declared, but its values were never written")
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        data = file.create_dataset("image", STACK.shape, STACK.dtype, chunks=(1, 8, 8), fillvalue=7)
+        data[0] = STACK[0]
+    found = pixels(tmp_path / "b.h5")
+    np.testing.assert_array_equal(found[0], STACK[0])
+    assert (found[1:] == 7).all()
+    assert "18 of 27 chunks of /image were never written; their pixels are 7" in caplog.text
+
+
+def test_whole_arrays_have_no_note(tmp_path, caplog):
+    for name, options in (("a", {}), ("b", {"compression": "gzip"}), ("c", {"chunks": (1, 7, 9)})):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file.create_dataset("image", data=STACK, **options)
+        np.testing.assert_array_equal(pixels(tmp_path / f"{name}.h5"), STACK)
+    assert caplog.text == ""
+
+
+# What reaches out, or lies
+
+
+def external_link(path):
+    format_samples.berkeley(path.with_name("other.h5"), DEEP)
+    with h5py.File(path, "w") as file:
+        file["link"] = h5py.ExternalLink("other.h5", "/data/image/data")
+
+
+def external_values(path):
+    path.with_name("other.raw").write_bytes(DEEP.tobytes())
+    with h5py.File(path, "w") as file:
+        where = [(str(path.with_name("other.raw")), 0, DEEP.nbytes)]
+        file.create_dataset("image", DEEP.shape, DEEP.dtype, external=where)
+
+
+def virtual_values(path):
+    with h5py.File(path.with_name("other.h5"), "w") as file:
+        file["image"] = DEEP
+    layout = h5py.VirtualLayout(DEEP.shape, DEEP.dtype)
+    layout[:] = h5py.VirtualSource(path.with_name("other.h5"), "image", DEEP.shape)
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("image", layout)
+
+
+def nexus_link(path):
+    format_samples.nexus(path, DEEP)
+    format_samples.berkeley(path.with_name("other.h5"), DEEP)
+    with h5py.File(path, "r+") as file:
+        del file["entry/scan/counts"]
+        file["entry/scan/counts"] = h5py.ExternalLink("other.h5", "/data/image/data")
+
+
+@pytest.mark.parametrize(
+    "make, reason",
+    [
+        (external_link, "no 2-D or 3-D array of numbers; it has no array at all"),
+        (external_values, "values in other files, which are not followed"),
+        (virtual_values, "values in other files, which are not followed"),
+        (nexus_link, r"no 2-D or 3-D array of numbers; it has /entry/scan/x \(20,\)"),
+    ],
+)
+def test_what_points_out_of_a_file_is_not_followed(tmp_path, make, reason):
+    make(tmp_path / "scan.bin")
+    refused(tmp_path / "scan.bin", reason)
+
+
+def test_a_group_in_itself_is_visited_once(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["a/b/image"] = GREY
+        file["a/b/c"] = file["a"]
+    np.testing.assert_array_equal(pixels(tmp_path / "a.h5"), GREY)
+
+
+def test_sizes_are_checked_before_anything_is_decoded(tmp_path, monkeypatch):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("image", data=np.ones((100, 100), np.uint16), chunks=(50, 100))
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(micrographs.TooLarge, match="20 kB, expected at most 19 kB"):
+        list(micrographs.planes(tmp_path / "a.h5", limit=19_000))
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file.create_dataset("image", data=np.ones((3, 10, 10)), chunks=(3, 10, 10))
+    with pytest.raises(micrographs.TooLarge, match="a chunk of /image declares 3x10x10"):
+        list(micrographs.planes(tmp_path / "b.h5", limit=1000))
+
+
+def heap(*texts, longer=0):
+    """Return what a heap of texts is in HDF5; the last part may claim to be longer than it is."""
+    parts = [
+        struct.pack("<HHIQ", number, 1, 0, len(text) + longer * (number == len(texts)))
+        + text.ljust(-(-len(text) // 8) * 8, b"\0")
+        for number, text in enumerate(texts, start=1)
+    ]
+    content = b"".join(parts)
+    return b"GCOL\1\0\0\0" + struct.pack("<Q", 16 + len(content)) + content
+
+
+def test_heaps_of_texts_are_checked(tmp_path):
+    """Check bytes around heaps, which are no HDF5 files."""
+    (tmp_path / "whole").write_bytes(bytes(40) + heap(b"words", b"more words") + bytes(40))
+    hdf5_items.check_heaps(tmp_path / "whole")
+    (tmp_path / "longer").write_bytes(bytes(40) + heap(b"words", b"more", longer=9) + bytes(40))
+    with pytest.raises(InputError, match="a damaged heap of texts at byte 40"):
+        hdf5_items.check_heaps(tmp_path / "longer")
+
+
+def test_heaps_are_checked_before_hdf5_reads_a_text(tmp_path, monkeypatch):
+    def damaged(path):
+        raise InputError(f"a damaged heap in {path}")
+
+    path = with_attributes(tmp_path / "a.h5", GREY, CLASS=np.array("IMAGE", h5py.string_dtype()))
+    np.testing.assert_array_equal(pixels(path), GREY)
+    monkeypatch.setattr(hdf5_items, "check_heaps", damaged)
+    refused(path, "a damaged heap in")
