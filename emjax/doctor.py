@@ -21,7 +21,8 @@ from emjax.parallel import devices, sharding
 
 EXTRAS = {  # module: (the extra that installs it, its purpose)
     "tensorboardX": ("tensorboard", "curves and pictures of runs in TensorBoard"),
-    "rsciio": ("rsciio", "micrographs in hspy, blockfile, nexus, semper, prz and tvips files"),
+    "rsciio": ("rsciio", "micrographs in blockfile, semper, prz and tvips files"),
+    "hdf5plugin": ("hdf5plugin", "HDF5 compressed by bitshuffle, LZ4, Blosc, Zstandard or bzip2"),
     "apache_beam": ("beam", "building records on Apache Beam, in an environment of its own"),
     "torch": ("torch", "parity tests and benchmarks"),
 }

@@ -44,7 +44,7 @@ ODD = {
     "array_float32.npy": "",
     "bool_bilevel.tif": "",
     "constant.tif": "",
-    "empty.tif": "no format that emjax reads",
+    "empty.tif": "an empty file",
     "float32_nan_inf.tif": "302 of 65536 values are NaN",
     "float32_negative.tif": "",
     "float64.tif": "",
@@ -296,6 +296,8 @@ def test_signals_that_are_no_micrographs_are_refused_with_their_reason(tmp_path,
     refused(tmp_path / "a_1.ser", "reciprocal space")
     np.save(tmp_path / "a.npy", np.zeros((2, 3, 4, 5)))
     refused(tmp_path / "a.npy", r"4-D data \(2, 3, 4, 5\)")
+    (tmp_path / "a.npz").write_bytes(b"PK\3\4" + bytes(30))
+    refused(tmp_path / "a.npz", "no format that emjax reads: a ZIP archive, such as NPZ; unpack it")
     (tmp_path / "a.emi").write_bytes(b"JL")
     assert micrographs.find(tmp_path)[0].name == "a.dm3"
     (tmp_path / "b.emi").write_bytes(b"JL")

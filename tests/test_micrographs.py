@@ -166,7 +166,7 @@ def bad_missing(path):
 
 BAD = {
     bad_text: "no format that emjax reads: it starts with b'not an image",
-    bad_empty: "no format that emjax reads: it starts with b''",
+    bad_empty: "an empty file, expected a micrograph",
     bad_truncated: "cut off at byte",
     bad_truncated_png: "truncated; expected an undamaged micrograph",
     bad_garbage: "a TIFF without an image",

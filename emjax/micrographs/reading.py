@@ -47,6 +47,20 @@ BY_MAGIC: dict[bytes, Reader] = {
     b"\x1f\x8b": mrc.signals,
     b"BZh": mrc.signals,
 }
+# What other files are, by their first bytes, for the words of a refusal.
+OTHERS = {
+    b"PK\3\4": "a ZIP archive, such as NPZ; unpack it",
+    b"GIF8": "a GIF; save it as TIFF or PNG",
+    b"BM": "a BMP; save it as TIFF or PNG",
+    b"RIFF": "a WebP or AVI; save it as TIFF or PNG",
+    b"\0\0\0\x0cjP": "JPEG 2000; save it as TIFF",
+    b"\xff\x4f\xff\x51": "JPEG 2000; save it as TIFF",
+    b"%PDF": "a PDF; export the image from it",
+    b"SIMPLE  =": "FITS; save it as TIFF",
+    b"ZISRAWFILE": "a CZI of Zeiss; save it as OME-TIFF",
+    b"MATLAB ": "a MATLAB file; save it as TIFF",
+    b"<?xml": "XML, not an image; give the image that it belongs to",
+}
 BY_SUFFIX: dict[str, Reader] = {
     **dict.fromkeys((".dm3", ".dm4"), dm.signals),
     **dict.fromkeys(mrc.SUFFIXES, mrc.signals),
@@ -123,8 +137,12 @@ def _reader(path: StrPath) -> Reader:
         found = [BY_SUFFIX[suffix]]
     if not found and mrc.is_one_without_map(path):
         found = [mrc.signals]
+    if not start:
+        raise InputError("an empty file, expected a micrograph")
     if not found:
-        raise InputError(f"no format that emjax reads: it starts with {start[:12]!r}")
+        known = [OTHERS[magic] for magic in OTHERS if start.startswith(magic)]
+        what = known[0] if known else f"it starts with {start[:12]!r}"
+        raise InputError(f"no format that emjax reads: {what}")
     return found[0]
 
 

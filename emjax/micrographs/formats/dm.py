@@ -64,8 +64,9 @@ def _thumbnails(
 
     Without that tag the first is taken to be one if it is small and in colours.
     """
-    named = {_members(tag).get("ImageIndex") for tag in _members(root.get("Thumbnails")).values()}
-    named &= set(range(len(images)))
+    tags = _members(root.get("Thumbnails")).values()
+    indices = [_members(tag).get("ImageIndex") for tag in tags]
+    named = {index for index in range(len(images)) if index in indices}
     if len(images) > 1 and not named and _looks_like_a_thumbnail(images[0]):
         note(path, "its first image, small and in colours, is taken to be a thumbnail")
         named = {0}

@@ -76,7 +76,7 @@ def _signal(path: str | os.PathLike[str], file: TiffFile, frames: list[int], lim
     first = file.pages[frames[0]].aspage()
     shape = first.imagelength, first.imagewidth
     size = os.path.getsize(path)
-    check_declared("its image", shape, np.uint16, stored=size, limit=limit, compressed=True)
+    check_declared("its image", shape, "u2", stored=size, limit=limit, compressed=True)
     items = _items(first.tags.valueof(METADATA))
     stated = items.get("numberOfFrames", ("", ""))[0]
     counted = f", of {stated} by its metadata" if stated not in ("", str(len(frames))) else ""

@@ -73,10 +73,10 @@ def _scales(held: Inside, array: Any) -> Axes:
     An axis is called by its label, or else by its scale. Source: HDF5's specification of them.
     """
     names, vectors = [""] * array.ndim, [None] * array.ndim
-    labels = attribute(array, "DIMENSION_LABELS", ())
-    attached = attribute(array, "DIMENSION_LIST", ())
+    labels: Any = np.ravel(attribute(array, "DIMENSION_LABELS", ()))
+    attached: Any = np.ravel(attribute(array, "DIMENSION_LIST", ()))
     for axis, scales in enumerate(attached if len(attached) == array.ndim else ()):
-        item = array.file[scales[0]] if len(scales) and scales[0] else None
+        item = array.file[scales[0]] if np.size(scales) and scales[0] else None
         if item is not None and getattr(item, "shape", None) == (array.shape[axis],):
             names[axis], vectors[axis] = item.name.rpartition("/")[2], item
     for axis, label in enumerate(labels if len(labels) == array.ndim else ()):

@@ -196,7 +196,7 @@ def vector(array: Any, inside: Inside) -> Any:
 
 def why_not_read(array: Any) -> str:
     """Return why HDF5 cannot decode a dataset: a filter that is not there, or nothing written."""
-    from h5py import h5z
+    from h5py import h5z  # pyright: ignore[reportAttributeAccessIssue]
 
     settings = array.id.get_create_plist()
     for index in range(settings.get_nfilters()):

@@ -10,7 +10,7 @@ import math
 import re
 import struct
 import unicodedata
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -22,7 +22,8 @@ PIXELS = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2", 16: "u1", 101: "u1"}
 COMPLEX = (3, 4)
 RGB, FOUR_BITS = 16, 101
 IMOD, SIGNED_BYTES, TWO_VALUES = 1146047817, 1, 16  # the stamp, and bits of the flags after it
-STAMPS = {0x44: "<", 0x11: ">"}
+Order: TypeAlias = Literal["<", ">"]
+STAMPS: dict[int, Order] = {0x44: "<", 0x11: ">"}
 LARGEST_SIDE = 65_535  # at least one side of any file is smaller, says IMOD
 PLACEHOLDER = 0.1  # nm: 1 angstrom, which many programs write where they know no size
 # A label states what an axis is, unless it speaks of a filter.
@@ -38,7 +39,7 @@ class Header(NamedTuple):
     """A header, and what to tell about it."""
 
     fields: Any  # mrcfile's record
-    order: str  # of the bytes, < or >
+    order: Order  # of the bytes
     shape: tuple[int, ...]  # rows, columns, or with sections before them
     start: int  # of the pixels
     flags: int | None  # IMOD's; None without its stamp
@@ -93,33 +94,33 @@ def read(content: bytes) -> Header:
     return found._replace(shape=_shape(found))
 
 
-def _fields(content: bytes, order: str) -> Any:
+def _fields(content: bytes, order: Order) -> Any:
     from mrcfile import dtypes  # not at the top: few need it
 
     record: Any = np.frombuffer(content, dtypes.HEADER_DTYPE.newbyteorder(order))
     return record.view(np.recarray)[0]
 
 
-def _byte_order(content: bytes, has_map: bool) -> tuple[str, list[str]]:
+def _byte_order(content: bytes, has_map: bool) -> tuple[Order, list[str]]:
     """Return (< or >, notes): the order of the stamp if sizes and mode fit it, else what fits.
 
     Raises: InputError for a file without MAP that fits neither.
     """
     stamp = content[212:216]
-    stated = STAMPS.get(stamp[0], "<") if has_map else "<"
-    other = ">" if stated == "<" else "<"
+    stated: Order = STAMPS.get(stamp[0], "<") if has_map else "<"
+    other: Order = ">" if stated == "<" else "<"
     fitting = [order for order in (stated, other) if _is_plausible(content, order)]
     if not fitting and not has_map:
         raise InputError("not an MRC file: no MAP at byte 208, and no sizes and mode at its start")
     order = fitting[0] if fitting else stated
     if order == other and has_map and stamp[0] in STAMPS:
         seen = "little" if order == "<" else "big"
-        told = f"its machine stamp is {stamp[:2].hex(' ')}, but sizes and mode are {seen}-endian"
-        return order, [told]
+        said = f"its machine stamp is {stamp[:2].hex(' ')}, but sizes and mode are {seen}-endian"
+        return order, [said]
     return order, []
 
 
-def _is_plausible(content: bytes, order: str) -> bool:
+def _is_plausible(content: bytes, order: Order) -> bool:
     *sides, mode = struct.unpack_from(f"{order}4i", content)
     axes = struct.unpack_from(f"{order}3i", content, 64)
     return (
@@ -202,7 +203,7 @@ def extended_sizes(header: Header, extended: bytes) -> tuple[float, float]:
     if kind.startswith("FEI"):
         from mrcfile import dtypes
 
-        layout = dtypes.get_ext_header_dtype(b"FEI1", header.order)
+        layout: Any = dtypes.get_ext_header_dtype(b"FEI1", header.order)
         if len(extended) < layout.itemsize:
             return unknown
         block = np.frombuffer(extended[: layout.itemsize], layout)[0]

@@ -224,7 +224,9 @@ def _with_its_chunks(array: Any, name: str, store: _Store) -> Any:
             break
         key = file.removeprefix(start)
         parts = re.fullmatch(r"(?:c[./])?(\d+(?:[./]\d+)*)", key)
-        at = tuple(map(int, re.split("[./]", parts[1]))) if parts else ()
+        if parts is None:
+            continue
+        at = tuple(map(int, re.split("[./]", parts[1])))
         if len(at) != len(grid) or any(n >= most for n, most in zip(at, grid, strict=True)):
             continue
         if array.metadata.encode_chunk_key(at) == key:
@@ -260,15 +262,20 @@ def _axes(array: Any, parent: Any) -> Axes:
     import zarr
 
     attributes = dict(array.attrs)
-    names = axistags(attributes.get("axistags")) or attributes.get("_ARRAY_DIMENSIONS")
+    names: Any = axistags(attributes.get("axistags")) or attributes.get("_ARRAY_DIMENSIONS")
     names = names or getattr(array.metadata, "dimension_names", None) or ()
     if not isinstance(names, (list, tuple)) or len(names) != array.ndim:
         return Axes()
     units, steps = [], []
     for name, side in zip(names, array.shape, strict=True):
-        item = parent.get(name) if parent and isinstance(name, str) and "/" not in name else None
-        usable = isinstance(item, zarr.Array) and item.shape == (side,) and item.dtype.kind in "uif"
-        if usable and item.nbytes <= METADATA:
+        usable = parent is not None and isinstance(name, str) and "/" not in name
+        item: Any = parent.get(name) if usable else None
+        if (
+            isinstance(item, zarr.Array)
+            and item.shape == (side,)
+            and item.dtype.kind in "uif"
+            and item.nbytes <= METADATA
+        ):
             units.append(str(item.attrs.get("units", "")))
             steps.append(spacing(np.asarray(item[...]), units[-1]))
         else:

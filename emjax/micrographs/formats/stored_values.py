@@ -9,7 +9,7 @@ import numpy as np
 
 from emjax.errors import InputError
 from emjax.micrographs.axes import Axes, is_reciprocal
-from emjax.micrographs.shapes import Stored
+from emjax.micrographs.shapes import Numbers, Stored
 from emjax.micrographs.units import nm
 
 # Source: CF conventions 1.11, sections 2.5.1 and 8.1; _Unsigned: NetCDF Users' Guide, appendix B.
@@ -111,7 +111,7 @@ def axistags(text: Any) -> list[str]:
         return []
 
 
-def spacing(positions: Sequence[Any], unit: object) -> float:
+def spacing(positions: Sequence[float] | Numbers, unit: object) -> float:
     """Return nm between the first, second and last of `positions`, NaN unless they are even."""
     try:
         first, second, last = (float(positions[index]) for index in (0, 1, -1))
