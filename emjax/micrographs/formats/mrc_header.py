@@ -110,7 +110,7 @@ def _byte_order(content: bytes, has_map: bool) -> tuple[Order, list[str]]:
     stated: Order = STAMPS.get(stamp[0], "<") if has_map else "<"
     other: Order = ">" if stated == "<" else "<"
     orders: tuple[Order, Order] = (stated, other)
-    fitting = [order for order in orders if _is_plausible(content, order)]
+    fitting: list[Order] = [order for order in orders if _is_plausible(content, order)]
     if not fitting and not has_map:
         raise InputError("not an MRC file: no MAP at byte 208, and no sizes and mode at its start")
     order = fitting[0] if fitting else stated
