@@ -9,6 +9,7 @@ import h5py
 import imagecodecs
 import numpy as np
 import tifffile
+from mrcfile import dtypes
 from PIL import Image
 
 from emjax import micrographs
@@ -19,6 +20,8 @@ DEEP = RNG.integers(0, 65536, (24, 20), np.uint16)
 STACK = RNG.integers(0, 65536, (3, 24, 20), np.uint16)
 NM = (0.25, 0.5)  # y, x
 METRES = tuple(size * 1e-9 for size in NM)
+ANGSTROM = tuple(10 * size for size in NM)
+IMOD = 1146047817  # its stamp in an MRC header
 
 
 def dm(path, pixels, *, version=3, kind=10, scales=NM, unit="nm", lie=None):
@@ -106,6 +109,119 @@ def ser(path, pixels, *, metres=METRES, valid=None, planned=None, scanned=None):
     content = head + struct.pack("<qi", table, len(scanned)) + dimension
     content += struct.pack(f"<{2 * len(offsets)}q", *offsets, *[0] * len(offsets))
     path.write_bytes(content + b"".join(one + plane[::-1].tobytes() for plane in pixels))
+
+
+def mrc(
+    pixels,
+    mode,
+    *,
+    columns=None,
+    size=(20.0, 40.0),
+    stats=(0.0, 0.0),
+    axes=(1, 2, 3),
+    stamp=b"DD\0\0",
+    identifier=b"MAP ",
+    flags=None,
+    kind=b"",
+    extended=b"",
+    labels=(),
+    order="<",
+    angles=(90.0, 90.0, 90.0),
+    reals=0,
+):
+    """Return the bytes of an MRC file of [h, w] or [z, h, w], `size` angstrom (y, x) a pixel."""
+    sections = pixels.shape[0] if pixels.ndim == 3 and mode != 16 else 1
+    h = pixels.shape[-3 if mode == 16 else -2]
+    w = columns or pixels.shape[-2 if mode == 16 else -1]
+    head = bytearray(1024)
+    cell = (w * size[1], h * size[0], float(sections))
+    values = (w, h, sections, mode, 0, 0, 0, w, h, 1, *cell, *angles, *axes, *stats, 0.0, 0)
+    struct.pack_into(f"{order}10i6f3i3fi", head, 0, *values)
+    struct.pack_into(f"{order}i", head, 92, len(extended))
+    head[104 : 104 + len(kind)] = kind
+    struct.pack_into(f"{order}i2h", head, 108, 20140, 0, 0)
+    struct.pack_into(f"{order}2h", head, 128, 0, reals)
+    if flags is not None:
+        struct.pack_into(f"{order}2i", head, 152, IMOD, flags)
+    head[208:216] = identifier + stamp
+    struct.pack_into(f"{order}i", head, 220, len(labels))
+    for index, label in enumerate(labels):
+        head[224 + 80 * index : 304 + 80 * index] = label.encode().ljust(80)
+    return bytes(head) + extended + pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+
+
+def fei(pixel, order="<", blocks=1, kind="FEI1"):
+    block = np.zeros(blocks, dtypes.get_ext_header_dtype(kind.encode(), order))
+    block["Metadata size"] = block.dtype.itemsize
+    block["Pixel size X"], block["Pixel size Y"] = pixel
+    return block.tobytes()
+
+
+EER_CODES = {
+    65000: (8, 2, 2),
+    65001: (7, 2, 2),
+    65002: (6, 2, 1),
+}  # bits of a run, and within a pixel
+EER_METADATA = (
+    '<metadata><item name="numberOfFrames">3</item>'
+    '<item name="sensorPixelSize.width" unit="m">5e-11</item>'
+    '<item unit="m" name="sensorPixelSize.height">6e-11</item></metadata>'
+)
+
+
+def eer_frame(events, compression):
+    """Return the bits of a frame, bool [h, w]: runs of pixels without event, lowest bit first."""
+    run_bits, *within = EER_CODES[compression]
+    longest, bits, gap = (1 << run_bits) - 1, [], 0
+
+    def put(value, count):
+        bits.extend(value >> i & 1 for i in range(count))
+
+    for event in events.ravel():
+        if not event:
+            gap += 1
+            continue
+        while gap >= longest:
+            put(longest, run_bits)
+            gap -= longest
+        put(gap, run_bits)
+        put(int(RNG.integers(1 << sum(within))), sum(within))
+        gap = 0
+    while gap >= longest:
+        put(longest, run_bits)
+        gap -= longest
+    put(gap, run_bits)
+    content = np.packbits(bits, bitorder="little").tobytes()
+    return content + bytes(len(content) % 2)  # imagecodecs takes words of 16 bits
+
+
+def eer(path, frames, compression=65001, metadata=EER_METADATA, integrated=None):
+    """Write bool [frames, h, w]; `integrated` is an image that comes first."""
+    h, w = frames.shape[1:]
+    pages = [(compression, eer_frame(frame, compression)) for frame in frames]
+    if integrated is not None:
+        pages.insert(0, (1, integrated.astype("<u4").tobytes()))
+    body, offset = b"", 16
+    for index, (kind, data) in enumerate(pages):
+        tags = [(256, 4, w), (257, 4, h), (259, 3, kind), (262, 3, 1), (278, 4, h),
+                (279, 16, len(data))]  # fmt: skip
+        tags += [(258, 3, 32), (339, 3, 1)] if kind == 1 else []
+        if kind == 65002:
+            tags += [(65007 + i, 3, bits) for i, bits in enumerate(EER_CODES[kind])]
+        length = 8 + 20 * (len(tags) + 2) + 8
+        tags.append((273, 16, offset + length))
+        words = metadata.encode() if not index else b"<metadata></metadata>"
+        tags.append((65001, 7, (offset + length + len(data), len(words))))
+        body += struct.pack("<Q", len(tags))
+        for tag, form, value in sorted(tags):
+            if form == 7:
+                body += struct.pack("<HHQQ", tag, form, value[1], value[0])
+            else:
+                body += struct.pack("<HHQQ", tag, form, 1, value)
+        offset += length + len(data) + len(words)
+        last = index == len(pages) - 1
+        body += struct.pack("<Q", 0 if last else offset) + data + words
+    path.write_bytes(b"II+\0\x08\0\0\0" + struct.pack("<Q", 16) + body)
 
 
 def velox(path, pixels, *, metres=METRES, unit="m"):
@@ -247,6 +363,24 @@ def scales(path, pixels, *, sizes=NM, units="nm", names="yx"):
             scale.attrs["units"] = units
             scale.make_scale(name)
             array.dims[axis].attach_scale(scale)
+
+
+def write_more(folder):
+    """Write samples that are read with a note, or as other values; return {name: path}."""
+    written = {
+        "imod.mrc": mrc(GREY, 0, size=ANGSTROM, flags=1),
+        "fourbits.mrc": mrc(GREY, 101, columns=39, size=ANGSTROM),
+        "fei.mrc": mrc(DEEP, 6, kind=b"FEI1", extended=fei(METRES[::-1])),
+        "nomap.mrc": mrc(DEEP, 6, size=ANGSTROM, identifier=bytes(4)),
+    }
+    for name, content in written.items():
+        (folder / name).write_bytes(content)
+    eer(folder / "events.eer", STACK > 60_000)
+    ser(folder / "stopped_1.ser", STACK, planned=9)
+    named = [dict(pixels=DEEP, name="a", brightness=(1, 2, "e")), dict(pixels=STACK, name="b")]
+    dm_images(folder / "several.dm4", named)
+    names = (*written, "events.eer", "stopped_1.ser", "several.dm4")
+    return {name: folder / name for name in names}
 
 
 def write_all(folder):

@@ -103,6 +103,7 @@ def outcome(path):
 def samples_in(folder):
     """Return {name: path} of own samples, and of real ones where $EMJAX_REAL_DATA is set."""
     found = format_samples.write_all(folder) | format_samples.write_texts(folder)
+    found |= format_samples.write_more(folder)
     real = Path(os.environ.get("EMJAX_REAL_DATA", "/nowhere")) / "formats"
     for path in real.rglob("*"):
         if (

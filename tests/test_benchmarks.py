@@ -57,7 +57,7 @@ def test_both_sides_train_on_the_same_images(data):
         assert math.isfinite(side["facts"]["loss"])
 
 
-def test_a_start_of_a_command_is_timed(data, compiled_quickly):
+def test_a_start_of_a_command_is_timed(data):
     """The model is trained and the image predicted by the commands."""
     assert list(told("commands", Case("start", "start_predict"), data)) == ["emjax"]
     assert len([*data.glob("*/predicted/*.tif")]) == 1
@@ -98,7 +98,7 @@ def tiny_cases(monkeypatch):
     monkeypatch.setattr(run, "limits", lambda device: small)
 
 
-def test_an_earlier_checkout_is_a_side_of_its_own(tmp_path, tiny_cases, compiled_quickly, capsys):
+def test_an_earlier_checkout_is_a_side_of_its_own(tmp_path, tiny_cases, capsys):
     """Here this checkout itself: the same work. What it does not have is measured without it."""
     code, found = beside(tmp_path, f"--beside={ROOT}", "--only=growth/*")
     step = found["growth/batch/2"]

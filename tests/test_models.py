@@ -51,9 +51,6 @@ HRNETS = {
     "w48": (65_845_249, 65_845_970, 65_859_379),
 }
 
-# Compiled for a single run: fast rather than well.
-QUICK = {"xla_backend_optimization_level": 0}
-
 
 def count(params):
     return sum(leaf.size for leaf in params.values())
@@ -225,7 +222,7 @@ def test_receptive_field_of_an_hrnet_is_where_its_gradient_is_not_zero(upsamplin
     def pixel(image, column):
         return network.apply(params, stats, image, train=False)[0][0, 0, column, 0]
 
-    gradients = jax.jit(jax.vmap(jax.grad(pixel), (None, 0)), compiler_options=QUICK)
+    gradients = jax.jit(jax.vmap(jax.grad(pixel), (None, 0)))
     columns = 352 + jnp.arange(module.divisor)
     seen = (gradients(jnp.ones((1, 32, 704, 1)), columns) != 0).any((1, 2, 4))
     assert not seen[:, [0, -1]].any()
@@ -287,7 +284,7 @@ def test_every_norm(name, norm):
     def run(params):
         return network.apply(params, network.stats, *images, train=True)[0]
 
-    output = jax.jit(run, compiler_options=QUICK)(network.params)
+    output = jax.jit(run)(network.params)
     assert output.shape == ((2, 6, 6, 1) if name == "patchgan" else images[0].shape)
     assert np.isfinite(output).all() and output.std() > 1e-6
 
@@ -299,7 +296,7 @@ def test_an_hrnet_without_norms_learns_in_every_layer():
     def loss(params):
         return ((network.apply(params, {}, image, train=True)[0] - image) ** 2).mean()
 
-    gradients = jax.jit(jax.grad(loss), compiler_options=QUICK)(network.params)
+    gradients = jax.jit(jax.grad(loss))(network.params)
     largest = {path: np.abs(g).max() for path, g in gradients.items() if path.endswith("kernel")}
     assert min(largest.values()) > 1e-6, largest
 
@@ -500,7 +497,6 @@ def test_formulations_agree(model, float64):
         with formulated(chosen):
             whole = jax.jit(
                 lambda *a: jax.value_and_grad(loss, (0, 1), has_aux=True)(*a),
-                compiler_options=QUICK,
             )
             return whole(params, images)
 

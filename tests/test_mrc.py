@@ -6,54 +6,14 @@ import struct
 import mrcfile
 import numpy as np
 import pytest
-from mrcfile import dtypes
 
 from emjax import micrographs
 from emjax.errors import InputError
+from tests.format_samples import fei, mrc
 
 RNG = np.random.default_rng(0)
 BYTES = np.arange(24 * 20, dtype=np.uint16).reshape(24, 20).astype(np.uint8)
 FLOATS = RNG.normal(size=(24, 20)).astype(np.float32)
-IMOD = 1146047817
-
-
-def mrc(
-    pixels,
-    mode,
-    *,
-    columns=None,
-    size=(20.0, 40.0),
-    stats=(0.0, 0.0),
-    axes=(1, 2, 3),
-    stamp=b"DD\0\0",
-    identifier=b"MAP ",
-    flags=None,
-    kind=b"",
-    extended=b"",
-    labels=(),
-    order="<",
-    angles=(90.0, 90.0, 90.0),
-    reals=0,
-):
-    """Return the bytes of an MRC file of [h, w] or [z, h, w], `size` angstrom (y, x) a pixel."""
-    sections = pixels.shape[0] if pixels.ndim == 3 and mode != 16 else 1
-    h = pixels.shape[-3 if mode == 16 else -2]
-    w = columns or pixels.shape[-2 if mode == 16 else -1]
-    head = bytearray(1024)
-    cell = (w * size[1], h * size[0], float(sections))
-    values = (w, h, sections, mode, 0, 0, 0, w, h, 1, *cell, *angles, *axes, *stats, 0.0, 0)
-    struct.pack_into(f"{order}10i6f3i3fi", head, 0, *values)
-    struct.pack_into(f"{order}i", head, 92, len(extended))
-    head[104 : 104 + len(kind)] = kind
-    struct.pack_into(f"{order}i2h", head, 108, 20140, 0, 0)
-    struct.pack_into(f"{order}2h", head, 128, 0, reals)
-    if flags is not None:
-        struct.pack_into(f"{order}2i", head, 152, IMOD, flags)
-    head[208:216] = identifier + stamp
-    struct.pack_into(f"{order}i", head, 220, len(labels))
-    for index, label in enumerate(labels):
-        head[224 + 80 * index : 304 + 80 * index] = label.encode().ljust(80)
-    return bytes(head) + extended + pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
 
 
 def read(folder, content, name="a.mrc"):
@@ -190,13 +150,6 @@ def test_a_file_without_map_of_another_length_is_refused(tmp_path, change, name)
 def test_a_text_that_is_called_mrc_is_refused(tmp_path):
     with pytest.raises(InputError, match="not an MRC file: no MAP at byte 208"):
         read(tmp_path, b"some words " * 200)
-
-
-def fei(pixel, order="<", blocks=1, kind="FEI1"):
-    block = np.zeros(blocks, dtypes.get_ext_header_dtype(kind.encode(), order))
-    block["Metadata size"] = block.dtype.itemsize
-    block["Pixel size X"], block["Pixel size Y"] = pixel
-    return block.tobytes()
 
 
 @pytest.mark.parametrize("kind", ["FEI1", "FEI2"])

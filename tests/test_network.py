@@ -155,7 +155,7 @@ def test_bfloat16_is_near_float32_and_learns(model, tolerance):
         (value, (output, stats)), grads = jax.value_and_grad(loss, has_aux=True)(network.params)
         return network.apply_gradients(grads, stats), output, value
 
-    update = jax.jit(update, compiler_options={"xla_backend_optimization_level": 0})
+    update = jax.jit(update)
     after, output, loss = update(half)
     exact, expected, _ = update(full)
 

@@ -70,9 +70,6 @@ def stepped(objective, devices, **axes):
     step = jax.jit(
         objective.train_step, donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh))
     )
-    if axes or objective.accumulate > 1:  # many programs, each run once: compiled fast
-        quick = {"xla_backend_optimization_level": 0}
-        step = step.lower(state, batch).compile(compiler_options=quick)
     with jax.transfer_guard("disallow"):
         state, terms = step(state, batch)
     after = {part: network_arrays(state, part) for part in ("params", "stats")}

@@ -104,12 +104,6 @@ def hrnet(variant="w18_small_v1", **arguments):
     return dict(name="hrnet", variant=variant, **arguments)
 
 
-def compiled(function, model):
-    """Return `function` under jit; an HRNet is compiled fast, not well, in a third of the time."""
-    quick = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    return jax.jit(function, compiler_options=quick if model["name"] == "hrnet" else None)
-
-
 def twin_of(model):
     """Return the twin of a config's `model`; a U-Net's dilations are 1 unless it is 4 424."""
     arguments = {key: value for key, value in model.items() if key != "name"}
@@ -165,7 +159,7 @@ def compare(name, dtype, within):
         output, stats = ours.apply(params, ours.stats, *inputs, train=True)
         return losses.adversarial(output, real=True), (output, stats)
 
-    grads, (output, stats) = compiled(jax.grad(probe, has_aux=True), model)(ours.params)
+    grads, (output, stats) = jax.jit(jax.grad(probe, has_aux=True))(ours.params)
     torch_output = theirs(*tensors)
     ((torch_output - 1) ** 2).mean().backward()
     outputs, torch_outputs = {"train": output}, {"train": twin.pixels(torch_output)}
@@ -192,7 +186,7 @@ def compare(name, dtype, within):
 
 def forward(network, stats, images, model, *, train):
     run = functools.partial(network.apply, train=train)
-    return compiled(run, model)(network.params, stats, *images)
+    return jax.jit(run)(network.params, stats, *images)
 
 
 def test_an_hrnet_in_float32():
@@ -229,7 +223,7 @@ def test_the_trunk_is_timms(variant, parameters):
             module = nnx.merge(ours.definition, nest(params), nest(stats))
             return dict(enumerate(module.trunk(image, train=train))), flat_arrays(module)[1]
 
-        branches, after = compiled(trunk, model)(ours.params, stats)
+        branches, after = jax.jit(trunk)(ours.params, stats)
         with torch.no_grad():
             tensors = theirs.train(train)(twin.images(image))
         torch_branches = dict(enumerate(map(twin.pixels, tensors)))
@@ -308,7 +302,7 @@ def test_five_pix2pix_updates(model, side, float64):
         restored, _ = g.apply(g.params, g.stats, corrupted, train=True)
         return *objective.train_step(state, batch), corrupted, restored
 
-    step = compiled(step, model)
+    step = jax.jit(step)
     for number, image in enumerate(random_images(side=side, count=5, dtype=float64), start=1):
         state, terms, corrupted, restored = step(state, image)
         tensors = twin.images(corrupted), twin.images(image)

@@ -16,8 +16,6 @@ from emjax.models.build import assemble, build_abstract
 from emjax.models.network import Network, flat_arrays
 from tests.test_models import PAPER_UNETS, hrnet_oracle, interpolated, repeated, unet_oracle
 
-QUICK = {"xla_backend_optimization_level": 0}
-
 
 @pytest.mark.parametrize("divisor, margin", [(1, 0), (4, 26), (9, 40), (16, 228), (32, 317)])
 def test_tiles_cover_an_axis_and_none_uses_its_border(divisor, margin):
@@ -108,7 +106,7 @@ HRNET = dict(name="hrnet", variant="w18_small_v1")
 )
 def test_tiles_give_what_the_whole_image_gives(model, shape):
     _, module = random_module(model)
-    function = jax.jit(lambda x: module(x, train=False), compiler_options=QUICK)
+    function = jax.jit(lambda x: module(x, train=False))
     image = np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32)
     whole = np.asarray(function(image[None, ..., None]))[0, ..., 0]
     margin, divisor = tiles.margin(module), module.divisor

@@ -106,7 +106,7 @@ def own_files(folder):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
-def test_a_page_runs_as_it_is_written(page, shared, compiled_quickly):
+def test_a_page_runs_as_it_is_written(page, shared):
     folder = shared / page.stem
     folder.mkdir()
     if page.name == "README.md":

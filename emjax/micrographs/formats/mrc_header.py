@@ -109,7 +109,8 @@ def _byte_order(content: bytes, has_map: bool) -> tuple[Order, list[str]]:
     stamp = content[212:216]
     stated: Order = STAMPS.get(stamp[0], "<") if has_map else "<"
     other: Order = ">" if stated == "<" else "<"
-    fitting = [order for order in (stated, other) if _is_plausible(content, order)]
+    orders: tuple[Order, Order] = (stated, other)
+    fitting: list[Order] = [order for order in orders if _is_plausible(content, order)]
     if not fitting and not has_map:
         raise InputError("not an MRC file: no MAP at byte 208, and no sizes and mode at its start")
     order = fitting[0] if fitting else stated
