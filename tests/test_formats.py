@@ -333,8 +333,6 @@ def bomb_gz(path):
     path.write_bytes(gzip.compress(bytes(content) + bytes(1 << 20)))
 
 
-
-
 BAD = {
     unknown_codec: "compressed by JPEG2000",
     lying_mrc: "declares 50x50000x50000 uint16, 250 GB, but the file has 960 bytes",
