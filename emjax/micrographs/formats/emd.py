@@ -19,6 +19,7 @@ from emjax.micrographs.formats.hdf5_items import (
     check_heaps,
     coordinates,
     text,
+    texts,
 )
 from emjax.micrographs.signal import Signal
 from emjax.micrographs.units import UNKNOWN, nm
@@ -132,7 +133,4 @@ def _labels(array: Any) -> list[str]:
         check_heaps(array.file.filename)
     elif array.dtype.kind != "S":
         return []
-    return [
-        label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
-        for label in array[()]
-    ]
+    return texts(array[()])

@@ -9,7 +9,7 @@ import numpy as np
 
 from emjax.errors import InputError, note
 from emjax.micrographs.axes import Axes
-from emjax.micrographs.formats.hdf5_items import Inside, attribute, coordinates, inside, text
+from emjax.micrographs.formats.hdf5_items import Inside, attribute, coordinates, inside, text, texts
 from emjax.micrographs.formats.stored_values import axistags
 from emjax.micrographs.signal import Signal
 from emjax.micrographs.units import nm
@@ -72,16 +72,16 @@ def _scales(held: Inside, array: Any) -> Axes:
 
     An axis is called by its label, or else by its scale. Source: HDF5's specification of them.
     """
-    names, vectors = [""] * array.ndim, [None] * array.ndim
-    labels: Any = np.ravel(attribute(array, "DIMENSION_LABELS", ()))
+    vectors: list[Any] = [None] * array.ndim
+    names = [""] * array.ndim
+    labels = texts(attribute(array, "DIMENSION_LABELS", ()))
     attached: Any = np.ravel(attribute(array, "DIMENSION_LIST", ()))
     for axis, scales in enumerate(attached if len(attached) == array.ndim else ()):
         item = array.file[scales[0]] if np.size(scales) and scales[0] else None
         if item is not None and getattr(item, "shape", None) == (array.shape[axis],):
             names[axis], vectors[axis] = item.name.rpartition("/")[2], item
-    for axis, label in enumerate(labels if len(labels) == array.ndim else ()):
-        called = label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
-        names[axis] = called or names[axis]
+    if len(labels) == array.ndim:
+        names = [label or name for label, name in zip(labels, names, strict=True)]
     return Axes(names, *coordinates(held, vectors), origin="dimension scales")
 
 

@@ -177,6 +177,14 @@ def text(item: Any, name: str) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
+def texts(value: Any) -> list[str]:
+    """Return the texts of an attribute or an array of them, bytes decoded."""
+    return [
+        part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part)
+        for part in np.ravel(np.asarray(value, dtype=object))
+    ]
+
+
 def attributes(item: Any) -> dict[str, Any]:
     """Return the CF attributes of a dataset."""
     return {name: attribute(item, name) for name in ATTRIBUTES if name in item.attrs}

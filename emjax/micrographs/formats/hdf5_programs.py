@@ -14,7 +14,7 @@ import numpy as np
 
 from emjax.micrographs.axes import Axes
 from emjax.micrographs.formats import emd
-from emjax.micrographs.formats.hdf5_items import Inside, attribute, coordinates, text
+from emjax.micrographs.formats.hdf5_items import Inside, attribute, coordinates, text, texts
 from emjax.micrographs.formats.stored_values import HYPERSPY, Values, hyperspy_axes
 from emjax.micrographs.shapes import Stored
 from emjax.micrographs.signal import Signal
@@ -90,10 +90,7 @@ def _hard(group: Any, key: str) -> Any:
 
 def _words(value: Any) -> list[str]:
     """Return the names that an attribute lists, as an array of texts or with colons."""
-    found = [
-        part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part)
-        for part in np.ravel(np.asarray(value, dtype=object))
-    ]
+    found = texts(value)
     return found[0].split(":") if len(found) == 1 else found
 
 
@@ -161,7 +158,7 @@ def _corner(h: int, w: int) -> Callable[[Stored], Stored]:
 
 def _spelt(group: Any, name: str) -> str:
     """Return an attribute that is stored as an array of single letters."""
-    return "".join(_words(attribute(group, name, ())))
+    return "".join(texts(attribute(group, name, ())))
 
 
 def _spelt_number(group: Any, name: str) -> float:

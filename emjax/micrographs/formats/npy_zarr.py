@@ -268,8 +268,8 @@ def _axes(array: Any, parent: Any) -> Axes:
         return Axes()
     units, steps = [], []
     for name, side in zip(names, array.shape, strict=True):
-        usable = parent is not None and isinstance(name, str) and "/" not in name
-        item: Any = parent.get(name) if usable else None
+        known = isinstance(name, str) and "/" not in name
+        item: Any = parent.get(name) if parent is not None and known else None
         if (
             isinstance(item, zarr.Array)
             and item.shape == (side,)
