@@ -222,9 +222,9 @@ def test_receptive_field_of_an_hrnet_is_where_its_gradient_is_not_zero(upsamplin
     def pixel(image, column):
         return network.apply(params, stats, image, train=False)[0][0, 0, column, 0]
 
-    gradients = jax.jit(jax.vmap(jax.grad(pixel), (None, 0)))
-    columns = 352 + jnp.arange(module.divisor)
-    seen = (gradients(jnp.ones((1, 32, 704, 1)), columns) != 0).any((1, 2, 4))
+    gradient = jax.jit(jax.grad(pixel))
+    image, columns = jnp.ones((1, 32, 704, 1)), 352 + np.arange(module.divisor)
+    seen = np.stack([(gradient(image, column) != 0).any((0, 1, 3)) for column in columns])
     assert not seen[:, [0, -1]].any()
     assert seen.sum(1).mean() == module.receptive_field
 
