@@ -480,3 +480,12 @@ def test_heaps_are_checked_before_hdf5_reads_a_text(tmp_path, monkeypatch):
     np.testing.assert_array_equal(pixels(path), GREY)
     monkeypatch.setattr(hdf5_items, "check_heaps", damaged)
     refused(path, "a damaged heap in")
+
+
+def test_sequences_are_told_from_other_types_of_variable_length():
+    with h5py.File("a.h5", "w", driver="core", backing_store=False) as file:
+        file.attrs["name"] = "a text"
+        kind = h5py.h5t.vlen_create(h5py.h5t.NATIVE_INT32)
+        assert hdf5_items.is_sequence(kind.encode())
+        assert not hdf5_items.is_sequence(h5py.h5t.NATIVE_INT32.encode())
+        assert not hdf5_items.is_sequence(file.attrs.get_id("name").get_type().encode())

@@ -4,10 +4,12 @@ import io
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from scipy import ndimage
 
 from data_builders.micrographs.masks import Tally, interpret
+from emjax import micrographs
 from emjax.errors import InputError
 
 RNG = np.random.default_rng(3)
@@ -157,3 +159,35 @@ def test_what_is_strange_is_named():
     assert any("if the masks are inverted, the foreground is --foreground=0" in n for n in notes)
     several = tally({"a": shell(drawn())}).describe({"a": "train"})
     assert any("all but 0 are foreground, --foreground takes one" in n for n in several)
+
+
+def stored(path):
+    """Return the foreground of the mask in a file."""
+    (plane,) = micrographs.planes(path, as_mask=True)
+    return interpret(path, plane.image, None)[0]
+
+
+def test_files_are_read_by_stored_values(tmp_path, caplog):
+    """As Fiji's inverting LUT, a bool array, a signed image and drawings in alpha are stored."""
+    mask, tif, png = drawn(), tmp_path / "m.tif", tmp_path / "m.png"
+    tifffile.imwrite(tif, mask * 255, photometric="miniswhite")
+    np.testing.assert_array_equal(stored(tif), mask)
+    assert not caplog.records
+    grey = micrographs.read(tif).image  # the rule of micrographs is another
+    np.testing.assert_array_equal(grey, 255 * (1 - mask))
+    assert "its zero is white (MINISWHITE)" in caplog.text
+    tifffile.imwrite(tif, mask.astype(bool))
+    np.testing.assert_array_equal(stored(tif), mask)
+    signed = "ImageJ=1.54f\ncf=0\nc0=-32768.0\nc1=1.0\n"
+    tifffile.imwrite(tif, mask + np.uint16(32768), description=signed, metadata=None)
+    np.testing.assert_array_equal(stored(tif), mask)
+    drawing = np.stack([mask * 0 + 255] * 3 + [mask * 255], -1)
+    tifffile.imwrite(tif, drawing, photometric="rgb", extrasamples=["unassalpha"])
+    np.testing.assert_array_equal(stored(tif), mask)
+    for pixels in (drawing, drawing[..., 2:]):
+        Image.fromarray(pixels).save(png)
+        np.testing.assert_array_equal(stored(png), mask)
+    image = Image.fromarray(labels(mask, np.uint8))
+    image.putpalette([0, 0, 0, *RNG.integers(60, 255, 765).tolist()])
+    image.save(png)
+    np.testing.assert_array_equal(stored(png), mask)

@@ -80,6 +80,7 @@ def test_eight_threads_read_like_one_and_change_no_setting(samples, caplog):
     alone = {path: outcome(path) for path in samples}
     assert sum(isinstance(found, str) for found in alone.values()) == 1
     notes = [record.getMessage() for record in caplog.records]
+    notes = [note for note in notes if not note.startswith("MRC files: ")]  # once a process
     assert all(note.split(":")[0].endswith("complaint.tif") for note in notes) and notes
     caplog.clear()
     before, seen, done = settings(), set(), threading.Event()

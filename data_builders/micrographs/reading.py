@@ -85,7 +85,7 @@ def _mask(
     """Yield the foreground, 0 or 1, of each plane of a mask."""
     rows = options.mrc_rows or "top"
     for plane in micrographs.planes(
-        path, limit=options.limit, colours=True, axis=axis, mrc_rows=rows
+        path, limit=options.limit, as_mask=True, axis=axis, mrc_rows=rows
     ):
         foreground, found = interpret(path, plane.image, options.foreground)
         if masks is not None:

@@ -198,6 +198,7 @@ def planes(
     axis: str = "z",
     mrc_rows: str | None = None,
     brightness: bool = False,
+    as_mask: bool = False,
 ) -> Iterator[Micrograph]:
     """Yield every plane of the image or stack in a file as a Micrograph; colours as luminance.
 
@@ -213,14 +214,21 @@ def planes(
             so itself; None keeps the order of the rows, as "top" does, and notes it once.
         brightness: apply the origin and the scale of the values that a DM file states; they become
             float32. Otherwise the values are those stored, and a note names both.
+        as_mask: leave values as stored, whatever a viewer shows as white, with colours and alpha:
+            [h, w] or [h, w, samples].
 
     Raises: InputError for anything but readable 2-D images of finite values; of these,
         SeveralImages without a valid index, and TooLarge above the limit.
     """
     with open_all(path, limit) as signals:
-        signal = _as_asked(path, _choose(path, signals, index), mrc_rows, brightness)
-        stack: Iterable[Grey | RGB] = (_pixels(path, signal, i) for i in range(signal.planes))
-        if not colours:
+        signal = _choose(path, signals, index)
+        if as_mask:
+            signal = signal._replace(finish=signal.labels, white_is_zero=False)
+        signal = _as_asked(path, signal, mrc_rows, brightness)
+        stack: Iterable[Grey | RGB] = (
+            _pixels(path, signal, i, as_mask=as_mask) for i in range(signal.planes)
+        )
+        if not (colours or as_mask):
             stack = (_luminance(path, pixels, quiet=i > 0) for i, pixels in enumerate(stack))
         (y, x), z = signal.nm_per_pixel, signal.nm_per_plane
         if axis == "z":
@@ -247,6 +255,11 @@ def _as_asked(
         origin, scale, unit = signal.brightness
         meaning = f"(stored - {origin:g}) * {scale:g} {unit}".strip()
         note(path, f"its values mean {meaning}; they are read as stored")
+    if signal.white_is_zero:
+        note(
+            path,
+            "its zero is white (MINISWHITE); its values are turned over, so that white is high",
+        )
     if mrc_rows is None and not signal.top_row_stated:
         _note_rows()
     return signal.with_top_row(mrc_rows)
@@ -385,8 +398,8 @@ def _luminance(path: StrPath, pixels: Grey | RGB, quiet: bool = False) -> Grey:
     return luminance.astype(pixels.dtype)
 
 
-def _pixels(path: StrPath, signal: Signal, index: int) -> Grey | RGB:
-    """Return plane `index` in one of the three number formats and without alpha.
+def _pixels(path: StrPath, signal: Signal, index: int, *, as_mask: bool = False) -> Grey | RGB:
+    """Return plane `index` in one of the three number formats, and without alpha unless `as_mask`.
 
     Raises: InputError for other than real, finite numbers.
     """
@@ -396,11 +409,13 @@ def _pixels(path: StrPath, signal: Signal, index: int) -> Grey | RGB:
         pixels = pixels.astype(np.uint8) * 255
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
+    elif as_mask and pixels.ndim == 3 and pixels.shape[-1] in (2, 4):
+        pass
     elif pixels.ndim == 3 and pixels.shape[-1] == 2:
         raise InputError(f"{path}: 2 samples per pixel, expected grey, or red, green and blue")
     elif pixels.ndim == 3 and pixels.shape[-1] == 4:
         pixels = pixels[..., :3]
-    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] != 3):
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (2, 3, 4)):
         raise InputError(f"{path}: {pixels.ndim}-D data {pixels.shape}, expected one 2-D image")
     if pixels.dtype.kind not in "uif" or pixels.size == 0:
         raise InputError(f"{path}: {pixels.dtype} {pixels.shape}, expected real numbers")

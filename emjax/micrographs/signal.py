@@ -40,7 +40,8 @@ class Signal(NamedTuple):
     """One 2-D image or stack of images in a file; its pixels are read plane by plane.
 
     `raw(i)` is plane i as stored, [h, w] or [h, w, samples]; `finish` turns that into grey values
-    or red, green, blue: palettes applied, white high.
+    or red, green, blue: palettes applied, white high. `labels` turns it into the values of a mask:
+    palettes applied, alpha kept, and white as stored.
     """
 
     name: str
@@ -55,6 +56,8 @@ class Signal(NamedTuple):
     nm_per_plane: float = math.nan  # of a stack: from plane to plane
     top_row_stated: bool = True  # the first row is the top one; most MRC files do not say
     brightness: tuple[float, float, str] = NO_BRIGHTNESS  # origin, scale, unit
+    labels: Callable[[Stored], Stored] = _unchanged
+    white_is_zero: bool = False  # as stored; `finish` turns that over
 
     @property
     def planes(self) -> int:

@@ -157,9 +157,21 @@ def attribute(item: Any, name: str, missing: Any = None) -> Any:
 
     if name not in item.attrs:
         return missing
-    if isinstance(item.attrs.get_id(name).get_type(), (TypeStringID, TypeVlenID)):
+    kind = item.attrs.get_id(name).get_type()
+    if isinstance(kind, (TypeStringID, TypeVlenID)):
         check_heaps(item.file.filename)
+    if isinstance(kind, TypeVlenID) and not is_sequence(kind.encode()):
+        raise InputError(f"its attribute {name} is neither a text nor a sequence")
     return item.attrs[name]
+
+
+def is_sequence(encoded: bytes) -> bool:
+    """Return whether a datatype of variable length, as HDF5 encodes it, is a sequence.
+
+    HDF5 has two of these, sequences and texts, and does not check for others.
+    Source: HDF5's file format specification 3.0, IV.A.2.d, class 9; two bytes of H5Tencode first.
+    """
+    return encoded[2] & 15 == 9 and encoded[3] & 15 == 0
 
 
 def coordinates(inside: Inside, vectors: Sequence[Any]) -> tuple[list[str], list[float]]:

@@ -75,8 +75,9 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
             return np.array(file if file.mode == mode else file.convert(mode))
 
         def finish(pixels: Stored) -> Stored:
-            if mode == "LA":
-                return pixels[..., 0]
+            return pixels[..., 0] if mode == "LA" else labels(pixels)
+
+        def labels(pixels: Stored) -> Stored:
             if mode != "P":
                 return pixels
             palette = np.zeros((256, 3), np.uint8)
@@ -89,5 +90,5 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
         sizes, origin, no_length = choose(path, vendors.beside(path, shape), shape[-1])
         signal = Signal(
             "image", shape, dtype, raw, samples=samples, refused=no_length, finish=finish
-        )
+        )._replace(labels=labels)
         yield [signal.calibrated(sizes, origin)]

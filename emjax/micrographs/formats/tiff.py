@@ -118,7 +118,7 @@ def _signals(
         check_declared("it", whole, dtype, stored=size, limit=math.inf)
         check_declared("its image", plane, dtype, stored=size, limit=limit)
     raw = _reader(path, file, series, layout, limit, size)
-    dtype, finish = _values(path, file, series)
+    dtype, finish, labels = _values(path, file, series)
     sizes, origin, no_length = pixel_size(path, file, series, ome, shape)
     distance = plane_distance(file, ome) if layout.others == "Z" else math.nan
     if (turned := tag_value(page, ORIENTATION)) not in (None, 0, 1):
@@ -135,6 +135,8 @@ def _signals(
         samples=layout.samples,
         refused=refused or no_length,
         finish=finish,
+        labels=labels,
+        white_is_zero=_is_white_zero(page, series.dtype),
     ).calibrated((distance, *sizes), origin)
     if not layout.images:
         return [signal]
@@ -308,10 +310,11 @@ def _check_tiles(file: TiffFile, keyframe: TiffPage, page: TiffPage | TiffFrame)
 
 def _values(
     path: str, file: TiffFile, series: TiffPageSeries
-) -> tuple[np.dtype[Any], Callable[[Stored], Stored]]:
-    """Return (the dtype of the values, the function that turns stored values into them).
+) -> tuple[np.dtype[Any], Callable[[Stored], Stored], Callable[[Stored], Stored]]:
+    """Return (the dtype of the values, the functions for them and for those of a mask).
 
-    Applies palettes, makes white high, and applies ImageJ's calibration.
+    Both take stored values, and apply palettes and ImageJ's calibration. The first makes white high
+    and drops alpha.
     """
     page, dtype = series.keyframe, series.dtype
     offset, slope = _imagej_calibration(path, file, dtype)
@@ -319,7 +322,12 @@ def _values(
         note(path, f"MINISWHITE of {dtype.name} values, which stay as stored")
 
     def finish(pixels: Stored) -> Stored:
-        pixels = _grey_or_rgb(page, pixels)
+        return calibrated(_grey_or_rgb(page, pixels))
+
+    def labels(pixels: Stored) -> Stored:
+        return calibrated(_with_palette(page, pixels))
+
+    def calibrated(pixels: Stored) -> Stored:
         if (offset, slope) == (0.0, 1.0):
             return pixels
         if (offset, slope) == SIGNED:
@@ -327,8 +335,10 @@ def _values(
         return (offset + slope * pixels).astype(np.float32)
 
     if (offset, slope) == SIGNED and dtype == np.uint16:
-        return np.dtype(np.int16), finish
-    return dtype if (offset, slope) == (0.0, 1.0) else np.dtype(np.float32), finish
+        dtype = np.dtype(np.int16)
+    elif (offset, slope) != (0.0, 1.0):
+        dtype = np.dtype(np.float32)
+    return dtype, finish, labels
 
 
 def _imagej_calibration(path: str, file: TiffFile, dtype: np.dtype[Any]) -> tuple[float, float]:
@@ -363,13 +373,22 @@ def _grey_or_rgb(page: TiffPage, pixels: Stored) -> Stored:
     """
     if pixels.ndim == 3 and page.extrasamples:
         pixels = pixels[..., 0] if page.photometric in GREY else pixels[..., :3]
-    if page.photometric == PHOTOMETRIC.PALETTE and page.colormap is not None:
-        colours = page.colormap
-        if not colours.any():
-            raise InputError("a palette of black alone, so that its image is lost")
-        shift = 8 if colours.max() > 255 else 0
-        return (colours[:, pixels] >> shift).astype(np.uint8).transpose(1, 2, 0)
-    if page.photometric == PHOTOMETRIC.MINISWHITE and pixels.dtype.kind in "bu":
+    if _is_white_zero(page, pixels.dtype):
         top = (1 << page.bitspersample) - 1
         return ~pixels if pixels.dtype == bool else (top - pixels).astype(pixels.dtype)
-    return pixels
+    return _with_palette(page, pixels)
+
+
+def _is_white_zero(page: TiffPage, dtype: np.dtype[Any]) -> bool:
+    return page.photometric == PHOTOMETRIC.MINISWHITE and dtype.kind in "bu"
+
+
+def _with_palette(page: TiffPage, pixels: Stored) -> Stored:
+    """Return `pixels` in the colours of the palette of `page`, if it has one."""
+    if page.photometric != PHOTOMETRIC.PALETTE or page.colormap is None:
+        return pixels
+    colours = page.colormap
+    if not colours.any():
+        raise InputError("a palette of black alone, so that its image is lost")
+    shift = 8 if colours.max() > 255 else 0
+    return (colours[:, pixels] >> shift).astype(np.uint8).transpose(1, 2, 0)
