@@ -88,6 +88,9 @@ def _signal(path: str | os.PathLike[str], file: TiffFile, frames: list[int], lim
             page = file.pages[index].aspage()
             if (page.imagelength, page.imagewidth) != shape:
                 raise InputError(f"frame {index} is {page.shape}, the first {shape}")
+            end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
+            if end > size:
+                raise InputError(f"events up to byte {end}, but it is cut off at byte {size}")
             total += page.asarray(maxworkers=1)
         return total
 
