@@ -150,7 +150,7 @@ def truncated(path):
 
 def empty(path):
     path.write_bytes(b"")
-    return "no format that emjax reads"
+    return "an empty file"
 
 
 def mis_sized(path):

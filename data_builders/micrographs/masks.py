@@ -7,7 +7,7 @@ Where that may not be what was drawn, a note or an error lists the values.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Real, UInt8
@@ -51,16 +51,16 @@ def interpret(
         cut = _cut(pixels)
         if foreground is None or set(foreground) <= {0.0, float(cut.max())}:
             pixels, note = cut, "has grey edges, which are cut at half"
-    flat = pixels.reshape(-1, pixels.shape[-1] if pixels.ndim == 3 else 1)
-    if flat.shape[1] == 3 and (flat == flat[:, :1]).all():
+    flat = np.asarray(pixels.reshape(-1, pixels.shape[-1] if pixels.ndim == 3 else 1))
+    if flat.shape[1] == 3 and np.all(flat == flat[:, :1]):
         flat = flat[:, :1]
     if foreground is None:
-        chosen = flat.any(axis=1)
+        chosen = np.any(flat, axis=1)
     elif len(foreground) == 1 < flat.shape[1]:
         raise InputError(f"{path}: a mask in colours, expected --foreground=R,G,B for it")
     else:
-        chosen = (flat == foreground).all(axis=1)
-    mask = chosen.reshape(pixels.shape[:2])
+        chosen = np.all(flat == np.asarray(foreground), axis=1)
+    mask = np.asarray(chosen).reshape(pixels.shape[:2])
     edge = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
     found = Found(_counted(flat), float(mask.mean()), float(edge.mean()), note)
     return mask.astype(np.uint8), found
@@ -127,7 +127,7 @@ def _has_grey_edges(path: str | Path, pixels: Real[np.ndarray, "..."], *, is_ask
             f"{path}: expected a mask, got a picture: {steps} grey values, most of its pixels "
             "neither the lowest nor the highest; if it is one, name its --foreground"
         )
-    near = ndimage.binary_dilation(scaled >= 1 - NEAR, np.ones((3, 3)), iterations=WIDE)
+    near: Any = ndimage.binary_dilation(scaled >= 1 - NEAR, np.ones((3, 3)), iterations=WIDE)
     return bool((others & near).sum() >= 0.8 * others.sum())
 
 
