@@ -52,7 +52,8 @@ def main(arguments):
     parser.add_argument("--beside", type=Path, metavar="CHECKOUT",
                         help="folder with an earlier checkout, which becomes a side")  # fmt: skip
     parser.add_argument("--at_least", type=float, metavar="RATIO",
-                        help="fail where the upper quartile of earlier / ours is less")  # fmt: skip
+                        help="fail where the upper quartile of earlier / ours is less; nothing "
+                        "else is measured: what else a process runs slows it down")  # fmt: skip
     options = parser.parse_args(arguments)
     device = options.device or ("gpu" if Path("/dev/nvidia0").exists() else "cpu")
     cases = chosen(everything(device), options.only)
@@ -82,7 +83,10 @@ def main(arguments):
 
     def measured(case):
         earlier = beside if case.name in compared else None
-        result = measure(case, data, sides, modes, options.repeats, options.seconds, earlier)
+        alone = earlier is not None and options.at_least is not None
+        result = measure(
+            case, data, sides, modes, options.repeats, options.seconds, earlier, alone=alone
+        )
         return {**result, "host_cores": cores, "date": str(datetime.date.today())}
 
     capacity = [measured(case) for case in limits(device)]
@@ -152,13 +156,14 @@ def run(module, *arguments):
     subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=sys.stderr)
 
 
-def measure(case, data, sides, modes, repeats, seconds, beside=None):
+def measure(case, data, sides, modes, repeats, seconds, beside=None, *, alone=False):
     """{"case", "variants": {name: {"images", "seconds": [of a step, a round], "facts"}}}.
 
     A variant that failed has "error" instead.
 
     Args:
         beside: an earlier checkout; its first variant is one of this case's.
+        alone: whether only that and our first are measured.
     """
     how = dict(seconds=seconds, modes=modes, environment=ENVIRONMENT[case.device])
     ours, *others = sides
@@ -179,6 +184,9 @@ def measure(case, data, sides, modes, repeats, seconds, beside=None):
         going = [name for name, told in variants.items() if "error" not in told]
         first = next(iter(variants))
         going.sort(key=lambda name: name not in (first, EARLIER))  # next to each other
+        if alone:
+            going = [name for name in going if name in (first, EARLIER)]
+            variants = {name: told for name, told in variants.items() if name in (first, EARLIER)}
         for name in going:
             variants[name]["seconds"] = []
         for number in range(min(repeats, MOST_STARTS) if case.kind == "startup" else repeats):
