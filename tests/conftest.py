@@ -21,6 +21,8 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
+from emjax.models import hrnet
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook(
@@ -33,6 +35,22 @@ install_import_hook(
     ],
     "beartype.beartype",
 )
+
+
+# All that HRNets are made of, in a tenth of the time that the smallest of them takes to compile
+# and, in float64, to run. Not of the package: tests that use it ask for the fixture `tiny_hrnet`.
+TINY_HRNET = hrnet.Variant(width=4, stage1=1, planes=8, modules=(1, 2, 1), blocks=1)
+
+
+@pytest.fixture
+def tiny_hrnet(monkeypatch):
+    """The variant `tiny` is there."""
+    monkeypatch.setitem(hrnet.VARIANTS, "tiny", TINY_HRNET)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the tests marked `long`, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def command(module, *arguments):

@@ -7,6 +7,7 @@ import struct
 
 import h5py
 import imagecodecs
+import mrcfile
 import numpy as np
 import tifffile
 from mrcfile import dtypes
@@ -381,6 +382,25 @@ def write_more(folder):
     dm_images(folder / "several.dm4", named)
     names = (*written, "events.eer", "stopped_1.ser", "several.dm4")
     return {name: folder / name for name in names}
+
+
+def write_all_of(folder, field):
+    """Write uint16 [h, w] to `folder` in fourteen formats, under different names."""
+    folder.mkdir()
+    for name in ("imagej.tif", "ome.ome.tif", "zarr.zarr"):
+        micrographs.write(folder / name, field, NM)
+    mrcfile.write(folder / "mrc.mrc", field)
+    tifffile.imwrite(folder / "big.tif", field, bigtiff=True, byteorder=">")
+    (folder / "png.png").write_bytes(imagecodecs.png_encode(field))
+    np.save(folder / "npy.npy", field)
+    with h5py.File(folder / "plain.h5", "w") as file:
+        file["image"] = field
+    velox(folder / "velox.emd", field[None])
+    berkeley(folder / "berkeley.emd", field)
+    emd1(folder / "emd1.emd", field)
+    hyperspy(folder / "hyperspy.hspy", field)
+    dm(folder / "dm.dm4", field, version=4)
+    ser(folder / "ser.ser", field[None])
 
 
 def write_all(folder):

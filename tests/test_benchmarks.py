@@ -23,6 +23,7 @@ def told(name, case, data="-", **options):
     return variants
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("objective", ["pix2pix", "segmentation"])
 def test_both_sides_do_the_same_work(objective):
     """As many images and operations, but for those at borders that one counts and one does not."""
@@ -45,6 +46,7 @@ def data(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_both_sides_train_on_the_same_images(data):
     """From records, from files and from one array."""
     pytest.importorskip("torch", reason="needs PyTorch: make test TORCH=1")
@@ -57,6 +59,7 @@ def test_both_sides_train_on_the_same_images(data):
         assert math.isfinite(side["facts"]["loss"])
 
 
+@pytest.mark.long
 def test_a_start_of_a_command_is_timed(data):
     """The model is trained and the image predicted by the commands."""
     assert list(told("commands", Case("start", "start_predict"), data)) == ["emjax"]
@@ -98,6 +101,7 @@ def tiny_cases(monkeypatch):
     monkeypatch.setattr(run, "limits", lambda device: small)
 
 
+@pytest.mark.long
 def test_an_earlier_checkout_is_a_side_of_its_own(tmp_path, tiny_cases, capsys):
     """Here this checkout itself: the same work. What it does not have is measured without it."""
     code, found = beside(tmp_path, f"--beside={ROOT}", "--only=growth/*")

@@ -269,6 +269,7 @@ def test_transfer_falls_back_too(three, tmp_path, caplog):
     assert (folder / "2").exists() and (folder / "3").exists()
 
 
+@pytest.mark.long
 def test_eight_devices_then_one_then_two_processes_with_four(state, tiny_records, tmp_path):
     """Equal values and the same examples on each; a broken file of the other process is found.
 

@@ -168,6 +168,7 @@ def test_commands_are_read_as_a_shell_does(tmp_path):
         [*blocks(page)]
 
 
+@pytest.mark.long
 def test_the_generated_pages_are_current():
     line = [sys.executable, "docs/generate.py", "--check"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=600)

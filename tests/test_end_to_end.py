@@ -10,6 +10,7 @@ import time
 
 import jax
 import numpy as np
+import pytest
 import tifffile
 
 from emjax.data.records import open_mixture
@@ -26,6 +27,7 @@ def train(config, workdir, data_dir, *changes):
                    f"--config.data.dir={data_dir}", *changes)  # fmt: skip
 
 
+@pytest.mark.long
 def test_pretrain_finetune_predict(tiny_records, tmp_path):
     """Every config's smoke variant, the transfer between them, and the result on a file."""
     pretrained, finetuned = tmp_path / "pretrained", tmp_path / "finetuned"
@@ -141,6 +143,7 @@ def committed(workdir):
     return max(saved_steps(workdir / "checkpoints"), default=0)
 
 
+@pytest.mark.long
 def test_a_killed_run_ends_as_if_it_had_not_been(tiny_records, tmp_path):
     """SIGKILL in the middle of a save, SIGTERM later; then to the byte-identical end.
 

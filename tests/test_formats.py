@@ -488,6 +488,7 @@ def test_a_stack_of_images_has_no_distance_of_planes(tmp_path, suffix):
     assert not list(micrographs.planes(tmp_path / f"one.{suffix}", axis="x"))
 
 
+@pytest.mark.long
 def test_broken_files_end_in_a_micrograph_or_one_line():
     """Run the soak in small; docs/background/reliability.md reports the large one."""
     results = soak_formats.run(3000, first=7_000_000)

@@ -292,6 +292,7 @@ def test_wrong_finetuning_is_refused_and_leaves_nothing(
     assert not workdir.exists()
 
 
+@pytest.mark.long
 def test_losses_that_are_no_numbers_stop_the_run(tiny_records, tmp_path, capsys):
     with pytest.raises(
         NonFiniteError, match="steps 1 to 10: .*no good checkpoint from before"

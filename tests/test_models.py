@@ -204,9 +204,9 @@ def test_receptive_field_of_an_hrnet(variant, mixes):
 
 
 @pytest.mark.parametrize("upsampling", ["bilinear", "bilinear_corners", "nearest"])
-def test_receptive_field_of_an_hrnet_is_where_its_gradient_is_not_zero(upsampling):
+def test_receptive_field_of_an_hrnet_is_where_its_gradient_is_not_zero(upsampling, tiny_hrnet):
     """All weights and pixels are positive: no ReLU stops a gradient, none cancels another."""
-    module = build_abstract(hrnet(upsampling=upsampling))
+    module = build_abstract(hrnet("tiny", upsampling=upsampling))
     definition = nnx.graphdef(module)
 
     def value(path, like):
@@ -252,6 +252,7 @@ def test_multiply_adds(model, millions):
     np.testing.assert_allclose(counted, millions, rtol=0.01)
 
 
+@pytest.mark.long
 def test_table_of_all_networks(capsys):
     assert __main__.main([]) == 0
     lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
@@ -265,11 +266,9 @@ def test_table_of_all_networks(capsys):
 
 @pytest.mark.parametrize("norm", ["batch", "instance", "group", "none"])
 @pytest.mark.parametrize("name", ["unet", "patchgan", "hrnet"])
-def test_every_norm(name, norm):
+def test_every_norm(name, norm, tiny_hrnet):
     """It starts at scale 1 and bias 0 (a discriminator's scales near 1) and keeps the size."""
-    arguments = dict(
-        unet=dict(blocks=2), patchgan=dict(width=4), hrnet=dict(variant="w18_small_v1")
-    )
+    arguments = dict(unet=dict(blocks=2), patchgan=dict(width=4), hrnet=dict(variant="tiny"))
     model = dict(name=name, norm=norm, **arguments[name])
     network = create(model, optax.sgd(1.0), key=jax.random.key(0))
     images = [jax.random.normal(jax.random.key(1), (2, 64, 64, 1))] * (1 + (name == "patchgan"))
@@ -289,8 +288,8 @@ def test_every_norm(name, norm):
     assert np.isfinite(output).all() and output.std() > 1e-6
 
 
-def test_an_hrnet_without_norms_learns_in_every_layer():
-    network = create(hrnet(norm="none"), optax.sgd(1.0), key=jax.random.key(0))
+def test_an_hrnet_without_norms_learns_in_every_layer(tiny_hrnet):
+    network = create(hrnet("tiny", norm="none"), optax.sgd(1.0), key=jax.random.key(0))
     image = jax.random.normal(jax.random.key(1), (2, 64, 64, 1))
 
     def loss(params):
@@ -471,11 +470,11 @@ def test_bilinear_upsampling():
         dict(name="unet", blocks=1, dilations=(3, 1), norm="instance"),
         dict(name="unet", blocks=1, pools=(4,), norm="none"),
         dict(name="patchgan", width=4, depth=2),
-        dict(name="hrnet", variant="w18_small_v1"),
+        dict(name="hrnet", variant="tiny"),
     ],
     ids=str,
 )
-def test_formulations_agree(model, float64):
+def test_formulations_agree(model, float64, tiny_hrnet):
     """Outputs, statistics and gradients, of parameters and images, in training and after it."""
     rng = np.random.default_rng(0)
     module = build_abstract(model)
@@ -525,3 +524,15 @@ def test_a_bias_before_a_norm_is_in_the_running_mean_alone():
     assert not np.asarray(gradient["down/0/conv1/bias"]).any()
     expected = 0.1 * conv(image).mean((0, 1, 2))
     np.testing.assert_allclose(stats["down/0/norm1/mean"], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", [dict(name="unet", blocks=1), dict(name="patchgan", width=4)])
+def test_initial_values_drawn_together_are_those_of_each_array_alone(model):
+    key = jax.random.key(5)
+    network = create(model, optax.sgd(1.0), key=key)
+    params, stats = jax.jit(lambda key: flat_arrays(build(model, key=key)))(key)
+    assert network.params.keys() == params.keys() and network.stats.keys() == stats.keys()
+    for path, value in {**params, **stats}.items():
+        found = {**network.params, **network.stats}[path]
+        np.testing.assert_array_equal(found, value, err_msg=path)
+        assert found.dtype == jnp.float32

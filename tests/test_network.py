@@ -124,7 +124,7 @@ def test_the_key_decides_the_initial_values_and_the_structure_does_not_change(ne
     assert jax.tree.structure(network) == jax.tree.structure(other)
 
 
-HRNET = dict(name="hrnet", variant="w18_small_v1")
+HRNET = dict(name="hrnet", variant="tiny")
 PATCHGAN = dict(name="patchgan", width=16)
 
 
@@ -136,7 +136,7 @@ PATCHGAN = dict(name="patchgan", width=16)
         pytest.param(PATCHGAN, 0.02, id="patchgan"),
     ],
 )
-def test_bfloat16_is_near_float32_and_learns(model, tolerance):
+def test_bfloat16_is_near_float32_and_learns(model, tolerance, tiny_hrnet):
     """Arrays stay float32, and so does the output.
 
     A number has eight bits and is rounded in every layer. So the outputs differ by a few percent of

@@ -18,6 +18,7 @@ from emjax.errors import InputError, UsageError
 from emjax.inference.predictor import Predictor, to_dtype_of
 from emjax.models import saved
 from emjax.models.build import create
+from tests import format_samples as samples
 
 UNET = dict(name="unet", blocks=2, receptive_field=44)
 
@@ -76,6 +77,20 @@ def test_restored_image_keeps_values_and_format(model, tmp_path, task):
     a, b = (tifffile.imread(out / f"{name}.tif").astype(float) for name in "ab")
     inside = (b >= 0) & (b <= 255)
     np.testing.assert_allclose(a[inside], b[inside], atol=1)
+
+
+def test_one_field_in_every_format_gives_one_mask(model, tmp_path):
+    """Rows, number format and values arrive alike, whatever the file; the field has no symmetry."""
+    field = picture(40, 56, np.uint16) + 3 * np.arange(40, dtype=np.uint16)[:, None]
+    samples.write_all_of(tmp_path / "in", field)
+    out = tmp_path / "out"
+    line = [f"--model={model('segmentation')}", f"--out={out}", "--mrc_rows=top"]
+    assert predict.main([*line, str(tmp_path / "in")]) == 0
+    masks = {path.name: tifffile.imread(path) for path in out.glob("*.tif")}
+    assert len(masks) == 14
+    expected = masks["imagej.tif"]
+    assert 0 < (expected > 0).mean() < 1 and (expected != expected[::-1]).any()
+    assert [name for name, mask in masks.items() if (mask != expected).any()] == []
 
 
 def test_stacks_stay_stacks_and_pixel_sizes_are_kept(model, tmp_path, capsys):

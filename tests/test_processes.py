@@ -137,6 +137,7 @@ def wait_for(step, workdir, processes):
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_several_processes_are_one_run(tiny_records, tmp_path):
     """They have the losses of one process; SIGTERM to one stops all."""
     one, workdir = tmp_path / "one", tmp_path / "several"

@@ -23,6 +23,7 @@ BATCH, SIDE = 4, 64
 MOST = {PRETRAIN: (11_400, 730), SEGMENT: (473, 95)}
 
 
+@pytest.mark.long
 def test_nothing_is_compiled_after_the_first_epoch(tiny_records, tmp_path, caplog):
     log, compiled = tmp_path / "metrics.jsonl", []
 

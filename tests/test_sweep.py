@@ -170,6 +170,7 @@ cli.run(runner.run_jobs, jobs, "x.py", Path({str(tmp_path)!r}), {DEVICE})
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.long
 def test_the_smoke_matrix(tiny_records, tmp_path, monkeypatch):
     """2 models x 2 initialisations x 1 task x 2 seeds and their pretrainings, for real."""
     monkeypatch.setenv("SMOKE_DATA", str(tiny_records))

@@ -105,6 +105,7 @@ def own_files(folder):
         micrographs.write(folder / "unlabelled" / name, image[::-1], (0.1, 0.1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_a_page_runs_as_it_is_written(page, shared):
     folder = shared / page.stem

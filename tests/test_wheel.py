@@ -71,6 +71,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel):
     assert {name for name in names if ".dist-info/" not in name} == expected
 
 
+@pytest.mark.long
 def test_commands_run_from_the_wheel_in_another_folder(environment, tmp_path):
     image = np.random.default_rng(0).integers(0, 4000, (50, 61)).astype(np.uint16)
     np.save(tmp_path / "mine.npy", image)

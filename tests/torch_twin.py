@@ -174,6 +174,7 @@ class PatchGAN(nn.Module):
 
 # Bottleneck blocks, their inner channels, modules of stages 2 to 4, blocks per branch, first width.
 HRNETS = {
+    "tiny": (1, 8, (1, 2, 1), 1, 4),
     "w18_small_v1": (1, 32, (1, 1, 1), 2, 16),
     "w18_small_v2": (2, 64, (1, 3, 2), 2, 18),
     "w18": (4, 64, (1, 4, 3), 4, 18),

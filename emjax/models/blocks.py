@@ -1,5 +1,6 @@
 """Layers that several networks share, with PyTorch's initial values."""
 
+import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -16,8 +17,9 @@ from jaxtyping import Array, Float
 
 from emjax.errors import UsageError
 from emjax.models.formulation import formulation
+from emjax.models.initial import Initializer, draw
 from emjax.models.model import KeySource
-from emjax.models.norms import Initializer, NoNorm, Norm, normalisation, per_channel
+from emjax.models.norms import NoNorm, Norm, normalisation, per_channel
 
 Images = Float[Array, "b h w c"]
 Kernel = Float[Array, "k k in out"]
@@ -26,6 +28,7 @@ Kernel = Float[Array, "k k in out"]
 KEPT_OUTPUT = "kept output"
 
 
+@functools.cache
 def uniform_by_fan_in(fan_in: int) -> Initializer:
     """Return PyTorch's default initializer of convolution weights and biases.
 
@@ -69,10 +72,10 @@ class Conv(nnx.Module):
     ) -> None:
         default = uniform_by_fan_in(in_channels * size * size)
         shape = size, size, in_channels, out_channels
-        self.kernel = nnx.Param((kernel_init or default)(rngs.params(), shape, jnp.float32))
+        self.kernel = nnx.Param(draw(kernel_init or default, shape, rngs))
         bias = None
         if use_bias:
-            bias = nnx.Param((bias_init or default)(rngs.params(), (out_channels,), jnp.float32))
+            bias = nnx.Param(draw(bias_init or default, (out_channels,), rngs))
         self.bias = bias
         self.stride, self.dilation = stride, dilation
         self.padding = dilation * (size // 2) if padding is None else padding

@@ -1,6 +1,7 @@
 """Networks from a config's `model` field."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,24 +11,9 @@ from jaxtyping import Array, Key
 
 from emjax.errors import UsageError, choose
 from emjax.models import MODELS
+from emjax.models.initial import Keys, build_together
 from emjax.models.model import Model
 from emjax.models.network import PRECISIONS, Network, flat_arrays, nest
-
-
-class Keys:
-    """Replaces nnx.Rngs while a module is built: a new key at each `params()`.
-
-    nnx.Rngs counts in an array. Tracing looks that up again at every layer, which took 4 of the 5
-    seconds that building the shapes of a large HRNet takes.
-    """
-
-    def __init__(self, key: Key[Array, ""]) -> None:
-        self.key, self.count = key, 0
-
-    def params(self) -> Key[Array, ""]:
-        """Return the next key."""
-        self.count += 1
-        return jax.random.fold_in(self.key, self.count)
 
 
 def build(model: Mapping[str, Any], *, key: Key[Array, ""]) -> Model:
@@ -35,11 +21,16 @@ def build(model: Mapping[str, Any], *, key: Key[Array, ""]) -> Model:
 
     Raises: UsageError for an unknown name, with the known ones, and for unknown arguments.
     """
+    return build_with(model, Keys(key))
+
+
+def build_with(model: Mapping[str, Any], keys: Keys) -> Model:
+    """Return what `build` does, with initial values from `keys`."""
     arguments = dict(model)
     name = arguments.pop("name")
     constructor = choose("model", name, MODELS)
     try:
-        return constructor(**arguments, rngs=Keys(key))
+        return constructor(**arguments, rngs=keys)
     except TypeError as error:
         raise UsageError(f"model {name!r} with {arguments}: {error}") from error
 
@@ -57,10 +48,7 @@ def create(
     """
     choose("precision", precision, PRECISIONS)
 
-    # Run once, so compiled fast rather than well: a quarter of the time for the same values.
-    quick = {"xla_backend_optimization_level": 0}
-    initial = jax.jit(lambda key: flat_arrays(build(model, key=key)), compiler_options=quick)
-    params, stats = initial(key)
+    params, stats = jax.device_put(flat_arrays(build_together(partial(build_with, model), key)))
     return Network(
         params=params,
         stats=stats,

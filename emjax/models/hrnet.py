@@ -40,6 +40,9 @@ VARIANTS = {
 }
 
 
+SMALL = initializers.normal(0.001)
+
+
 class HRNet(nnx.Module):
     """Image to image: a stem of stride 4, four stages of 1, 2, 3 and 4 branches, and a linear head.
 
@@ -243,7 +246,7 @@ class Layers(NamedTuple):
 
     def conv(self, before: int, after: int, size: int, **options: Any) -> Conv:
         """Return a convolution with an HRNet's initial values; `options` are Conv's."""
-        init = None if self.norm == "none" else initializers.normal(0.001)
+        init = None if self.norm == "none" else SMALL
         return Conv(before, after, size, kernel_init=init, rngs=self.rngs, **options)
 
     def conv_norm(

@@ -33,7 +33,7 @@ class Model(Protocol):
 
 
 class KeySource(Protocol):
-    """A source of random keys for initial values: `build.Keys` or nnx.Rngs."""
+    """A source of random keys for initial values: `initial.Keys` or nnx.Rngs."""
 
     def params(self) -> Key[Array, ""]:
         """Return a key that was not returned before."""

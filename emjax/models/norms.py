@@ -12,11 +12,11 @@ from jax.nn import initializers
 from jaxtyping import Array, Float
 
 from emjax.errors import choose
+from emjax.models.initial import Initializer, draw
 from emjax.models.model import KeySource
 
 Images = Float[Array, "b h w c"]
 Channels = Float[Array, " c"]
-Initializer = Callable[..., Array]  # of a key, a shape and perhaps a dtype
 
 
 class RunningStat(nnx.Variable):
@@ -40,7 +40,7 @@ class BatchNorm(nnx.Module):
         scale_init: Initializer = initializers.ones,
         rngs: KeySource,
     ) -> None:
-        self.scale = nnx.Param(scale_init(rngs.params(), (channels,)))
+        self.scale = nnx.Param(draw(scale_init, (channels,), rngs))
         self.bias = nnx.Param(jnp.zeros(channels))
         self.mean = RunningStat(jnp.zeros(channels))
         self.var = RunningStat(jnp.ones(channels))
@@ -128,7 +128,7 @@ class GroupNorm(nnx.Module):
         scale_init: Initializer = initializers.ones,
         rngs: KeySource,
     ) -> None:
-        self.scale = nnx.Param(scale_init(rngs.params(), (channels,)))
+        self.scale = nnx.Param(draw(scale_init, (channels,), rngs))
         self.bias = nnx.Param(jnp.zeros(channels))
         self.groups, self.epsilon = groups, epsilon
 

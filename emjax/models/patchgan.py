@@ -8,7 +8,7 @@ from flax import nnx
 from jax import random
 from jax.ad_checkpoint import checkpoint_name
 from jax.nn import initializers
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, DTypeLike, Float, Key
 
 from emjax.errors import UsageError
 from emjax.models.blocks import KEPT_OUTPUT, Conv, Images, conv_norm
@@ -92,6 +92,8 @@ class PatchGAN(nnx.Module):
         return self.head(sharding.unsplit_uneven(x, x.shape[1] - 1))
 
 
-def normal_around_one(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+def normal_around_one(
+    key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
+) -> Float[Array, "..."]:
     """Return values drawn from N(1, 0.02)."""
-    return 1 + 0.02 * random.normal(key, shape)
+    return 1 + 0.02 * random.normal(key, shape, dtype)
