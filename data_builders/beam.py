@@ -245,6 +245,7 @@ def _no_worker_lost() -> Iterator[None]:
             before(failed)
 
     threading.excepthook = hook
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # for as many as it takes
     try:
         yield
     except KeyboardInterrupt:
@@ -257,6 +258,7 @@ def _no_worker_lost() -> Iterator[None]:
     finally:
         ended.set()
         threading.excepthook = before
+        signal.signal(signal.SIGINT, handler)
 
 
 def _local(options: Any) -> Any:

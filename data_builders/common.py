@@ -19,7 +19,7 @@ import emjax
 from data_builders import tfds_patches
 from data_builders.writer import VERSION, Count, Record, Skipped, Writer, check_unusable_share
 from emjax.errors import InputError
-from emjax.files import lock_folder
+from emjax.files import check_writable, lock_folder
 
 Thing = TypeVar("Thing")
 
@@ -199,6 +199,7 @@ def build(
     with disk_errors(home):
         if final.exists():
             return _existing(dataset, home), True
+        check_writable(home)
     tfds_patches.check()  # before a day of reading
     contents = dataset.prepare()
     check_unusable_share(dataset, contents.unusable, contents.images, max_skipped)

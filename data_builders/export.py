@@ -15,6 +15,8 @@ import numpy as np
 from emjax import micrographs
 from emjax.cli import Parser, command, run
 from emjax.data.records import open_records
+from emjax.errors import UsageError
+from emjax.files import check_writable
 
 
 @command
@@ -29,6 +31,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--first", type=int, help="write only the first so many, by index")
     options = parser.parse_args(arguments)
 
+    if options.first is not None and options.first < 1:
+        raise UsageError(f"--first={options.first}, expected at least 1")
+    check_writable(Path(options.out))
     source, card, _ = open_records(options.data_dir, options.name, options.split)
     rows: Sequence[int] = range(len(source))
     if options.first is not None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import emjax
-from emjax.config import FIELDS, flat
+from emjax.config import FIELDS, RANGES, flat
 from emjax.pictures import overlay, png
 
 ROOT = Path(__file__).parents[1]
@@ -45,15 +45,18 @@ def configs_page() -> str:
         "# Fields of a config",
         MADE,
         "Set a field on the command line with `--config.FIELD=VALUE`. `None` means unset, - that "
-        "the recipe does not have the field.",
+        "the recipe does not have the field. A value outside its range is refused before anything "
+        "is written. `data.train` and `data.evals` may also be typed as `name,split`; "
+        "`data.evals.test=None` leaves the split out.",
     ]
     rows = [
-        f"| field | meaning | {' | '.join(RECIPES)} |",
-        f"|---|---|{'---|' * len(RECIPES)}",
+        f"| field | meaning | values | {' | '.join(RECIPES)} |",
+        f"|---|---|---|{'---|' * len(RECIPES)}",
     ]
     for field, meaning in FIELDS.items():
         values = [f"`{each[field]}`" if field in each else "-" for each in defaults.values()]
-        rows.append(f"| `{field}` | {meaning} | {' | '.join(values)} |")
+        allowed = RANGES[field].expected
+        rows.append(f"| `{field}` | {meaning} | {allowed} | {' | '.join(values)} |")
     parts += ["\n".join(rows), "## Variants"]
     parts.append("Several are joined by commas and applied in order: `pretrain:unet_2_44,100k`.")
     for name, recipe in recipes.items():

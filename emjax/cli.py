@@ -1,18 +1,41 @@
-"""What all commands share: a parser with one-line errors, printed notes, exit codes."""
+"""What all commands share: a parser with one-line errors, printed notes, signals, exit codes."""
 
 import argparse
 import contextlib
 import errno
 import functools
 import logging
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NoReturn, TextIO
 
-from emjax.errors import Adjustable, EmjaxError, InputError, UsageError, library_messages, logger
+from emjax.errors import (
+    Adjustable,
+    EmjaxError,
+    InputError,
+    Interrupted,
+    UsageError,
+    library_messages,
+    logger,
+)
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+ADVICE = {  # what to do about an error of the operating system
+    **dict.fromkeys(NO_ROOM, "make room and run it again"),
+    errno.EACCES: "change its permissions, or choose another place",
+    errno.EPERM: "change its permissions, or choose another place",
+    errno.EROFS: "choose a place that can be written to",
+    errno.ENOENT: "check the name",
+    errno.ENOTDIR: "a file is where a folder is expected; choose another name",
+    errno.EEXIST: "a file is where a folder is expected; choose another name",
+    errno.EISDIR: "a folder is where a file is expected; choose another name",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # each asks a command to end
+BY_SIGNAL = 128  # the exit code of a command that a signal ended, less the signal's number
 # The flags that stand for the library's arguments, as the advice of an Adjustable names them.
 FLAGS = {"index=": "--index", "limit=": "--memory_limit", "axis=": "--axes="}
 
@@ -23,7 +46,7 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser that raises UsageError with one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see --help)")
+        raise UsageError(f"{' '.join(message.splitlines())} (see --help)")
 
 
 class NotePrinter(logging.Handler):
@@ -97,22 +120,128 @@ def message(error: BaseException) -> str:
 def exit_code_and_line(error: BaseException) -> tuple[int, str | None]:
     """Return (exit code, message) of an error; no message where a traceback is needed.
 
-    A full disk counts as bad input.
+    What the operating system refuses counts as bad input. A closed pipe has an empty message.
     """
     if isinstance(error, EmjaxError):
         return error.code, message(error)
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return InputError.code, f"{error}; make room and run it again"
+    if isinstance(error, Stopped | KeyboardInterrupt):
+        received = error.received if isinstance(error, Stopped) else signal.SIGINT
+        return BY_SIGNAL + received, f"stopped by {received.name}; only what was finished is kept"
+    if isinstance(error, BrokenPipeError):
+        return BY_SIGNAL + signal.SIGPIPE, ""
+    if isinstance(error, OSError) and error.errno:
+        problem = str(error)
+        if error.filename is not None and error.errno not in NO_ROOM:
+            problem = f"{os.fsdecode(error.filename)}: {error.strerror}"
+        return InputError.code, f"{problem}; {ADVICE.get(error.errno, 'check the disk')}"
     return 1, None
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the command to end."""
+
+    def __init__(self, received: signal.Signals) -> None:
+        super().__init__(received)
+        self.received = received
+
+
+def stop_on_signals() -> list[Stopped]:
+    """Let each of STOPS raise Stopped, once, in the main thread; a second one ends the process.
+
+    A signal that the process was started to ignore, as by nohup, stays ignored. Returns the list
+    that the exception is put into as well, because a library may replace it with one of its own.
+    """
+    raised: list[Stopped] = []
+    handled = [each for each in STOPS if signal.getsignal(each) is not signal.SIG_IGN]
+
+    def stop(number: int, frame: object) -> None:
+        for each in handled:
+            signal.signal(each, signal.SIG_DFL)
+        raised.append(Stopped(signal.Signals(number)))
+        raise raised[0]
+
+    for each in handled:
+        signal.signal(each, stop)
+    return raised
 
 
 def run(main: Callable[..., int | None], *arguments: Any) -> NoReturn:
     """Exit with the code that `main(*arguments)` returns, or with an error's line and code."""
+    stopped = stop_on_signals()
     try:
-        sys.exit(main(*arguments))
-    except (EmjaxError, OSError) as error:
-        code, line = exit_code_and_line(error)
+        try:
+            code = main(*arguments)
+        except SystemExit as end:  # of --help
+            code = end.code
+        sys.stdout.flush()
+    except BaseException as error:
+        said = isinstance(error, EmjaxError) or not stopped
+        code, line = exit_code_and_line(error if said else stopped[0])
         if line is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(code)
+        if line:
+            with contextlib.suppress(OSError):  # the terminal may be closed
+                print(f"error: {line}", file=sys.stderr)
+    drop_unwritten()
+    sys.exit(code)
+
+
+def drop_unwritten() -> None:
+    """Make the end of the process quiet where its output is closed: Python would complain then."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError):  # a stream without a file
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class LastingStream:
+    """A stream that drops what it cannot write, because its pipe or its terminal is closed.
+
+    Attributes:
+        error: what the first failed write raised; None so far.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.error: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write `text` or drop it."""
+        self._try(self.stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered or drop it."""
+        self._try(self.stream.flush)
+
+    def _try(self, do: Callable[..., object], *arguments: str) -> None:
+        if self.error is None:
+            try:
+                do(*arguments)
+            except OSError as error:
+                self.error = error
+
+
+@contextlib.contextmanager
+def lasting_output() -> Generator[Callable[[], bool]]:
+    """Let no failed print end what is inside the `with`, which asks instead whether one failed.
+
+    Yields: a function that returns whether the output is closed.
+
+    Raises: BrokenPipeError in place of Interrupted if a pipe is closed.
+    """
+    out, err = LastingStream(sys.stdout), LastingStream(sys.stderr)
+    streams: tuple[Any, Any] = out, err
+    with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+        try:
+            yield lambda: bool(out.error or err.error)
+        except Interrupted as stopped:
+            for error in (out.error, err.error):
+                if isinstance(error, BrokenPipeError):
+                    raise error from stopped
+            raise

@@ -1,11 +1,16 @@
 """What the fields of a config mean. Imports nothing heavy."""
 
+import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import numbers
+import re
+import runpy
+import traceback
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from emjax.errors import UsageError
+from emjax.errors import EmjaxError, UsageError, first_line
 
 RECIPES = Path(__file__).parents[1] / "configs"  # installed beside emjax, and so in a checkout
 
@@ -80,6 +85,266 @@ FIELDS = {
 }
 
 
+class Range(NamedTuple):
+    """The values that a field may have."""
+
+    expected: str  # in words
+    holds: Callable[[Any], bool]  # whether a value is one of them
+    example: str = ""  # of a value that is hard to type
+
+
+def is_whole(value: Any) -> bool:
+    """Return whether `value` is a whole number; True and False are none."""
+    return not isinstance(value, bool) and isinstance(value, numbers.Integral)
+
+
+def is_number(value: Any) -> bool:
+    """Return whether `value` is a number that float32 can hold."""
+    bound: Any = 2.0**127
+    return not isinstance(value, bool) and isinstance(value, numbers.Real) and abs(value) < bound
+
+
+def whole(low: int, high: int = 2**31 - 1, *, unset: bool = False) -> Range:
+    """Return the Range of whole numbers from `low` to `high`, and of None if it may be `unset`."""
+    text = f"at least {low}" if high == 2**31 - 1 else f"from {low} to {high}"
+    return Range(
+        f"a whole number, {text}" + ", or None" * unset,
+        lambda value: (unset and value is None) or (is_whole(value) and low <= value <= high),
+    )
+
+
+def number(expected: str, fits: Callable[[float], bool]) -> Range:
+    """Return the Range of the numbers that `fits`."""
+    return Range(expected, lambda value: is_number(value) and fits(value))
+
+
+def sequence(
+    expected: str, fits: Callable[[Sequence[Any]], bool], example: str, *, unset: bool = False
+) -> Range:
+    """Return the Range of tuples that `fits`, and of None if it may be `unset`."""
+    return Range(
+        f"{expected}, or None" if unset else expected,
+        lambda value: (
+            unset if value is None else isinstance(value, tuple | list) and bool(fits(value))
+        ),
+        example,
+    )
+
+
+def interval(
+    expected: str, fits: Callable[[float], bool], example: str, *, unset: bool = False
+) -> Range:
+    """Return the Range of pairs of numbers, the smaller one first, that both `fits`."""
+
+    def are_bounds(value: Sequence[Any]) -> bool:
+        return (
+            len(value) == 2
+            and all(is_number(each) and fits(each) for each in value)
+            and value[0] <= value[1]
+        )
+
+    return sequence(f"(smallest, largest) {expected}", are_bounds, example, unset=unset)
+
+
+def are_patterns(values: Sequence[Any]) -> bool:
+    """Return whether all `values` are regular expressions."""
+    try:
+        return all(isinstance(value, str) and re.compile(value) for value in values)
+    except re.error:
+        return False
+
+
+SHARE = number("a share from 0 to 1", lambda value: 0 <= value <= 1)
+DECAY = number("a number from 0 to below 1", lambda value: 0 <= value < 1)
+AVERAGES = number("0 for no averages or a number below 1", DECAY.holds)
+NOT_NEGATIVE = number("a number of at least 0", lambda value: value >= 0)
+POSITIVE = number("a number above 0", lambda value: value > 0)
+YES_OR_NO = Range("True or False", lambda value: isinstance(value, bool))
+NAME = Range("a name", lambda value: isinstance(value, str) and bool(value))
+FOLDER = Range("a folder", lambda value: isinstance(value, str))
+PER_LEVEL = sequence(
+    "whole numbers from 1 to 65536, one per level",
+    lambda value: len(value) > 0 and all(map(whole(1, 2**16).holds, value)),
+    "2,2",
+    unset=True,
+)
+PAIR = Range(
+    "(dataset, split)",
+    lambda value: (
+        isinstance(value, tuple | list)
+        and len(value) == 2
+        and all(isinstance(each, str) and each for each in value)
+    ),
+    "\"('micrographs/mine','val')\"",
+)
+PARTS = Range(
+    "(dataset, split), or several (dataset, split, weight)",
+    lambda value: isinstance(value, tuple | list) and bool(value) and all(map(is_part, value)),
+    "\"('micrographs/mine','train')\"",
+)
+
+# Every field of the recipes and what it may be.
+RANGES: dict[str, Range] = {
+    "seed": whole(0, 2**32 - 1),
+    "epochs": whole(1, 10**6),
+    "passes_per_epoch": whole(1, 10**6),
+    "log_every": whole(1),
+    "eval_every": whole(0),
+    "save_every": whole(0),
+    "data.dir": FOLDER,
+    "data.train": PARTS,
+    "data.evals.val": PAIR,
+    "data.evals.test": PAIR,
+    "data.batch_size": whole(1),
+    "data.resident": Range("True, False or None", lambda value: value in (True, False, None)),
+    "data.accumulate": whole(1),
+    "mesh.fsdp": whole(1),
+    "mesh.space": whole(1),
+    "objective.name": NAME,
+    "objective.l1_weight": NOT_NEGATIVE,
+    "objective.corruption.blur": interval("sigma, above 0", lambda value: value > 0, "0.1,2.0"),
+    "objective.corruption.blur_probability": SHARE,
+    "objective.corruption.noise": interval(
+        "sigma, from 0 up", lambda value: value >= 0, "0.02,0.15"
+    ),
+    "objective.corruption.dose": interval(
+        "electrons per pixel, above 0", lambda value: value > 0, "20.0,200.0", unset=True
+    ),
+    "objective.masking.side": whole(1, 2**16),
+    "objective.masking.share": number("a share above 0, up to 1", lambda value: 0 < value <= 1),
+    "task": NAME,
+    "select": NAME,
+    "initialise.workdir": FOLDER,
+    "initialise.step": Range(
+        "best, last or a step",
+        lambda value: str(value) in ("best", "last") or str(value).isdecimal(),
+    ),
+    "initialise.fresh": sequence("regular expressions", are_patterns, "\"('head/.*',)\""),
+    "augment.crop": whole(0, 2**16),
+    "augment.turns": YES_OR_NO,
+    "augment.resize": number(
+        "0 or a magnification from 1 up", lambda value: value == 0 or value >= 1
+    ),
+    "augment.mirror": YES_OR_NO,
+    "augment.noise_probability": SHARE,
+    "augment.gaussian": NOT_NEGATIVE,
+    "model.name": NAME,
+    "model.blocks": whole(1, 10),
+    "model.receptive_field": whole(1, 2**16, unset=True),
+    "model.filters": PER_LEVEL,
+    "model.pools": PER_LEVEL,
+    "model.dilations": PER_LEVEL,
+    "model.out_channels": whole(1, 255),
+    "model.variant": NAME,
+    "model.upsampling": NAME,
+    "model.norm": NAME,
+    "model.input_interval": sequence(
+        "(lowest, highest) value of the input",
+        lambda value: len(value) == 2 and all(map(is_number, value)) and value[0] < value[1],
+        "0.0,1.0",
+        unset=True,
+    ),
+    "discriminator.name": NAME,
+    "discriminator.width": whole(1, 2**16),
+    "discriminator.depth": whole(1, 10),
+    "discriminator.norm": NAME,
+    "precision": NAME,
+    "remat": YES_OR_NO,
+    "optimizer.name": NAME,
+    "optimizer.lr": POSITIVE,
+    "optimizer.b1": DECAY,
+    "optimizer.b2": DECAY,
+    "optimizer.clip": NOT_NEGATIVE,
+    "optimizer.schedule": NAME,
+    "optimizer.warmup": whole(0),
+    "ema": AVERAGES,
+}
+
+
+def is_part(value: Any) -> bool:
+    """Return whether `value` is a (dataset, split, weight) of a mixture."""
+    return (
+        isinstance(value, tuple | list)
+        and len(value) == 3
+        and PAIR.holds(value[:2])
+        and POSITIVE.holds(value[2])
+    )
+
+
+def check_ranges(config: Config) -> None:
+    """Raise UsageError for the first field of `config` with a value outside its Range."""
+    for field, value in flat(config.to_dict()):
+        allowed = RANGES.get(field) or (PAIR if field.startswith("data.evals.") else None)
+        if field == "data.train" and PAIR.holds(value):
+            continue
+        if allowed and not allowed.holds(value):
+            raise UsageError(f"{field}={shortened(repr(value))}, {advice(field)}")
+
+
+def shortened(text: str, longest: int = 300) -> str:
+    """Return `text`, or its beginning if it is very long."""
+    return text if len(text) <= longest else f"{text[:longest]} ..."
+
+
+def advice(field: str) -> str:
+    """Return what is expected of a `field`, with an example of one that is hard to type."""
+    allowed = RANGES.get(field, PAIR)
+    example = f"; for instance --config.{field}={allowed.example}" if allowed.example else ""
+    return f"expected {allowed.expected}{example}"
+
+
+def settle(config: Config) -> None:
+    """Bring the tuples of a config into their one form.
+
+    `data.train` and `data.evals` may be written as people write them: "name,split", a list, parts
+    of a mixture without a weight, None for a split that is not scored. None unsets other tuples.
+    Whatever else there is, stays as it is.
+
+    Raises: UsageError as `check_ranges`.
+    """
+    with config.unlocked():
+        config.data.train = settled_parts(config.data.train)
+        for split, where in list(config.data.evals.items()):
+            if where in (None, (), (None,), ("None",), ("",), ""):
+                del config.data.evals[split]
+            else:
+                config.data.evals[split] = settled_pair(where)
+        if "initialise" in config:
+            config.initialise.fresh = settled_patterns(config.initialise.fresh)
+        for field, value in flat(config.to_dict()):
+            if value == (None,) and field in RANGES and RANGES[field].holds(None):
+                config.update_from_flattened_dict({field: None})
+    check_ranges(config)
+
+
+def settled_pair(value: Any) -> Any:
+    """Return ("name", "split") of "name,split", of ("name,split",) or of a list; else `value`."""
+    pair = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+    if isinstance(pair, str):
+        inner = pair.strip()
+        if inner[:1] + inner[-1:] in ("()", "[]"):
+            inner = inner[1:-1]
+        pair = [part.strip(" '\"") for part in inner.split(",")]
+    return tuple(pair) if PAIR.holds(pair) else value
+
+
+def settled_patterns(value: Any) -> Any:
+    """Return the patterns of ("a,b",), typed without quotes, one by one; else `value`."""
+    if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], str):
+        return value if "{" in value[0] else tuple(part.strip() for part in value[0].split(","))
+    return value
+
+
+def settled_parts(value: Any) -> Any:
+    """Return `data.train` as a pair, or as (dataset, split, weight) of each part; else `value`."""
+    pair = settled_pair(value)
+    if PAIR.holds(pair) or not isinstance(value, tuple | list):
+        return pair
+    parts = [value] if is_part(value) else [settled_pair(part) for part in value]
+    parts = [(*part, 1.0) if PAIR.holds(part) else part for part in parts]
+    return tuple(map(tuple, parts)) if all(map(is_part, parts)) and parts else value
+
+
 def plain(config: Config) -> dict[str, Any]:
     """Return a config as it reads back from JSON."""
     return json.loads(config.to_json())
@@ -96,7 +361,57 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 def parts_of(train: Sequence) -> list[tuple[str, str, float]]:
     """Return a config's `data.train` as [(name, split, weight)]."""
-    return [(*train, 1.0)] if isinstance(train[0], str) else list(train)
+    return [(*train, 1.0)] if isinstance(train[0], str) else [*map(tuple, train)]
+
+
+def load_file(path: str | Path) -> dict[str, Any]:
+    """Return what a recipe's file defines, by name.
+
+    Raises: UsageError naming the line that fails.
+    """
+    with recipe_errors(path):
+        return runpy.run_path(str(path))
+
+
+@contextlib.contextmanager
+def recipe_errors(path: str | Path) -> Generator[None]:
+    """Turn exceptions of the code in the recipe's file `path` into UsageErrors naming the line."""
+    try:
+        yield
+    except EmjaxError:
+        raise
+    except Exception as error:  # whatever the code of a recipe may raise
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise UsageError(
+            f"--config={where}: {type(error).__name__}: {first_line(error)}; correct the file"
+        ) from error
+
+
+def read_recipe(path: str | Path, variant: str | None) -> Config:
+    """Return the config of a recipe's file.
+
+    Args:
+        variant: what stands after the colon; None without one.
+
+    Raises: UsageError if the file is not a recipe, or fails.
+    """
+    found = load_file(path)
+    get_config = found.get("get_config")
+    if not callable(get_config):
+        raise UsageError(f"--config={path}: it has no get_config(); expected a recipe")
+    if variant is None and callable(found.get("runs")):
+        raise UsageError(
+            f"--config={path}: it is a matrix of runs; name one, --config={path}:RUN, or use "
+            "emjax sweep"
+        )
+    with recipe_errors(path):
+        config: Any = get_config() if variant is None else get_config(variant)
+    if not hasattr(config, "update_from_flattened_dict"):
+        kind = type(config).__name__
+        raise UsageError(f"--config={path}: get_config() returns {kind}, expected a ConfigDict")
+    return config
 
 
 def recipes() -> dict[str, Path]:

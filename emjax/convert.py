@@ -16,7 +16,7 @@ from pathlib import Path
 
 from emjax import cli
 from emjax.errors import UsageError, note
-from emjax.files import write_atomically
+from emjax.files import check_writable, write_atomically
 from emjax.interchange.pytorch import INPUTS, ImportOptions, export_pytorch, import_pytorch
 from emjax.models import saved
 from emjax.models.blocks import UPSAMPLING
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     add("--upsampling", choices=UPSAMPLING, help="of an HRNet; default: by its head")
     options = parser.parse_args(arguments)
     source, to = options.source, options.to
+    check_writable(to.parent)
     if source.is_dir():
         if to.suffix != ".safetensors":
             raise UsageError(f"--to={to}, expected a name that ends in .safetensors")

@@ -1,12 +1,15 @@
 """Whole-file writes and folder locks."""
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Generator
 from pathlib import Path
 
 from emjax.errors import InputError
+
+LONGEST_NAME = 255  # bytes, on the usual file systems
 
 
 @contextlib.contextmanager
@@ -25,8 +28,30 @@ def lock_folder(folder: Path, advice: str) -> Generator[None]:
         os.close(handle)
 
 
+def check_writable(folder: Path) -> None:
+    """Raise the OSError that writing to `folder`, or making it, would raise; write nothing.
+
+    Called before hours of work that would end in it.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(nearest))
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` to `path` so that readers see either the old file or the new one."""
-    draft = path.with_name(path.name + ".partial")
-    draft.write_bytes(content)
-    os.replace(draft, path)
+    draft = path.with_name(draft_name(path.name))
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def draft_name(name: str, ending: str = ".partial") -> str:
+    """Return the name of a file that becomes `name`: with `ending`, and cut to 255 bytes."""
+    kept = os.fsencode(name)[: LONGEST_NAME - len(ending)]
+    return os.fsdecode(kept) + ending

@@ -17,17 +17,29 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
 from emjax import cli
-from emjax.config import Config, find_recipe, recipes
+from emjax.config import (
+    RANGES,
+    Config,
+    advice,
+    find_recipe,
+    flat,
+    read_recipe,
+    recipes,
+    settle,
+    shortened,
+)
 from emjax.errors import UsageError
 from emjax.parallel import devices, processes
 from emjax.training.timing import parse_profile
 from emjax.training.train import train
 
+USAGE = "give --config=RECIPE[:variant] [--workdir=DIR] [--config.a.b=v]"
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # rules out autotuning and atomic sums
 
 
@@ -54,62 +66,80 @@ def command_line(arguments: Sequence[str]) -> tuple[Config, Path, flags.FlagValu
 
     --deterministic goes to XLA, which has not started yet.
 
-    Raises: UsageError for every error of absl, ml_collections and the recipe.
+    Raises: UsageError for whatever absl, ml_collections and the recipe do not accept.
     """
     if {"--help", "-help", "-h"} & set(arguments):
         print(f"{__doc__}\n{recipes_listed()}")
         sys.exit(0)
-    argv = ["emjax.main", *with_recipe_files(arguments)]
+    recipe, others = split_recipe(arguments)
+    if recipe is None:
+        raise UsageError(f"--config is missing; {USAGE}, where RECIPE is {known_recipes()}")
+    path, variant = find_variant(recipe)
+    config = read_recipe(path, variant)
+    fields = dict(flat(config.to_dict())).keys()
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", None, "The recipe.", lock_config=True, flag_values=values, sys_argv=argv
-    )
-    define_string = partial(flags.DEFINE_string, flag_values=values)
-    define_string("workdir", None, "Default: runs/<recipe>/<variant>.")
-    define_string("profile", None, "FROM:TO, steps to trace.")
-    flags.DEFINE_boolean("deterministic", False, "The same bits on a GPU.", flag_values=values)
-    platforms = ["gpu", "tpu"]
-    flags.DEFINE_enum("require", None, platforms, "Run on nothing else.", flag_values=values)
+    argv = ["emjax.main", *others]
     try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        define_string = partial(flags.DEFINE_string, flag_values=values)
+        define_string("workdir", None, "Default: runs/<recipe>/<variant>.")
+        define_string("profile", None, "FROM:TO, steps to trace.")
+        flags.DEFINE_boolean("deterministic", False, "The same bits on a GPU.", flag_values=values)
+        platforms = ["gpu", "tpu"]
+        flags.DEFINE_enum("require", None, platforms, "Run on nothing else.", flag_values=values)
         extra = values(argv)[1:]
-        config = values["config"].value
-        if config is not None:
-            config.is_locked  # noqa: B018  a config that did not load raises here
-    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        lines = str(error.args[0]).split("\n")
-        last_line_alone = "Traceback" in lines[0] or isinstance(error, OSError)
-        raise UsageError(lines[-1].strip() if last_line_alone else " ".join(lines)) from error
-    if extra or config is None:
-        problem = f"{extra[0]!r} is not an option" if extra else "--config is missing"
+    except Exception as error:  # of many kinds, for what somebody typed
+        problem = shortened(" ".join(str(error.args[0] if error.args else error).split()))
+        if not isinstance(error, flags.Error):
+            problem = f"a field of --config is wrong: {problem}"
+        named = re.search(r"--config\.([\w.]+)=", problem)
+        expected = f"; {advice(named[1])}" if named and named[1] in RANGES else ""
+        raise UsageError(problem + expected) from error
+    if extra:
         raise UsageError(
-            f"{problem}; give --config=RECIPE[:variant] [--workdir=DIR] [--config.a.b=v], where "
-            f"RECIPE is {', '.join(recipes())} or a Python file"
+            f"{extra[0]!r} is not an option; {USAGE}, where RECIPE is {known_recipes()}"
         )
+    config: Any = values["config"].value
+    if lost := sorted(fields - dict(flat(config.to_dict())).keys()):
+        raise UsageError(f"{', '.join(lost)}: missing in the config; set its fields one by one")
+    settle(config)
     if values["deterministic"].value:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
-    recipe, _, variant = config_flags.get_config_filename(values["config"]).partition(":")
-    default = Path("runs") / Path(recipe).stem / (variant or "default")
+    default = Path("runs") / path.stem / (variant or "default")
     return config, Path(values["workdir"].value or default), values
 
 
-def with_recipe_files(arguments: Sequence[str]) -> list[str]:
-    """Return `arguments` with the file of each recipe that --config names.
+def split_recipe(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return (the last value of --config or None, the other arguments)."""
+    recipe, others, waiting = None, [], False
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if waiting:
+            recipe, waiting = argument, False
+        elif flag in ("--config", "-config"):
+            recipe, waiting = value, not equals
+        else:
+            others.append(argument)
+    return (None if waiting else recipe), others
+
+
+def find_variant(recipe: str) -> tuple[Path, str | None]:
+    """Return (the recipe's file, its variant or None) of a value of --config.
+
+    The path of a file may have colons.
 
     Raises: UsageError for an unknown recipe, listing the known ones.
     """
+    names = recipe.split(":")
+    for count in range(1, len(names) + 1):
+        if Path(":".join(names[:count])).is_file():
+            return Path(":".join(names[:count])), ":".join(names[count:]) or None
+    return find_recipe(names[0]), ":".join(names[1:]) or None
 
-    def file_of(value: str) -> str:
-        name, colon, variant = value.partition(":")
-        return f"{find_recipe(name)}{colon}{variant}"
 
-    changed = list(arguments)
-    for index, argument in enumerate(changed):
-        if argument in ("--config", "-config") and index + 1 < len(changed):
-            changed[index + 1] = file_of(changed[index + 1])
-        elif re.match("--?config=", argument):
-            flag, _, value = argument.partition("=")
-            changed[index] = f"{flag}={file_of(value)}"
-    return changed
+def known_recipes() -> str:
+    """Return the names of the recipes and what else --config takes."""
+    return f"{', '.join(recipes())} or a Python file"
 
 
 def recipes_listed() -> str:

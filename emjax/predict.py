@@ -16,7 +16,7 @@ import numpy as np
 
 from emjax import cli, micrographs
 from emjax.errors import InputError, UsageError, note
-from emjax.files import write_atomically
+from emjax.files import check_writable, write_atomically
 from emjax.inference.predictor import Predictor, predict_file
 from emjax.micrographs import Micrograph, units
 from emjax.micrographs.writers import Planes
@@ -90,6 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if not 0 < options.memory_limit < np.inf:
         raise UsageError(f"--memory_limit={options.memory_limit}: expected GiB, more than 0")
+    check_writable(options.out)
     limit = int(options.memory_limit * GIB)
     files = find_inputs(options.inputs, options.out)
     model = Predictor(options.model, limit)

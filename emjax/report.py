@@ -29,7 +29,7 @@ from emjax.experiments.tables import (
     settings_row,
     versions_of,
 )
-from emjax.files import write_atomically
+from emjax.files import check_writable, write_atomically
 from emjax.runs.run import find_runs, missing_runs
 
 PROTOCOL = (
@@ -50,6 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", required=True, type=Path, help="folder for the report")
     options = parser.parse_args(arguments)
     root, out = options.runs, options.out
+    check_writable(out)
     found = find_runs(root)
     groups = group_arms([run for run in found if "task" in run.config], root)
     pretrained = group_pretrainings([run for run in found if "task" not in run.config])

@@ -21,7 +21,7 @@ from emjax.config import find_recipe
 from emjax.errors import InputError, UsageError
 from emjax.experiments import estimate, plan
 from emjax.experiments.runner import probe_device, run_jobs
-from emjax.files import write_atomically
+from emjax.files import check_writable, write_atomically
 from emjax.runs.run import read_matrix
 
 
@@ -54,6 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if options.at_once < 1:
         raise UsageError(f"--at_once={options.at_once}, expected at least 1")
+    check_writable(options.runs)
     jax.config.update("jax_platforms", "cpu")  # the devices are for the runs
     recipe = str(find_recipe(options.config))
     matrix, expected = plan.load_matrix(recipe, options.seeds)

@@ -20,7 +20,16 @@ from emjax.errors import InputError
 from emjax.models.build import create
 from emjax.models.network import Network
 from emjax.parallel import sharding
-from emjax.runs.checkpoints import Checkpoints, load_generator, saved_steps
+from emjax.runs.checkpoints import (
+    Checkpoints,
+    LiteralPath,
+    NotReadBack,
+    OrbaxWarnings,
+    load_generator,
+    names_of,
+    read_back,
+    saved_steps,
+)
 from emjax.runs.manifests import fault
 
 
@@ -355,3 +364,49 @@ def two_processes(folder, data):
     outputs = [process.communicate(timeout=600) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     return [(out[out.index("state") :], err) for out, err in outputs]
+
+
+@pytest.mark.parametrize(
+    "name", ["run[1]", "a*b", "q?", "{0}", "#%:, ;", "ä b", "n" * 240, "*[!a]?{b,c}"]
+)
+def test_folders_may_have_any_name(state, three, tmp_path, name):
+    """Another folder that the name would match as a pattern is not looked at."""
+    folder = tmp_path / name
+    for decoy in ("run1", "axb", "qx"):
+        shutil.copytree(three, tmp_path / decoy)
+    checkpoints = open_folder(folder)
+    checkpoints.save(1, state.replace(step=state.step + 1), {"val/l1": 0.5})
+    checkpoints.close()
+    assert saved_steps(folder) == [1]
+    restored = open_folder(folder).restore(state)
+    assert int(restored.step) == 1 and digest(restored) == digest(state)
+    params, _ = load_generator(folder, "best", score="val/l1", higher_is_better=False)
+    np.testing.assert_array_equal(params["head/kernel"], state.generator.params["head/kernel"])
+
+
+@pytest.mark.parametrize("warns", [True, False])
+def test_a_save_that_cannot_be_read_back_is_not_sealed(state, tmp_path, monkeypatch, warns):
+    """Orbax skips what its patterns do not find and only warns; without the warning it is read."""
+    checkpoints = open_folder(tmp_path)
+    checkpoints.save(1, state.replace(step=state.step + 1))
+    checkpoints.wait()
+    monkeypatch.setattr(LiteralPath, "glob", lambda path, pattern: iter(()))
+    if not warns:
+        monkeypatch.setattr(OrbaxWarnings, "emit", lambda handler, record: None)
+    checkpoints.save(2, state.replace(step=state.step + 2))
+    words = "a checkpoint cannot be saved: .*" + "Skipping merge.*" * warns
+    words += "last good one is step 1"
+    with pytest.raises(InputError, match=words):
+        checkpoints.wait()
+    assert saved_steps(tmp_path) == [1]
+
+
+def test_a_checkpoint_of_other_arrays_or_another_step_does_not_read_back(state, three):
+    names = names_of(state)
+    read_back(three / "3", names, 3)
+    with pytest.raises(NotReadBack, match="step 3 reads back as 3 updates"):
+        read_back(three / "3", names, 4)
+    with pytest.raises(NotReadBack, match="step 3 lacks or adds generator/params/new"):
+        read_back(three / "3", names | {"generator/params/new"}, 3)
+    with pytest.raises(NotReadBack, match="step 3 lacks or adds key"):
+        read_back(three / "3", names - {"key"}, 3)

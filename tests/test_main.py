@@ -231,7 +231,7 @@ def test_deterministic_reaches_xla(monkeypatch):
         (["data.dir=nowhere"], InputError, "'simulated/unlabelled' is not built. Build it: python"),
         (["data.train=('simulated/unlabelled','train[:50000]')"], InputError, "It has: train 28"),
         (["data.batch_size=64"], UsageError, "data.batch_size=64, but an epoch is 1 x 28 records"),
-        (["data.batch_size=0"], UsageError, "data.batch_size=0, but an epoch"),
+        (["data.batch_size=0"], UsageError, "data.batch_size=0, expected a whole number, at least"),
         (["data.batch_size=9"], UsageError, "cannot be spread over 8 devices; take 8 or 16"),
         (["model.name=unett"], UsageError, "no model 'unett'; there are: hrnet, patchgan, unet"),
         (["model.receptive_field=43"], UsageError, "nearest are 44, "),

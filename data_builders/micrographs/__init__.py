@@ -100,7 +100,7 @@ class Micrographs:
         self.axes = tuple(options.axes.split(","))
         if not set(self.axes) <= set("zyx") or len(set(self.axes)) < len(self.axes):
             raise UsageError(f"--axes={options.axes}, expected some of z, y, x, such as z,y")
-        if not options.memory_limit > 0:
+        if not 0 < options.memory_limit < np.inf:
             raise UsageError(f"--memory_limit={options.memory_limit}, expected more than 0 GiB")
         self.folder = f"micrographs/{options.name}" if options.name else "micrographs"
         self.root, self.patch, self.rule = Path(options.source), options.patch, options.range

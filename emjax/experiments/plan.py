@@ -3,12 +3,11 @@
 import fnmatch
 import json
 import re
-import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from emjax.config import Config, parts_of, plain
+from emjax.config import Config, load_file, parts_of, plain, recipe_errors, settle
 from emjax.data.records import open_records
 from emjax.errors import InputError, UsageError
 from emjax.runs.provenance import check_same_run
@@ -43,12 +42,16 @@ def load_matrix(path: str, seeds: int) -> tuple[Configs, Expected]:
         raise UsageError(f"--seeds={seeds}, expected at least 1")
     if not Path(path).is_file():
         raise UsageError(f"--config={path}: no such file")
-    module = runpy.run_path(path)
+    module = load_file(path)
     if "runs" not in module:
         raise UsageError(
             f"{path} is not a matrix: it has no runs(seeds); emjax.main takes single recipes"
         )
-    return {name: make() for name, make in module["runs"](seeds).items()}, module.get("RECORDS", {})
+    with recipe_errors(path):
+        configs = {name: make() for name, make in module["runs"](seeds).items()}
+    for config in configs.values():
+        settle(config)
+    return configs, module.get("RECORDS", {})
 
 
 def select_runs(configs: Configs, only: str | None) -> Configs:

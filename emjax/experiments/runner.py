@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
+from emjax import cli
 from emjax.errors import EmjaxError, Interrupted, UsageError
 from emjax.experiments.plan import Job
 from emjax.parallel import processes
@@ -88,8 +89,8 @@ def run_jobs(
 ) -> None:
     """Do all jobs that are not finished, at most `at_once` on a device.
 
-    Raises: EmjaxError naming those that failed, once all others are done; Interrupted on SIGTERM or
-        SIGINT, which the runs under way get as SIGTERM.
+    Raises: EmjaxError naming those that failed, once all others are done; Interrupted on SIGINT,
+        SIGTERM or SIGHUP, which the runs under way get as SIGTERM.
     """
     waiting = {job.name: job for job in jobs if not job.finished}
     total = len(waiting)
@@ -147,19 +148,25 @@ def run_jobs(
         failed[job.name] = f"exit code {process.returncode}, {last}"
         print(f"{job.name}: failed after {took}: {failed[job.name]}", flush=True)
 
-    with processes.signals_received(signal.SIGTERM, signal.SIGINT) as stop:
-        while (waiting or running) and not stop():
-            for job in startable():
-                if free and not is_compiling(job):
-                    begin(job, free[0])
-            ended = [slot for slot, each in running.items() if each.process.poll() is not None]
-            for slot in ended:
-                end(slot)
-            time.sleep(POLL_SECONDS if running else 0)
-        for each in running.values():
+    def stop_running() -> None:
+        for each in [*running.values()]:
             each.process.send_signal(signal.SIGTERM)
+
+    with processes.signals_received(*cli.STOPS, before_end=stop_running) as stop:
+        try:
+            while (waiting or running) and not stop():
+                for job in startable():
+                    if free and not is_compiling(job):
+                        begin(job, free[0])
+                ended = [slot for slot, each in running.items() if each.process.poll() is not None]
+                for slot in ended:
+                    end(slot)
+                time.sleep(POLL_SECONDS if running else 0)
+        finally:  # also if the output is closed: no run stays behind without its sweep
+            stop_running()
+            for each in running.values():
+                each.process.wait()
         for slot in [*running]:
-            running[slot].process.wait()
             end(slot)
         if stop():
             raise Interrupted(f"{root}: stopped; run the same command again to continue")

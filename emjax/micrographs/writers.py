@@ -10,6 +10,7 @@ import numpy as np
 import tifffile
 
 from emjax.errors import UsageError
+from emjax.files import draft_name
 from emjax.micrographs.shapes import Planes
 from emjax.micrographs.units import UNKNOWN, AnyPixelSize, PixelSize, is_known, pixel_size
 
@@ -42,7 +43,7 @@ def write(
         raise UsageError(f"{path}: expected one of {', '.join(WRITERS)}, got {path.suffix!r}")
     size = pixel_size(nm_per_pixel)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(draft_name(f".{path.name}", f".{os.getpid()}"))
     try:
         WRITERS[suffix](partial, image, size if is_known(size) else None, info)
         if path.is_dir():  # an older Zarr; a folder is not replaced in one step

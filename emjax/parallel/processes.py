@@ -139,7 +139,7 @@ def abort(error: BaseException, watcher: "subprocess.Popen[bytes]") -> None:
         is_printed = False
     if line is None:
         traceback.print_exception(error)
-    elif not is_printed:
+    elif line and not is_printed:
         print(f"error: {line}", file=sys.stderr, flush=True)
     watcher.communicate(b"ended\n")
     with suppress(jax.errors.JaxRuntimeError):
@@ -168,26 +168,77 @@ def barrier() -> None:
         coordinator_client().wait_at_barrier("here", BARRIER_SECONDS * 1000)
 
 
-def stop_agreed() -> Callable[[], bool]:
-    """Return a function that all processes call once per step: whether to stop after this one.
+@contextmanager
+def stop_asked(closed: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
+    """Yield a function that all processes call once per step: whether to stop after this one.
 
-    It returns True at the same step everywhere, soon after one of them received SIGTERM, which JAX
-    listens for. It costs a look at a number in memory.
+    SIGINT, SIGTERM and SIGHUP ask for it, a second one ends the process at once. Of several
+    processes all stop at the same step, soon after one of them was asked: JAX listens for SIGTERM,
+    and the others are sent on as one. It costs a look at a number in memory.
+
+    Args:
+        closed: whether the output is closed, which asks for a stop, too.
     """
-    steps = itertools.count()
-    return lambda: multihost_utils.reached_preemption_sync_point(next(steps))
+    if jax.process_count() == 1:
+        with signals_received(*cli.STOPS) as received:
+            yield lambda: received() or closed()
+        return
+    steps, sent = itertools.count(), threading.Event()
+    with signals_received(signal.SIGINT, signal.SIGHUP) as received:
+
+        def stop() -> bool:
+            if not sent.is_set() and (received() or closed()):
+                sent.set()
+                os.kill(os.getpid(), signal.SIGTERM)
+            return multihost_utils.reached_preemption_sync_point(next(steps))
+
+        yield stop
 
 
 @contextmanager
-def signals_received(*signals: signal.Signals) -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether one of `signals` has come; they have no other effect.
+def signals_received(
+    *signals: signal.Signals, before_end: Callable[[], object] = lambda: None
+) -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether one of `signals` has come.
 
-    The former handlers are restored at the end of the `with`.
+    The first has no other effect; the second ends the process at once, also while the main thread
+    waits for a long computation. Signals that the process was started to ignore, as by nohup, stay
+    ignored. The former handlers are restored at the end of the `with`.
+
+    Args:
+        before_end: called before the second signal ends the process.
     """
+    handled = [each for each in signals if signal.getsignal(each) is not signal.SIG_IGN]
     received = threading.Event()
-    former = [signal.signal(each, lambda *_: received.set()) for each in signals]
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def say(line: str) -> None:
+        with suppress(OSError):  # the terminal may be closed
+            os.write(2, f"{line}\n".encode())
+
+    def watch() -> None:
+        while number := os.read(reader, 1):  # Python writes the number of each signal at once
+            if number[0] not in handled:
+                continue
+            if received.is_set():
+                before_end()
+                say(f"error: stopped by a second {signal.Signals(number[0]).name}, nothing saved")
+                os._exit(cli.BY_SIGNAL + number[0])
+            received.set()
+            if os.isatty(2):
+                say("stopping and saving; once more stops without saving")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    former = [signal.signal(each, lambda *_: None) for each in handled]
+    former_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield received.is_set
     finally:
-        for each, handler in zip(signals, former, strict=True):
+        signal.set_wakeup_fd(former_writer)
+        for each, handler in zip(handled, former, strict=True):
             signal.signal(each, handler)
+        os.close(writer)
+        watcher.join()
+        os.close(reader)

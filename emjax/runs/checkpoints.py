@@ -1,13 +1,14 @@
 """The states of a run on disk: the latest two and the best are kept.
 
-Each process seals what Orbax has written: it puts the SHA-256 of the files that it wrote into a
-manifest of its own, `manifest.0-of-1.json`, in the same folder. A checkpoint is valid if every
-manifest exists and every file matches its hash. Only valid ones are loaded; the previous one is
-kept until the new one is complete.
+What Orbax has written is opened once, its tree and one array. Then each process seals it: it puts
+the SHA-256 of the files that it wrote into a manifest of its own, `manifest.0-of-1.json`, in the
+same folder. A checkpoint is valid if every manifest exists and every file matches its hash. Only
+valid ones are loaded; the previous one is kept until the new one is complete.
 """
 
 import functools
 import json
+import logging
 import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils.epath.gpath import PosixGPath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
@@ -30,6 +32,48 @@ KEEP: Any = ocp.training.preservation_policies
 EVERY_CALL: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
 
 State = Any  # a tree of arrays
+
+
+class LiteralPath(PosixGPath):
+    """A path for Orbax, with folders of any name: its own takes brackets for a pattern."""
+
+    def glob(self, pattern: str) -> Iterator["LiteralPath"]:
+        """Yield what matches `pattern` below this folder."""
+        return map(type(self), Path(self).glob(pattern))
+
+
+def orbax_context(*, partial: bool = False, alone: bool = False) -> ocp.Context:
+    """Return a new Context of Orbax for folders of any name.
+
+    Args:
+        partial: whether a part of a tree may be loaded.
+        alone: whether this process loads without waiting for the others.
+    """
+    context = ocp.Context()
+    context.file.path_class = LiteralPath
+    context.pytree.loading.partial_load = partial
+    if alone and jax.process_count() > 1:
+        process = jax.process_index()
+        context.multiprocessing.primary_host = process
+        context.multiprocessing.active_processes = {process}
+        context.multiprocessing.barrier_sync_key_prefix = f"process_{process}"
+    return context
+
+
+class NotReadBack(Exception):
+    """A checkpoint that cannot be used although writing it raised nothing."""
+
+
+class OrbaxWarnings(logging.Handler):
+    """Collects the warnings of Orbax, which goes on with less than was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "orbax" in record.pathname:
+            self.messages.append(record.getMessage())
 
 
 class HeldSteps:
@@ -59,7 +103,8 @@ class Checkpoints:
         self.discard_broken()
         best = KEEP.BestN(n=1, get_metric_fn=self.rank, keep_checkpoints_without_metrics=False)
         self.checkpointer = ocp.training.Checkpointer(
-            str(self.folder),
+            LiteralPath(self.folder),
+            context=orbax_context(),
             save_decision_policy=EVERY_CALL,
             preservation_policy=KEEP.AnyPreservationPolicy([KEEP.LatestN(2), self.held, best]),
             cleanup_tmp_directories=True,
@@ -105,14 +150,34 @@ class Checkpoints:
         Raises: InputError naming the last good checkpoint if it cannot be written.
         """
         self.wait()
+        names, updates = names_of(state), int(state.step)
         with self.save_failures():
-            saved = self.checkpointer.save_async(step, state, metrics=scores)
-            self.sealing = self.sealer.submit(self.seal, step, saved)
+            warned = OrbaxWarnings()
+            logging.getLogger("absl").addHandler(warned)
+            try:
+                saved = self.checkpointer.save_async(step, state, metrics=scores)
+            except BaseException:
+                logging.getLogger("absl").removeHandler(warned)
+                raise
+            self.sealing = self.sealer.submit(self.seal, step, saved, warned, names, updates)
 
-    def seal(self, step: int, saved: Any) -> None:
-        """Wait for Orbax's response `saved`, then write this process's manifest."""
-        saved.result()
-        seal(self.folder / str(step), jax.process_index(), jax.process_count())
+    def seal(
+        self, step: int, saved: Any, warned: OrbaxWarnings, names: set[str], updates: int
+    ) -> None:
+        """Wait for Orbax's response `saved`, open the checkpoint, write this process's manifest.
+
+        Raises: NotReadBack if Orbax `warned` of something; else as `read_back`.
+        """
+        folder = self.folder / str(step)
+        try:
+            saved.result()
+        finally:
+            logging.getLogger("absl").removeHandler(warned)
+        if warned.messages:
+            raise NotReadBack(warned.messages[0])
+        if is_first():
+            read_back(folder, names, updates)
+        seal(folder, jax.process_index(), jax.process_count())
 
     def restore(self, state: State, before: float = math.inf) -> State:
         """Return the latest state saved at a step below `before`, on the devices of `state`.
@@ -159,9 +224,11 @@ class Checkpoints:
         except Exception as error:  # whatever the file system and the libraries above it raise
             finished = saved_steps(self.folder)
             last = f"the last good one is step {finished[-1]}" if finished else "there is none yet"
+            unread = isinstance(error, NotReadBack)
+            advice = "Choose another workdir" if unread else "Free disk space and run it again"
             raise InputError(
                 f"{self.folder}: a checkpoint cannot be saved: {first_line(error)}; {last}. "
-                "Free disk space and run it again"
+                f"{advice}"
             ) from error
 
     def close(self) -> None:
@@ -169,6 +236,29 @@ class Checkpoints:
         self.wait()
         self.sealer.shutdown()
         self.checkpointer.close()
+
+
+def names_of(tree: Any) -> set[str]:
+    """Return the paths of the arrays of a tree, of a state or of what Orbax says of one."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths}
+
+
+def read_back(folder: Path, names: set[str], updates: int) -> None:
+    """Open the checkpoint in `folder` once, its tree and one array.
+
+    Raises: NotReadBack unless its arrays have these `names` and its `step` is `updates`.
+    """
+    path = LiteralPath(folder)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    with orbax_context(partial=True, alone=True):
+        stored: Any = ocp.metadata(path, checkpointable_name="state").metadata
+        if differ := sorted(names_of(stored) ^ names):
+            raise NotReadBack(f"step {folder.name} lacks or adds {', '.join(differ[:3])}")
+        count = jax.ShapeDtypeStruct(stored["step"].shape, stored["step"].dtype, sharding=here)
+        loaded: Any = ocp.load(path, {"step": count}, checkpointable_name="state")
+    if int(loaded["step"]) != updates:
+        raise NotReadBack(f"step {folder.name} reads back as {int(loaded['step'])} updates")
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -242,7 +332,7 @@ def load_generator(
     if not str(step).isdigit():
         for other, wrong in broken.items():
             note_unusable(folder, other, wrong, chosen)
-    path = str(folder / str(chosen))
+    path = LiteralPath(folder / str(chosen))
     stored: Any = ocp.metadata(path, checkpointable_name="state").metadata
     stored = stored["generator"]
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -256,9 +346,7 @@ def load_generator(
         for part in ("params", "stats")
     }
     wanted = {"average": wanted} if averaged else wanted
-    context = ocp.Context()
-    context.pytree.loading.partial_load = True
-    with context:
+    with orbax_context(partial=True):
         loaded: Any = ocp.load(path, {"generator": wanted}, checkpointable_name="state")
     loaded = jax.device_get(loaded["generator"])
     loaded = loaded["average"] if averaged else loaded

@@ -46,7 +46,9 @@ def ranking(config: Mapping[str, Any]) -> tuple[str, bool]:
     """
     splits = config["data"]["evals"]
     if "val" not in splits:
-        raise UsageError(f"data.evals has {', '.join(splits)}, but no val to choose by")
+        raise UsageError(
+            f"data.evals has {', '.join(splits) or 'no split'}, but no val to choose by"
+        )
     if "task" not in config:
         metric, higher_is_better = PRETRAINING_SCORE
     else:

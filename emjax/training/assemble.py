@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from emjax.config import Config
+from emjax.config import Config, check_ranges
 from emjax.data.augment import Augmentation
 from emjax.data.batches import EvalBatches, TrainBatches
 from emjax.data.corruptions import Corruption, Masking
@@ -54,6 +54,7 @@ def assemble(config: Config) -> Pieces:
     Raises: UsageError for fields that do not fit each other, the devices or the network; InputError
         for records that are missing or lack the task's target.
     """
+    check_ranges(config)
     mesh = sharding.data_mesh(**config.get("mesh", {}))
     batch_size = config.data.batch_size
     mixture = open_mixture(config.data.dir, config.data.train)

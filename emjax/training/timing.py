@@ -31,7 +31,7 @@ def parse_profile(text: str | None, folder: Path) -> Profile | None:
     """
     if text is None:
         return None
-    ends = re.fullmatch(r"(\d+):(\d+)", text)
+    ends = re.fullmatch(r"(\d{1,15}):(\d{1,15})", text)
     first, last = map(int, ends.groups()) if ends else (0, 0)
     if not 1 <= first <= last:
         raise UsageError(

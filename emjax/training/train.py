@@ -1,15 +1,15 @@
 """From a config to a trained run: assemble, put on the devices, restore, fit."""
 
-import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import jax
 
+from emjax import cli
 from emjax.config import Config
 from emjax.errors import UsageError
-from emjax.files import lock_folder
+from emjax.files import check_writable, lock_folder
 from emjax.models import cost, saved
 from emjax.models.network import Network, replace_in_networks
 from emjax.objectives.objective import State
@@ -31,9 +31,10 @@ def train(config: Config, workdir: Path, profile: Profile | None = None) -> None
 
     Whatever can be refused is refused before anything is written.
 
-    Raises: UsageError for a profile beyond the last step; else as `assemble`, `check_same_run`,
-        `transfer_weights` and `fit`.
+    Raises: UsageError for a profile beyond the last step; OSError if the workdir cannot be
+        written to; else as `assemble`, `check_same_run`, `transfer_weights` and `fit`.
     """
+    check_writable(workdir)
     pieces = assemble(config)
     check_same_run(config, workdir)
     total_steps = pieces.total_steps
@@ -51,7 +52,8 @@ def train(config: Config, workdir: Path, profile: Profile | None = None) -> None
     workdir.mkdir(parents=True, exist_ok=True)
     with (
         alone_in(workdir),
-        stop_signal() as stop,
+        cli.lasting_output() as closed,
+        processes.stop_asked(closed) as stop,
         StepTimer(profile, flops) as timer,
     ):
         describe(workdir, config)
@@ -116,13 +118,6 @@ def alone_in(workdir: Path) -> AbstractContextManager[None]:
     if not processes.is_first():
         return nullcontext()
     return lock_folder(workdir, "wait for it, or choose another workdir")
-
-
-def stop_signal() -> AbstractContextManager[Callable[[], bool]]:
-    """Return the context of a function, called once per step: whether SIGTERM asked to stop."""
-    if jax.process_count() > 1:
-        return nullcontext(processes.stop_agreed())
-    return processes.signals_received(signal.SIGTERM)
 
 
 def publisher(
