@@ -14,7 +14,14 @@ from emjax.errors import Adjustable, EmjaxError, InputError, UsageError, library
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # The flags that stand for the library's arguments, as the advice of an Adjustable names them.
-FLAGS = {"index=": "--index", "limit=": "--memory_limit", "axis=": "--axes="}
+FLAGS = {
+    "index=": "--index",
+    "channel=": "--channel",
+    "limit=": "--memory_limit",
+    "axis=": "--axes=",
+    "entry=": "--entry=",
+    "prefix=": "--prefix=",
+}
 
 Main = Callable[[Sequence[str]], int]
 
