@@ -26,6 +26,7 @@ Thing = TypeVar("Thing")
 ALL = range(sys.maxsize)  # units of a dataset
 TARGETS = ("mask", "denoised", "background_removed", "superresolved")
 SPLITS = ("train", "val", "test")
+FEW = 10  # sources: with fewer, a tenth is none
 LIBRARIES = (
     *("numpy", "tensorflow-datasets", "array_record"),
     *("tifffile", "imagecodecs", "h5py", "mrcfile", "zarr"),
@@ -147,15 +148,33 @@ def by_hash(names: Iterable[str]) -> list[str]:
 def split_by_source(sources: Iterable[str]) -> dict[str, str]:
     """Return {source: split}: in the order by_hash, 70 % train, 10 % val, the rest test.
 
-    A single source goes to train.
+    Of fewer than ten, val gets one, then test. A single source goes to train.
     """
     ordered = by_hash(sources)
-    train = max(1, 7 * len(ordered) // 10)
-    val = train + len(ordered) // 10
+    most = max(1, len(ordered) - 2)  # leaves one for val and one for test
+    train = min(max(1, 7 * len(ordered) // 10), most)
+    val = train + max(1, len(ordered) // 10)
     return {
         source: "train" if index < train else "val" if index < val else "test"
         for index, source in enumerate(ordered)
     }
+
+
+def few_sources(split_of: Mapping[str, str]) -> list[str]:
+    """Return a note on how fewer than ten sources were split, else none.
+
+    Args:
+        split_of: what split_by_source returns.
+    """
+    if len(split_of) >= FEW:
+        return []
+    counts = Counter(split_of.values())
+    listed = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
+    return [
+        f"{len(split_of)} source{'s' if len(split_of) > 1 else ''} to split: {listed}; scores of "
+        "so few depend on which they are: train on several splits (cross-validation, "
+        "docs/how-to/use-your-own-data.md)"
+    ]
 
 
 def file_sha256(path: str | Path) -> str:

@@ -27,6 +27,15 @@ def fingerprint(image: Real[np.ndarray, "h w"]) -> int:
     return int.from_bytes(np.packbits(bits, bitorder="little").tobytes(), "little")
 
 
+def turned_fingerprints(image: Real[np.ndarray, "h w"]) -> list[int]:
+    """Return the fingerprints of `image` and its flips and quarter turns: eight, its own first.
+
+    A turned copy of an image has the image's fingerprint among these.
+    """
+    views = [view for side in (image, image.T) for view in (side, side[::-1])]
+    return [fingerprint(turned) for view in views for turned in (view, view[:, ::-1])]
+
+
 class Seen:
     """The fingerprints met so far, compared one by one.
 

@@ -108,6 +108,7 @@ class Writer(tfds.core.GeneratorBasedBuilder):
         self.dataset, self.contents, self.partial = dataset, contents, data_dir
         self.max_skipped = max_skipped
         self.unusable: list[tuple[str, str]] = []  # found while the records were written
+        # One for each record of the first split; of the others, which are compared with it, eight.
         self.fingerprints = {split: array.array("Q") for split in contents.splits}
         self.sizes: list[float] = []  # nm per pixel: the smallest and the largest
         self.without_size = 0
@@ -161,7 +162,11 @@ class Writer(tfds.core.GeneratorBasedBuilder):
             check_unusable_share(self.dataset, unusable, images, self.max_skipped)
 
     def _remember(self, split: str, record: Record, names: TextIO) -> None:
-        self.fingerprints[split].append(duplicates.fingerprint(record["image"][..., 0]))
+        image = record["image"][..., 0]
+        if split == next(iter(self.fingerprints)):
+            self.fingerprints[split].append(duplicates.fingerprint(image))
+        else:
+            self.fingerprints[split].extend(duplicates.turned_fingerprints(image))
         names.write(json.dumps(record["name"]) + "\n")
         sizes = [float(size) for size in record["nm_per_pixel"] if np.isfinite(size)]
         self.without_size += not sizes
@@ -174,11 +179,16 @@ class Writer(tfds.core.GeneratorBasedBuilder):
         return {"range": self.sizes, "unknown": self.without_size}
 
     def near_duplicates(self) -> list[dict[str, Any]]:
-        """Return, for each pair of splits, how many records of the second resemble the first's."""
+        """Return, for each pair of splits, how many records of the second resemble the first's.
+
+        Flips and quarter turns of a record of the second count as the record.
+        """
         pairs_of_splits = []
-        prints = {split: np.array(kept, np.uint64) for split, kept in self.fingerprints.items()}
-        for first, second in combinations(prints, 2):
-            found = duplicates.look_alikes(of=prints[second], among=prints[first])
+        turned = {split: np.array(kept, np.uint64) for split, kept in self.fingerprints.items()}
+        for first, second in combinations(turned, 2):
+            among = turned[first] if first == next(iter(turned)) else turned[first][::8]
+            every = duplicates.look_alikes(of=turned[second], among=among).reshape(-1, 8)
+            found = every[np.arange(len(every)), (every >= 0).argmax(axis=1)]
             alike = np.flatnonzero(found >= 0)[:PAIRS_NAMED]
             pairs = zip(self._names(first, found[alike]), self._names(second, alike), strict=True)
             pairs_of_splits.append(

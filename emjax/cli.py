@@ -37,7 +37,14 @@ ADVICE = {  # what to do about an error of the operating system
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # each asks a command to end
 BY_SIGNAL = 128  # the exit code of a command that a signal ended, less the signal's number
 # The flags that stand for the library's arguments, as the advice of an Adjustable names them.
-FLAGS = {"index=": "--index", "limit=": "--memory_limit", "axis=": "--axes="}
+FLAGS = {
+    "index=": "--index",
+    "channel=": "--channel",
+    "limit=": "--memory_limit",
+    "axis=": "--axes=",
+    "entry=": "--entry=",
+    "prefix=": "--prefix=",
+}
 
 Main = Callable[[Sequence[str]], int]
 

@@ -41,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     add("--dilations", type=whole_numbers, help="likewise, the bottleneck's last, e.g. 1,1,1")
     add("--task", choices=TASKS, help="default: segmentation for two channels, or restoration")
     add("--upsampling", choices=UPSAMPLING, help="of an HRNet; default: by its head")
+    add("--entry", help="of a checkpoint that holds several networks, e.g. state_dict_ema")
+    add("--prefix", help="of the names of one of several networks, e.g. generator.")
     options = parser.parse_args(arguments)
     source, to = options.source, options.to
     check_writable(to.parent)
@@ -59,6 +61,8 @@ def main(arguments: Sequence[str]) -> int:
             dilations=options.dilations,
             task=options.task,
             upsampling=options.upsampling,
+            entry=options.entry,
+            prefix=options.prefix,
         ),
     )
     if imported.assumed:

@@ -83,6 +83,8 @@ def main(arguments: Sequence[str]) -> int:
     add("--model", required=True, help="a run's workdir or its model/ folder")
     add("--out", required=True, type=Path, help="folder for the results")
     add("--index", type=int, help="which image, of files that hold several")
+    add("--channel", help="which channel, by name or number, of images that have several")
+    add("--cut_banner", action="store_true", help="leave out banners, borders and scale bars")
     add("--pixel_size", type=pixel_size, help="nm per pixel (or y,x), instead of what files say")
     add("--mrc_rows", choices=micrographs.MRC_ROWS, help="where the first row of MRC files belongs")
     add("--memory_limit", type=float, default=4, help="GiB for an image, and the network on it")
@@ -98,7 +100,15 @@ def main(arguments: Sequence[str]) -> int:
     for file in files:
         try:
             rows = "" if micrographs.top_row_is_stated(file) else options.mrc_rows or "top"
-            result, first = predict_file(model, file, options.index, limit, rows or None)
+            result, first = predict_file(
+                model,
+                file,
+                options.index,
+                limit,
+                rows or None,
+                options.channel,
+                cut_banner=options.cut_banner,
+            )
         except InputError as error:
             line = f"error: {file}: {cli.message(error)}"
             print(line.replace(f"{file}: {file}", str(file)), file=sys.stderr)

@@ -15,6 +15,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from emjax import micrographs
+from emjax.cli import message
 from emjax.convert import main
 from emjax.errors import InputError, UsageError
 from emjax.inference.predictor import Predictor
@@ -148,11 +149,67 @@ def test_every_array_is_reported(tmp_path):
         Predictor(tmp_path / "in")
 
 
-def test_prefixes_of_wrappers_are_removed(tmp_path):
+WRAPPED = [
+    "module.{}",
+    "_orig_mod.{}",
+    "module._orig_mod.{}",
+    "_orig_mod.module.{}",
+    "model._orig_mod.{}",
+    "module.model.{}",
+    "net.{}",
+    "any.name.unet.{}",
+]
+
+
+@pytest.mark.parametrize("model", [UNET, SMALL], ids=["unet", "hrnet"])
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_prefixes_of_wrappers_are_removed(tmp_path, wrapped, model):
+    names = [*as_file(tmp_path, model)[1]]
+    arrays = {wrapped.format(name): np.zeros(1) for name in names}
+    file = unpickle.File("", arrays, {}, {})
+    found, outside = pytorch.without_prefix(tmp_path, file, None)
+    assert [*found.tensors] == names and not outside
+
+
+def test_wrappers_of_single_layers_are_removed(tmp_path):
+    names = ["downs.0._orig_mod.conv1.weight", "ups.0.module.conv1.weight", "final_conv.weight"]
+    modules = {"": {}, "downs.0._orig_mod": {}, "downs.0._orig_mod.conv1": {"dilation": (2, 2)}}
+    file = unpickle.File("", dict.fromkeys(names, np.zeros(1)), modules, {})
+    found, outside = pytorch.without_prefix(tmp_path, file, None)
+    expected = ["downs.0.conv1.weight", "ups.0.conv1.weight", "final_conv.weight"]
+    assert [*found.tensors] == expected and not outside
+    assert [*found.modules] == ["", "downs.0", "downs.0.conv1"]
+    twice = file._replace(tensors=dict.fromkeys(["a.module.b", "a.b"], np.zeros(1)))
+    with pytest.raises(InputError, match="names that differ only in module"):
+        pytorch.without_prefix(tmp_path, twice, None)
+
+
+def test_arrays_next_to_the_network_are_named(tmp_path, capsys):
     file, tensors = as_file(tmp_path, UNET)
-    save_file({f"module.model.{name}": value for name, value in tensors.items()}, file)
-    params, _, _ = converted(file, tmp_path / "in")
+    arrays = {f"model.{name}": value for name, value in tensors.items()}
+    save_file({**arrays, "criterion.weight": np.ones(1, "f4")}, file)
+    params, _, _ = converted(file, tmp_path / "in", "--input=unit")
     np.testing.assert_array_equal(params["head/bias"], tensors["final_conv.bias"])
+    assert "1 arrays are not of the network: criterion.weight" in capsys.readouterr().err
+    report = json.loads((tmp_path / "in" / "conversion.json").read_text())
+    assert report["criterion.weight"] == "left out: it is outside of the network"
+
+
+def test_one_of_several_networks_is_chosen_by_its_prefix(tmp_path, capsys):
+    file, tensors = as_file(tmp_path, UNET)
+    other = {f"ema.{name}": value + 1 for name, value in tensors.items()}
+    save_file({**{f"online.{n}": v for n, v in tensors.items()}, **other}, file)
+    with pytest.raises(InputError) as error:
+        main([f"--from={file}", f"--to={tmp_path / 'in'}"])
+    assert "it holds 2 networks, with 'ema.', 'online.' before" in message(error.value)
+    assert message(error.value).endswith("choose one, such as --prefix=online.")
+    for prefix in ("ema", "ema."):
+        params, _, _ = converted(file, tmp_path / "in", "--input=unit", f"--prefix={prefix}")
+        np.testing.assert_array_equal(params["head/bias"], tensors["final_conv.bias"] + 1)
+    with pytest.raises(InputError, match="no name begins with 'x.'; prefixes in it: 'ema.', 'on"):
+        main([f"--from={file}", f"--to={tmp_path / 'in'}", "--prefix=x"])
+    with pytest.raises(InputError, match="a safetensors file has no entries, so no 'ema'"):
+        main([f"--from={file}", f"--to={tmp_path / 'in'}", "--entry=ema"])
 
 
 @pytest.mark.parametrize(

@@ -82,3 +82,15 @@ def test_seen_agrees_with_comparing_all():
         alike = any(bits_between(print_, other) <= duplicates.DISTANCE for other in kept)
         assert (seen.first_like(print_, 0) is not None) == alike
         kept += [] if alike else [print_]
+
+
+@pytest.mark.parametrize("shape", [(64, 72), (81, 50)])
+def test_a_copy_in_any_flip_or_turn_is_found(shape):
+    image = smooth(*shape)
+    prints = duplicates.turned_fingerprints(image)
+    assert prints[0] == duplicates.fingerprint(image) and len(set(prints)) == 8
+    for flipped in (image, image[::-1]):
+        for quarters in range(4):
+            copy = np.ascontiguousarray(np.rot90(flipped, quarters))
+            assert duplicates.fingerprint(copy) in prints
+            assert duplicates.fingerprint(image) in duplicates.turned_fingerprints(copy)

@@ -9,11 +9,14 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import configs
 from configs import restore_temimagenet
 from configs.pretrain import VARIANTS
+from data_builders import build
+from emjax import micrographs
 from emjax.__main__ import VERBS, run_verb
 from emjax.config import find_recipe
 from emjax.data.augment import Augmentation
@@ -22,6 +25,7 @@ from emjax.main import main, parse
 from emjax.models.build import build_abstract
 from emjax.models.network import flat_arrays
 from emjax.runs.metrics_log import read
+from emjax.training.assemble import assemble
 
 ROOT = Path(__file__).parents[1]
 PRETRAIN, SEGMENT = "--config=configs/pretrain.py", "--config=configs/segment_au.py"
@@ -230,7 +234,6 @@ def test_deterministic_reaches_xla(monkeypatch):
     [
         (["data.dir=nowhere"], InputError, "'simulated/unlabelled' is not built. Build it: python"),
         (["data.train=('simulated/unlabelled','train[:50000]')"], InputError, "It has: train 28"),
-        (["data.batch_size=64"], UsageError, "data.batch_size=64, but an epoch is 1 x 28 records"),
         (["data.batch_size=0"], UsageError, "data.batch_size=0, expected a whole number, at least"),
         (["data.batch_size=9"], UsageError, "cannot be spread over 8 devices; take 8 or 16"),
         (["model.name=unett"], UsageError, "no model 'unett'; there are: hrnet, patchgan, unet"),
@@ -262,6 +265,42 @@ def test_wrong_runs_are_refused_and_leave_nothing(tiny_records, tmp_path, change
               *flags])  # fmt: skip
     assert "\n" not in str(caught.value)
     assert not workdir.exists()
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A data_dir with micrographs/pair: one image in train and one, without particles, in val."""
+    drawn = np.zeros((64, 64), np.uint8)
+    drawn[20:40, 10:30] = 255
+    for name, mask in (("a", drawn), ("b", drawn * 0)):
+        noise = np.random.default_rng(0).integers(0, 99, mask.shape).astype(np.uint8)
+        micrographs.write(tmp_path / "images" / f"{name}.tif", noise + mask // 2)
+        micrographs.write(tmp_path / "masks" / f"{name}.tif", mask)
+    table = tmp_path / "t.csv"
+    table.write_text("image,mask,split\na.tif,../masks/a.tif,train\nb.tif,../masks/b.tif,val\n")
+    flags = [f"--data_dir={tmp_path / 'data'}", f"--source={tmp_path / 'images'}"]
+    assert build.main(["micrographs", "--name=pair", *flags, f"--table={table}"]) == 0
+    return tmp_path / "data"
+
+
+def test_a_run_on_two_images_leaves_out_what_is_not_there_and_says_so(pair, caplog):
+    splits = [
+        f"--config.data.{field}=('micrographs/pair','{split}')"
+        for field, split in (("train", "train"), ("evals.val", "val"), ("evals.test", "test"))
+    ]
+    config, _ = parse([f"{SEGMENT}:smoke", f"--config.data.dir={pair}", *splits])
+    pieces = assemble(config)
+    assert [*pieces.held_out] == [*pieces.evals] == ["val"]
+    assert "micrographs/pair:test: no record is in this split; test is not evaluated" in caplog.text
+    assert "micrographs/pair:val: no mask has foreground" in caplog.text
+    assert config.select == "best" and pieces.select == "last"
+    assert pieces.steps_per_epoch == pieces.total_steps == 1
+    assert "data.batch_size=8: more than an epoch of 1 records" in caplog.text
+    rows = next(pieces.batches.starting_at(0))
+    assert rows["image"].shape == (8, 64, 64, 1)
+    config.data.evals.val = config.data.evals.test
+    with pytest.raises(InputError, match="no split 'test' of it.*train 1, val 1; its sources were"):
+        assemble(config)
 
 
 @pytest.mark.parametrize(

@@ -89,17 +89,6 @@ def test_png_and_jpeg_modes(tmp_path):
     assert np.abs(jpeg.astype(int) - smooth).max() < 8
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
-def test_the_orientation_of_a_picture_is_noted_and_rows_stay(tmp_path, caplog, name):
-    picture = Image.fromarray(np.repeat(np.arange(16, dtype=np.uint8) * 15, 64).reshape(32, 32))
-    exif = picture.getexif()
-    exif[274] = 3
-    picture.save(tmp_path / name, exif=exif)
-    found = micrographs.read(tmp_path / name).image
-    assert found[0].mean() < found[-1].mean()
-    assert "its Exif orientation is 3; rows stay as stored" in caplog.text
-
-
 def test_tiff_palette_is_applied(tmp_path):
     levels = np.arange(256, dtype=np.uint16)[::-1] * 257
     tifffile.imwrite(

@@ -183,3 +183,33 @@ def test_predicting_needs_no_training_library():
     code = f"import sys, emjax.predict; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_banner_is_named_or_left_out_of_range_and_mask(model, tmp_path, capsys):
+    folder = model("segmentation")
+    image = picture(96, 80)
+    with_banner = np.vstack([image, np.zeros((12, 80), np.uint8)])
+    tifffile.imwrite(tmp_path / "a.tif", with_banner)
+    flags = [f"--model={folder}", f"--out={tmp_path / 'out'}", str(tmp_path / "a.tif")]
+    assert predict.main(flags) == 0
+    assert "scale bar is in rows 96 to 107; --cut_banner leaves" in capsys.readouterr().err
+    flags[1] = f"--out={tmp_path / 'cut'}"
+    assert predict.main([*flags, "--cut_banner"]) == 0
+    assert capsys.readouterr().err == ""
+    mask = tifffile.imread(tmp_path / "cut" / "a.tif")
+    np.testing.assert_array_equal(mask[:96], Predictor(folder).mask(image))
+    assert mask.shape == (108, 80) and not mask[96:].any()
+
+
+def test_one_of_several_channels_is_predicted(model, tmp_path, capsys):
+    both = np.stack([picture(40, 41), 200 - picture(40, 41)])
+    tifffile.imwrite(tmp_path / "a.tif", both, imagej=True, metadata={"axes": "CYX"})
+    flags = [f"--model={model('denoise')}", f"--out={tmp_path / 'out'}", str(tmp_path / "a.tif")]
+    assert predict.main(flags) == 3
+    assert "choose one by --index or --channel" in capsys.readouterr().err
+    results = []
+    for choice in ("--channel=1", "--index=1"):
+        assert predict.main([*flags, choice]) == 0
+        results.append(tifffile.imread(tmp_path / "out" / "a.tif"))
+    assert results[0].shape == (40, 41)
+    np.testing.assert_array_equal(*results)

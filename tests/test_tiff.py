@@ -185,15 +185,6 @@ def test_white_is_low_only_for_unsigned_integers(tmp_path, caplog, dtype):
     assert f"MINISWHITE of {np.dtype(dtype).name} values, which stay as stored" in caplog.text
 
 
-def test_orientation_is_noted_and_rows_stay(tmp_path, caplog):
-    tifffile.imwrite(tmp_path / "a.tif", GREY, extratags=[(274, "H", 1, 4, True)])
-    np.testing.assert_array_equal(micrographs.read(tmp_path / "a.tif").image, GREY)
-    assert "its orientation tag is 4; rows stay as stored" in caplog.text
-    caplog.clear()
-    tifffile.imwrite(tmp_path / "a.tif", GREY, extratags=[(274, "H", 1, 1, True)])
-    assert micrographs.read(tmp_path / "a.tif").image.shape == GREY.shape and not caplog.text
-
-
 def test_gatans_scale_of_intensity_is_noted(tmp_path, caplog):
     tags = [(65024, "d", 1, 5.0, True), (65025, "d", 1, 0.5, True)]
     tifffile.imwrite(tmp_path / "a.tif", GREY, metadata=None, extratags=tags)

@@ -130,6 +130,58 @@ def test_modules_nested_without_end_are_refused():
         unpickle._walk(inner, "", {}, {}, 0)
 
 
+def tensors(prefix="", value=1.0):
+    """Return {name: tensor} of a network that has a head."""
+    storage = unpickle.Storage(np.float32, 2, np.full(2, value, np.float32))
+    return {
+        f"{prefix}{name}": unpickle.Tensor(storage, 0, (2,), (1,))
+        for name in ("conv.weight", "head.weight")
+    }
+
+
+def module(state):
+    made = unpickle.Placeholder()
+    made.__setstate__({"_parameters": state})
+    return made
+
+
+def chosen(top, entry=None):
+    return unpickle._chosen(top, entry, lambda names: any("head" in name for name in names))
+
+
+CHECKPOINTS = {
+    "": tensors(),
+    "state_dict": {"epoch": 3, "state_dict": tensors(), "optimizer": {"state": {0: {"m": 1.0}}}},
+    "any name": {"any name": tensors(), "lr": [0.1]},
+    "a.b.c": {"a": {"b": {"c": tensors()}}},
+    "ema": {"ema": tensors(), "optimizer": {"state": {0: {"m": tensors()["conv.weight"]}}}},
+    "beside a number": {"loss": tensors()["conv.weight"], "beside a number": tensors()},
+    "network_weights": {"init_args": {}, "network_weights": module(tensors())},
+    "the same twice": {"the same twice": tensors(), "copy": tensors()},
+}
+
+
+@pytest.mark.parametrize("entry", CHECKPOINTS)
+def test_the_entry_that_holds_the_network_is_found(entry):
+    arrays, _, what = chosen(CHECKPOINTS[entry])
+    assert [*arrays] == ["conv.weight", "head.weight"]
+    assert entry in what and what.startswith(("state dict", "pickled module"))
+
+
+def test_several_networks_in_a_checkpoint_are_a_choice(tmp_path):
+    top = {"state_dict": tensors(), "state_dict_ema": tensors(value=2.0), "best": {"x": 1}}
+    with pytest.raises(unpickle.SeveralNetworks) as error:
+        chosen(top)
+    assert error.value.args == (["state_dict", "state_dict_ema"],)
+    assert (chosen(top, "state_dict_ema")[0]["conv.weight"] == 2).all()
+    with pytest.raises(ValueError, match="no entry 'ema' with tensors; it has state_dict, state_"):
+        chosen(top, "ema")
+    loop = {"a": {}}
+    loop["a"]["b"] = loop  # a pickle can hold itself
+    with pytest.raises(ValueError, match="no network in it; it has a"):
+        chosen(loop)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"junk", b"PK\3\4", b"\x80\x02.", b"\x80\x02}.", b"12345678{"]
 )

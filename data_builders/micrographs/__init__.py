@@ -2,9 +2,10 @@
 
 import argparse
 import contextlib
+import functools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from data_builders.common import (
     TARGETS,
     About,
     Contents,
+    few_sources,
     sha256_of,
     split_by_source,
     within,
@@ -24,13 +26,14 @@ from data_builders.common import (
 from data_builders.micrographs import rows
 from data_builders.micrographs.curation import THRESHOLDS, Curated, curate
 from data_builders.micrographs.listing import Source, from_folders, from_table
-from data_builders.micrographs.masks import Found, Tally
+from data_builders.micrographs.masks import Found, Tally, first_of
 from data_builders.micrographs.reading import Mismatch, ReadOptions, foreground_of, planes_of, size
 from data_builders.micrographs.resample import SkippedByRule
 from data_builders.writer import Record
 from emjax import micrographs
 from emjax.cli import message
 from emjax.errors import InputError, UsageError, choose
+from emjax.micrographs import banner
 
 
 class Scan(NamedTuple):
@@ -79,9 +82,11 @@ class Micrographs:
         add("--nm_per_pixel", type=float, help="resample to this; images of unknown size stay out")
         add("--foreground", default="nonzero", help="in masks: nonzero, a value, or R,G,B")
         add("--curate", action="store_true", help="drop what is flat, saturated, drawn or repeated")
+        add("--cut_banner", action="store_true", help="leave out banners, borders and scale bars")
         add("--range", default="percentile", choices=micrographs.RULES)
         add("--axes", default="z", help="slice stacks along these of z,y,x; default: %(default)s")
         add("--index", type=int, help="which image, of files that hold several")
+        add("--channel", help="which channel, by name or number, of images that have several")
         add("--mrc_rows", choices=micrographs.MRC_ROWS, help="where the first row of MRCs belongs")
         add("--memory_limit", type=float, default=4, help="GiB that one image may take")
         add("--name", help="build micrographs/NAME, to have several next to each other")
@@ -107,7 +112,13 @@ class Micrographs:
         limit = int(options.memory_limit * 2**30)
         values = foreground_of(options.foreground)
         self.read_options = ReadOptions(
-            options.index, limit, values, options.nm_per_pixel, options.mrc_rows
+            options.index,
+            limit,
+            values,
+            options.nm_per_pixel,
+            options.mrc_rows,
+            options.channel,
+            options.cut_banner,
         )
         picked: dict[str, str] = dict(target.partition("=")[::2] for target in options.target)
         for target in picked:
@@ -123,6 +134,7 @@ class Micrographs:
         else:
             listing = from_folders(self.root, picked)
         self.targets, self.sources = listing.targets, listing.sources
+        self.listing_notes = listing.notes
         self.skipped = [(str(path), reason) for path, reason in listing.skipped]
         if options.foreground != "nonzero" and "mask" not in self.targets:
             raise UsageError(
@@ -136,11 +148,12 @@ class Micrographs:
             "range": options.range,
             **{
                 key: value
-                for key in ("index", "nm_per_pixel", "mrc_rows")
+                for key in ("index", "channel", "nm_per_pixel", "mrc_rows")
                 if (value := getattr(options, key)) is not None
             },
             **({"axes": options.axes} if self.axes != ("z",) else {}),
             **({"curate": THRESHOLDS} if options.curate else {}),
+            **({"cut_banner": True} if options.cut_banner else {}),
         }
 
     def prepare(self) -> Contents:
@@ -156,14 +169,20 @@ class Micrographs:
         self.skipped_by_rule: list[tuple[str, str]] = []
         self.dtypes: set[str] = set()
         self.masks = Tally(self.read_options.foreground)
+        defects: dict[str, float] = {}
+        self.banners: dict[str, str] = {}
         groups: dict[str, list[Source]] = {}
         for source in self.sources:
             key = source.group if self.rule == "percentile" else source.name
             groups.setdefault(key, []).append(source)
-        for sources in groups.values():
+        for key, sources in groups.items():
             usable: list[Scan] = []
             try:
-                values = micrographs.intensity_range(self._usable(sources, usable), self.rule)
+                values = micrographs.intensity_range(
+                    self._usable(sources, usable),
+                    self.rule,
+                    defects=functools.partial(defects.__setitem__, key),
+                )
             except micrographs.NoRange as error:
                 for path in dict.fromkeys(scan.source.image for scan in usable):
                     self.unusable.append((str(path), str(error)))
@@ -174,7 +193,8 @@ class Micrographs:
             first = ": ".join(skipped[0])
             raise InputError(f"{self.root}: no image can be used; {len(skipped)} left out, {first}")
         self.scans.sort(key=lambda scan: scan.source.name)
-        split_of_group = split_by_source(scan.source.group for scan in self.scans)
+        unsplit = [scan.source.group for scan in self.scans if not scan.source.split]
+        split_of_group = split_by_source(unsplit)
         self.split_of = {
             source.name: source.split or split_of_group[source.group]
             for source in (scan.source for scan in self.scans)
@@ -211,7 +231,15 @@ class Micrographs:
             left_out=[*self.skipped, *self.skipped_by_rule],
             unusable=self.unusable,
             images=len(self.sources) - len({path for path, _ in self.skipped_by_rule} - used),
-            notes=[*_notes(self.scans), *about_rows, *about_masks],
+            notes=[
+                *_notes(self.scans),
+                *about_rows,
+                *self.listing_notes,
+                *(few_sources(split_of_group) if unsplit else []),
+                *_about_defects(defects, len(groups)),
+                *_about_banners(self.banners, len(self.scans)),
+                *about_masks,
+            ],
             dropped=dropped,
             pictures=self.curated.sheets if self.curated else {},
         )
@@ -264,6 +292,9 @@ class Micrographs:
         micrograph = None
         for micrograph, targets in planes_of(source, axis, self.read_options, masks):
             image = micrograph.image
+            if axis == "z" and not extremes and not self.read_options.cut_banner:
+                drawn = banner.described(image.shape, banner.picture(image))
+                self.banners |= {source.name: drawn} if drawn else {}
             extremes.append((image.min(), image.max()))
             targets.pop("mask", None)
             dtypes |= {str(pixels.dtype) for pixels in (image, *targets.values())}
@@ -359,6 +390,38 @@ def _notes(scans: Sequence[Scan]) -> list[str]:
     return notes + [
         f"slices along {axis} of {count} stacks: the distance of their planes is not known"
         for axis, count in along.items()
+    ]
+
+
+def _about_defects(defects: Mapping[str, float], groups: int) -> list[str]:
+    """Return a note on the ranges that hot and dead pixels do not count in, if there are any.
+
+    Args:
+        defects: {what has a range of its own: share of its pixels}.
+        groups: their number, with those without defects.
+    """
+    if not defects:
+        return []
+    most = max(defects.values())
+    return [
+        f"hot or dead pixels, up to {100 * most:.2g} %, do not count in {len(defects)} of {groups} "
+        f"intensity ranges: {first_of(defects)}"
+    ]
+
+
+def _about_banners(banners: Mapping[str, str], images: int) -> list[str]:
+    """Return a note on images that something is drawn into, if there are any.
+
+    Args:
+        banners: {name: where}.
+        images: their number, with the others.
+    """
+    if not banners:
+        return []
+    listed = first_of(f"{name} ({where})" for name, where in banners.items())
+    return [
+        f"a banner, border or scale bar is in {len(banners)} of {images} images; --cut_banner "
+        f"leaves it out: {listed}"
     ]
 
 

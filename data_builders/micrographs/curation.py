@@ -16,15 +16,13 @@ from PIL import Image, ImageDraw
 from data_builders import duplicates
 from data_builders.writer import Record
 from emjax.micrographs import from_range
+from emjax.micrographs.banner import ACROSS, EVEN, FLAT, ONE_VALUE, strip
 
 # Shares of the intensity range, of pixels, or of the side of a patch.
-FLAT = 0.02  # standard deviation below which there is at most noise to see
+# FLAT: standard deviation below which there is at most noise to see
 VALUES = 4  # different grey values at least: fewer are drawn, or nearly constant
 SATURATED = 0.75  # of the pixels at or beyond the two ends of the range
 STRIP = 1 / 16  # of the side: a strip along an edge, at least as thick, is a banner or a border
-ONE_VALUE = 0.5  # of each line of a strip has its commonest value; the rest may be text
-EVEN = 0.005  # of the range: values so near are one, as in a banner saved as JPEG
-ACROSS = 0.1  # of the next two lines at most has that value: a strip ends at once
 THRESHOLDS = {
     "flat": FLAT,
     "values": VALUES,
@@ -111,23 +109,8 @@ def _has_values(image: Real[np.ndarray, "h w"]) -> bool:
 
 
 def _starts_with_strip(scaled: Float32[np.ndarray, "h w"]) -> bool:
-    """Return whether the first rows are a banner or border: mostly one value, with a sharp edge.
-
-    The black background of a dark-field image is none: it ends gradually, at the particles, or not
-    at all. Nor is a dark slope of few grey values: the next one hardly differs.
-    """
-    thickness = max(2, round(len(scaled) * STRIP))
-    values, counts = np.unique(scaled[:thickness], return_counts=True)
-    value = values[counts.argmax()]
-    if counts.max() < ONE_VALUE * scaled[:thickness].size:
-        return False
-    share = np.mean(np.abs(scaled - value) <= EVEN, axis=1)
-    start = int(np.argmax(share >= ONE_VALUE))  # a banner may have a frame of a few lines
-    ends = start + np.flatnonzero(share[start:] < ONE_VALUE)
-    if not len(ends) or start >= thickness or ends[0] - start < thickness:
-        return False
-    after = slice(ends[0], ends[0] + 2)
-    return bool(share[after].max() <= ACROSS and np.abs(scaled[after] - value).mean() > FLAT)
+    """Return whether the first rows are a banner or border of at least STRIP of the side."""
+    return strip(scaled, max(2, round(len(scaled) * STRIP))) > 0
 
 
 def _shared_out(groups: list[list[Thumbnail]]) -> list[Thumbnail]:

@@ -1,14 +1,14 @@
 """Which files make up a collection: by stems in folders, or by the rows of a table."""
 
-import csv
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import numpy as np
 
 from data_builders.common import SPLITS, TARGETS
+from data_builders.micrographs import names, tables
 from emjax import micrographs
 from emjax.errors import InputError, UsageError, note
 
@@ -33,56 +33,92 @@ class Listing(NamedTuple):
     sources: list[Source]
     files: list[tuple[str, Path]]  # (label, path): what the records depend on
     skipped: list[tuple[Path, str]]  # path, reason
+    notes: Sequence[str] = ()  # for the card
 
 
 def from_folders(root: Path, folders: Mapping[str, str]) -> Listing:
-    """Return the Listing of the images below `root` and their partners in other folders, by stem.
+    """Return the Listing of the images below `root` and their partners, by name: see names.py.
+
+    Where the folder of a target holds the images, too, the words in the names tell them apart.
 
     Args:
         folders: {target: its folder}.
 
-    Raises: UsageError for a target without a folder; InputError if there is no image, or two files
-        of a folder have one stem.
+    Raises: UsageError for a target without a folder; InputError if there is no image, if no image
+        has a target, or if several could be the target of one.
     """
     for target, folder in folders.items():
         if not folder:
             raise UsageError(f"--target={target} picks a column: give --table, or {target}=FOLDER")
     wanted = tuple(target for target in TARGETS if target in folders)
     roots = {target: Path(folders[target]) for target in wanted}
-    images: list[Path] = [
-        path
-        for path in micrographs.find(root)
-        if not any(path.resolve().is_relative_to(other.resolve()) for other in roots.values())
-    ]
+    found: dict[str, dict[Path, PurePath]] = {}
+    images: list[Path] = micrographs.find(root)
+    for target, folder in roots.items():
+        found[target] = {path: path.relative_to(folder) for path in micrographs.find(folder)}
+        own = {path for path in images if path.resolve().is_relative_to(folder.resolve())}
+        if root.resolve().is_relative_to(folder.resolve()):
+            named = names.targets_among(found[target].values(), target)
+            if not named:
+                raise InputError(
+                    f"{folder} holds images and targets, but no name of a {target}; expected names "
+                    f"such as a_{target}.tif for the {target} of a.tif, or another folder"
+                )
+            found[target] = {p: r for p, r in found[target].items() if r in named}
+            resolved = {path.resolve() for path in found[target]}
+            own = {path for path in images if path.resolve() in resolved}
+        images = [path for path in images if path not in own]
     if not images:
         raise InputError(f"{root} holds no image outside of the folders of its targets")
-    partners = {t: _by_stem(micrographs.find(other)) for t, other in roots.items()}
-    stems = _by_stem(images) if partners else {}
-    names = _names([path.relative_to(root) for path in images])
-    exports = Counter(path.relative_to(root).with_suffix("").as_posix() for path in images)
+    relative = {path: path.relative_to(root) for path in images}
+    partners: dict[str, dict[Path, Path]] = {}
+    notes = []
+    for target, theirs in found.items():
+        partners[target], loose = names.pair(target, relative, theirs)
+        if not partners[target]:
+            raise InputError(
+                f"{root}: none of its {len(images)} images has a {target} in {roots[target]}: "
+                f"they are named like {images[0].name}, and there like {next(iter(theirs)).name}; "
+                "name both alike, or list the pairs in a --table"
+            )
+        if loose:
+            notes.append(
+                f"{len(loose)} of {len(partners[target])} images have a {target} of another name, "
+                f"such as {loose[0].name} and {partners[target][loose[0]].name}"
+            )
+    if "mask" not in wanted:
+        masks = names.targets_among(relative.values(), "mask", alone=False)
+        if masks:
+            notes.append(
+                f"{len(masks)} of {len(images)} images are named as masks of others, such as "
+                f"{min(masks)}; to pair them: --target mask={root}"
+            )
     sources, files, skipped = [], [], []
-    for path, name in zip(images, names, strict=True):
-        missing = [t for t in wanted if path.stem not in partners[t]]
+    names_of = _names(list(relative.values()))
+    exports = Counter(path.with_suffix("").as_posix() for path in relative.values())
+    for path, name in zip(images, names_of, strict=True):
+        missing = [t for t in wanted if path not in partners[t]]
         if missing:
             skipped.append((path, f"no {', no '.join(missing)} of this stem"))
             continue
-        targets = {t: partners[t][path.stem] for t in wanted}
-        relative = path.relative_to(root).as_posix()
+        targets = {t: partners[t][path] for t in wanted}
         # A micrograph and its export in another format belong to one split.
-        bare = path.relative_to(root).with_suffix("").as_posix()
-        group = bare if exports[bare] > 1 else relative
+        bare = relative[path].with_suffix("").as_posix()
+        group = bare if exports[bare] > 1 else relative[path].as_posix()
         sources.append(Source(name, path, targets, group, None, UNKNOWN))
-        files += _content(f"image/{relative}", path)
+        files += _content(f"image/{relative[path].as_posix()}", path)
         for t, partner in targets.items():
-            files += _content(f"{t}/{partner.relative_to(roots[t]).as_posix()}", partner)
-    for target, paths in partners.items():
-        for stem in sorted(paths.keys() - stems.keys()):
-            skipped.append((paths[stem], f"a {target} without an image of this stem"))
-    return Listing(wanted, sources, files, skipped)
+            files += _content(f"{t}/{found[t][partner].as_posix()}", partner)
+    for target, theirs in found.items():
+        for path in sorted(theirs.keys() - partners[target].values()):
+            skipped.append((path, f"a {target} without an image of this stem"))
+    return Listing(wanted, sources, files, skipped, notes)
 
 
 def from_table(root: Path, table: str | Path, picked: Mapping[str, str]) -> Listing:
     """Return the Listing of a CSV file with paths relative to `root`.
+
+    Commas, semicolons or tabs divide the cells; the headers may have capitals and blanks.
 
     Args:
         picked: its keys are the targets to read; all that the table has if there are none.
@@ -93,14 +129,7 @@ def from_table(root: Path, table: str | Path, picked: Mapping[str, str]) -> List
     for target, folder in picked.items():
         if folder:
             raise UsageError(f"--target={target}={folder} and --table: its column names the files")
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{table}: {error}; expected a CSV file") from None
-    if not rows:
-        raise InputError(f"{table} lists no image")
-    columns = [column for column in rows[0] if column]
+    columns, rows, decimal_comma = tables.read(table)
     for column in ("image", *picked):
         if column not in columns:
             raise InputError(f"{table} has no column {column!r}; it has {', '.join(columns)}")
@@ -109,40 +138,45 @@ def from_table(root: Path, table: str | Path, picked: Mapping[str, str]) -> List
         note(table, f"columns not used: {', '.join(sorted(unused))}")
     available: Collection[str] = picked or columns
     wanted = tuple(t for t in TARGETS if t in available)
-
-    def cell(row: Mapping[str, str], column: str) -> str:
-        return (row.get(column) or "").strip()
-
     sources, skipped = [], []
     files: list[tuple[str, Path]] = [("table", Path(table))]
-    line_of: dict[str, int] = {}
+    line_of: dict[Path, int] = {}
     split_of: dict[str, str | None] = {}
-    images = [cell(row, "image") for row in rows]
-    if not all(images):
-        raise InputError(f"{table}, line {images.index('') + 2}: the cell image is empty")
-    names = _names([Path(image) for image in images])
-    for line, (row, image, name) in enumerate(zip(rows, images, names, strict=True), start=2):
-        where = f"{table}, line {line}"
-        if image in line_of:
-            raise InputError(f"{where}: {image} is in line {line_of[image]} already")
-        line_of[image] = line
-        split = cell(row, "split") if "split" in columns else None
+    for line, row in rows:
+        if not row["image"]:
+            raise InputError(f"{table}, line {line}: the cell image is empty")
+    file_at = tables.Finder(root)
+    paths = [file_at(row["image"]) for _, row in rows]
+    if not any(path.exists() for path in paths):
+        raise InputError(
+            f"{table}, line {rows[0][0]}: there is no {root / rows[0][1]['image']}, and none of "
+            f"the others; expected paths below --source={root}"
+        )
+    names_of = _names([Path(row["image"].replace("\\", "/")) for _, row in rows])
+    for (line, row), path, name in zip(rows, paths, names_of, strict=True):
+        where, image = f"{table}, line {line}", row["image"]
+        if path in line_of:
+            raise InputError(f"{where}: {image} is in line {line_of[path]} already")
+        line_of[path] = line
+        split = row["split"].casefold() if "split" in columns else None
         if split is not None and split not in SPLITS:
-            raise InputError(f"{where}: split {split!r}, expected one of {', '.join(SPLITS)}")
-        group = cell(row, "source") or image
+            raise InputError(
+                f"{where}: split {row['split']!r}, expected one of {', '.join(SPLITS)}"
+            )
+        group = row.get("source") or image
         if split_of.setdefault(group, split) != split:
             raise InputError(f"{where}: source {group} is in {split_of[group]} and in {split}")
-        empty = [target for target in wanted if not cell(row, target)]
+        empty = [target for target in wanted if not row[target]]
         if empty:
-            skipped.append((root / image, f"no {', no '.join(empty)} in the table"))
+            skipped.append((path, f"no {', no '.join(empty)} in the table"))
             continue
-        nm_per_pixel = _nm_per_pixel(where, cell(row, "nm_per_pixel"))
-        targets = {target: root / cell(row, target) for target in wanted}
-        path = root / image
+        size = row.get("nm_per_pixel", "")
+        nm_per_pixel = _nm_per_pixel(where, size.replace(",", ".") if decimal_comma else size)
+        targets = {target: file_at(row[target]) for target in wanted}
         sources.append(Source(name, path, targets, group, split, nm_per_pixel))
         files += _content(f"image/{image}", path)
         for t, partner in targets.items():
-            files += _content(f"{t}/{cell(row, t)}", partner)
+            files += _content(f"{t}/{row[t]}", partner)
     return Listing(wanted, sources, files, skipped)
 
 
@@ -154,24 +188,14 @@ def _content(label: str, path: Path) -> list[tuple[str, Path]]:
     return [(f"{label}/{file.relative_to(path).as_posix()}", file) for file in sorted(files)]
 
 
-def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
-    """Return {stem: path}; raise InputError for two paths of one stem."""
-    stems: dict[str, Path] = {}
-    for path in paths:
-        other = stems.setdefault(path.stem, path)
-        if other != path:
-            raise InputError(f"{other} and {path} have one stem; pair them by a --table")
-    return stems
-
-
 def _names(paths: Sequence[Path]) -> list[str]:
     """Return one name per path: the stem; if stems repeat the path, with its suffix if need be."""
-    names = [path.stem for path in paths]
-    if len(set(names)) < len(names):
-        names = [path.with_suffix("").as_posix() for path in paths]
-    if len(set(names)) < len(names):
-        names = [path.as_posix() for path in paths]
-    return names
+    called = [path.stem for path in paths]
+    if len(set(called)) < len(called):
+        called = [path.with_suffix("").as_posix() for path in paths]
+    if len(set(called)) < len(called):
+        called = [path.as_posix() for path in paths]
+    return called
 
 
 def _nm_per_pixel(where: str, text: str) -> tuple[float, float, float]:

@@ -215,7 +215,7 @@ class Tally:
             others = "" if self.foreground else "; all but 0 are foreground, --foreground takes one"
             notes.append(f"the masks hold {self._listed()}{others}")
         notes += [
-            f"{len(names)} of {len(self.share)} masks: each {note}: {_first(names)}"
+            f"{len(names)} of {len(self.share)} masks: each {note}: {first_of(names)}"
             for note, names in self.notes.items()
         ]
         for split, mean in means.items():
@@ -224,9 +224,9 @@ class Tally:
         empty = [name for name, share in self.share.items() if share == 0]
         full = [name for name, share in self.share.items() if share == 1]
         if empty:
-            notes.append(f"no foreground in {len(empty)} masks: {_first(empty)}")
+            notes.append(f"no foreground in {len(empty)} masks: {first_of(empty)}")
         if full:
-            notes.append(f"nothing but foreground in {len(full)} masks: {_first(full)}")
+            notes.append(f"nothing but foreground in {len(full)} masks: {first_of(full)}")
         if np.mean(list(self.share.values())) > 0.5 or len(self.enclosed) > len(self.share) / 2:
             notes.append(
                 "most pixels are foreground, or the border is: if the masks are inverted, "
@@ -259,7 +259,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def _first(names: Iterable[str]) -> str:
+def first_of(names: Iterable[str]) -> str:
+    """Return the first LISTED of `names` as text, and how many more there are."""
     listed = sorted(names)
     more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
     return ", ".join(listed[:LISTED]) + more

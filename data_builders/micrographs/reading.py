@@ -13,6 +13,7 @@ from data_builders.micrographs.masks import Found, interpret
 from data_builders.micrographs.resample import resample_to
 from emjax import micrographs
 from emjax.errors import InputError, UsageError
+from emjax.micrographs import banner
 
 
 class Mismatch(InputError):
@@ -27,6 +28,8 @@ class ReadOptions(NamedTuple):
     foreground: tuple[float, ...] | None  # in masks: a value or a colour; None for nonzero
     nm_per_pixel: float | None  # resample to this
     mrc_rows: str | None = None  # where the first row of MRC files belongs
+    channel: str | None = None  # which, of images that have several
+    cut_banner: bool = False  # leave out banners, borders and scale bars
 
 
 Planes = dict[str, Real[np.ndarray, "h w"]]  # by target
@@ -47,17 +50,30 @@ def planes_of(
     """
     rows = options.mrc_rows or "top"
     files: list[Iterator[Any]] = [
-        micrographs.planes(source.image, options.index, options.limit, axis=axis, mrc_rows=rows)
+        micrographs.planes(
+            source.image,
+            options.index,
+            options.limit,
+            axis=axis,
+            mrc_rows=rows,
+            channel=options.channel,
+        )
     ]
     files += [
         _mask(path, axis, options, masks) if target == "mask" else _restored(path, axis, options)
         for target, path in source.targets.items()
     ]
+    area: banner.Area | None = None  # of all planes, that of the first
     for found in itertools.zip_longest(*files):
         if any(plane is None for plane in found):
             raise InputError("the image and its targets differ in their numbers of planes")
         micrograph: micrographs.Micrograph = found[0]
         targets: Planes = dict(zip(source.targets, found[1:], strict=True))
+        if options.cut_banner and axis == "z":
+            area = area or banner.picture(micrograph.image)
+            whole = micrograph.image.shape
+            micrograph = micrograph._replace(image=micrograph.image[area])
+            targets = {t: p[area] if p.shape == whole else p for t, p in targets.items()}
         for target, pixels in targets.items():
             if pixels.shape != micrograph.image.shape:
                 raise Mismatch(

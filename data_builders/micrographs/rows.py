@@ -75,10 +75,12 @@ def _scores(
         if {stated[source.image], stated[path]} != {True, False}:
             continue
         with contextlib.suppress(InputError):
-            files = ((source.image, options.index), (path, None))
+            files = ((source.image, options.index, options.channel), (path, None, None))
             image, partner = (
-                next(micrographs.planes(file, index, options.limit, mrc_rows="top")).image
-                for file, index in files
+                next(
+                    micrographs.planes(file, index, options.limit, mrc_rows="top", channel=channel)
+                ).image
+                for file, index, channel in files
             )
             if image.shape == partner.shape:
                 pixels = partner != 0 if target == "mask" else partner

@@ -13,6 +13,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from emjax.config import parts_of
 from emjax.errors import InputError, UsageError, first_line, note
 
+SPLITS = ("train", "val", "test")  # that every dataset is divided into
 MAX_DAMAGED_SHARE = 0.001  # of a split's records; with more, the run stops
 
 Record = dict[str, Any]  # {field: array, int or bytes}
@@ -133,7 +134,7 @@ def open_records(data_dir: str | Path, name: str, split: str) -> Records:
     Raises: InputError if the dataset is not built, or has no such split or not that many records.
     """
     folder = Path(data_dir) / name
-    cards = sorted(folder.glob("[0-9]*/card.json"))
+    cards = _cards(folder)
     if not cards:
         kind, _, rest = name.partition("/")
         what = f"micrographs --name={rest}" if kind == "micrographs" and rest else name
@@ -150,12 +151,28 @@ def open_records(data_dir: str | Path, name: str, split: str) -> Records:
             raise ValueError("it is empty")
     except (KeyError, ValueError, AssertionError) as error:
         has = ", ".join(f"{key} {count}" for key, count in counts.items())
+        more = ""
+        if split in SPLITS and split not in counts:
+            more = "; its sources were too few for it: build it from more, or use another split"
         raise InputError(
-            f"{folder}: no split {split!r} of it: {first_line(error)}. It has: {has}"
+            f"{folder}: no split {split!r} of it: {first_line(error)}. It has: {has}{more}"
         ) from error
     raw = builder.as_data_source(split).data_source
     source = TolerantSource(Decoded(raw, builder.info.features), f"{name}:{split}")
     return Records(source, json.loads(cards[-1].read_text()))
+
+
+def has_split(data_dir: str | Path, name: str, split: str) -> bool:
+    """Return False if the dataset `name` is built and its sources were too few for `split`."""
+    cards = _cards(Path(data_dir) / name)
+    return not (
+        cards and split in SPLITS and split not in json.loads(cards[-1].read_text())["splits"]
+    )
+
+
+def _cards(folder: Path) -> list[Path]:
+    """Return the cards of the builds in `folder`, the latest last."""
+    return sorted(folder.glob("[0-9]*/card.json"))
 
 
 def open_mixture(data_dir: str | Path, parts: Sequence[Any]) -> list[Records]:

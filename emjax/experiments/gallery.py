@@ -13,7 +13,7 @@ from PIL import Image
 from emjax import metrics, pictures
 from emjax.data.batches import first_examples
 from emjax.data.normalise import to_network
-from emjax.data.records import open_records
+from emjax.data.records import has_split, open_records
 from emjax.errors import EmjaxError, InputError
 from emjax.experiments.arms import Arm
 from emjax.experiments.page import Picture, Section
@@ -59,7 +59,9 @@ def predictions(arms: Sequence[Arm]) -> Iterator[PictureRow]:
     task, evals = TASKS[runs[0].config["task"]], runs[0].config["data"]["evals"]
     networks = [best_network(run) if (run.folder / "model").is_dir() else None for run in runs]
     apply = jax.jit(lambda g, image: g.apply(g.params, g.stats, image, train=False)[0])
-    for name, batch in examples(runs[0], "test" if "test" in evals else "val"):
+    test = evals.get("test")
+    has_test = test and has_split(runs[0].config["data"]["dir"], *test)
+    for name, batch in examples(runs[0], "test" if has_test else "val"):
         example, valid = to_network(batch), batch["valid"]
         image, target = example["image"], example[task.target]
         row: PictureRow = [

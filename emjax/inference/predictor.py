@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 from emjax import micrographs
 from emjax.errors import InputError, UsageError, note
 from emjax.inference import tiles
-from emjax.micrographs import Micrograph
+from emjax.micrographs import Micrograph, banner
 from emjax.micrographs.reading import Grey
 from emjax.micrographs.units import AnyPixelSize, amount, pixel_size
 from emjax.micrographs.writers import Planes
@@ -223,6 +223,9 @@ def predict_file(
     index: int | None = None,
     limit: int = micrographs.LIMIT,
     mrc_rows: str | None = None,
+    channel: str | None = None,
+    *,
+    cut_banner: bool = False,
 ) -> tuple[Planes, Micrograph]:
     """Return (the result for `file`, its first plane as read).
 
@@ -230,19 +233,37 @@ def predict_file(
     A stack has one intensity range; it is read twice, so that it is never held as a whole.
 
     Args:
-        index, limit, mrc_rows: as `micrographs.planes` takes them.
+        index, limit, mrc_rows, channel: as `micrographs.planes` takes them.
+        cut_banner: leave out banners, borders and scale bars: there the mask is empty, and a
+            restored micrograph is as it was. Otherwise a note names them.
 
     Raises: InputError as `micrographs.planes` does; NoRange if all pixels are the same.
     """
+    areas: list[banner.Area] = []  # of all planes, that of the first
+
+    def planes() -> Iterator[Micrograph]:
+        return micrographs.planes(file, index, limit, mrc_rows=mrc_rows, channel=channel)
+
+    def part(plane: Micrograph) -> Grey:
+        if not areas:
+            areas.append(banner.picture(plane.image))
+        return plane.image[areas[0]] if cut_banner else plane.image
 
     def result(plane: Micrograph) -> Grey:
-        output = predictor(plane.image, values)
-        return mask_of(output) if predictor.is_mask else to_dtype_of(plane.image, output)
+        image = part(plane)
+        output = predictor(image, values)
+        output = mask_of(output) if predictor.is_mask else to_dtype_of(image, output)
+        if not cut_banner:
+            return output
+        whole = np.zeros_like(plane.image, np.uint8) if predictor.is_mask else plane.image.copy()
+        whole[areas[0]] = output
+        return whole
 
-    values = predictor.intensity_range(
-        plane.image for plane in micrographs.planes(file, index, limit, mrc_rows=mrc_rows)
-    )
-    planes = micrographs.planes(file, index, limit, mrc_rows=mrc_rows)
-    first = next(planes)
-    results = [result(first), *map(result, planes)]
+    values = predictor.intensity_range(map(part, planes()))
+    stack = planes()
+    first = next(stack)
+    drawn = banner.described(first.image.shape, areas[0])
+    if drawn and not cut_banner:
+        note(file, f"a banner, border or scale bar is in {drawn}; --cut_banner leaves it out")
+    results = [result(first), *map(result, stack)]
     return results[0] if len(results) == 1 else np.stack(results), first

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from safetensors.numpy import save
 
-from emjax.errors import InputError, UsageError, choose, note
+from emjax.errors import Adjustable, InputError, UsageError, choose, note
 from emjax.files import write_atomically
 from emjax.interchange import unpickle
 from emjax.interchange.pytorch_names import names_of
@@ -47,6 +47,8 @@ class ImportOptions:
         dilations: of each level of a U-Net and the bottleneck; 1 throughout.
         task: a key of emjax.tasks.TASKS; segmentation for two channels, else None for restoration.
         upsampling: of an HRNet; bilinear if it has a segmentation head, else nearest.
+        entry: of a checkpoint that holds several networks: "state_dict_ema", ...
+        prefix: of the names of the network's arrays, where several networks are in one entry.
     """
 
     input: str | None = None
@@ -54,6 +56,8 @@ class ImportOptions:
     dilations: list[int] | None = None
     task: str | None = None
     upsampling: str | None = None
+    entry: str | None = None
+    prefix: str | None = None
 
 
 class Recognised(NamedTuple):
@@ -87,9 +91,10 @@ def import_pytorch(path: Path, options: ImportOptions = ImportOptions()) -> Impo
     Raises: InputError naming what is missing, unknown or of another shape; UsageError for unknown
         options, and for those that contradict the file.
     """
-    file = unpickle.read(path)
-    tensors = without_prefix(file.tensors)
-    config, naming, assumed = recognise(path, file._replace(tensors=tensors), options)
+    file = unpickle.read(path, options.entry, lambda names: bool(prefixes(map(unwrapped, names))))
+    file, outside = without_prefix(path, file, options.prefix)
+    tensors = file.tensors
+    config, naming, assumed = recognise(path, file, options)
     model, report, left = config["model"], {}, dict(tensors)
     if model["name"] == "hrnet" and left.get("conv1.weight", np.zeros((1, 1))).shape[1] == 3:
         left |= fold_rgb_stem(left)
@@ -116,6 +121,11 @@ def import_pytorch(path: Path, options: ImportOptions = ImportOptions()) -> Impo
         if not heads:
             raise InputError(f"{path}: {name} is not known in a {model['name']} with {model}")
         report[name] = f"left out: of the {heads[0]}, which is not used here"
+    report |= dict.fromkeys(outside, "left out: it is outside of the network")
+    if outside:
+        more = f" and {len(outside) - 10} more, see conversion.json" if len(outside) > 10 else ""
+        listed = ", ".join(outside[:10])
+        note(path, f"{len(outside)} arrays are not of the network: {listed}{more}")
 
     config["conversion"] = dict(naming=naming, counter=max(counts.values(), default=None))
     if untrained:
@@ -293,12 +303,58 @@ def recognise_hrnet(path: Path, file: unpickle.File, options: ImportOptions) -> 
 # Arrays.
 
 
-def without_prefix(tensors: Mapping[str, np.ndarray]) -> Arrays:
-    """Return `tensors` without the `module.` or `model.` that wrappers put before every name."""
-    for prefix in ("module.", "model."):
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            return without_prefix({n.removeprefix(prefix): v for n, v in tensors.items()})
-    return dict(tensors)
+def unwrapped(name: str) -> str:
+    """Return the name of an array without the parts that torch.compile puts in."""
+    return name.replace("_orig_mod.", "")
+
+
+def prefixes(names: Iterable[str]) -> list[str]:
+    """Return what stands before the names of each known network that is among `names`."""
+    found = (re.match(r"(|.*?\.)(final_conv\.weight$|stage4\.0\.branches\.)", n) for n in names)
+    return list(dict.fromkeys(match[1] for match in found if match))
+
+
+def without_prefix(
+    path: Path, file: unpickle.File, prefix: str | None
+) -> tuple[unpickle.File, list[str]]:
+    """Return (`file` without what wrappers put before or into names, the names outside of it).
+
+    Wrappers are DataParallel (module.), torch.compile (_orig_mod.), and any module that has the
+    network as an attribute (model., net., ...).
+
+    Args:
+        prefix: of the network; None: the only one that there is.
+
+    Raises: InputError if there are several networks, no name with `prefix`, or names that wrappers
+        made of one.
+    """
+    tensors = {unwrapped(name): value for name, value in file.tensors.items()}
+    found = prefixes(tensors)
+    if prefix is None and len(found) > 1:
+        listed = ", ".join(repr(each) for each in found)
+        raise Adjustable(
+            f"{path}: it holds {len(found)} networks, with {listed} before their names",
+            f"choose one, such as prefix={found[-1]}",
+        )
+    if prefix is not None:
+        prefix = f"{unwrapped(prefix).strip('.')}.".removeprefix(".")
+        if not any(name.startswith(prefix) for name in tensors):
+            listed = ", ".join(repr(each) for each in found) or "none of a known network"
+            raise InputError(f"{path}: no name begins with {prefix!r}; prefixes in it: {listed}")
+    start = found[0] if prefix is None and found else prefix or ""
+
+    def inner(name: str) -> str:
+        parts = unwrapped(f"{name}.").removesuffix(".").removeprefix(start).split(".")
+        return ".".join(part for part in parts if part != "module")
+
+    arrays = {inner(n): v for n, v in file.tensors.items() if unwrapped(n).startswith(start)}
+    outside = [name for name in file.tensors if not unwrapped(name).startswith(start)]
+    if len(arrays) + len(outside) < len(file.tensors):
+        raise InputError(
+            f"{path}: names that differ only in module. or _orig_mod.; expected one network"
+        )
+    modules = {inner(n): v for n, v in file.modules.items() if unwrapped(f"{n}.").startswith(start)}
+    return file._replace(tensors=arrays, modules=modules), outside
 
 
 def fold_rgb_stem(tensors: Mapping[str, np.ndarray]) -> Arrays:

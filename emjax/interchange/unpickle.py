@@ -9,7 +9,7 @@ import io
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from emjax.errors import InputError
+from emjax.errors import Adjustable, InputError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of files from before PyTorch 1.6
 STORAGES = {
@@ -32,8 +32,7 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-# Where a checkpoint that holds more than a network keeps the network.
-INSIDE = ("state_dict", "model_state_dict", "model", "net", "generator")
+DEEPEST = 3  # entries of a checkpoint inside each other
 MOST_ENTRIES = 100_000  # modules and tensors; the largest HRNet has 3,500
 
 
@@ -44,6 +43,10 @@ class File(NamedTuple):
     tensors: dict[str, np.ndarray]  # under their dotted names
     modules: dict[str, dict]  # plain attributes of each pickled module, and its "class"; often none
     metadata: dict[str, str]  # of a safetensors file
+
+
+class SeveralNetworks(ValueError):
+    """Several entries of a checkpoint, its only argument, hold what is wanted in other values."""
 
 
 class Placeholder:
@@ -101,10 +104,18 @@ class Tensor(NamedTuple):
 StorageOf = Callable[[str, Any, int], Storage]  # (key, dtype, count) to the Storage
 
 
-def read(path: Path) -> File:
+def read(
+    path: Path, entry: str | None = None, wanted: Callable[[Iterable[str]], bool] = any
+) -> File:
     """Return the File at `path`: safetensors, or a pickled state dict or module.
 
-    Raises: InputError for anything else, for damage, and for what no honest file has.
+    Args:
+        entry: which of the entries of a checkpoint: "state_dict", "ema.model", ...
+        wanted: says by the names of its tensors whether an entry is what is looked for. If several
+            are, one has to be named, unless all hold the same values.
+
+    Raises: InputError for anything else, for damage, for what no honest file has, and if several
+        entries are wanted.
     """
     path = Path(path)
     try:
@@ -115,17 +126,17 @@ def read(path: Path) -> File:
             kind, top = "zip container", _zip(path, size)
         elif start[:1] == b"\x80":
             kind, top = "container from before PyTorch 1.6", _legacy(path.read_bytes())
+        elif start[8:9] == b"{" and entry is not None:
+            raise ValueError(f"a safetensors file has no entries, so no {entry!r}")
         elif start[8:9] == b"{":
             return _safetensors(path)
         else:
             raise ValueError(f"it starts with {start!r}")
-        state, what = _network(top)
-        tensors: dict[str, Tensor] = {}
-        modules: dict[str, dict] = {}
-        _walk(state, "", tensors, modules, depth=0)
-        if not tensors:
-            raise ValueError(f"a {what} without a tensor")
-        arrays = {name: tensor.array() for name, tensor in tensors.items()}
+        arrays, modules, what = _chosen(top, entry, wanted)
+    except SeveralNetworks as error:
+        names = error.args[0]
+        problem = f"{path}: it holds {len(names)} networks, {', '.join(names)}"
+        raise Adjustable(problem, f"choose one, such as entry={names[0]}") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; expected a file of weights") from None
     except Exception as error:  # a damaged pickle fails in any way it likes, out of memory too
@@ -234,19 +245,64 @@ def _legacy(content: bytes) -> Any:
     return top
 
 
-def _network(top: Any) -> tuple[dict | Placeholder, str]:
-    """Return (the module or dict of tensors in `top`, what it is)."""
-    if isinstance(top, Placeholder):
-        return top, f"pickled module {top.origin}"
-    if not isinstance(top, dict):
+def _chosen(
+    top: Any, entry: str | None, wanted: Callable[[Iterable[str]], bool]
+) -> tuple[dict[str, np.ndarray], dict[str, dict], str]:
+    """Return (tensors, modules, what it is) of the entry of `top` that is wanted, as `read` does.
+
+    If none is, it is the largest.
+    """
+    if not isinstance(top, dict | Placeholder):
         raise ValueError(f"it holds a {type(top).__name__}")
-    if any(isinstance(value, Tensor) for value in top.values()):
-        return top, "state dict"
-    for name in INSIDE:
-        if isinstance(top.get(name), dict | Placeholder):
-            state, what = _network(top[name])
-            return state, f"{what}, {name!r} of a checkpoint,"
-    raise ValueError(f"a dict with no network in it; it has {', '.join(map(str, [*top][:8]))}")
+    flat: dict[str, tuple[dict[str, Tensor], dict[str, dict]]] = {}
+    kinds, total = {}, 0
+    for name, node in _entries(top, "", 0):
+        tensors: dict[str, Tensor] = {}
+        modules: dict[str, dict] = {}
+        _walk(node, "", tensors, modules, depth=0)
+        total += 1 + len(tensors) + len(modules)
+        if total > MOST_ENTRIES:
+            raise ValueError("entries nested without end")
+        if tensors:
+            flat[name] = tensors, modules
+            module = isinstance(node, Placeholder)
+            kinds[name] = f"pickled module {node.origin}" if module else "state dict"
+            kinds[name] += f", {name!r} of a checkpoint," if name else ""
+    if isinstance(top, Placeholder) and not flat:
+        raise ValueError(f"a pickled module {top.origin} without a tensor")
+    if not flat:
+        raise ValueError(f"a dict with no network in it; it has {', '.join(map(str, [*top][:8]))}")
+    if entry is not None and entry not in flat:
+        raise ValueError(f"no entry {entry!r} with tensors; it has {', '.join(flat)}")
+    meant = [entry] if entry is not None else [n for n, (each, _) in flat.items() if wanted(each)]
+    meant = meant or [max(flat, key=lambda name: len(flat[name][0]))]
+    arrays = [{n: each.array() for n, each in flat[name][0].items()} for name in meant]
+    if not all(_equal(arrays[0], other) for other in arrays[1:]):
+        raise SeveralNetworks(meant)
+    return arrays[0], flat[meant[0]][1], kinds[meant[0]]
+
+
+def _entries(node: Any, name: str, depth: int) -> Iterator[tuple[str, dict | Placeholder]]:
+    """Yield (name, node) of the objects, and of the dicts with tensors, in `node` or `node` itself.
+
+    An object next to tensors is a module among them.
+    """
+    if isinstance(node, Placeholder):
+        yield name, node
+        return
+    has_tensors = any(isinstance(value, Tensor) for value in node.values())
+    if has_tensors:
+        yield name, node
+    if depth < DEEPEST:
+        for key, value in node.items():
+            if isinstance(value, dict) or (isinstance(value, Placeholder) and not has_tensors):
+                yield from _entries(value, f"{name}.{key}" if name else str(key), depth + 1)
+
+
+def _equal(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(
+        np.array_equal(value, other[name]) for name, value in one.items()
+    )
 
 
 def _walk(

@@ -1,14 +1,19 @@
 """Grey values and the interval [-1, 1] that networks see."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from emjax.errors import InputError
-from emjax.micrographs.shapes import Floats, Grey, Numbers
+from emjax.errors import InputError, note
+from emjax.micrographs.shapes import Floats, Grey, Mask, Numbers
 
 RULES = ("percentile", "fixed", "sigma")
+# Of values: the middle 96 %, and what the percentile rule takes. If the latter is so many times as
+# wide, single pixels decide it. (A normal distribution has 1.5, an exponential one 1.8.)
+MIDDLE, ENDS, TIMES = (0.02, 0.98), (0.001, 0.999), 4
+SOLID = 3  # pixels: what holds a square of this side is an object, whatever its values
+MOST_DEFECTS = 0.01  # of the pixels of an image
 
 Range: TypeAlias = tuple[float, float]  # low, high
 
@@ -17,13 +22,20 @@ class NoRange(InputError):
     """The images do not hold two values that could become -1 and 1."""
 
 
-def intensity_range(images: Iterable[Grey], rule: str) -> Range:
+def intensity_range(
+    images: Iterable[Grey], rule: str, *, defects: Callable[[float], None] | None = None
+) -> Range:
     """Return the two values (low, high) of `images` that become -1 and 1.
 
     percentile: 0.1 and 99.9 percent of all pixels of all images (the smallest value that at least
     this part of the pixels does not exceed). sigma: mean -+ 4 standard deviations. fixed: 0 and
     255, 65535 or 1 for uint8, uint16, float32, by the first image. `images` may be a generator;
-    8- and 16-bit images are counted and forgotten, one at a time.
+    8- and 16-bit images are counted and forgotten, one at a time. Hot and dead pixels do not count,
+    see `defective`.
+
+    Args:
+        defects: called with the share of pixels that do not count, if there are any; by default
+            this is noted.
 
     Raises: NoRange if there is no image, or the two values are the same.
     """
@@ -32,14 +44,18 @@ def intensity_range(images: Iterable[Grey], rule: str) -> Range:
     counts = np.zeros(1 << 16, np.int64)
     floats: list[np.ndarray] = []
     tops: list[float] = []
+    left_out = total = 0
     for image in images:
         tops.append(1.0 if image.dtype.kind == "f" else float(np.iinfo(image.dtype).max))
         if rule == "fixed":
             continue
+        defect = defective(image)
+        pixels = image.ravel() if defect is None else image[~defect]
+        left_out, total = left_out + image.size - pixels.size, total + image.size
         if image.dtype.kind == "f":
-            floats.append(image.ravel())
+            floats.append(pixels)
         else:
-            counts += np.bincount(image.ravel(), minlength=counts.size)
+            counts += np.bincount(pixels, minlength=counts.size)
     if not tops:
         raise NoRange("expected at least one image to take the intensity range from, got none")
     if rule == "fixed":
@@ -53,11 +69,45 @@ def intensity_range(images: Iterable[Grey], rule: str) -> Range:
     else:
         order = np.argsort(values)
         below = np.cumsum(weights[order])
-        indices = np.searchsorted(below, [0.001 * below[-1], 0.999 * below[-1]])
+        indices = np.searchsorted(below, np.multiply(ENDS, below[-1]))
         low, high = values[order][indices]
     if not low < high:
         raise NoRange(f"the {rule} range is {low:g} to {high:g}: (nearly) all pixels are the same")
+    if left_out and defects:
+        defects(left_out / total)
+    elif left_out:
+        note(
+            f"range {low:g} to {high:g}",
+            f"without hot or dead pixels, {left_out / total:.2%} of all",
+        )
     return float(low), float(high)
+
+
+def defective(image: Grey) -> Mask | None:
+    """Return where a detector's hot and dead pixels decide the range of `image`; None nowhere.
+
+    Such pixels are farther from the middle 96 % of the values than these are wide, stand alone, in
+    small groups or thin lines, and are at most 1 % of all. Larger groups are objects: particles in
+    an empty field stay.
+    """
+    if image.dtype.kind == "f":
+        (low, a, b, high) = np.quantile(image, [ENDS[0], *MIDDLE, ENDS[1]], method="inverted_cdf")
+    else:
+        below = np.cumsum(np.bincount(image.ravel()))
+        (low, a, b, high) = np.searchsorted(
+            below, np.multiply([ENDS[0], *MIDDLE, ENDS[1]], below[-1])
+        )
+    middle = float(b) - float(a)
+    if not 0 < middle * TIMES < float(high) - float(low):
+        return None
+    from scipy import ndimage  # not at the top: few images need it
+
+    far = (image < a - middle) | (image > b + middle)
+    groups, count = ndimage.label(far, np.ones((3, 3)))
+    solid = np.zeros(count + 1, bool)
+    solid[groups[ndimage.binary_erosion(far, np.ones((SOLID, SOLID)))]] = True
+    far &= ~solid[groups]
+    return far if 0 < far.mean() <= MOST_DEFECTS else None
 
 
 def from_range(image: Numbers, intensity_range: Any, *, clip: bool = True) -> Floats:

@@ -71,6 +71,7 @@ PICTURES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 HDF5 = (".h5", ".hdf5", ".hspy", ".nxs", ".ims")
 SUFFIXES = (*PICTURES, *BY_SUFFIX, ".ser", ".eer", ".emd", *HDF5, ".npy", ".zarr", ".zspy")
 COMPRESSED = tuple(suffix + end for suffix in mrc.SUFFIXES for end in (".gz", ".bz2"))
+COLOURS = ("red", "green", "blue")
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue. Source: ITU-R BT.601
 
 MRC_ROWS = ("top", "bottom")  # where the first row of an MRC file belongs
@@ -171,8 +172,12 @@ def _one_line(path: StrPath) -> Generator[None]:
         raise InputError(f"{path}: {reason}; expected an undamaged micrograph") from None
 
 
-def _choose(path: StrPath, signals: Sequence[Signal], index: int | None) -> Signal:
-    """Return the Signal that `index` picks among those that are micrographs, or the only one."""
+def _choose(
+    path: StrPath, signals: Sequence[Signal], index: int | None, channel: str | None = None
+) -> Signal:
+    """Return the Signal that `index` and `channel` pick among the micrographs, or the only one."""
+    if channel is not None and not all(signal.refused for signal in signals):
+        signals = _of_channel(path, signals, channel)
     usable = [signal for signal in signals if not signal.refused]
     if not usable:
         reasons = "; ".join(dict.fromkeys(f"{signal} is {signal.refused}" for signal in signals))
@@ -180,13 +185,44 @@ def _choose(path: StrPath, signals: Sequence[Signal], index: int | None) -> Sign
         raise InputError(f"{path}: {reasons}; expected a 2-D image or a stack of them")
     choices = tuple(" ".join(str(signal).split()) for signal in usable)
     listed = ", ".join(f"{index}: {choice}" for index, choice in enumerate(choices[:20]))
+    advice = "choose one by index="
+    if all(signal.channel for signal in usable) and channel is None:
+        advice += " or channel="
     if index is None and len(usable) > 1:
         problem = f"{path}: {len(usable)} different images ({listed})"
-        raise SeveralImages(problem, "choose one by index=", choices)
+        raise SeveralImages(problem, advice, choices)
     if not 0 <= (index or 0) < len(usable):
         problem = f"{path}: no image {index}; it holds {listed}"
-        raise SeveralImages(problem, "choose one by index=", choices)
+        raise SeveralImages(problem, advice, choices)
     return usable[index or 0]
+
+
+def _of_channel(path: StrPath, signals: Sequence[Signal], channel: str) -> list[Signal]:
+    """Return the usable signals of the channel that a name or a number from 0 on picks.
+
+    Of an image in colours, red, green and blue are channels.
+
+    Raises: InputError if there is no such channel.
+    """
+    usable = [signal for signal in signals if not signal.refused]
+    names = list(dict.fromkeys(signal.channel for signal in usable if signal.channel))
+    coloured = [signal for signal in usable if signal.samples in (3, 4)]
+    if not names and coloured:
+        names = list(COLOURS)
+    wanted = str(channel).strip().casefold()
+    meant = [name for name in names if name.casefold() in (wanted, f"channel {wanted}")]
+    if not meant and wanted.isdecimal():
+        meant = names[int(wanted) : int(wanted) + 1]
+    if not meant:
+        has = f"its channels are {', '.join(names)}" if names else "it has no channels"
+        raise InputError(f"{path}: no channel {channel!r}; {has}")
+    chosen = [signal for signal in usable if signal.channel == meant[0]]
+    return chosen or [_colour(signal, COLOURS.index(meant[0])) for signal in coloured]
+
+
+def _colour(signal: Signal, k: int) -> Signal:
+    finish = signal.finish
+    return signal._replace(finish=lambda pixels: finish(pixels)[..., k], samples=1)
 
 
 def planes(
@@ -199,6 +235,7 @@ def planes(
     mrc_rows: str | None = None,
     brightness: bool = False,
     as_mask: bool = False,
+    channel: str | None = None,
 ) -> Iterator[Micrograph]:
     """Yield every plane of the image or stack in a file as a Micrograph; colours as luminance.
 
@@ -216,12 +253,14 @@ def planes(
             float32. Otherwise the values are those stored, and a note names both.
         as_mask: leave values as stored, whatever a viewer shows as white, with colours and alpha:
             [h, w] or [h, w, samples].
+        channel: which of the channels, by name or number from 0 on, of files that hold several;
+            red, green or blue of an image in colours.
 
     Raises: InputError for anything but readable 2-D images of finite values; of these,
         SeveralImages without a valid index, and TooLarge above the limit.
     """
     with open_all(path, limit) as signals:
-        signal = _choose(path, signals, index)
+        signal = _choose(path, signals, index, channel)
         if as_mask:
             signal = signal._replace(finish=signal.labels, white_is_zero=False)
         signal = _as_asked(path, signal, mrc_rows, brightness)
@@ -325,9 +364,10 @@ def read(
     *,
     mrc_rows: str | None = None,
     brightness: bool = False,
+    channel: str | None = None,
 ) -> Micrograph:
     """Return the one Micrograph in a file, as `planes` yields it; a stack is refused."""
-    pixels, signal = _read_one(path, index, limit, mrc_rows, brightness)
+    pixels, signal = _read_one(path, index, limit, mrc_rows, brightness, channel)
     pixels = np.ascontiguousarray(_luminance(path, pixels))
     return Micrograph(pixels, signal.nm_per_pixel, signal.origin)
 
@@ -339,6 +379,7 @@ def read_stack(
     *,
     mrc_rows: str | None = None,
     brightness: bool = False,
+    channel: str | None = None,
 ) -> Micrograph:
     """Return all planes of the image or stack in a file as one Micrograph, image [planes, h, w].
 
@@ -348,12 +389,13 @@ def read_stack(
     Args:
         index: which of the images or stacks, if the file holds several.
         limit: bytes that the whole stack may take; checked before anything is decoded.
-        mrc_rows, brightness: as `planes` takes them.
+        mrc_rows, brightness, channel: as `planes` takes them.
 
     Raises: InputError as `planes` does; of these, TooLarge if the stack is above the limit.
     """
     with open_all(path, limit) as signals:
-        signal = _as_asked(path, _choose(path, signals, index), mrc_rows, brightness)
+        chosen = _choose(path, signals, index, channel)
+        signal = _as_asked(path, chosen, mrc_rows, brightness)
         stack = (_luminance(path, _pixels(path, signal, i), i > 0) for i in range(signal.planes))
         volume = _volume(
             path, signal, stack, limit, purpose="to be read as a whole", advice="read planes"
@@ -375,9 +417,11 @@ def _read_one(
     limit: int,
     mrc_rows: str | None = None,
     brightness: bool = False,
+    channel: str | None = None,
 ) -> tuple[Grey | RGB, Signal]:
     with open_all(path, limit) as signals:
-        signal = _as_asked(path, _choose(path, signals, index), mrc_rows, brightness)
+        chosen = _choose(path, signals, index, channel)
+        signal = _as_asked(path, chosen, mrc_rows, brightness)
         if signal.planes > 1:
             raise InputError(f"{path}: 3-D data {signal.shape}, expected one 2-D image")
         return _pixels(path, signal, 0), signal

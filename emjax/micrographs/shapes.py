@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float, Float32, Num, Shaped, UInt8, UInt16
+    from jaxtyping import Bool, Float, Float32, Num, Shaped, UInt8, UInt16
 
     # A plane as stored, and in the three number formats of a Micrograph.
     Stored: TypeAlias = Shaped[np.ndarray, "h w"] | Shaped[np.ndarray, "h w samples"]
@@ -31,8 +31,9 @@ if TYPE_CHECKING or "jaxtyping" in sys.modules:
         | UInt16[np.ndarray, "*planes h w"]
         | Float32[np.ndarray, "*planes h w"]
     )
+    Mask: TypeAlias = Bool[np.ndarray, "h w"]
     Numbers: TypeAlias = Num[np.ndarray, "*shape"]
     Floats: TypeAlias = Float32[np.ndarray, "*shape"]  # with Numbers in a signature: as many
     Pair: TypeAlias = Float[np.ndarray, "2"]
 else:
-    Stored = Grey = RGB = Volume = Planes = Numbers = Floats = Pair = np.ndarray
+    Stored = Grey = RGB = Volume = Planes = Mask = Numbers = Floats = Pair = np.ndarray

@@ -15,6 +15,7 @@ SMALL = 64 << 20  # bytes that no compression ratio makes suspicious
 RATIO = 10_000  # to the bytes in the file. Deflate reaches 1032; a constant image is none to keep
 
 NO_BRIGHTNESS = (0.0, 1.0, "")
+ORIENTATIONS = range(2, 9)  # other than 1, as stored
 
 DType: TypeAlias = np.dtype[Any] | str
 
@@ -58,6 +59,7 @@ class Signal(NamedTuple):
     brightness: tuple[float, float, str] = NO_BRIGHTNESS  # origin, scale, unit
     labels: Callable[[Stored], Stored] = _unchanged
     white_is_zero: bool = False  # as stored; `finish` turns that over
+    channel: str = ""  # its name, where the file has several
 
     @property
     def planes(self) -> int:
@@ -84,6 +86,25 @@ class Signal(NamedTuple):
             return self
         raw = self.raw
         return self._replace(raw=lambda i: raw(i)[::-1])
+
+    def oriented(self, orientation: object) -> "Signal":
+        """Return the signal as it is to be looked at by an orientation of TIFF and Exif, 2 to 8.
+
+        It is transposed from 5 on. 1, and what is no orientation, leave it as stored. Source: TIFF
+        6.0, tag 274.
+        """
+        if orientation not in ORIENTATIONS:
+            return self
+        raw, (*planes, h, w), (y, x) = self.raw, self.shape, self.nm_per_pixel
+        vertical = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
+        horizontal = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
+        if orientation in (2, 3, 4):
+            return self._replace(raw=lambda i: raw(i)[vertical, horizontal])
+        return self._replace(
+            raw=lambda i: raw(i).swapaxes(0, 1)[vertical, horizontal],
+            shape=(*planes, w, h),
+            nm_per_pixel=(x, y),
+        )
 
     def with_brightness(self) -> "Signal":
         """Return the signal with float32 values (stored - origin) * scale, as it states them."""

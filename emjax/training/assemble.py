@@ -10,8 +10,8 @@ from emjax.config import Config, check_ranges
 from emjax.data.augment import Augmentation
 from emjax.data.batches import EvalBatches, TrainBatches
 from emjax.data.corruptions import Corruption, Masking
-from emjax.data.records import Records, open_mixture, open_records
-from emjax.errors import InputError, UsageError, choose
+from emjax.data.records import Records, has_split, open_mixture, open_records
+from emjax.errors import InputError, UsageError, choose, note
 from emjax.models.build import build_abstract
 from emjax.models.model import Model
 from emjax.objectives import OBJECTIVES, Objective
@@ -33,6 +33,7 @@ class Pieces:
         evals: split name to its evaluation batches.
         records: how many records are trained on.
         total_steps: updates of the whole run.
+        select: the config's `select`; "last" where the masks of `val` are empty.
     """
 
     mesh: jax.sharding.Mesh
@@ -46,6 +47,7 @@ class Pieces:
     records: int
     steps_per_epoch: int
     total_steps: int
+    select: str
 
 
 def assemble(config: Config) -> Pieces:
@@ -58,12 +60,15 @@ def assemble(config: Config) -> Pieces:
     mesh = sharding.data_mesh(**config.get("mesh", {}))
     batch_size = config.data.batch_size
     mixture = open_mixture(config.data.dir, config.data.train)
-    held_out = {
-        split: open_records(config.data.dir, *where) for split, where in config.data.evals.items()
-    }
+    held_out = open_held_out(config)
     module: Any = build_abstract(config.model.to_dict())
     count = sum(len(records.source) for records in mixture)
     steps_per_epoch, total_steps = count_steps(config, count)
+    if batch_size > count * config.get("passes_per_epoch", 1):
+        note(
+            f"data.batch_size={batch_size}",
+            f"more than an epoch of {count} records; they repeat in each batch",
+        )
     objective = build_objective(config, mixture, module.divisor, total_steps)
     batches = TrainBatches(
         mixture,
@@ -78,8 +83,18 @@ def assemble(config: Config) -> Pieces:
         split: EvalBatches(held, batch_size=batch_size, divisor=multiple, mesh=mesh)
         for split, held in held_out.items()
     }
-    if config.get("select", "best") not in ("best", "last"):
+    select = config.get("select", "best")
+    if select not in ("best", "last"):
         raise UsageError(f"select={config.select!r}, expected best or last")
+    if config.get("task") and TASKS[config.task].is_mask:
+        empty = [split for split, held in held_out.items() if not has_foreground(held)]
+        for split in empty:
+            chosen = "; it does not choose the model, which is the last one" * (split == "val")
+            note(
+                held_out[split].source.name,
+                f"no mask has foreground, so its scores say nothing about particles{chosen}",
+            )
+        select = "last" if "val" in empty else select
     return Pieces(
         mesh=mesh,
         module=module,
@@ -92,7 +107,30 @@ def assemble(config: Config) -> Pieces:
         records=count,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
+        select=select,
     )
+
+
+def open_held_out(config: Config) -> dict[str, Records]:
+    """Return {split: its Records} of `data.evals`.
+
+    A split other than `val` that a dataset of few sources was built without is left out, with a
+    note.
+
+    Raises: InputError as open_records.
+    """
+    held_out: dict[str, Records] = {}
+    for split, (name, part) in config.data.evals.items():
+        if split != "val" and not has_split(config.data.dir, name, part):
+            note(f"{name}:{part}", f"no record is in this split; {split} is not evaluated")
+        else:
+            held_out[split] = open_records(config.data.dir, name, part)
+    return held_out
+
+
+def has_foreground(records: Records) -> bool:
+    """Return whether any mask of `records` has foreground; it reads them up to the first."""
+    return any(records.source[index]["mask"].any() for index in range(len(records.source)))
 
 
 def check_equal_parts(n_microbatches: int, batch_size: int, n_devices: int) -> None:
@@ -108,16 +146,17 @@ def check_equal_parts(n_microbatches: int, batch_size: int, n_devices: int) -> N
 def count_steps(config: Config, count: int) -> tuple[int, int]:
     """Return (steps per epoch, steps in all) of a run on `count` records.
 
-    A partial last batch of an epoch is dropped.
+    A partial last batch of an epoch is dropped. Of fewer records than a batch, an epoch is one
+    batch, in which they repeat.
 
-    Raises: UsageError if an epoch has no whole batch.
+    Raises: UsageError for a batch of no record.
     """
     passes, batch_size = config.get("passes_per_epoch", 1), config.data.batch_size
-    if not 1 <= batch_size <= passes * count:
+    if not 1 <= batch_size:
         raise UsageError(
             f"data.batch_size={batch_size}, but an epoch is {passes} x {count} records"
         )
-    per_epoch = passes * count // batch_size
+    per_epoch = max(1, passes * count // batch_size)
     return per_epoch, config.epochs * per_epoch
 
 

@@ -91,7 +91,7 @@ def train(config: Config, workdir: Path, profile: Profile | None = None) -> None
                 checkpoints=checkpoints,
                 log=log,
                 publish=publisher(config, workdir, pieces, events),
-                select=config.get("select", "best"),
+                select=pieces.select,
                 stop=stop,
                 timer=timer,
             )

@@ -94,7 +94,7 @@ class Inside(NamedTuple):
 
         signal = Signal(
             label, layout.shape, values.dtype, raw, samples=layout.samples, refused=refused
-        )
+        )._replace(channel=layout.label)
         return signal.calibrated(layout.of(axes.steps) or UNKNOWN, axes.origin)
 
     def _note_missing(self, array: Any, name: str) -> None:

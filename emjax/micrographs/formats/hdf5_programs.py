@@ -144,7 +144,8 @@ def imaris(inside: Inside) -> list[Signal]:
         steps = [nm(extent / side, unit) for extent, side in zip(extents, sides, strict=True)]
         _, h, w = shape = tuple(map(int, sides))
         axes = Axes("zyx", (), steps, origin="Imaris")
-        found += inside.signals(array, label, axes, Values(array.dtype, _corner(h, w)), shape)
+        signals = inside.signals(array, label, axes, Values(array.dtype, _corner(h, w)), shape)
+        found += [signal._replace(channel=f"channel {at[3]}") for signal in signals]
     return found
 
 

@@ -76,7 +76,8 @@ def _of_npy(array: np.ndarray, layout: Layout, limit: int) -> Signal:
         return np.array(layout.plane(array, index))
 
     name = f"array {layout.label}".strip()
-    return Signal(name, layout.shape, array.dtype, raw, samples=layout.samples)
+    signal = Signal(name, layout.shape, array.dtype, raw, samples=layout.samples)
+    return signal._replace(channel=layout.label)
 
 
 def is_zarr(path: str | os.PathLike[str]) -> bool:
@@ -197,7 +198,7 @@ def _signals(array: Any, name: str, store: _Store, axes: Axes) -> list[Signal]:
         if not signals:
             array = _with_its_chunks(array, name, store)
         raw = functools.partial(_plane, array, layout, values)
-        signal = Signal(label, shape, values.dtype, raw, samples=samples)
+        signal = Signal(label, shape, values.dtype, raw, samples=samples, channel=layout.label)
         signals.append(signal.calibrated(layout.of(axes.steps) or UNKNOWN, axes.origin))
     return signals
 

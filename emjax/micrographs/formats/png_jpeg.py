@@ -17,7 +17,7 @@ from emjax.errors import InputError, note
 from emjax.micrographs.formats import vendors
 from emjax.micrographs.formats.vendors.common import choose
 from emjax.micrographs.shapes import Stored
-from emjax.micrographs.signal import Signal, check_declared, with_samples
+from emjax.micrographs.signal import ORIENTATIONS, Signal, check_declared, with_samples
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -85,10 +85,10 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
             palette[: len(colours)] = colours
             return palette[pixels]
 
-        if (turned := _orientation(file)) not in (0, 1):
-            note(path, f"its Exif orientation is {turned}; rows stay as stored")
+        if (orientation := _orientation(file)) in ORIENTATIONS:
+            note(path, f"its Exif orientation is {orientation}, by which it is turned")
         sizes, origin, no_length = choose(path, vendors.beside(path, shape), shape[-1])
         signal = Signal(
             "image", shape, dtype, raw, samples=samples, refused=no_length, finish=finish
         )._replace(labels=labels)
-        yield [signal.calibrated(sizes, origin)]
+        yield [signal.calibrated(sizes, origin).oriented(orientation)]

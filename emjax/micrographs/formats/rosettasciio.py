@@ -71,4 +71,5 @@ def _signal(array: Any, layout: Layout, name: str, axes: Axes, size: int, limit:
 
     label = " ".join(part for part in (name, layout.label) if part)
     signal = Signal(label, shape, array.dtype, raw, samples=samples, refused=refused)
+    signal = signal._replace(channel=layout.label)
     return signal.calibrated(layout.of(axes.steps) or UNKNOWN, axes.origin)

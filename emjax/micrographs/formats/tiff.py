@@ -21,7 +21,7 @@ from emjax.micrographs.formats.tiff_pixel_size import (
 )
 from emjax.micrographs.formats.vendors.common import tag_value
 from emjax.micrographs.shapes import Stored
-from emjax.micrographs.signal import Signal, check_declared, with_samples
+from emjax.micrographs.signal import ORIENTATIONS, Signal, check_declared, with_samples
 
 PAGES = 100_000
 SLACK = 1 << 16  # bytes that a tile may have beyond any need
@@ -103,7 +103,7 @@ def _signals(
     size: int,
     limit: int,
 ) -> list[Signal]:
-    """Return the Signals of a series: one, or one for each grey image in samples of a pixel."""
+    """Return the Signals of a series: one, or one for each channel and grey image in samples."""
     page, layout = series.keyframe, _layout(series)
     shape, dtype = layout.shape, series.dtype
     refused = layout.refused or _why_not_grey_or_rgb(page)
@@ -120,9 +120,10 @@ def _signals(
     raw = _reader(path, file, series, layout, limit, size)
     dtype, finish, labels = _values(path, file, series)
     sizes, origin, no_length = pixel_size(path, file, series, ome, shape)
-    distance = plane_distance(file, ome) if layout.others == "Z" else math.nan
-    if (turned := tag_value(page, ORIENTATION)) not in (None, 0, 1):
-        note(path, f"its orientation tag is {turned}; rows stay as stored")
+    distance = plane_distance(file, ome) if "Z" in layout.others else math.nan
+    orientation = tag_value(page, ORIENTATION)
+    if orientation in ORIENTATIONS:
+        note(path, f"its orientation tag is {orientation}, by which it is turned")
     offset, scale = tag_value(page, GATAN_OFFSET), tag_value(page, GATAN_SCALE)
     if (offset, scale) not in ((None, None), (0, 1)):
         line = f"{offset} + {scale} times the stored values"
@@ -138,14 +139,44 @@ def _signals(
         labels=labels,
         white_is_zero=_is_white_zero(page, series.dtype),
     ).calibrated((distance, *sizes), origin)
-    if not layout.images:
-        return [signal]
+    signals = [signal]
+    if "C" in layout.others and not signal.refused:
+        names = _channel_names(file, ome, shape[layout.others.index("C")])
+        signals = [_channel(signal, layout, k, name) for k, name in enumerate(names)]
+    signals = [signal.oriented(orientation) for signal in signals]
+    if layout.images:
+        signals = [_sample(signal, k) for signal in signals for k in range(layout.images)]
+    return signals
 
-    def one(k: int) -> Signal:
-        name = f"image {index}, sample {k}"
-        return signal._replace(name=name, samples=1, raw=lambda i: raw(i)[..., k])
 
-    return [one(k) for k in range(layout.images)]
+def _sample(signal: Signal, k: int) -> Signal:
+    raw = signal.raw
+    name = f"{signal.name}, sample {k}"
+    return signal._replace(name=name, samples=1, raw=lambda i: raw(i)[..., k])
+
+
+def _channel(signal: Signal, layout: "_Layout", k: int, name: str) -> Signal:
+    """Return channel `k` of a signal whose planes are its channels, or those of a stack, too."""
+    raw, axis = signal.raw, layout.others.index("C")
+    planes = np.arange(math.prod(signal.shape[:-2])).reshape(signal.shape[:-2])
+    of_channel = planes.take(k, axis).ravel()
+    return signal._replace(
+        name=f"{signal.name}, channel {name}",
+        channel=f"channel {name}" if name == str(k) else name,
+        shape=signal.shape[:axis] + signal.shape[axis + 1 :],
+        raw=lambda i: raw(int(of_channel[i])),
+    )
+
+
+def _channel_names(file: TiffFile, ome: OmeImage | None, count: int) -> list[str]:
+    """Return the names of channels by OME-XML or ImageJ; the number where there is none."""
+    names: list[str] = list(ome.channels) if ome else []
+    if file.is_imagej:
+        labels = (file.imagej_metadata or {}).get("Labels") or []
+        names = [str(label) for label in labels] if isinstance(labels, list) else []
+    if len(names) != count or len(set(names)) < count:
+        names = [""] * count
+    return [" ".join(name.split()) or str(k) for k, name in enumerate(names)]
 
 
 class _Layout(NamedTuple):
@@ -155,7 +186,7 @@ class _Layout(NamedTuple):
     order: tuple[int, ...]  # of the stored axes: those of length 1, planes, y, x, samples
     samples: int = 1  # of a pixel: colours, alpha, or images
     images: int = 0  # how many of the samples are images of their own; 0: colours or grey
-    others: str = ""  # the name of the axis along the planes, if there is one
+    others: str = ""  # the names of the axes of the planes: none, one, or a stack and its channels
     refused: str = ""
 
 
@@ -181,15 +212,14 @@ def _layout(series: TiffPageSeries) -> _Layout:
     planes = [k for k in rest if stored[k] > 1]
     order = [k for k in rest if k not in planes] + [*planes, y, x]
     shape = tuple(stored[k] for k in (*planes, y, x))
-    refused = ""
-    if len(planes) > 1:
+    refused, names = "", "".join(axes[k] for k in planes)
+    if len(planes) - ("C" in names) > 1:
         refused = f"{len(planes) + 2}-D data ({named})"
     elif planes and shape[-1] <= 2:
         refused = (
             f"a stack of {shape[0]} images {shape[-1]} wide, perhaps [h, w, channels] saved as a "
             "stack; save each channel as an image"
         )
-    names = "".join(axes[k] for k in planes)
     if last < 0:
         return _Layout(shape, tuple(order), others=names, refused=refused)
     samples = stored[last]

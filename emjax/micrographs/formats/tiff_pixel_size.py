@@ -25,6 +25,7 @@ class OmeImage(NamedTuple):
 
     pixels: Mapping[str, str]
     pages: tuple[range, ...]
+    channels: tuple[str, ...]  # their names; empty where there is none
 
 
 def pixel_size(
@@ -87,7 +88,8 @@ def ome_images(path: str, file: TiffFile) -> list[OmeImage]:
         ]
         if pixels.find("{*}TiffData") is None and len(every) == 1 and _is_plain(pixels):
             pages = [range(len(file.pages))]  # of a careless program: the one image is all pages
-        images.append(OmeImage(pixels.attrib, tuple(pages)))
+        channels = tuple(c.get("Name", "") for c in pixels.iterfind("{*}Channel"))
+        images.append(OmeImage(pixels.attrib, tuple(pages), channels))
     return images
 
 

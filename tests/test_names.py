@@ -1,0 +1,221 @@
+"""Images and targets are paired by the names that people and programs give them."""
+
+import unicodedata
+from pathlib import PurePath
+
+import numpy as np
+import pytest
+
+from data_builders import common
+from data_builders.micrographs import tables
+from data_builders.micrographs.listing import from_folders, from_table
+from data_builders.micrographs.names import targets_among
+from emjax.errors import InputError
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """A function that returns {image: mask} of files made by name below images/ and masks/."""
+
+    def run(images, masks, source="images", target="masks"):
+        for folder, paths in (("images", images), ("masks", masks)):
+            for path in paths:
+                (tmp_path / folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / folder / path).write_bytes(b"x")
+        listing = from_folders(tmp_path / source, {"mask": str(tmp_path / target)})
+        return {
+            source.image.relative_to(tmp_path).as_posix(): source.targets["mask"]
+            .relative_to(tmp_path)
+            .as_posix()
+            for source in listing.sources
+        }, listing
+
+    return run
+
+
+PAIRS = [
+    ("a.tif", "a.tif"),
+    ("a.tif", "a.png"),
+    ("a.tif", "a_mask.tif"),
+    ("a.tif", "a-labels.tif"),
+    ("a.tif", "a Label.TIF"),
+    ("a.tif", "a.mask.tif"),
+    ("a.tif", "a.tif.png"),
+    ("a.ome.tif", "a.tif"),
+    ("a.mrc.gz", "a_seg.tif"),
+    ("a b.tif", "A_B_gt.tif"),
+    ("a.tif", "Mask of a.tif"),
+    ("a.tif", "a_cp_masks.png"),
+    ("a.tif", "a_Simple Segmentation.tif"),
+    ("img01.png", "mask01.png"),
+    ("image_7.tif", "label_7.tif"),
+    ("7_image.tif", "7_ground_truth.tif"),
+    ("s1/image.tif", "s1/mask.tif"),
+    ("images/s1/7.tif", "masks/s1/7.tif"),
+    ("Gr\u00f6\u00dfe.tif", unicodedata.normalize("NFD", "Gr\u00f6\u00dfe") + ".tif"),
+]
+
+
+@pytest.mark.parametrize("image, mask", PAIRS)
+def test_names_that_belong_together(listed, image, mask):
+    """Also next to others whose names differ by one sign."""
+    others = {"b1.tif": "b1.tif", "b2.tif": "b2_mask.tif"}
+    found, listing = listed([image, *others], [mask, *others.values()])
+    expected = {image: mask} | others
+    assert found == {f"images/{a}": f"masks/{b}" for a, b in expected.items()}
+    assert not listing.skipped
+    assert " of 3 images have a mask of another name, such as " in listing.notes[0]
+
+
+def test_masks_beside_their_images(listed):
+    images = ["a.tif", "a_mask.tif", "b.tif", "b_mask.tif", "target_1.tif", "target_1_mask.tif"]
+    expected = {f"images/{n}.tif": f"images/{n}_mask.tif" for n in ("a", "b", "target_1")}
+    found, listing = listed([*images, "c.tif", "d_mask.tif"], [], target="images")
+    assert found == expected
+    reasons = {path.name: reason for path, reason in listing.skipped}
+    assert reasons == {
+        "c.tif": "no mask of this stem",
+        "d_mask.tif": "a mask without an image of this stem",
+    }
+
+
+def test_folders_beside_each_other(listed):
+    found, _ = listed(["a.tif", "s/b.tif"], ["a.tif", "s/b.tif"], source=".", target=".")
+    assert found == {f"images/{p}": f"masks/{p}" for p in ("a.tif", "s/b.tif")}
+
+
+def test_equal_stems_in_folders_are_paired_by_their_folders(listed):
+    found, listing = listed(["x/1.tif", "y/1.tif", "z/1.tif"], ["x/1.tif", "y/1.tif", "w/1.tif"])
+    assert found == {f"images/{p}": f"masks/{p}" for p in ("x/1.tif", "y/1.tif")}
+    assert [path.parent.name for path, _ in listing.skipped] == ["z", "w"]
+
+
+def test_an_exact_name_comes_first(listed):
+    found, _ = listed(["a.tif", "b.tif"], ["a.tif", "a_label.tif", "b.tif", "b_mask.tif"])
+    assert found == {"images/a.tif": "masks/a.tif", "images/b.tif": "masks/b.tif"}
+
+
+@pytest.mark.parametrize(
+    "images, masks, message",
+    [
+        (["a.tif", "a.mrc"], ["a.tif"], "a.mrc and .*a.tif have one stem, and either may belong"),
+        (["a.tif"], ["a_mask.tif", "a_label.tif"], "a_label.tif and .* are named alike.*--table"),
+        (["a.tif", "b.tif"], ["1.tif"], "none of its 2 images has a mask in .*a.tif.*1.tif"),
+        (["a_1.tif"], ["a_2.tif"], "none of its 1 images"),
+    ],
+)
+def test_what_may_mean_several_is_refused(listed, images, masks, message):
+    with pytest.raises(InputError, match=message):
+        listed(images, masks)
+
+
+def test_masks_among_images_to_pretrain_on_are_noted(tmp_path):
+    for name in ("a.tif", "a_mask.tif", "b_mask.tif", "label_3.tif"):
+        (tmp_path / name).write_bytes(b"x")
+    notes = from_folders(tmp_path, {}).notes
+    assert notes[0].startswith("1 of 4 images are named as masks of others, such as a_mask.tif; to")
+    with pytest.raises(InputError, match="no name of a denoised; expected names such as a_denoi"):
+        from_folders(tmp_path, {"denoised": str(tmp_path)})
+
+
+def test_words_of_targets_and_images():
+    assert not targets_among(map(PurePath, ["mask1.tif", "maskara.tif", "a.tif"]), "denoised")
+    assert targets_among(map(PurePath, ["a_noisy.tif", "a_clean.tif"]), "denoised") == {
+        PurePath("a_clean.tif")
+    }
+    unlike = [PurePath("maskara.tif"), PurePath("glabel.tif"), PurePath("seg_.txt")]
+    assert not targets_among(unlike[:2], "mask")
+
+
+TABLE = [["image", "mask", "nm_per_pixel"], ["x/a.tif", "m/a.tif", "0.5"], ["b.tif", "b.tif", ""]]
+
+
+def joined(rows, separator=",", end="\n"):
+    return end.join(separator.join(row) for row in rows) + end
+
+
+TEXTS = {
+    "commas": joined(TABLE).encode(),
+    "a mark of UTF-8": joined(TABLE).encode("utf-8-sig"),
+    "semicolons and decimal commas": joined(TABLE, ";", "\r\n").replace("0.5", "0,5").encode(),
+    "tabs in UTF-16": joined(TABLE, "\t").encode("utf-16"),
+    "old ends of lines": joined(TABLE, end="\r").encode(),
+    "sep=": b"sep=;\r\n" + joined(TABLE, ";").encode(),
+    "capitals and blanks": joined([[" Image ", "MASK", "nm per-pixel"], *TABLE[1:]]).encode(),
+    "other names": joined([["File", "Masks", "nm_per_pixel"], *TABLE[1:]]).encode(),
+    "blanks around cells": joined([[f" {c} " for c in row] for row in TABLE]).encode(),
+    "empty rows and columns": joined(
+        [[*row, "", ""] for row in [["", "", ""], TABLE[0], ["", "", ""], *TABLE[1:], ["", "", ""]]]
+    ).encode(),
+    "quotes": joined([[f'"{c}"' for c in row] for row in TABLE]).encode(),
+    "backslashes": joined(TABLE).replace("/", "\\").encode(),
+    "other capitals": joined(TABLE).replace("a.tif", "A.TIF").encode(),
+    "without suffixes": joined(TABLE).replace(".tif", "").encode(),
+}
+
+
+def files(folder):
+    for path in ("x/a.tif", "m/a.tif", "b.tif"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"x")
+    return folder
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_tables_of_spreadsheets(tmp_path, text):
+    root = files(tmp_path / "in")
+    (tmp_path / "t.csv").write_bytes(text)
+    listing = from_table(root, tmp_path / "t.csv", {})
+    assert [source.image for source in listing.sources] == [root / "x/a.tif", root / "b.tif"]
+    assert [s.targets["mask"] for s in listing.sources] == [root / "m/a.tif", root / "b.tif"]
+    assert [s.nm_per_pixel[1] for s in listing.sources] == [0.5, pytest.approx(np.nan, nan_ok=True)]
+
+
+def test_names_with_accents_are_found_as_windows_and_macos_write_them(tmp_path, caplog):
+    (tmp_path / unicodedata.normalize("NFD", "Gr\u00f6\u00dfe.tif")).write_bytes(b"x")
+    table = tmp_path / "t.csv"
+    for encoding in ("utf-8", "cp1252"):
+        table.write_bytes("image;split\nGr\u00f6\u00dfe.tif;Train\n".encode(encoding))
+        (source,) = from_table(tmp_path, table, {}).sources
+        assert source.image.exists() and source.split == "train"
+    assert "t.csv: not UTF-8, read as Windows-1252" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (b"image,mask\nb, c.tif,m.tif\n", "line 2: 3 cells for 2 columns; put names that hold ','"),
+        (b"image,mask,Mask\nb.tif,m.tif,m.tif\n", "two columns 'mask'"),
+        (b"image\nin/x/a.tif\n", "there is no .*in/x/a.tif, and none of the others; expected path"),
+        (b"PK\3\4....", "a spreadsheet; save the sheet as CSV"),
+        (b'image,nm_per_pixel\nb.tif,"0,5"\n', "nm_per_pixel '0,5', expected a positive number"),
+        (b"image\nb.tif\n\nB.tif\n", "line 4: B.tif is in line 2 already"),
+        (b"image\n" + bytes(9), "t.csv"),
+        (b"", "lists no image"),
+    ],
+)
+def test_tables_that_do_not_say_enough_are_refused(tmp_path, text, message):
+    root = files(tmp_path / "in")
+    (tmp_path / "t.csv").write_bytes(text)
+    with pytest.raises(InputError, match=message):
+        from_table(root, tmp_path / "t.csv", {})
+
+
+def test_a_cell_that_may_mean_two_files_means_none(tmp_path):
+    for name in ("a.tif", "a.png"):
+        (tmp_path / name).write_bytes(b"x")
+    assert tables.Finder(tmp_path)("a") == tmp_path / "a"
+    assert tables.Finder(tmp_path)("A.PNG") == tmp_path / "a.png"
+
+
+@pytest.mark.parametrize(
+    "sources, counts",
+    [(1, [1, 0, 0]), (2, [1, 1, 0]), (3, [1, 1, 1]), (5, [3, 1, 1]), (9, [6, 1, 2])],
+)
+def test_few_sources_give_val_one_and_then_test(sources, counts):
+    split_of = common.split_by_source(f"s{i}" for i in range(sources))
+    assert [list(split_of.values()).count(split) for split in common.SPLITS] == counts
+    (note,) = common.few_sources(split_of)
+    assert f"train {counts[0]}, val {counts[1]}, test {counts[2]}" in note
+    assert "cross-validation" in note
+    assert not common.few_sources(common.split_by_source(f"s{i}" for i in range(10)))
