@@ -268,9 +268,10 @@ def _chosen(
             module = isinstance(node, Placeholder)
             kinds[name] = f"pickled module {node.origin}" if module else "state dict"
             kinds[name] += f", {name!r} of a checkpoint," if name else ""
-    if isinstance(top, Placeholder) and not flat:
-        raise ValueError(f"a pickled module {top.origin} without a tensor")
-    if not flat:
+    if isinstance(top, Placeholder):
+        if not flat:
+            raise ValueError(f"a pickled module {top.origin} without a tensor")
+    elif not flat:
         raise ValueError(f"a dict with no network in it; it has {', '.join(map(str, [*top][:8]))}")
     if entry is not None and entry not in flat:
         raise ValueError(f"no entry {entry!r} with tensors; it has {', '.join(flat)}")

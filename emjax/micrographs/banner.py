@@ -1,5 +1,7 @@
 """What an instrument's program draws into an image: a banner along an edge, a scale bar."""
 
+from typing import Any
+
 import numpy as np
 
 from emjax.micrographs.shapes import Grey, Numbers
@@ -67,15 +69,19 @@ def picture(image: Grey) -> Area:
 
 def _bar(image: Grey) -> tuple[int, int]:
     """Return how many rows at the top and at the bottom of `image` a scale bar takes."""
-    from scipy import ndimage  # not at the top: it takes a while
-
     h, w = image.shape
     darkest, brightest = float(image.min()), float(image.max())
     near = ALIKE * (brightest - darkest)
     for drawn in (image >= brightest - near, image <= darkest + near):
-        if drawn.mean() > FILLED / LONG:
+        sums = np.cumsum(drawn, axis=1, dtype=np.int32)
+        shortest = max(1, int(SHORTEST * w))
+        has_line = (sums[:, shortest:] - sums[:, :-shortest] == shortest).any()
+        if not has_line or drawn.mean() > FILLED / LONG:
             continue
-        groups, _ = ndimage.label(drawn)
+        from scipy import ndimage  # not at the top: few images need it
+
+        found: Any = ndimage.label(drawn)
+        groups = found[0]
         for number, box in enumerate(ndimage.find_objects(groups), start=1):
             first, last = box[0].start, box[0].stop
             high, wide = last - first, box[1].stop - box[1].start

@@ -103,7 +103,8 @@ def defective(image: Grey) -> Mask | None:
     from scipy import ndimage  # not at the top: few images need it
 
     far = (image < a - middle) | (image > b + middle)
-    groups, count = ndimage.label(far, np.ones((3, 3)))
+    found: Any = ndimage.label(far, np.ones((3, 3)))
+    groups, count = found
     solid = np.zeros(count + 1, bool)
     solid[groups[ndimage.binary_erosion(far, np.ones((SOLID, SOLID)))]] = True
     far &= ~solid[groups]
