@@ -64,8 +64,11 @@ def fault(folder: Path) -> str | None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Return whether every process has sealed the checkpoint in `folder`."""
-    found = {path.name for path in folder.iterdir() if is_manifest(path)}
+    """Return whether every process has sealed the checkpoint in `folder`, and it is still there."""
+    try:
+        found = {path.name for path in folder.iterdir() if is_manifest(path)}
+    except FileNotFoundError:  # a run has just removed it
+        return False
     counts = {name.removesuffix(".json").rpartition("-")[2] for name in found}
     return any(
         count.isdigit() and found >= {f"manifest.{i}-of-{count}.json" for i in range(int(count))}
