@@ -1,10 +1,11 @@
 """A trained model as a function of a micrograph of any height and width."""
 
 import functools
+import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,16 +13,18 @@ from jaxtyping import Float32, UInt8
 
 from emjax import micrographs
 from emjax.errors import InputError, UsageError, note
-from emjax.inference import tiles
+from emjax.inference import tiles, training_data
+from emjax.inference.training_data import Levels, Watch
 from emjax.micrographs import Micrograph
 from emjax.micrographs.reading import Grey
-from emjax.micrographs.units import AnyPixelSize, amount, pixel_size
+from emjax.micrographs.units import UNKNOWN, AnyPixelSize, PixelSize, amount, pixel_size
 from emjax.micrographs.writers import Planes
 from emjax.models import cost, saved
 from emjax.parallel import devices
 from emjax.tasks import TASKS
 
 DTYPES = ("uint8", "uint16", "float32")
+WHOLE = 8  # shapes of tiles that have a program each
 
 Mask = UInt8[np.ndarray, "h w"]
 Range = tuple[float, float]  # the grey values that become -1 and 1
@@ -47,6 +50,7 @@ class Predictor:
 
     Attributes:
         config: what the model's config.json says.
+        digest: SHA-256 of all that determines its predictions, in hexadecimal digits.
         is_mask: whether the model segments; if not, it restores micrographs.
         memory_for_whole: the `memory` that would have avoided all approximate predictions so far,
             in bytes; 0 if there was none.
@@ -57,6 +61,7 @@ class Predictor:
 
     def __init__(self, folder: str | Path, memory: int = micrographs.LIMIT) -> None:
         module, self.config = saved.load(folder)
+        self.digest = saved.digest(folder)
         if reason := self.config.get("only_to_start_from"):
             raise UsageError(
                 f"{folder}: this model cannot predict, {reason}; finetune it first, from "
@@ -70,6 +75,7 @@ class Predictor:
         self.memory = self.device_memory // 2 or memory
         self.memory_for_whole = 0
         self.whole_image_reason = needs_whole_image(self.config["model"])
+        self.shapes: set[tuple[int, ...]] = set()  # of tiles, which have programs of their own
 
         def forward(images: jax.Array) -> jax.Array:
             output = module(images, train=False)
@@ -80,9 +86,37 @@ class Predictor:
     def intensity_range(self, images: Iterable[Grey]) -> Range:
         """Return the (low, high) of all `images`, by the rule that the model was trained with.
 
+        A model that segments gives a field that is hardly more than noise, because it has no
+        particle or few, the range in which its noise is that of the background in training.
+
         Raises: NoRange, an InputError, if there is no image or (nearly) all pixels are the same.
         """
-        return micrographs.intensity_range(images, self.config["range_rule"])
+        return self.range_and_levels(images)[0]
+
+    def range_and_levels(self, images: Iterable[Grey]) -> tuple[Range, Levels, str]:
+        """Return the `intensity_range` of all `images`, their grey levels, and a remark or ""."""
+        watch, rule = Watch(), self.config["range_rule"]
+        values = micrographs.intensity_range(watch.over(images), rule)
+        levels, facts = watch.levels(), self.config.get("intensity")
+        if not facts or rule == "fixed":
+            return values, levels, ""
+        wider = training_data.sparse_range(facts, values, levels)
+        if wider is None:
+            return values, levels, ""
+        return wider, levels, training_data.sparse_remark(values, wider)
+
+    def remarks(
+        self, values: Range, levels: Levels, nm_per_pixel: PixelSize = UNKNOWN
+    ) -> Iterator[tuple[str, str]]:
+        """Yield (kind, words) for each way in which an input is far from the training images.
+
+        Args:
+            values: the intensity range in which it is seen.
+        """
+        if remark := training_data.pixel_size_remark(self.config.get("nm_per_pixel"), nm_per_pixel):
+            yield "pixels of another size than in the training images", remark
+        if facts := self.config.get("intensity"):
+            yield from training_data.remarks(facts, values, levels)
 
     def predict(
         self,
@@ -95,19 +129,25 @@ class Predictor:
 
         Args:
             image: uint8, uint16 or float32 [h, w] of finite values, of any height and width.
-            nm_per_pixel: one number or (y, x). It is checked but does not change the result: today
-                no network takes the pixel size into account, so an image whose pixels are much
-                larger or smaller than those of the training data is better resampled first.
+            nm_per_pixel: one number or (y, x). It does not change the result, since no network
+                takes the pixel size into account: a note says if it is far from those of the
+                training images, so that the image is better resampled first.
             intensity_range: the (low, high) that become -1 and 1; by default that of this image.
-                Give all planes of a stack one range: `model.intensity_range(stack.image)`.
+                Give all planes of a stack, or all parts of an image, one range:
+                `model.intensity_range(stack.image)`.
 
         Raises: InputError for another shape, dtype or non-finite values, or if all pixels are the
             same; UsageError for a pixel size that is not positive.
         """
         check_image(image)
-        if nm_per_pixel is not None:
-            pixel_size(nm_per_pixel)
-        return self(image, intensity_range)
+        sizes = pixel_size(nm_per_pixel)
+        values, levels, remark = self.range_and_levels([image])
+        if intensity_range:
+            values, remark = intensity_range, ""
+        for text in (remark, *(words for _, words in self.remarks(values, levels, sizes))):
+            if text:
+                note("the image", text)
+        return self(image, values)
 
     def mask(self, image: Grey, *, intensity_range: Range | None = None) -> Mask:
         """Return uint8 [h, w] for `image`: 255 where a particle is more likely than not, else 0.
@@ -134,16 +174,37 @@ class Predictor:
         clip = self.config.get("clip", True)  # converted networks saw values beyond the range
         scaled = micrographs.from_range(image, intensity_range, clip=clip)
         padded = np.pad(scaled, padding, mode="reflect")
-        largest, margin = self.tiling(*padded.shape)
-        output = tiles.apply(
-            self.apply, padded, largest=largest, margin=margin, divisor=self.divisor
-        )[:h, :w]
+        geometry = dict(zip(("largest", "margin"), self.tiling(*padded.shape), strict=True))
+        geometry["divisor"] = self.divisor
+        square = self.square_tile(padded.shape, **geometry)
+        output = tiles.apply(self.apply, padded, **geometry, square=square)[:h, :w]
         return output if self.is_mask else micrographs.to_range(output, intensity_range)
 
     @functools.cached_property
     def bytes_per_pixel(self) -> int:
         """Memory that the network takes per pixel of an image, roughly."""
         return cost.bytes_per_pixel(self.forward, self.divisor)
+
+    def square_tile(
+        self, shape: tuple[int, ...], *, largest: int, margin: int, divisor: int
+    ) -> int | None:
+        """Return the side of the square tiles for an image of `shape`; None for tiles of any shape.
+
+        Each shape of a tile is compiled, and its program kept. The first WHOLE shapes are as they
+        come; further images get square tiles of few sides, which have the values of the whole image
+        too. Where there are none that do, all programs are dropped.
+        """
+        tile = tuple(tiles.split_axis(side, largest, margin, divisor)[0] for side in shape)
+        if tile in self.shapes:
+            return None
+        if len(self.shapes) >= WHOLE:
+            exact = margin == self.margin and not self.whole_image_reason
+            if exact and (square := tiles.square(shape, largest, margin, divisor)):
+                return square
+            self.apply.clear_cache()
+            self.shapes.clear()
+        self.shapes.add(tile)
+        return None
 
     def tiling(self, h: int, w: int) -> tuple[int, int]:
         """Return (largest side of a tile, margin) for an image of h x w, multiples of the divisor.
@@ -217,32 +278,67 @@ def to_dtype_of(image: Grey, values: Float32[np.ndarray, "h w"]) -> Grey:
     return np.clip(np.rint(values), limits.min, limits.max).astype(image.dtype)
 
 
-def predict_file(
+class Survey(NamedTuple):
+    """What reading a file once has shown."""
+
+    intensity_range: Range
+    levels: Levels
+    remark: str  # on how its range was found; mostly empty
+    first: Micrograph  # its first plane, with the pixel size
+    digest: str  # SHA-256 of its pixels and their size, in hexadecimal digits
+
+
+def survey_file(
     predictor: Predictor,
     file: str | Path,
     index: int | None = None,
     limit: int = micrographs.LIMIT,
     mrc_rows: str | None = None,
-) -> tuple[Planes, Micrograph]:
-    """Return (the result for `file`, its first plane as read).
-
-    The result is [h, w] or [planes, h, w]: a mask, uint8, or images in the dtype of the input.
-    A stack has one intensity range; it is read twice, so that it is never held as a whole.
+) -> Survey:
+    """Return the Survey of an image or stack, with one intensity range for all its planes.
 
     Args:
         index, limit, mrc_rows: as `micrographs.planes` takes them.
 
     Raises: InputError as `micrographs.planes` does; NoRange if all pixels are the same.
     """
+    first: list[Micrograph] = []
+    total = hashlib.sha256()
 
-    def result(plane: Micrograph) -> Grey:
-        output = predictor(plane.image, values)
-        return mask_of(output) if predictor.is_mask else to_dtype_of(plane.image, output)
+    def images() -> Iterator[Grey]:
+        for plane in micrographs.planes(file, index, limit, mrc_rows=mrc_rows):
+            image, *facts = plane
+            first[:] = first or [plane]
+            total.update(f"{image.dtype.name} {image.shape} {facts} ".encode())
+            total.update(image)
+            yield image
 
-    values = predictor.intensity_range(
-        plane.image for plane in micrographs.planes(file, index, limit, mrc_rows=mrc_rows)
-    )
-    planes = micrographs.planes(file, index, limit, mrc_rows=mrc_rows)
-    first = next(planes)
-    results = [result(first), *map(result, planes)]
-    return results[0] if len(results) == 1 else np.stack(results), first
+    found = predictor.range_and_levels(images())
+    return Survey(*found, first[0], total.hexdigest())
+
+
+def predict_file(
+    predictor: Predictor,
+    file: str | Path,
+    index: int | None = None,
+    limit: int = micrographs.LIMIT,
+    mrc_rows: str | None = None,
+    *,
+    intensity_range: Range,
+) -> Planes:
+    """Return the result for `file`: [h, w] or [planes, h, w].
+
+    It is a mask, uint8, or images in the dtype of the input. The file is read plane by plane, so
+    that it is never held as a whole.
+
+    Args:
+        index, limit, mrc_rows: as `micrographs.planes` takes them.
+        intensity_range: the (low, high) of all planes.
+
+    Raises: InputError as `micrographs.planes` does.
+    """
+    results: list[Grey] = []
+    for plane in micrographs.planes(file, index, limit, mrc_rows=mrc_rows):
+        output = predictor(plane.image, intensity_range)
+        results.append(mask_of(output) if predictor.is_mask else to_dtype_of(plane.image, output))
+    return results[0] if len(results) == 1 else np.stack(results)
