@@ -110,7 +110,9 @@ class Job:
     def survey(self, file: Path) -> Survey:
         """Return what reading `file` once shows, with the pixel size of the options."""
         rows = self.rows(file) or None
-        found = survey_file(self.model, file, self.options.index, self.limit, rows)
+        found = survey_file(
+            self.model, file, self.options.index, self.limit, rows, intensity_range=self.range
+        )
         if not self.options.pixel_size:
             return found
         sizes = dict(nm_per_pixel=self.options.pixel_size, origin="--pixel_size")
@@ -159,8 +161,8 @@ class Job:
         }
         if results.is_finished(written, made, is_mask=model.is_mask):
             return f"{file} -> {written}  is finished"
-        values = self.range or found.intensity_range
-        self.remark(file, values, found)
+        values = found.intensity_range
+        self.remark(file, found)
         if rows and not options.mrc_rows:
             note(
                 "MRC files",
@@ -174,10 +176,11 @@ class Job:
         first = found.first
         return write_result(written, file, result, first, made, is_mask=model.is_mask, info=info)
 
-    def remark(self, file: Path, values: Range, found: Survey) -> None:
+    def remark(self, file: Path, found: Survey) -> None:
         """Note how an input is far from the training images, of each kind the first few inputs."""
-        texts = dict(self.model.remarks(values, found.levels, found.first.nm_per_pixel))
-        if found.remark and not self.range:
+        values, sizes = found.intensity_range, found.first.nm_per_pixel
+        texts = dict(self.model.remarks(values, found.levels, sizes))
+        if found.remark:
             texts["hardly more than noise"] = found.remark
         for kind, text in texts.items():
             self.kinds[kind] += 1

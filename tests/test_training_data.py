@@ -199,19 +199,19 @@ def built(folder, seeds):
            "--target", f"mask={folder}/masks"])  # fmt: skip
 
 
-def training(workdir, data_dir, epochs=60):
+def training(workdir, data_dir, epochs=35):
     data = [f"--config.data.evals.{split}=('micrographs/a','{split}')" for split in ("val", "test")]
     train(["--config=segment_au:smoke", f"--workdir={workdir}", f"--config.data.dir={data_dir}",
-           "--config.data.train=('micrographs/a','train')", *data, "--config.data.batch_size=7",
-           f"--config.epochs={epochs}", "--config.eval_every=60",
-           "--config.optimizer.lr=4e-3"])  # fmt: skip
+           "--config.data.train=('micrographs/a','train')", *data, "--config.data.batch_size=8",
+           f"--config.epochs={epochs}", "--config.eval_every=70",
+           "--config.optimizer.lr=1e-2"])  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A small network that was trained on fields with particles, and no empty ones."""
     folder = tmp_path_factory.mktemp("trained")
-    built(folder, range(20))
+    built(folder, range(24))
     training(folder / "run", folder)
     return folder / "run"
 
@@ -227,14 +227,14 @@ def test_a_model_keeps_what_it_was_trained_on(model):
 
 
 def test_a_run_does_not_go_on_with_other_records(model, tmp_path):
-    built(tmp_path, range(5, 25))
+    built(tmp_path, range(5, 29))
     digests = [
         json.loads((folder / "micrographs/a/1.0.0/card.json").read_text())["files_sha256"][:12]
         for folder in (model.parent, tmp_path)
     ]
     before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
     with pytest.raises(UsageError, match=f"micrographs/a files '{digests[0]}' -> '{digests[1]}'"):
-        training(model, tmp_path, epochs=61)
+        training(model, tmp_path, epochs=36)
     assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
 
 
@@ -303,8 +303,11 @@ def test_a_range_can_be_given(model, tmp_path):
     assert predict.main([*line, "--range=50,230"]) == 0
     expected = load_model(model).mask(image, intensity_range=(50, 230))
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "o/a.tif"), expected)
+    micrographs.write(tmp_path / "flat.tif", np.full((64, 64), DARK, np.uint8))
+    assert predict.main([*line, str(tmp_path / "flat.tif"), "--range=50,230"]) == 0
+    assert not tifffile.imread(tmp_path / "o/flat.tif").any()
     for text in ("", "1", "2,1", "1,1", "a,b", "1,2,3", "nan,1", "0,inf", "own"):
-        with pytest.raises(UsageError, match="--range=.*: expected two grey values such as 90,410"):
+        with pytest.raises(UsageError, match="--range=.*: expected LOW,HIGH, two grey values"):
             predict.main([*line, f"--range={text}"])
     micrographs.write(tmp_path / "b.tif", image.astype(np.uint16))
     with pytest.raises(UsageError, match="--range=shared: expected one number format, got uint8"):

@@ -81,7 +81,8 @@ class Predictor:
             output = module(images, train=False)
             return task.prediction(output) if task else output[..., :1]
 
-        self.forward, self.apply = forward, jax.jit(forward)
+        self.forward = forward
+        self.apply: Any = jax.jit(forward)  # the type that JAX declares has no clear_cache
 
     def intensity_range(self, images: Iterable[Grey]) -> Range:
         """Return the (low, high) of all `images`, by the rule that the model was trained with.
@@ -93,9 +94,19 @@ class Predictor:
         """
         return self.range_and_levels(images)[0]
 
-    def range_and_levels(self, images: Iterable[Grey]) -> tuple[Range, Levels, str]:
-        """Return the `intensity_range` of all `images`, their grey levels, and a remark or ""."""
+    def range_and_levels(
+        self, images: Iterable[Grey], given: Range | None = None
+    ) -> tuple[Range, Levels, str]:
+        """Return the range of all `images`, their grey levels, and a remark on the range or "".
+
+        Args:
+            given: the range, instead of their `intensity_range`.
+        """
         watch, rule = Watch(), self.config["range_rule"]
+        if given:
+            for _ in watch.over(images):
+                pass
+            return given, watch.levels(), ""
         values = micrographs.intensity_range(watch.over(images), rule)
         levels, facts = watch.levels(), self.config.get("intensity")
         if not facts or rule == "fixed":
@@ -141,9 +152,7 @@ class Predictor:
         """
         check_image(image)
         sizes = pixel_size(nm_per_pixel)
-        values, levels, remark = self.range_and_levels([image])
-        if intensity_range:
-            values, remark = intensity_range, ""
+        values, levels, remark = self.range_and_levels([image], intensity_range)
         for text in (remark, *(words for _, words in self.remarks(values, levels, sizes))):
             if text:
                 note("the image", text)
@@ -174,8 +183,8 @@ class Predictor:
         clip = self.config.get("clip", True)  # converted networks saw values beyond the range
         scaled = micrographs.from_range(image, intensity_range, clip=clip)
         padded = np.pad(scaled, padding, mode="reflect")
-        geometry = dict(zip(("largest", "margin"), self.tiling(*padded.shape), strict=True))
-        geometry["divisor"] = self.divisor
+        largest, margin = self.tiling(*padded.shape)
+        geometry = dict(largest=largest, margin=margin, divisor=self.divisor)
         square = self.square_tile(padded.shape, **geometry)
         output = tiles.apply(self.apply, padded, **geometry, square=square)[:h, :w]
         return output if self.is_mask else micrographs.to_range(output, intensity_range)
@@ -294,11 +303,14 @@ def survey_file(
     index: int | None = None,
     limit: int = micrographs.LIMIT,
     mrc_rows: str | None = None,
+    *,
+    intensity_range: Range | None = None,
 ) -> Survey:
     """Return the Survey of an image or stack, with one intensity range for all its planes.
 
     Args:
         index, limit, mrc_rows: as `micrographs.planes` takes them.
+        intensity_range: the range, if it is known.
 
     Raises: InputError as `micrographs.planes` does; NoRange if all pixels are the same.
     """
@@ -310,10 +322,10 @@ def survey_file(
             image, *facts = plane
             first[:] = first or [plane]
             total.update(f"{image.dtype.name} {image.shape} {facts} ".encode())
-            total.update(image)
+            total.update(np.ascontiguousarray(image).data)
             yield image
 
-    found = predictor.range_and_levels(images())
+    found = predictor.range_and_levels(images(), intensity_range)
     return Survey(*found, first[0], total.hexdigest())
 
 

@@ -94,7 +94,8 @@ class Watch:
     def levels(self) -> Levels:
         """Return the Levels of all images so far, of which there is one at least."""
         pairs = np.concatenate(self.pairs, axis=1)
-        return levels_of(*pairs, self.dtype)._replace(lowest=self.lowest, highest=self.highest)
+        found = levels_of(pairs[0], pairs[1], self.dtype)
+        return found._replace(lowest=self.lowest, highest=self.highest)
 
 
 def levels_of(pixels: np.ndarray, neighbours: np.ndarray, dtype: str) -> Levels:

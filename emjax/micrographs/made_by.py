@@ -42,7 +42,7 @@ def digest(pixels: np.ndarray) -> str:
     native = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
     shape = [side for side in pixels.shape if side != 1]
     total = hashlib.sha256(f"{native.dtype.name} {shape} ".encode())
-    total.update(native)
+    total.update(native.data)
     return total.hexdigest()
 
 

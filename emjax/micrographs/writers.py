@@ -77,7 +77,7 @@ def _imagej(path: Path, image: Planes, known: PixelSize | None, info: str, softw
 
 def _ome(path: Path, image: Planes, known: PixelSize | None, info: str, software: str) -> None:
     # By default tifffile takes the host and the time for the UUID.
-    content = hashlib.md5(np.ascontiguousarray(image), usedforsecurity=False)
+    content = hashlib.md5(np.ascontiguousarray(image).data, usedforsecurity=False)
     metadata: dict[str, Any] = {"axes": "ZYX"[-image.ndim :]}
     metadata |= {"UUID": f"urn:uuid:{uuid.UUID(content.hexdigest())}"}
     metadata |= {"Description": info} if info else {}

@@ -125,7 +125,7 @@ def load(folder: str | Path) -> tuple[Any, dict[str, Any]]:
 
 def between(values: Sequence[float] | None) -> str | None:
     """Return the smallest and the largest of something in words; None without them."""
-    return values and " to ".join(f"{value:.4g}" for value in dict.fromkeys(values))
+    return " to ".join(f"{value:.4g}" for value in dict.fromkeys(values)) if values else None
 
 
 def card(config: Mapping[str, Any], network: Network) -> str:
