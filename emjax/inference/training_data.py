@@ -161,7 +161,7 @@ def describe(mixture: Sequence["Records"]) -> dict[str, Any]:
     return {
         "nm_per_pixel": [min(sizes), max(sizes)] if sizes else None,
         "intensity": {
-            "dtype": image.dtype.name,
+            "dtype": str(mixture[0].source[0]["image"].dtype),
             "low": [float(f(lows)) for f in (np.min, np.median, np.max)],
             "high": [float(f(highs)) for f in (np.min, np.median, np.max)],
             "width": [float(widths.min()), float(widths.max())],
