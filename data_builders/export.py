@@ -7,8 +7,9 @@ writes DIR/image/NAME.tif and DIR/TARGET/NAME.tif for each target; masks are 0 a
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from emjax.cli import Parser, command, run
 from emjax.data.records import open_records
 from emjax.errors import UsageError
 from emjax.files import check_writable
+from emjax.micrographs import made_by
 
 
 @command
@@ -29,6 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--split", required=True, help="test, train[:20], ...")
     parser.add_argument("--out", required=True)
     parser.add_argument("--first", type=int, help="write only the first so many, by index")
+    parser.add_argument("--overwrite", action="store_true", help="replace files of others, too")
     options = parser.parse_args(arguments)
 
     if options.first is not None and options.first < 1:
@@ -38,14 +41,23 @@ def main(arguments: Sequence[str]) -> int:
     rows: Sequence[int] = range(len(source))
     if options.first is not None:
         rows = sorted(rows, key=lambda row: int(source[row]["index"]))[: options.first]
-    for row in rows:
+
+    def images(row: int) -> Iterator[tuple[Path, np.ndarray, Any]]:
+        """Yield (path, pixels, nm per pixel) of the image of a record and of its targets."""
         record = source[row]
         name = f"{record['name'].decode()}.tif"
         for key in ("image", *card["targets"]):
             pixels = record[key][..., 0]
             if key == "mask":
                 pixels = pixels * np.uint8(255)
-            micrographs.write(Path(options.out) / key / name, pixels, record["nm_per_pixel"])
+            yield Path(options.out) / key / name, pixels, record["nm_per_pixel"]
+
+    if not options.overwrite:
+        made_by.check_replaceable(path for row in rows for path, *_ in images(row))
+    for row in rows:
+        for path, pixels, size in images(row):
+            line = made_by.line({"dataset": options.name}, "record", pixels)
+            micrographs.write(path, pixels, size, software=line)
     folders = ", ".join(("image", *card["targets"]))
     print(f"{len(rows)} records of {options.name}, {options.split}: {folders} in {options.out}")
     return 0

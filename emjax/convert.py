@@ -17,7 +17,13 @@ from pathlib import Path
 from emjax import cli
 from emjax.errors import UsageError, note
 from emjax.files import check_writable, write_atomically
-from emjax.interchange.pytorch import INPUTS, ImportOptions, export_pytorch, import_pytorch
+from emjax.interchange.pytorch import (
+    INPUTS,
+    ImportOptions,
+    check_exported,
+    export_pytorch,
+    import_pytorch,
+)
 from emjax.models import saved
 from emjax.models.blocks import UPSAMPLING
 from emjax.models.network import Network
@@ -43,16 +49,21 @@ def main(arguments: Sequence[str]) -> int:
     add("--upsampling", choices=UPSAMPLING, help="of an HRNet; default: by its head")
     add("--entry", help="of a checkpoint that holds several networks, e.g. state_dict_ema")
     add("--prefix", help="of the names of one of several networks, e.g. generator.")
+    add("--overwrite", action="store_true", help="replace files that emjax has not written, too")
     options = parser.parse_args(arguments)
     source, to = options.source, options.to
     check_writable(to.parent)
     if source.is_dir():
         if to.suffix != ".safetensors":
             raise UsageError(f"--to={to}, expected a name that ends in .safetensors")
+        if not options.overwrite:
+            check_exported(to)
         print(f"{source} -> {to}: {export_pytorch(source, to)} arrays")
         return 0
     if to.exists() and not to.is_dir():
         raise UsageError(f"--to={to} is a file, expected a folder")
+    if not options.overwrite:
+        saved.check_replaceable(to, "choose another --to, or --overwrite")
     imported = import_pytorch(
         source,
         ImportOptions(

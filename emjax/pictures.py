@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 OUTLINE = (255, 64, 0)  # red, green, blue
 
@@ -27,8 +27,14 @@ def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return picture
 
 
-def png(picture: np.ndarray) -> bytes:
-    """Return the bytes of a PNG of uint8 [h, w] or [h, w, 3]."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
+def png(picture: np.ndarray, software: str = "") -> bytes:
+    """Return the bytes of a PNG of uint8 [h, w] or [h, w, 3].
+
+    Args:
+        software: text about what made the picture, kept as the chunk Software.
+    """
+    buffer, texts = io.BytesIO(), PngImagePlugin.PngInfo()
+    if software:
+        texts.add_text("Software", software)
+    Image.fromarray(picture).save(buffer, format="PNG", pnginfo=texts)
     return buffer.getvalue()

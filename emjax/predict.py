@@ -1,47 +1,39 @@
 """Apply a trained model: python -m emjax.predict --model=DIR --out=DIR FILE_OR_FOLDER...
 
 DIR/<name>.tif is a mask (uint8, 0 and 255) next to DIR/<name>.overlay.png, or the restored
-micrograph in the values and dtype of the input. Size and pixel size are those of the input. A stack
-is predicted plane by plane, in one intensity range, and written as a stack. Large images are
-predicted in tiles, with the values of the whole image; if that is impossible, a note on stderr says
-so.
+micrograph in the values and dtype of the input. Size and pixel size are those of the input. A
+folder keeps its tree below DIR. A stack is predicted plane by plane, in one intensity range, and
+written as a stack. Large images are predicted in tiles, with the values of the whole image; if that
+is impossible, a note on stderr says so. What is finished is skipped when the command is run again,
+and no file is replaced but results of emjax.
 """
 
+import argparse
 import contextlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+import emjax
 from emjax import cli, micrographs
 from emjax.errors import InputError, UsageError, note
 from emjax.files import check_writable, write_atomically
-from emjax.inference.predictor import Predictor, predict_file
-from emjax.micrographs import Micrograph, units
+from emjax.inference import results
+from emjax.inference.predictor import Predictor, Survey, predict_file, survey_file
+from emjax.inference.training_data import GIVE_A_RANGE
+from emjax.micrographs import Micrograph, banner, made_by, units
+from emjax.micrographs.intensity import Range
 from emjax.micrographs.writers import Planes
+from emjax.parallel import devices
 from emjax.pictures import overlay, png
+from emjax.runs.provenance import code_digest
 
 GIB = 2**30
-
-
-def find_inputs(names: Iterable[str], out: Path) -> list[Path]:
-    """Return the micrograph files of `names`, which are files and folders.
-
-    Raises: UsageError if two have the same stem, or if a result would overwrite its input.
-    """
-    files: list[Path] = []
-    for name in map(Path, names):
-        folder = name.is_dir() and not micrographs.is_zarr(name)
-        files += micrographs.find(name) if folder else [name]
-    by_stem: dict[str, Path] = {}
-    for file in files:
-        other = by_stem.setdefault(file.stem, file)
-        if other is not file:
-            raise UsageError(f"{other} and {file} would both become {out / file.stem}.tif")
-        if file.resolve() == (out / f"{file.stem}.tif").resolve():
-            raise UsageError(f"{file} would be overwritten by its result; choose another --out")
-    return files
+NAMED = 3  # inputs of which a remark of one kind is printed
 
 
 def pixel_size(text: str) -> tuple[float, float]:
@@ -53,26 +45,175 @@ def pixel_size(text: str) -> tuple[float, float]:
     raise UsageError(f"--pixel_size={text}: expected nm per pixel, one positive number or y,x")
 
 
+def given_range(text: str) -> Range | str:
+    """Return (low, high) of --range=LOW,HIGH, or "shared"."""
+    if text == "shared":
+        return text
+    with contextlib.suppress(ValueError):
+        low, high = map(float, text.split(","))
+        if -np.inf < low < high < np.inf:
+            return low, high
+    raise UsageError(
+        f"--range={text}: expected LOW,HIGH, two grey values such as 90,410, or shared"
+    )
+
+
 def write_result(
-    out: Path, file: Path, result: Planes, first: Micrograph, *, is_mask: bool, info: str = ""
+    written: Path,
+    file: Path,
+    result: Planes,
+    first: Micrograph,
+    made: Mapping[str, Any],
+    *,
+    is_mask: bool,
+    info: str = "",
 ) -> str:
-    """Write what `predict_file` returned to `out`, a mask with its overlay; say so.
+    """Write what `predict_file` returned to `written`, a mask with its overlay; say so.
 
     Args:
-        info: what the TIFF is to keep about its making.
+        made: what it was made from, for `made_by.line`.
+        info: what the TIFF is to keep about its making, for people.
     """
-    written = out / f"{file.stem}.tif"
-    sizes = first.nm_per_pixel
-    micrographs.write(written, result, sizes, info=info)
+    kind, sizes = "mask" if is_mask else "restored", first.nm_per_pixel
+    line = made_by.line(made, kind, result)
+    micrographs.write(written, result, sizes, info=info, software=line)
     facts = f"{result.dtype}"
     if is_mask:
-        mask = result if result.ndim == 2 else result[0]
-        write_atomically(out / f"{file.stem}.overlay.png", png(overlay(first.image, mask)))
+        picture = overlay(first.image, result if result.ndim == 2 else result[0])
+        line = made_by.line(made, "overlay", picture)
+        write_atomically(results.overlay_of(written), png(picture, line))
         facts = f"{100 * np.mean(result > 0):.1f} % foreground"
     if np.isfinite(sizes).all():
         facts += f", {' x '.join(f'{size:.6g}' for size in sizes)} nm per pixel ({first.origin})"
     facts += f", {info}" if info else ""
     return f"{file} -> {written}  {' x '.join(map(str, result.shape))}, {facts}"
+
+
+class Job:
+    """Predicts one input after another as the options ask for it.
+
+    Args:
+        options: of the command line.
+        limit: bytes that an image may take.
+    """
+
+    def __init__(self, model: Predictor, options: argparse.Namespace, limit: int) -> None:
+        self.model, self.options, self.limit = model, options, limit
+        self.range: Range | None = None if options.range == "shared" else options.range
+        self.kinds: Counter[str] = Counter()
+        self.version = f"{emjax.__version__} {code_digest()}"
+
+    def rows(self, file: Path) -> str:
+        """Return where the first row of a file is put; "" if the file says it."""
+        return "" if micrographs.top_row_is_stated(file) else self.options.mrc_rows or "top"
+
+    def survey(self, file: Path) -> Survey:
+        """Return what reading `file` once shows, with the pixel size of the options."""
+        rows = self.rows(file) or None
+        found = survey_file(
+            self.model,
+            file,
+            self.options.index,
+            self.limit,
+            rows,
+            self.options.channel,
+            cut_banner=self.options.cut_banner,
+            intensity_range=self.range,
+        )
+        if not self.options.pixel_size:
+            return found
+        sizes = dict(nm_per_pixel=self.options.pixel_size, origin="--pixel_size")
+        return found._replace(first=found.first._replace(**sizes))
+
+    def share_range(self, files: Iterable[Path]) -> None:
+        """Take the lowest and the highest end of the ranges of all readable `files`.
+
+        Raises: UsageError if their number formats differ.
+        """
+        ranges: list[Range] = []
+        by_dtype: dict[str, Path] = {}
+        for file in files:
+            with contextlib.suppress(InputError):  # it is named when it is predicted
+                found = self.survey(file)
+                ranges.append(found.intensity_range)
+                by_dtype.setdefault(found.levels.dtype, file)
+        if len(by_dtype) > 1:
+            got = " and ".join(f"{dtype} ({file})" for dtype, file in by_dtype.items())
+            raise UsageError(
+                f"--range=shared: expected one number format, got {got}; predict each by itself"
+            )
+        if ranges:
+            self.range = min(low for low, _ in ranges), max(high for _, high in ranges)
+            low, high = self.range
+            print(f"intensity range of all inputs: {low:g} to {high:g}")
+
+    def predict(self, file: Path, written: Path) -> str:
+        """Predict `file` unless its result is finished; return a line that says so.
+
+        Raises: InputError if it cannot be read.
+        """
+        model, options, rows = self.model, self.options, self.rows(file)
+        found = self.survey(file)
+        made = {
+            "input": found.digest,
+            "model": model.digest,
+            "version": self.version,
+            "options": {
+                "index": options.index,
+                "channel": options.channel,
+                "cut_banner": options.cut_banner,
+                "memory_limit": options.memory_limit,
+                "mrc_rows": rows,
+                "pixel_size": options.pixel_size and list(options.pixel_size),
+                "range": self.range and list(self.range),
+            },
+        }
+        if results.is_finished(written, made, is_mask=model.is_mask):
+            return f"{file} -> {written}  is finished"
+        values = found.intensity_range
+        self.remark(file, found)
+        drawn = banner.described(found.first.image.shape, found.picture)
+        if drawn and not options.cut_banner:
+            note(file, f"a banner, border or scale bar is in {drawn}; --cut_banner leaves it out")
+        if rows and not options.mrc_rows:
+            note(
+                "MRC files",
+                "their first row becomes the top row of the results (--mrc_rows=top); IMOD, 3dmod "
+                "and Fiji show it at the bottom (--mrc_rows=bottom)",
+            )
+        info = f"first row of the MRC file at the {rows} (--mrc_rows={rows})" if rows else ""
+        result = predict_file(
+            model,
+            file,
+            options.index,
+            self.limit,
+            rows or None,
+            options.channel,
+            intensity_range=values,
+            picture=found.picture if options.cut_banner else None,
+        )
+        first = found.first
+        return write_result(written, file, result, first, made, is_mask=model.is_mask, info=info)
+
+    def remark(self, file: Path, found: Survey) -> None:
+        """Note how an input is far from the training images, of each kind the first few inputs."""
+        values, sizes = found.intensity_range, found.first.nm_per_pixel
+        texts = dict(self.model.remarks(values, found.levels, sizes))
+        if found.remark:
+            texts["hardly more than noise"] = found.remark
+        for kind, text in texts.items():
+            self.kinds[kind] += 1
+            if self.kinds[kind] <= NAMED:
+                flags = "--range=LOW,HIGH or --range=shared"
+                note(file, text.replace(GIVE_A_RANGE, flags))
+
+    def sum_up(self) -> None:
+        """Note how many inputs have a remark of which not all were named, and how to avoid it."""
+        for kind, count in self.kinds.items():
+            if count > NAMED:
+                note(f"{count} inputs", kind)
+        if needed := self.model.memory_for_whole:
+            note("approximate predictions", f"--memory_limit={-(-needed // GIB)} avoids them")
 
 
 @cli.command
@@ -86,46 +227,35 @@ def main(arguments: Sequence[str]) -> int:
     add("--channel", help="which channel, by name or number, of images that have several")
     add("--cut_banner", action="store_true", help="leave out banners, borders and scale bars")
     add("--pixel_size", type=pixel_size, help="nm per pixel (or y,x), instead of what files say")
+    add("--range", type=given_range, help="LOW,HIGH: grey values that the network sees as darkest "
+        "and brightest; shared: one range for all inputs")  # fmt: skip
     add("--mrc_rows", choices=micrographs.MRC_ROWS, help="where the first row of MRC files belongs")
     add("--memory_limit", type=float, default=4, help="GiB for an image, and the network on it")
+    add("--overwrite", action="store_true", help="replace files that are not results of emjax, too")
     add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
     if not 0 < options.memory_limit < np.inf:
         raise UsageError(f"--memory_limit={options.memory_limit}: expected GiB, more than 0")
     check_writable(options.out)
     limit = int(options.memory_limit * GIB)
-    files = find_inputs(options.inputs, options.out)
+    files = results.find_inputs(options.inputs, options.out)
+    devices.keep_compiled()
     model = Predictor(options.model, limit)
+    if not options.overwrite:
+        overlays = map(results.overlay_of, files.values()) if model.is_mask else ()
+        made_by.check_replaceable([*files.values(), *overlays])
+    job = Job(model, options, limit)
+    if options.range == "shared":
+        job.share_range(files)
     unread = 0
-    for file in files:
+    for file, written in files.items():
         try:
-            rows = "" if micrographs.top_row_is_stated(file) else options.mrc_rows or "top"
-            result, first = predict_file(
-                model,
-                file,
-                options.index,
-                limit,
-                rows or None,
-                options.channel,
-                cut_banner=options.cut_banner,
-            )
+            print(job.predict(file, written))
         except InputError as error:
             line = f"error: {file}: {cli.message(error)}"
             print(line.replace(f"{file}: {file}", str(file)), file=sys.stderr)
             unread += 1
-            continue
-        if options.pixel_size:
-            first = first._replace(nm_per_pixel=options.pixel_size, origin="--pixel_size")
-        if rows and not options.mrc_rows:
-            note(
-                "MRC files",
-                "their first row becomes the top row of the results (--mrc_rows=top); IMOD, 3dmod "
-                "and Fiji show it at the bottom (--mrc_rows=bottom)",
-            )
-        info = f"first row of the MRC file at the {rows} (--mrc_rows={rows})" if rows else ""
-        print(write_result(options.out, file, result, first, is_mask=model.is_mask, info=info))
-    if needed := model.memory_for_whole:
-        note("approximate predictions", f"--memory_limit={-(-needed // GIB)} avoids them")
+    job.sum_up()
     if unread:
         print(f"error: {unread} of {len(files)} inputs were not predicted", file=sys.stderr)
     return InputError.code if unread else 0

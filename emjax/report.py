@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from emjax import cli
+from emjax.errors import UsageError
 from emjax.experiments import claims, gallery, page
 from emjax.experiments.arms import group_arms, group_pretrainings
 from emjax.experiments.curves import curves_png
@@ -48,9 +49,12 @@ def main(arguments: Sequence[str]) -> int:
     parser = cli.Parser(prog="emjax.report", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", required=True, type=Path, help="folder with workdirs in it")
     parser.add_argument("--out", required=True, type=Path, help="folder for the report")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is no report, too")
     options = parser.parse_args(arguments)
     root, out = options.runs, options.out
     check_writable(out)
+    if not options.overwrite:
+        check_replaceable(out)
     found = find_runs(root)
     groups = group_arms([run for run in found if "task" in run.config], root)
     pretrained = group_pretrainings([run for run in found if "task" not in run.config])
@@ -112,6 +116,17 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{title}\n\n{page.markdown(rows)}\n")
     print(out / "report.html")
     return 0
+
+
+def check_replaceable(out: Path) -> None:
+    """Raise UsageError if a report in `out` would replace a file that is not one."""
+    for name, words in (("report.md", "Report made on "), ("report.html", ">emjax report<")):
+        path = out / name
+        if path.exists() and not (path.is_file() and words.encode() in path.read_bytes()):
+            raise UsageError(
+                f"{path} would be overwritten: expected nothing or a report of emjax, got another "
+                "file; choose another --out, or --overwrite"
+            )
 
 
 def slug(title: str) -> str:

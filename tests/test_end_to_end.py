@@ -45,6 +45,7 @@ def test_pretrain_finetune_predict(tiny_records, tmp_path):
     assert left - {"tensorboard"} == {
         "config.json",
         "versions.json",
+        "data.json",
         "metrics.jsonl",
         "checkpoints",
         "model",

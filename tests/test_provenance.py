@@ -11,7 +11,14 @@ import emjax
 from emjax.config import plain
 from emjax.errors import UsageError
 from emjax.main import parse
-from emjax.runs.provenance import check_same_run, code_digest, describe, ranking
+from emjax.runs.provenance import (
+    check_same_data,
+    check_same_run,
+    code_digest,
+    data_digests,
+    describe,
+    ranking,
+)
 
 PRETRAIN, SEGMENT = "--config=configs/pretrain.py", "--config=configs/segment_au.py"
 
@@ -101,3 +108,37 @@ def test_the_digest_covers_the_whole_package():
     for path in paths:
         expected.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     assert code_digest() == expected.hexdigest()[:12]
+
+
+def test_a_run_on_records_of_other_files_is_refused_by_both_digests(tmp_path):
+    def digests(sha="a" * 64, **options):
+        card = dict(name="micrographs/x", files_sha256=sha, options=dict(patch=64) | options)
+        return data_digests([card, card | {"name": "other"}, {"targets": []}])
+
+    config, _ = parse([f"{SEGMENT}:smoke"])
+    describe(tmp_path, config)  # a run from before the records were recorded
+    check_same_data(tmp_path, digests())
+    (tmp_path / "data.json").unlink()
+    check_same_data(tmp_path, digests())
+    describe(tmp_path, config, digests())
+    check_same_data(tmp_path, digests())
+    check_same_data(tmp_path, {})
+    changed = "micrographs/x files 'aaaaaaaaaaaa' -> 'bbbbbbbbbbbb'"
+    with pytest.raises(UsageError, match=f"other records, .*: {changed}; other files .*workdir"):
+        check_same_data(tmp_path, digests("b" * 64))
+    with pytest.raises(UsageError, match="micrographs/x foreground None -> '2'; .*patch 64 -> 32"):
+        check_same_data(tmp_path, digests(patch=32, foreground="2"))
+
+
+def test_a_workdir_with_files_of_another_is_refused(tmp_path):
+    config, _ = parse([f"{SEGMENT}:smoke"])
+    check_same_run(config, tmp_path)
+    (tmp_path / "notes.txt").touch()
+    check_same_run(config, tmp_path)
+    (tmp_path / "data.json").write_text("{}")
+    with pytest.raises(UsageError, match="holds data.json, but no run with its config.json"):
+        check_same_run(config, tmp_path)
+    for content in ("", "[1]", "{"):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(UsageError, match="config.json: not the record of a run"):
+            check_same_run(config, tmp_path)

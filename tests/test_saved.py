@@ -71,3 +71,15 @@ def test_missing_and_damaged_models_are_named(network, tmp_path):
             InputError, match="a readable model|a model of format 1, got format unkn"
         ):
             saved.read(tmp_path)
+
+
+def test_the_digest_is_of_what_predictions_depend_on(network, tmp_path):
+    saved.write(tmp_path / "model", network, FACTS)
+    digest = saved.digest(tmp_path)
+    saved.write(tmp_path / "model", network, FACTS | {"title": "elsewhere", "step": 8})
+    assert saved.digest(tmp_path) == saved.digest(tmp_path / "model") == digest
+    saved.write(tmp_path / "model", network, FACTS | {"range_rule": "fixed"})
+    assert saved.digest(tmp_path) != digest
+    other = create(UNET, optax.sgd(1.0), key=jax.random.key(1))
+    saved.write(tmp_path / "model", other, FACTS)
+    assert saved.digest(tmp_path) != digest

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from emjax.inference import tiles
-from emjax.inference.predictor import Predictor, needs_whole_image
+from emjax.inference.predictor import WHOLE, Predictor, needs_whole_image
 from emjax.micrographs import units
 from emjax.models import cost, saved
 from emjax.models.build import assemble, build_abstract
@@ -199,3 +199,51 @@ def test_memory_is_estimated(norm):
     taken = jax.jit(function).lower(image).compile().memory_analysis().temp_size_in_bytes
     estimate = cost.bytes_per_pixel(function, module.divisor) * 512**2
     assert taken <= estimate <= 4 * taken
+
+
+@pytest.mark.parametrize("divisor, margin", [(4, 26), (9, 40), (16, 228), (32, 317)])
+def test_square_tiles_have_few_sides_and_cover_an_axis(divisor, margin):
+    largest = tiles.largest_side(margin, divisor)
+    for side in range(divisor, 4000, 7 * divisor):
+        shape = (side, tiles.round_up(900, divisor))
+        tile = tiles.square(shape, largest, margin, divisor)
+        if tile is None:
+            assert min(*shape) < tiles.round_up(4 * margin, divisor)
+            continue
+        assert tile <= min(*shape, largest) and tile - divisor < max(tiles.SQUARES)
+        placed = tiles.place(side, tile, margin, divisor)
+        assert [first for _, first, _ in placed] == [0, *(end for _, _, end in placed[:-1])]
+        assert placed[-1][2] == side and placed[-1][0] + tile == side
+        for start, first, end in placed:
+            assert start % divisor == 0 and start <= first < end <= start + tile
+            assert start == 0 or first - start >= margin
+            assert start + tile == side or start + tile - end >= margin
+
+
+@pytest.mark.parametrize(("norm", "exact"), [("batch", True), ("instance", False)])
+def test_many_sizes_need_few_programs(norm, exact, tmp_path):
+    """And have the values of the whole image. A blur that sees 9 pixels stands for the network."""
+    model = dict(UNET, norm=norm)
+    network, _ = random_module(model)
+    saved.write(tmp_path, network, dict(model=model, task=None, range_rule="fixed"))
+    predictor = Predictor(tmp_path)
+    kernel = np.random.default_rng(3).normal(size=(9, 9, 1, 1)).astype(np.float32)
+    dimensions = ("NHWC", "HWIO", "NHWC")
+
+    def blur(x):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
+
+    predictor.apply = jax.jit(blur)
+    rng = np.random.default_rng(2)
+    programs, shapes = [], set()
+    for _ in range(40):
+        image = rng.uniform(0, 1, rng.integers(4, 150, 2)).astype(np.float32)
+        output = predictor(image)
+        shapes.add(tuple(-side // 4 for side in image.shape))
+        programs.append(predictor.apply._cache_size())
+        h, w = image.shape
+        padded = np.pad(2 * image - 1, ((0, -h % 4), (0, -w % 4)), mode="reflect")
+        whole = np.asarray(blur(padded[None, ..., None]))[0, :h, :w, 0]
+        np.testing.assert_allclose(output, (whole + 1) / 2, atol=1e-4)
+    assert len(shapes) > 30 and max(programs) <= WHOLE + len(tiles.SQUARES)
+    assert (max(programs) > WHOLE) == exact

@@ -1,10 +1,11 @@
 """A trained model as a function of a micrograph of any height and width."""
 
 import functools
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,16 +13,18 @@ from jaxtyping import Float32, UInt8
 
 from emjax import micrographs
 from emjax.errors import InputError, UsageError, note
-from emjax.inference import tiles
+from emjax.inference import tiles, training_data
+from emjax.inference.training_data import Levels, Watch
 from emjax.micrographs import Micrograph, banner
 from emjax.micrographs.reading import Grey
-from emjax.micrographs.units import AnyPixelSize, amount, pixel_size
+from emjax.micrographs.units import UNKNOWN, AnyPixelSize, PixelSize, amount, pixel_size
 from emjax.micrographs.writers import Planes
 from emjax.models import cost, saved
 from emjax.parallel import devices
 from emjax.tasks import TASKS
 
 DTYPES = ("uint8", "uint16", "float32")
+WHOLE = 8  # shapes of tiles that have a program each
 
 Mask = UInt8[np.ndarray, "h w"]
 Range = tuple[float, float]  # the grey values that become -1 and 1
@@ -47,6 +50,7 @@ class Predictor:
 
     Attributes:
         config: what the model's config.json says.
+        digest: SHA-256 of all that determines its predictions, in hexadecimal digits.
         is_mask: whether the model segments; if not, it restores micrographs.
         memory_for_whole: the `memory` that would have avoided all approximate predictions so far,
             in bytes; 0 if there was none.
@@ -57,6 +61,7 @@ class Predictor:
 
     def __init__(self, folder: str | Path, memory: int = micrographs.LIMIT) -> None:
         module, self.config = saved.load(folder)
+        self.digest = saved.digest(folder)
         if reason := self.config.get("only_to_start_from"):
             raise UsageError(
                 f"{folder}: this model cannot predict, {reason}; finetune it first, from "
@@ -70,19 +75,59 @@ class Predictor:
         self.memory = self.device_memory // 2 or memory
         self.memory_for_whole = 0
         self.whole_image_reason = needs_whole_image(self.config["model"])
+        self.shapes: set[tuple[int, ...]] = set()  # of tiles, which have programs of their own
 
         def forward(images: jax.Array) -> jax.Array:
             output = module(images, train=False)
             return task.prediction(output) if task else output[..., :1]
 
-        self.forward, self.apply = forward, jax.jit(forward)
+        self.forward = forward
+        self.apply: Any = jax.jit(forward)  # the type that JAX declares has no clear_cache
 
     def intensity_range(self, images: Iterable[Grey]) -> Range:
         """Return the (low, high) of all `images`, by the rule that the model was trained with.
 
+        A model that segments gives a field that is hardly more than noise, because it has no
+        particle or few, the range in which its noise is that of the background in training.
+
         Raises: NoRange, an InputError, if there is no image or (nearly) all pixels are the same.
         """
-        return micrographs.intensity_range(images, self.config["range_rule"])
+        return self.range_and_levels(images)[0]
+
+    def range_and_levels(
+        self, images: Iterable[Grey], given: Range | None = None
+    ) -> tuple[Range, Levels, str]:
+        """Return the range of all `images`, their grey levels, and a remark on the range or "".
+
+        Args:
+            given: the range, instead of their `intensity_range`.
+        """
+        watch, rule = Watch(), self.config["range_rule"]
+        if given:
+            for _ in watch.over(images):
+                pass
+            return given, watch.levels(), ""
+        values = micrographs.intensity_range(watch.over(images), rule)
+        levels, facts = watch.levels(), self.config.get("intensity")
+        if not facts or rule == "fixed":
+            return values, levels, ""
+        wider = training_data.sparse_range(facts, values, levels)
+        if wider is None:
+            return values, levels, ""
+        return wider, levels, training_data.sparse_remark(values, wider)
+
+    def remarks(
+        self, values: Range, levels: Levels, nm_per_pixel: PixelSize = UNKNOWN
+    ) -> Iterator[tuple[str, str]]:
+        """Yield (kind, words) for each way in which an input is far from the training images.
+
+        Args:
+            values: the intensity range in which it is seen.
+        """
+        if remark := training_data.pixel_size_remark(self.config.get("nm_per_pixel"), nm_per_pixel):
+            yield "pixels of another size than in the training images", remark
+        if facts := self.config.get("intensity"):
+            yield from training_data.remarks(facts, values, levels)
 
     def predict(
         self,
@@ -95,19 +140,23 @@ class Predictor:
 
         Args:
             image: uint8, uint16 or float32 [h, w] of finite values, of any height and width.
-            nm_per_pixel: one number or (y, x). It is checked but does not change the result: today
-                no network takes the pixel size into account, so an image whose pixels are much
-                larger or smaller than those of the training data is better resampled first.
+            nm_per_pixel: one number or (y, x). It does not change the result, since no network
+                takes the pixel size into account: a note says if it is far from those of the
+                training images, so that the image is better resampled first.
             intensity_range: the (low, high) that become -1 and 1; by default that of this image.
-                Give all planes of a stack one range: `model.intensity_range(stack.image)`.
+                Give all planes of a stack, or all parts of an image, one range:
+                `model.intensity_range(stack.image)`.
 
         Raises: InputError for another shape, dtype or non-finite values, or if all pixels are the
             same; UsageError for a pixel size that is not positive.
         """
         check_image(image)
-        if nm_per_pixel is not None:
-            pixel_size(nm_per_pixel)
-        return self(image, intensity_range)
+        sizes = pixel_size(nm_per_pixel)
+        values, levels, remark = self.range_and_levels([image], intensity_range)
+        for text in (remark, *(words for _, words in self.remarks(values, levels, sizes))):
+            if text:
+                note("the image", text)
+        return self(image, values)
 
     def mask(self, image: Grey, *, intensity_range: Range | None = None) -> Mask:
         """Return uint8 [h, w] for `image`: 255 where a particle is more likely than not, else 0.
@@ -135,15 +184,36 @@ class Predictor:
         scaled = micrographs.from_range(image, intensity_range, clip=clip)
         padded = np.pad(scaled, padding, mode="reflect")
         largest, margin = self.tiling(*padded.shape)
-        output = tiles.apply(
-            self.apply, padded, largest=largest, margin=margin, divisor=self.divisor
-        )[:h, :w]
+        geometry = dict(largest=largest, margin=margin, divisor=self.divisor)
+        square = self.square_tile(padded.shape, **geometry)
+        output = tiles.apply(self.apply, padded, **geometry, square=square)[:h, :w]
         return output if self.is_mask else micrographs.to_range(output, intensity_range)
 
     @functools.cached_property
     def bytes_per_pixel(self) -> int:
         """Memory that the network takes per pixel of an image, roughly."""
         return cost.bytes_per_pixel(self.forward, self.divisor)
+
+    def square_tile(
+        self, shape: tuple[int, ...], *, largest: int, margin: int, divisor: int
+    ) -> int | None:
+        """Return the side of the square tiles for an image of `shape`; None for tiles of any shape.
+
+        Each shape of a tile is compiled, and its program kept. The first WHOLE shapes are as they
+        come; further images get square tiles of few sides, which have the values of the whole image
+        too. Where there are none that do, all programs are dropped.
+        """
+        tile = tuple(tiles.split_axis(side, largest, margin, divisor)[0] for side in shape)
+        if tile in self.shapes:
+            return None
+        if len(self.shapes) >= WHOLE:
+            exact = margin == self.margin and not self.whole_image_reason
+            if exact and (square := tiles.square(shape, largest, margin, divisor)):
+                return square
+            self.apply.clear_cache()
+            self.shapes.clear()
+        self.shapes.add(tile)
+        return None
 
     def tiling(self, h: int, w: int) -> tuple[int, int]:
         """Return (largest side of a tile, margin) for an image of h x w, multiples of the divisor.
@@ -217,7 +287,18 @@ def to_dtype_of(image: Grey, values: Float32[np.ndarray, "h w"]) -> Grey:
     return np.clip(np.rint(values), limits.min, limits.max).astype(image.dtype)
 
 
-def predict_file(
+class Survey(NamedTuple):
+    """What reading a file once has shown."""
+
+    intensity_range: Range
+    levels: Levels
+    remark: str  # on how its range was found; mostly empty
+    first: Micrograph  # its first plane, with the pixel size
+    digest: str  # SHA-256 of its pixels and their size, in hexadecimal digits
+    picture: banner.Area  # what is no banner, border or scale bar, of all planes that of the first
+
+
+def survey_file(
     predictor: Predictor,
     file: str | Path,
     index: int | None = None,
@@ -226,44 +307,68 @@ def predict_file(
     channel: str | None = None,
     *,
     cut_banner: bool = False,
-) -> tuple[Planes, Micrograph]:
-    """Return (the result for `file`, its first plane as read).
-
-    The result is [h, w] or [planes, h, w]: a mask, uint8, or images in the dtype of the input.
-    A stack has one intensity range; it is read twice, so that it is never held as a whole.
+    intensity_range: Range | None = None,
+) -> Survey:
+    """Return the Survey of an image or stack, with one intensity range for all its planes.
 
     Args:
         index, limit, mrc_rows, channel: as `micrographs.planes` takes them.
-        cut_banner: leave out banners, borders and scale bars: there the mask is empty, and a
-            restored micrograph is as it was. Otherwise a note names them.
+        cut_banner: leave banners, borders and scale bars out of the range.
+        intensity_range: the range, if it is known.
 
     Raises: InputError as `micrographs.planes` does; NoRange if all pixels are the same.
     """
-    areas: list[banner.Area] = []  # of all planes, that of the first
+    first: list[Micrograph] = []
+    pictures: list[banner.Area] = []
+    total = hashlib.sha256()
 
-    def planes() -> Iterator[Micrograph]:
-        return micrographs.planes(file, index, limit, mrc_rows=mrc_rows, channel=channel)
+    def images() -> Iterator[Grey]:
+        for plane in micrographs.planes(file, index, limit, mrc_rows=mrc_rows, channel=channel):
+            image, *facts = plane
+            if not first:
+                first.append(plane)
+                pictures.append(banner.picture(image))
+            total.update(f"{image.dtype.name} {image.shape} {facts} ".encode())
+            total.update(np.ascontiguousarray(image).data)
+            yield image[pictures[0]] if cut_banner else image
 
-    def part(plane: Micrograph) -> Grey:
-        if not areas:
-            areas.append(banner.picture(plane.image))
-        return plane.image[areas[0]] if cut_banner else plane.image
+    found = predictor.range_and_levels(images(), intensity_range)
+    return Survey(*found, first[0], total.hexdigest(), pictures[0])
 
-    def result(plane: Micrograph) -> Grey:
-        image = part(plane)
-        output = predictor(image, values)
-        output = mask_of(output) if predictor.is_mask else to_dtype_of(image, output)
-        if not cut_banner:
-            return output
-        whole = np.zeros_like(plane.image, np.uint8) if predictor.is_mask else plane.image.copy()
-        whole[areas[0]] = output
-        return whole
 
-    values = predictor.intensity_range(map(part, planes()))
-    stack = planes()
-    first = next(stack)
-    drawn = banner.described(first.image.shape, areas[0])
-    if drawn and not cut_banner:
-        note(file, f"a banner, border or scale bar is in {drawn}; --cut_banner leaves it out")
-    results = [result(first), *map(result, stack)]
-    return results[0] if len(results) == 1 else np.stack(results), first
+def predict_file(
+    predictor: Predictor,
+    file: str | Path,
+    index: int | None = None,
+    limit: int = micrographs.LIMIT,
+    mrc_rows: str | None = None,
+    channel: str | None = None,
+    *,
+    intensity_range: Range,
+    picture: banner.Area | None = None,
+) -> Planes:
+    """Return the result for `file`: [h, w] or [planes, h, w].
+
+    It is a mask, uint8, or images in the dtype of the input. The file is read plane by plane, so
+    that it is never held as a whole.
+
+    Args:
+        index, limit, mrc_rows, channel: as `micrographs.planes` takes them.
+        intensity_range: the (low, high) of all planes.
+        picture: the part to predict, the whole by default; elsewhere a mask is empty, and a
+            restored micrograph is as it was.
+
+    Raises: InputError as `micrographs.planes` does.
+    """
+    results: list[Grey] = []
+    for plane in micrographs.planes(file, index, limit, mrc_rows=mrc_rows, channel=channel):
+        image = plane.image if picture is None else plane.image[picture]
+        output = predictor(image, intensity_range)
+        result = mask_of(output) if predictor.is_mask else to_dtype_of(image, output)
+        if picture is not None:
+            untouched = plane.image.copy()
+            whole = np.zeros_like(untouched, np.uint8) if predictor.is_mask else untouched
+            whole[picture] = result
+            result = whole
+        results.append(result)
+    return results[0] if len(results) == 1 else np.stack(results)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 COARSE = 256  # pixels between the sides that tiles have: few of them, since each is compiled
+SQUARES = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)  # sides, for images of any size
 INSIDE = 2048  # pixels of a tile without one margin: two tiles make a camera's 4096
 
 Image = Float32[np.ndarray, "h w"]
@@ -74,9 +75,36 @@ def split_axis(
     tile, smaller, n = largest, round_up(COARSE, divisor), 1 + -(-(side - largest) // step(largest))
     while count(tile - smaller) == n:
         tile -= smaller
-    starts = [min(index * step(tile), side - tile) for index in range(n)]
+    return tile, place(side, tile, margin, divisor)
+
+
+def place(side: int, tile: int, margin: int, divisor: int) -> list[tuple[int, int, int]]:
+    """Return (start, first kept, end of kept) of the tiles of one side that cover an axis.
+
+    Args:
+        side, tile: multiples of `divisor`; `tile` is `side`, or less and at least 2 * margin +
+            divisor.
+    """
+    step = (tile - 2 * margin) // divisor * divisor
+    n = 1 if tile == side else 1 + -(-(side - tile) // step)
+    starts = [min(index * step, side - tile) for index in range(n)]
     edges = [0, *(start + margin for start in starts[1:]), side]
-    return tile, list(zip(starts, edges, edges[1:], strict=False))
+    return list(zip(starts, edges, edges[1:], strict=False))
+
+
+def square(shape: tuple[int, ...], largest: int, margin: int, divisor: int) -> int | None:
+    """Return the side of the square tiles, one of SQUARES, that cover `shape` with fewest pixels.
+
+    None if none is small enough for `shape` and large enough for its margins.
+    """
+    least, most = 2 * margin + divisor, min(*shape, largest)
+    sides = {round_up(side, divisor) for side in SQUARES}
+
+    def pixels(tile: int) -> int:
+        h, w = (len(place(side, tile, margin, divisor)) for side in shape)
+        return h * w * tile**2
+
+    return min((tile for tile in sides if least <= tile <= most), key=pixels, default=None)
 
 
 def apply(
@@ -86,6 +114,7 @@ def apply(
     largest: int,
     margin: int,
     divisor: int,
+    square: int | None = None,
 ) -> Image:
     """Return `function` of `image`, computed tile by tile.
 
@@ -93,8 +122,14 @@ def apply(
         function: a compiled one of float32 [1, h, w, 1] that returns float32 [1, h, w, 1].
         image: float32 [h, w], with sides that are multiples of `divisor`.
         largest, margin, divisor: as in `split_axis`.
+        square: the side of all tiles, as `square` returns it, instead of `largest`.
     """
-    (h, rows), (w, columns) = (split_axis(side, largest, margin, divisor) for side in image.shape)
+    (h, rows), (w, columns) = (
+        (square, place(side, square, margin, divisor))
+        if square
+        else split_axis(side, largest, margin, divisor)
+        for side in image.shape
+    )
     # One tile is computed while the previous one is fetched. A CPU would compute both at once.
     in_flight = 1 if jax.default_backend() == "cpu" else 2
     output = np.empty(image.shape, np.float32)

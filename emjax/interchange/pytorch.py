@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from emjax.errors import Adjustable, InputError, UsageError, choose, note
@@ -164,6 +166,22 @@ def export_pytorch(folder: Path, path: Path) -> int:
         tensors |= {name.replace(".running_mean", COUNTER): count for name in norms}
     write_atomically(path, save(tensors, {"emjax": json.dumps(config)}))
     return len(tensors)
+
+
+def check_exported(path: Path) -> None:
+    """Raise UsageError if a file is there that `export_pytorch` has not written."""
+    if not os.path.lexists(path):
+        return
+    try:
+        with safe_open(path, "numpy") as file:
+            is_ours = "emjax" in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        is_ours = False
+    if not is_ours:
+        raise UsageError(
+            f"{path} would be overwritten: expected nothing or weights that emjax exported, got "
+            "another file; choose another --to, or --overwrite"
+        )
 
 
 # Which network a file holds.

@@ -1,7 +1,9 @@
 """Micrographs written as TIFF, MRC or Zarr, whole or not at all, with their pixel size."""
 
+import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import tifffile
 
 from emjax.errors import UsageError
 from emjax.files import draft_name
+from emjax.micrographs.formats.npy_zarr import is_zarr
 from emjax.micrographs.shapes import Planes
 from emjax.micrographs.units import UNKNOWN, AnyPixelSize, PixelSize, is_known, pixel_size
 
@@ -23,18 +26,22 @@ def write(
     nm_per_pixel: AnyPixelSize = UNKNOWN,
     *,
     info: str = "",
+    software: str = "emjax",
 ) -> None:
     """Write uint8, uint16 or float32 [h, w] or [planes, h, w] by the suffix of `path`.
 
     .tif, .tiff as ImageJ writes and reads them, .ome.tif with OME-XML, .mrc and .zarr (OME-Zarr),
     each with the pixel size if it is known. The file appears when it is complete. Rows keep their
-    order: the first row of `image` is the first of the file, also in MRC.
+    order: the first row of `image` is the first of the file, also in MRC. The same arguments give
+    the same bytes of a TIFF.
 
     Args:
         nm_per_pixel: (y, x) in nm, or one number for both; None or NaN if unknown.
         info: ASCII text about the image that the file is to keep.
+        software: ASCII text about what made the image; kept in TIFF alone, as its tag Software.
 
-    Raises: UsageError for another suffix, or a pixel size that is not positive.
+    Raises: UsageError for another suffix, a pixel size that is not positive, or a folder of that
+        name that is not a Zarr store.
     """
     path = Path(path)
     name = path.name.lower()
@@ -42,10 +49,12 @@ def write(
     if suffix is None:
         raise UsageError(f"{path}: expected one of {', '.join(WRITERS)}, got {path.suffix!r}")
     size = pixel_size(nm_per_pixel)
+    if path.is_dir() and not (suffix == ".zarr" and is_zarr(path)):
+        raise UsageError(f"{path} is a folder, expected a name for a file; choose another")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(draft_name(f".{path.name}", f".{os.getpid()}"))
     try:
-        WRITERS[suffix](partial, image, size if is_known(size) else None, info)
+        WRITERS[suffix](partial, image, size if is_known(size) else None, info, software)
         if path.is_dir():  # an older Zarr; a folder is not replaced in one step
             shutil.rmtree(path)
         os.replace(partial, path)
@@ -55,9 +64,9 @@ def write(
         partial.unlink(missing_ok=True)
 
 
-def _imagej(path: Path, image: Planes, known: PixelSize | None, info: str) -> None:
+def _imagej(path: Path, image: Planes, known: PixelSize | None, info: str, software: str) -> None:
     """Write a TIFF with ImageJ's metadata if the pixel size is known, else a plain one."""
-    options: dict[str, Any] = {"photometric": "minisblack"}
+    options: dict[str, Any] = {"photometric": "minisblack", "software": software}
     if known:
         options |= {"imagej": True, "resolution": (1 / known[1], 1 / known[0])}
         options["metadata"] = {"unit": "nm", **({"axes": "ZYX"} if image.ndim == 3 else {})}
@@ -67,16 +76,21 @@ def _imagej(path: Path, image: Planes, known: PixelSize | None, info: str) -> No
     tifffile.imwrite(path, image, **options)
 
 
-def _ome(path: Path, image: Planes, known: PixelSize | None, info: str) -> None:
+def _ome(path: Path, image: Planes, known: PixelSize | None, info: str, software: str) -> None:
+    # By default tifffile takes the host and the time for the UUID.
+    content = hashlib.md5(np.ascontiguousarray(image).data, usedforsecurity=False)
     metadata: dict[str, Any] = {"axes": "ZYX"[-image.ndim :]}
+    metadata |= {"UUID": f"urn:uuid:{uuid.UUID(content.hexdigest())}"}
     metadata |= {"Description": info} if info else {}
     if known:
         for axis, size in zip("YX", known, strict=True):
             metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "nm"}
-    tifffile.imwrite(path, image, ome=True, photometric="minisblack", metadata=metadata)
+    tifffile.imwrite(
+        path, image, ome=True, photometric="minisblack", metadata=metadata, software=software
+    )
 
 
-def _mrc(path: Path, image: Planes, known: PixelSize | None, info: str) -> None:
+def _mrc(path: Path, image: Planes, known: PixelSize | None, info: str, _software: str) -> None:
     """Write MRC2014; its 8-bit numbers are signed, so uint8 becomes uint16."""
     import mrcfile
 
@@ -92,7 +106,7 @@ def _mrc(path: Path, image: Planes, known: PixelSize | None, info: str) -> None:
         header.cella.y = image.shape[-2] * y * 10
 
 
-def _zarr(path: Path, image: Planes, known: PixelSize | None, info: str) -> None:
+def _zarr(path: Path, image: Planes, known: PixelSize | None, info: str, _software: str) -> None:
     """Write OME-Zarr 0.5, in chunks of one plane and at most CHUNK x CHUNK pixels."""
     import zarr
 
@@ -121,7 +135,7 @@ def _zarr(path: Path, image: Planes, known: PixelSize | None, info: str) -> None
     array[...] = image
 
 
-WRITERS: dict[str, Callable[[Path, Planes, PixelSize | None, str], None]] = {
+WRITERS: dict[str, Callable[[Path, Planes, PixelSize | None, str, str], None]] = {
     ".ome.tif": _ome,
     ".ome.tiff": _ome,
     ".tif": _imagej,

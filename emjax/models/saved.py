@@ -1,7 +1,9 @@
 """A trained network as people keep it: model.safetensors, config.json and a README card."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 import emjax
-from emjax.errors import InputError
+from emjax.errors import InputError, UsageError
 from emjax.files import write_atomically
 from emjax.models.build import assemble
 from emjax.models.network import Network
@@ -43,6 +45,21 @@ def write(folder: str | Path, network: Network, config: Mapping[str, Any]) -> No
     write_atomically(folder / "README.md", card(config, network).encode())
 
 
+def check_replaceable(folder: Path, advice: str) -> None:
+    """Raise UsageError, with `advice`, if a model in `folder` would replace files that are none."""
+    files = [folder / name for name in ("model.safetensors", "config.json", "README.md")]
+    there = [file for file in files if os.path.lexists(file)]
+    try:
+        is_model = "emjax" in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        is_model = False
+    if there and not is_model:
+        raise UsageError(
+            f"{there[0]} would be overwritten: expected a new folder or a model of emjax, got "
+            f"another file; {advice}"
+        )
+
+
 def read(folder: str | Path) -> tuple[Arrays, Arrays, dict[str, Any]]:
     """Return (params, stats, config) of a folder that `write` made, or of a workdir with a model/.
 
@@ -50,9 +67,7 @@ def read(folder: str | Path) -> tuple[Arrays, Arrays, dict[str, Any]]:
 
     Raises: InputError if a file is missing or damaged.
     """
-    folder = Path(folder)
-    inner = folder / "model"
-    folder = inner if inner.is_dir() else folder
+    folder = inside(folder)
     try:
         config = json.loads((folder / "config.json").read_text())
         arrays = load_file(folder / "model.safetensors")
@@ -80,6 +95,25 @@ def read(folder: str | Path) -> tuple[Arrays, Arrays, dict[str, Any]]:
     return params, stats, config
 
 
+def digest(folder: str | Path) -> str:
+    """Return the SHA-256, in hexadecimal digits, of all that predictions of a model depend on.
+
+    That is the weights, and of its config.json what is not about their making.
+    """
+    folder = inside(folder)
+    config = json.loads((folder / "config.json").read_text())
+    used = {name: config.get(name) for name in ("model", "task", "range_rule", "clip", "intensity")}
+    total = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
+    total.update((folder / "model.safetensors").read_bytes())
+    return total.hexdigest()
+
+
+def inside(folder: str | Path) -> Path:
+    """Return the folder of the model: `folder`, or model/ in a workdir."""
+    inner = Path(folder) / "model"
+    return inner if inner.is_dir() else Path(folder)
+
+
 def load(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     """Return (module, config) of what `read` reads.
 
@@ -87,6 +121,11 @@ def load(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     """
     params, stats, config = read(folder)
     return assemble(config["model"], params, stats), config
+
+
+def between(values: Sequence[float] | None) -> str | None:
+    """Return the smallest and the largest of something in words; None without them."""
+    return " to ".join(f"{value:.4g}" for value in dict.fromkeys(values)) if values else None
 
 
 def card(config: Mapping[str, Any], network: Network) -> str:
@@ -97,6 +136,7 @@ def card(config: Mapping[str, Any], network: Network) -> str:
         "network": f"{json.dumps(model)}, {parameters} parameters",
         "task": config["task"] or "restoration",
         "trained on": config.get("trained_on"),
+        "nm per pixel": between(config.get("nm_per_pixel")),
         "updates": config.get("step"),
         "intensity rule": config["range_rule"],
         **{name: f"{value:.4f}" for name, value in config.get("scores", {}).items()},

@@ -1,17 +1,17 @@
-"""What a workdir records of its run, in config.json and versions.json: its config and program."""
+"""What a workdir records of its run: config.json, data.json (its records) and versions.json."""
 
 import datetime
 import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import emjax
 from emjax.config import Config, flat, plain
-from emjax.errors import UsageError
+from emjax.errors import UsageError, first_line
 from emjax.files import write_atomically
 from emjax.parallel import devices, processes, sharding
 from emjax.tasks import PRETRAINING_SCORE, TASKS
@@ -28,6 +28,7 @@ MAY_DIFFER = {  # fields that may change when a run continues
     "remat",
     "save_every",
 }
+RECORDED = ("versions.json", "data.json", "metrics.jsonl", "images.jsonl")
 DEFAULTS = {  # what a config means that lacks these fields
     "data.accumulate": 1,
     "ema": 0.0,
@@ -57,11 +58,64 @@ def ranking(config: Mapping[str, Any]) -> tuple[str, bool]:
     return f"val/{metric}", higher_is_better
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a JSON file of a workdir holds.
+
+    Raises: UsageError if it is not the record of a run.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path}: not the record of a run ({first_line(error)}); choose another workdir"
+        ) from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path}: not the record of a run; choose another workdir")
+    return found
+
+
+def data_digests(cards: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return {dataset: what it was built from}, the digest of its files and its options."""
+    return {
+        card["name"]: {"files": card["files_sha256"][:12], **card["options"]}
+        for card in cards
+        if {"name", "files_sha256", "options"} <= card.keys()
+    }
+
+
+def check_same_data(workdir: Path, data: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise UsageError if the run in `workdir` has had other records of the datasets `data`.
+
+    Args:
+        data: as `data_digests` returns it.
+    """
+    path = workdir / "data.json"
+    known = read_json(path) if path.exists() else {}
+    differ: list[str] = []
+    for name in known.keys() & data.keys():
+        theirs, ours = (dict(flat(json.loads(json.dumps(one[name])))) for one in (known, data))
+        differ += [
+            f"{name} {field} {theirs.get(field)!r} -> {ours.get(field)!r}"
+            for field in sorted(theirs.keys() | ours.keys())
+            if theirs.get(field) != ours.get(field)
+        ]
+    if differ:
+        raise UsageError(
+            f"{workdir} holds a run on other records, the dataset was built again: "
+            f"{'; '.join(sorted(differ))}. Choose another workdir, or build the same records"
+        )
+
+
 def check_same_run(config: Config, workdir: Path) -> None:
     """Raise UsageError naming the fields that differ if `workdir` belongs to another config."""
     if not (workdir / "config.json").exists():
+        if there := [name for name in RECORDED if (workdir / name).exists()]:
+            raise UsageError(
+                f"{workdir} holds {there[0]}, but no run with its config.json, so it may be "
+                "another's; choose another workdir"
+            )
         return
-    theirs = DEFAULTS | dict(flat(json.loads((workdir / "config.json").read_text())))
+    theirs = DEFAULTS | dict(flat(read_json(workdir / "config.json")))
     ours = DEFAULTS | dict(flat(plain(config)))
     # A schedule ends with the last epoch, so the number of epochs is then fixed.
     fixed = {"epochs"} if ours["optimizer.schedule"] != "constant" else set()
@@ -95,8 +149,14 @@ def earlier_digests(workdir: Path) -> list[str]:
     return known.split("+") if known else []
 
 
-def describe(workdir: Path, config: Config) -> None:
-    """Write config.json, and versions.json: what runs it, where, and when it was last started."""
+def describe(
+    workdir: Path, config: Config, data: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
+    """Write config.json, data.json, and versions.json: what runs it, where, and since when.
+
+    Args:
+        data: of its records, as `data_digests` returns it.
+    """
     if not processes.is_first():
         return
     versions = emjax.versions(devices.LIBRARIES) | {
@@ -107,5 +167,6 @@ def describe(workdir: Path, config: Config) -> None:
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "date": str(datetime.date.today()),
     }
-    for name, facts in (("versions", versions), ("config", plain(config))):
+    recorded = {"config": plain(config), "data": dict(data or {}), "versions": versions}
+    for name, facts in recorded.items():
         write_atomically(workdir / f"{name}.json", json.dumps(facts, indent=2).encode())

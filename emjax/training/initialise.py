@@ -1,18 +1,21 @@
 """The weights a run starts from."""
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from emjax.config import Config
-from emjax.errors import InputError
+from emjax.errors import InputError, note
+from emjax.inference.training_data import pixel_size_remark
 from emjax.models import transfer
 from emjax.models.build import build_abstract
 from emjax.models.model import Model
 from emjax.models.network import Network
-from emjax.models.saved import read
+from emjax.models.saved import inside, read
 from emjax.parallel import processes
 from emjax.runs.checkpoints import load_generator
 from emjax.runs.provenance import ranking
@@ -31,6 +34,25 @@ def transfer_weights(generator: Network, module: Model, initialise: Config) -> N
     generator, account = transfer.fill(generator, params, stats, fresh=initialise.fresh)
     processes.print_once(f"from {initialise.workdir}: {account}")
     return generator
+
+
+def note_pixel_size(workdir: str, sizes: Sequence[float] | None) -> None:
+    """Note if the model in `workdir` was trained at a pixel size that is far from `sizes`.
+
+    Args:
+        sizes: the smallest and the largest nm per pixel of the records; None: unknown.
+    """
+    path = inside(workdir) / "config.json"
+    trained = json.loads(path.read_text()).get("nm_per_pixel") if path.exists() else None
+    if not trained or not sizes:
+        return
+    theirs, ours = (math.sqrt(smallest * largest) for smallest, largest in (trained, sizes))
+    if pixel_size_remark(sizes, (theirs, theirs)) and pixel_size_remark(trained, (ours, ours)):
+        note(
+            workdir,
+            f"its training images had {theirs:.3g} nm per pixel, {theirs / ours:.3g} times the "
+            f"{ours:.3g} of these records; at one pixel size, the same things have the same size",
+        )
 
 
 def load_old_weights(initialise: Config) -> tuple[Arrays, Arrays, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """From a config to a trained run: assemble, put on the devices, restore, fit."""
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,6 +11,7 @@ from emjax import cli
 from emjax.config import Config
 from emjax.errors import UsageError
 from emjax.files import check_writable, lock_folder
+from emjax.inference import training_data
 from emjax.models import cost, saved
 from emjax.models.network import Network, replace_in_networks
 from emjax.objectives.objective import State
@@ -17,10 +19,16 @@ from emjax.parallel import processes, sharding
 from emjax.runs import tensorboard
 from emjax.runs.checkpoints import Checkpoints, saved_steps
 from emjax.runs.metrics_log import MetricsLog
-from emjax.runs.provenance import check_same_run, describe, ranking
+from emjax.runs.provenance import (
+    check_same_data,
+    check_same_run,
+    data_digests,
+    describe,
+    ranking,
+)
 from emjax.runs.tensorboard import TensorBoardWriter
 from emjax.training.assemble import Pieces, assemble
-from emjax.training.initialise import transfer_weights
+from emjax.training.initialise import note_pixel_size, transfer_weights
 from emjax.training.loop import Schedule, fit
 from emjax.training.preview import PreviewGrid
 from emjax.training.timing import Profile, StepTimer
@@ -32,11 +40,17 @@ def train(config: Config, workdir: Path, profile: Profile | None = None) -> None
     Whatever can be refused is refused before anything is written.
 
     Raises: UsageError for a profile beyond the last step; OSError if the workdir cannot be
-        written to; else as `assemble`, `check_same_run`, `transfer_weights` and `fit`.
+        written to; else as `assemble`, `check_same_run`, `check_same_data`, `transfer_weights` and
+        `fit`.
     """
     check_writable(workdir)
     pieces = assemble(config)
     check_same_run(config, workdir)
+    opened = (*pieces.mixture, *pieces.held_out.values())
+    data = data_digests(records.card for records in opened)
+    check_same_data(workdir, data)
+    if not (workdir / "config.json").exists():  # a run that is killed may leave half a model
+        saved.check_replaceable(workdir / "model", "choose another --workdir")
     total_steps = pieces.total_steps
     if profile and profile.last > total_steps:
         raise UsageError(
@@ -56,7 +70,7 @@ def train(config: Config, workdir: Path, profile: Profile | None = None) -> None
         processes.stop_asked(closed) as stop,
         StepTimer(profile, flops) as timer,
     ):
-        describe(workdir, config)
+        describe(workdir, config, data)
         processes.barrier()
         checkpoints = Checkpoints(saved_at, score=score, higher_is_better=higher_is_better)
         state = checkpoints.restore(state)
@@ -109,6 +123,8 @@ def initial_state(config: Config, pieces: Pieces, *, resumes: bool) -> State:
     if "initialise" in config and config.initialise.workdir and not resumes:
         generator = transfer_weights(state.generator, pieces.module, config.initialise)
         state = state.replace(generator=generator)
+        sizes = training_data.describe(pieces.mixture)["nm_per_pixel"]
+        note_pixel_size(config.initialise.workdir, sizes)
     state = replace_in_networks(state, mesh=pieces.mesh, remat=config.get("remat", False))
     return state.replace(generator=state.generator.with_ema(config.get("ema", 0.0)))
 
@@ -127,6 +143,7 @@ def publisher(
 
     With `events`, it also writes a picture of what the generator does.
     """
+    facts_of_data = functools.cache(lambda: training_data.describe(pieces.mixture))
     grid = events and PreviewGrid(pieces.objective, pieces.held_out["val"], pieces.divisor)
 
     def publish(generator: Network, step: int, scores: dict[str, float]) -> None:
@@ -141,6 +158,8 @@ def publisher(
                 trained_on=", ".join(records.source.name for records in pieces.mixture),
                 step=step,
                 scores=scores,
+                data=data_digests(records.card for records in pieces.mixture),
+                **facts_of_data(),
             )
             saved.write(workdir / "model", generator, facts)
         if events and grid:

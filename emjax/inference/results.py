@@ -1,0 +1,96 @@
+"""Where the results of prediction lie, and which of them are finished."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from emjax import micrographs
+from emjax.errors import InputError, UsageError, note
+from emjax.micrographs import made_by
+
+KINDS = ("mask", "restored", "overlay")
+
+
+def find_inputs(names: Iterable[str], out: Path) -> dict[Path, Path]:
+    """Return {micrograph: the TIFF that it becomes below `out`} for files and folders `names`.
+
+    A folder keeps its tree. Where files of several folders would become the same TIFF, each keeps
+    its path below the folder that all have in common. Where files of one folder would, as x.tif and
+    x.png, each keeps its suffix: x.tif.tif and x.png.tif. A file that is named twice counts once.
+    What is below `out`, and masks and overlays that emjax made, are not taken from a folder.
+
+    Raises: InputError for a folder without micrographs; UsageError if a result would overwrite an
+        input.
+    """
+    typed: dict[Path, Path] = {}
+    below: dict[Path, Path] = {}  # from its folder's place in `out`, by absolute path
+    for name in names:
+        for file, place in _named(Path(name), out):
+            key = Path(os.path.abspath(file))
+            typed.setdefault(key, file)
+            if key not in below or len(place.parts) > len(below[key].parts):
+                below[key] = place
+    folders: dict[Path, set[Path]] = {}
+    for key, place in below.items():
+        folders.setdefault(place.parent / place.stem, set()).add(key.parent)
+    if any(len(parents) > 1 for parents in folders.values()):
+        root = os.path.commonpath([key.parent for key in below])
+        below = {key: key.relative_to(root) for key in below}
+    whole: set[Path] = set()  # that keep their suffix
+    while True:
+        results = {
+            key: out / place.parent / f"{place.name if key in whole else place.stem}.tif"
+            for key, place in below.items()
+        }
+        counts = Counter(results.values())
+        alike = {key for key, result in results.items() if counts[result] > 1} - whole
+        if not alike:
+            break
+        whole |= alike
+    inputs = {key.resolve(): file for key, file in typed.items()}
+    for result in results.values():
+        for path in (result, overlay_of(result)):
+            if input := inputs.get(path.resolve()):
+                raise UsageError(f"{input} would be overwritten by a result; choose another --out")
+    return {typed[key]: result for key, result in results.items()}
+
+
+def _named(name: Path, out: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield (file, its path below `name`) of each micrograph of a file or a folder."""
+    if not name.is_dir() or micrographs.is_zarr(name):
+        yield name, Path(name.name)
+        return
+    folder, results = name.resolve(), out.resolve()
+    inside = results != folder and results.is_relative_to(folder)
+    kinds = KINDS if results == folder else ("mask", "overlay")
+    left_out = found = 0
+    for file in micrographs.find(name):
+        place = file.relative_to(name)
+        if inside and (folder / place).is_relative_to(results):
+            continue
+        if (made_by.read(file) or {}).get("kind") in kinds:
+            left_out += 1
+            continue
+        found += 1
+        yield file, place
+    if left_out:
+        note(name, f"{left_out} results of emjax in it are left out; name them to predict them")
+    if not found:
+        raise InputError(f"{name} holds no micrograph but results of emjax; expected micrographs")
+
+
+def overlay_of(result: Path) -> Path:
+    """Return the name of the picture next to a mask."""
+    return result.with_suffix(".overlay.png")
+
+
+def is_finished(result: Path, made: Mapping[str, Any], *, is_mask: bool) -> bool:
+    """Return whether `result`, and the overlay of a mask, are there and were made as `made`."""
+    kinds = {result: "mask", overlay_of(result): "overlay"} if is_mask else {result: "restored"}
+    for path, kind in kinds.items():
+        facts = made_by.read(path)
+        if facts is None or facts != {**made, "kind": kind, "result": facts["result"]}:
+            return False
+    return True
