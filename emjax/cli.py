@@ -48,6 +48,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{' '.join(message.splitlines())} (see --help)")
 
+    def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
+        """Parse as argparse does; it raises ValueError for `--flag=--` in Python 3.11."""
+        try:
+            return super().parse_known_args(*arguments, **options)
+        except ValueError as error:
+            self.error(f"a flag cannot have the value --: {error}")
+
 
 class NotePrinter(logging.Handler):
     """Prints each warning of the package once, as `note: ...` on stderr."""
