@@ -55,6 +55,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{' '.join(message.splitlines())} (see --help)")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, which in Python 3.11 takes the value of `--flag=--` away."""
+        for argument in args or ():
+            if argument.startswith("-") and argument.endswith("=--"):
+                self.error(f"{argument}: a flag cannot have the value --")
+        return super().parse_known_args(args, namespace)
+
 
 class NotePrinter(logging.Handler):
     """Prints each warning of the package once, as `note: ...` on stderr."""
