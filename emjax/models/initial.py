@@ -67,7 +67,7 @@ def draw(initializer: Initializer, shape: tuple[int, ...], rngs: KeySource) -> A
     return initializer(rngs.params(), shape, jnp.float32)
 
 
-def build_together(build: Callable[[Keys], nnx.Module], key: Key[Array, ""]) -> Any:
+def build_together(build: Callable[[Keys], Any], key: Key[Array, ""]) -> Any:
     """Return `build(Keys(key))`, with all arrays of one initializer and shape drawn at once."""
     requests = Requests()
     nnx.eval_shape(lambda: build(requests))
