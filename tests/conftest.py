@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, checked array shapes, and small simulated records."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     " --xla_cpu_parallel_codegen_split_count=1",
 )
+
+# A suite in the background was started to ignore SIGINT, and so would the commands that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
 import jax.numpy as jnp
