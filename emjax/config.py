@@ -251,7 +251,7 @@ RANGES: dict[str, Range] = {
     "precision": NAME,
     "remat": YES_OR_NO,
     "optimizer.name": NAME,
-    "optimizer.lr": POSITIVE,
+    "optimizer.lr": NOT_NEGATIVE,
     "optimizer.b1": DECAY,
     "optimizer.b2": DECAY,
     "optimizer.clip": NOT_NEGATIVE,

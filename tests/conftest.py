@@ -16,8 +16,9 @@ os.environ.setdefault(
     " --xla_cpu_parallel_codegen_split_count=1",
 )
 
-# A suite in the background was started to ignore SIGINT, and so would the commands that it starts.
+# A suite in the background or under nohup ignores these, and so would the commands it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, lambda *_: None)
 
 import jax
 import jax.numpy as jnp

@@ -27,7 +27,7 @@ WRONG = {  # values that no field of the kind may have, as they are typed
     "model.blocks": ["0", "11"],
     "model.filters": ["(4,0,2)", "(4,'a',2)", "(4,2.5,2)", "(True,2,2)"],
     "model.input_interval": ["(1,1)", "(0,1,2)"],
-    "optimizer.lr": ["0", "-1e-3", "nan", "inf"],
+    "optimizer.lr": ["-1e-3", "nan", "inf"],
     "optimizer.b1": ["1.0", "-0.1"],
     "optimizer.clip": ["-1"],
     "optimizer.warmup": ["-1"],
@@ -85,7 +85,7 @@ def test_python_may_give_numbers_of_numpy_and_is_checked_too(tiny_records):
         config.model = dict(config.model.to_dict(), pools=[2, np.int64(2)])
     check_ranges(config)
     config.optimizer.lr = -1.0
-    with pytest.raises(UsageError, match=r"^optimizer.lr=-1.0, expected a number above 0$"):
+    with pytest.raises(UsageError, match=r"^optimizer.lr=-1.0, expected a number of at least 0$"):
         assemble(config)
 
 
