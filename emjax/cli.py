@@ -55,7 +55,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{' '.join(message.splitlines())} (see --help)")
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  # its overloads
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
         """Parse as argparse does, which in Python 3.11 takes the value of `--flag=--` away."""
         for argument in args or ():
             if argument.startswith("-") and argument.endswith("=--"):
