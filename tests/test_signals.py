@@ -88,11 +88,11 @@ def test_a_second_signal_ends_a_command_at_once():
 
 
 def test_nohup_is_respected():
-    process = started(
-        "print(sys.stdin.readline(), end='')",
-        stdin=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
-    )
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the process inherits it
+    try:
+        process = started("print(sys.stdin.readline(), end='')", stdin=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGHUP, former)
     process.send_signal(signal.SIGHUP)
     out, err = process.communicate("go\n", timeout=60)
     assert (process.returncode, out, err) == (0, "go\ncleaned\n", "")
