@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import emjax
 from data_builders import tfds_patches
 from data_builders.writer import VERSION, Count, Record, Skipped, Writer, check_unusable_share
+from emjax.config import SPLITS
 from emjax.errors import InputError
 from emjax.files import check_writable, lock_folder
 
@@ -25,7 +26,6 @@ Thing = TypeVar("Thing")
 
 ALL = range(sys.maxsize)  # units of a dataset
 TARGETS = ("mask", "denoised", "background_removed", "superresolved")
-SPLITS = ("train", "val", "test")
 FEW = 10  # sources: with fewer, a tenth is none
 LIBRARIES = (
     *("numpy", "tensorflow-datasets", "array_record"),

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
                 pixels = pixels * np.uint8(255)
             yield Path(options.out) / key / name, pixels, record["nm_per_pixel"]
 
-    if not options.overwrite:
+    if not options.overwrite and Path(options.out).exists():
         made_by.check_replaceable(path for row in rows for path, *_ in images(row))
     for row in rows:
         for path, pixels, size in images(row):

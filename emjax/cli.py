@@ -10,7 +10,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from emjax.errors import (
     Adjustable,
@@ -55,14 +55,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{' '.join(message.splitlines())} (see --help)")
 
-    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  # its overloads
-        self, args: Any = None, namespace: Any = None
-    ) -> Any:
-        """Parse as argparse does, which in Python 3.11 takes the value of `--flag=--` away."""
-        for argument in args or ():
-            if argument.startswith("-") and argument.endswith("=--"):
-                self.error(f"{argument}: a flag cannot have the value --")
-        return super().parse_known_args(args, namespace)
+    if not TYPE_CHECKING:  # its types are argparse's, which declares overloads
+
+        def parse_known_args(self, args=None, namespace=None):
+            """Parse as argparse does, which in Python 3.11 takes the value of `--flag=--` away."""
+            for argument in args or ():
+                if argument.startswith("-") and argument.endswith("=--"):
+                    self.error(f"{argument}: a flag cannot have the value --")
+            return super().parse_known_args(args, namespace)
 
 
 class NotePrinter(logging.Handler):

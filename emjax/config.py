@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from emjax.errors import EmjaxError, UsageError, first_line
 
+SPLITS = ("train", "val", "test")  # that every dataset is divided into
 RECIPES = Path(__file__).parents[1] / "configs"  # installed beside emjax, and so in a checkout
 
 Config = Any  # an ml_collections.ConfigDict: its fields are not known to a type checker

@@ -12,7 +12,7 @@ import argparse
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from emjax import cli, micrographs
 from emjax.errors import InputError, UsageError, note
 from emjax.files import check_writable, write_atomically
 from emjax.inference import results
-from emjax.inference.predictor import Predictor, Survey, predict_file, survey_file
+from emjax.inference.predictor import Predictor, Survey, predict_planes, survey
 from emjax.inference.training_data import GIVE_A_RANGE
 from emjax.micrographs import Micrograph, banner, made_by, units
 from emjax.micrographs.intensity import Range
@@ -68,7 +68,7 @@ def write_result(
     is_mask: bool,
     info: str = "",
 ) -> str:
-    """Write what `predict_file` returned to `written`, a mask with its overlay; say so.
+    """Write what `predict_planes` returned to `written`, a mask with its overlay; say so.
 
     Args:
         made: what it was made from, for `made_by.line`.
@@ -107,16 +107,22 @@ class Job:
         """Return where the first row of a file is put; "" if the file says it."""
         return "" if micrographs.top_row_is_stated(file) else self.options.mrc_rows or "top"
 
+    def planes(self, file: Path) -> Iterator[Micrograph]:
+        """Yield the planes of `file` that the options choose."""
+        options = self.options
+        return micrographs.planes(
+            file,
+            options.index,
+            self.limit,
+            mrc_rows=self.rows(file) or None,
+            channel=options.channel,
+        )
+
     def survey(self, file: Path) -> Survey:
         """Return what reading `file` once shows, with the pixel size of the options."""
-        rows = self.rows(file) or None
-        found = survey_file(
+        found = survey(
             self.model,
-            file,
-            self.options.index,
-            self.limit,
-            rows,
-            self.options.channel,
+            self.planes(file),
             cut_banner=self.options.cut_banner,
             intensity_range=self.range,
         )
@@ -182,13 +188,9 @@ class Job:
                 "and Fiji show it at the bottom (--mrc_rows=bottom)",
             )
         info = f"first row of the MRC file at the {rows} (--mrc_rows={rows})" if rows else ""
-        result = predict_file(
+        result = predict_planes(
             model,
-            file,
-            options.index,
-            self.limit,
-            rows or None,
-            options.channel,
+            self.planes(file),
             intensity_range=values,
             picture=found.picture if options.cut_banner else None,
         )

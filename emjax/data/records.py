@@ -10,10 +10,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from emjax.config import parts_of
+from emjax.config import SPLITS, parts_of
 from emjax.errors import InputError, UsageError, first_line, note
 
-SPLITS = ("train", "val", "test")  # that every dataset is divided into
 MAX_DAMAGED_SHARE = 0.001  # of a split's records; with more, the run stops
 
 Record = dict[str, Any]  # {field: array, int or bytes}

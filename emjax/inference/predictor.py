@@ -50,7 +50,6 @@ class Predictor:
 
     Attributes:
         config: what the model's config.json says.
-        digest: SHA-256 of all that determines its predictions, in hexadecimal digits.
         is_mask: whether the model segments; if not, it restores micrographs.
         memory_for_whole: the `memory` that would have avoided all approximate predictions so far,
             in bytes; 0 if there was none.
@@ -61,7 +60,7 @@ class Predictor:
 
     def __init__(self, folder: str | Path, memory: int = micrographs.LIMIT) -> None:
         module, self.config = saved.load(folder)
-        self.digest = saved.digest(folder)
+        self.folder = folder
         if reason := self.config.get("only_to_start_from"):
             raise UsageError(
                 f"{folder}: this model cannot predict, {reason}; finetune it first, from "
@@ -190,6 +189,11 @@ class Predictor:
         return output if self.is_mask else micrographs.to_range(output, intensity_range)
 
     @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that determines the predictions, in hexadecimal digits."""
+        return saved.digest(self.folder)
+
+    @functools.cached_property
     def bytes_per_pixel(self) -> int:
         """Memory that the network takes per pixel of an image, roughly."""
         return cost.bytes_per_pixel(self.forward, self.divisor)
@@ -298,13 +302,9 @@ class Survey(NamedTuple):
     picture: banner.Area  # what is no banner, border or scale bar, of all planes that of the first
 
 
-def survey_file(
+def survey(
     predictor: Predictor,
-    file: str | Path,
-    index: int | None = None,
-    limit: int = micrographs.LIMIT,
-    mrc_rows: str | None = None,
-    channel: str | None = None,
+    planes: Iterable[Micrograph],
     *,
     cut_banner: bool = False,
     intensity_range: Range | None = None,
@@ -312,18 +312,18 @@ def survey_file(
     """Return the Survey of an image or stack, with one intensity range for all its planes.
 
     Args:
-        index, limit, mrc_rows, channel: as `micrographs.planes` takes them.
+        planes: as `micrographs.planes` yields them.
         cut_banner: leave banners, borders and scale bars out of the range.
         intensity_range: the range, if it is known.
 
-    Raises: InputError as `micrographs.planes` does; NoRange if all pixels are the same.
+    Raises: NoRange if all pixels are the same.
     """
     first: list[Micrograph] = []
     pictures: list[banner.Area] = []
     total = hashlib.sha256()
 
     def images() -> Iterator[Grey]:
-        for plane in micrographs.planes(file, index, limit, mrc_rows=mrc_rows, channel=channel):
+        for plane in planes:
             image, *facts = plane
             if not first:
                 first.append(plane)
@@ -336,32 +336,25 @@ def survey_file(
     return Survey(*found, first[0], total.hexdigest(), pictures[0])
 
 
-def predict_file(
+def predict_planes(
     predictor: Predictor,
-    file: str | Path,
-    index: int | None = None,
-    limit: int = micrographs.LIMIT,
-    mrc_rows: str | None = None,
-    channel: str | None = None,
+    planes: Iterable[Micrograph],
     *,
     intensity_range: Range,
     picture: banner.Area | None = None,
 ) -> Planes:
-    """Return the result for `file`: [h, w] or [planes, h, w].
+    """Return the result for an image or stack: [h, w] or [planes, h, w].
 
-    It is a mask, uint8, or images in the dtype of the input. The file is read plane by plane, so
-    that it is never held as a whole.
+    It is a mask, uint8, or images in the dtype of the input.
 
     Args:
-        index, limit, mrc_rows, channel: as `micrographs.planes` takes them.
+        planes: as `micrographs.planes` yields them, so that a stack is never held as a whole.
         intensity_range: the (low, high) of all planes.
         picture: the part to predict, the whole by default; elsewhere a mask is empty, and a
             restored micrograph is as it was.
-
-    Raises: InputError as `micrographs.planes` does.
     """
     results: list[Grey] = []
-    for plane in micrographs.planes(file, index, limit, mrc_rows=mrc_rows, channel=channel):
+    for plane in planes:
         image = plane.image if picture is None else plane.image[picture]
         output = predictor(image, intensity_range)
         result = mask_of(output) if predictor.is_mask else to_dtype_of(image, output)

@@ -49,11 +49,14 @@ def intensity_range(
         tops.append(1.0 if image.dtype.kind == "f" else float(np.iinfo(image.dtype).max))
         if rule == "fixed":
             continue
-        defect = defective(image)
+        own = None if image.dtype.kind == "f" else np.bincount(image.ravel(), minlength=1 << 16)
+        defect = defective(image, own)
         pixels = image.ravel() if defect is None else image[~defect]
         left_out, total = left_out + image.size - pixels.size, total + image.size
-        if image.dtype.kind == "f":
+        if own is None:
             floats.append(pixels)
+        elif defect is None:
+            counts += own
         else:
             counts += np.bincount(pixels, minlength=counts.size)
     if not tops:
@@ -83,17 +86,20 @@ def intensity_range(
     return float(low), float(high)
 
 
-def defective(image: Grey) -> Mask | None:
+def defective(image: Grey, counts: np.ndarray | None = None) -> Mask | None:
     """Return where a detector's hot and dead pixels decide the range of `image`; None nowhere.
 
     Such pixels are farther from the middle 96 % of the values than these are wide, stand alone, in
     small groups or thin lines, and are at most 1 % of all. Larger groups are objects: particles in
     an empty field stay.
+
+    Args:
+        counts: how often each grey value is in the image, if that is known.
     """
     if image.dtype.kind == "f":
         (low, a, b, high) = np.quantile(image, [ENDS[0], *MIDDLE, ENDS[1]], method="inverted_cdf")
     else:
-        below = np.cumsum(np.bincount(image.ravel()))
+        below = np.cumsum(np.bincount(image.ravel()) if counts is None else counts)
         (low, a, b, high) = np.searchsorted(
             below, np.multiply([ENDS[0], *MIDDLE, ENDS[1]], below[-1])
         )
