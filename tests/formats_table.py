@@ -1,6 +1,6 @@
 """Compare what emjax reads of a folder of sample files with what another reader found.
 
-python -m tests.formats_table FOLDER prints the table of docs/reference/formats.md.
+python -m tests.formats_table FOLDER prints the table of docs/background/evidence/real_files.md.
 FOLDER/MANIFEST.csv has the columns file, shape, dtype, min, max, mean, axes_or_error, one row per
 signal of each file.
 """
@@ -100,7 +100,7 @@ def _described(signal):
 
 
 def main(folder):
-    print("| file | emjax | the other reader |\n|---|---|---|")
+    print("| file | emjax | the other reader says |\n|---|---|---|")
     for file, rows in manifest(folder).items():
         described, found = examine(Path(folder) / file, rows)
         times = collections.Counter(described).items()
