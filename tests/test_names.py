@@ -9,7 +9,7 @@ import pytest
 from data_builders import common
 from data_builders.micrographs import tables
 from data_builders.micrographs.listing import from_folders, from_table
-from data_builders.micrographs.names import targets_among
+from emjax.micrographs.names import targets_among
 from emjax.errors import InputError
 
 
