@@ -26,6 +26,7 @@ RECIPES = ("pretrain", "segment_au", "restore_temimagenet")
 COMMANDS = {  # verb: module
     "train": "emjax.main",
     "predict": "emjax.predict",
+    "measure": "emjax.measure",
     "report": "emjax.report",
     "sweep": "emjax.sweep",
     "convert": "emjax.convert",
