@@ -287,11 +287,9 @@ class Results:
         border += "Miles-Lantuejoul weights make up for it" if weighted else "without correction"
         share = statistics.share_up_to(sizes["feret_min"], statistics.NANO)
         at_border = int(len(counted) - counted.sum())
-        remarks = [f"{at_border} particles at the border are not counted."]
+        remarks = [f"At the border, not counted: {at_border}."]
         if options.min_size:
-            remarks.append(
-                f"{self.small} particles of fewer than {options.min_size} pixels are left out."
-            )
+            remarks.append(f"Smaller than {options.min_size} pixels, left out: {self.small}.")
         if self.tiny:
             remarks.append(f"{self.tiny} particles have fewer than {TINY} pixels; their sizes are "
                            "uncertain (--min_size leaves them out).")  # fmt: skip
