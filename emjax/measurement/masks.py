@@ -1,7 +1,7 @@
 """What the values of a file mean that may be a mask, a label image or a micrograph."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,9 +44,10 @@ def find(pixels: np.ndarray) -> Found:
     if values.dtype.kind == "f" and (values != np.rint(values)).any():
         return Found("micrograph", values)
     dense = np.where(values != 0, np.searchsorted(found, values) + 1, 0)
-    pieces = int(measure.label(dense, connectivity=2).max())
-    if pieces <= (2 if len(found) > CLASSES else 1) * len(found):
-        return Found("labels", values, pieces - len(found))
+    pieces: Any = measure.label(dense, connectivity=2)
+    number = int(pieces.max())
+    if number <= (2 if len(found) > CLASSES else 1) * len(found):
+        return Found("labels", values, number - len(found))
     return Found("classes" if len(found) <= CLASSES else "micrograph", values)
 
 

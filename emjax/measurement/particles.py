@@ -7,7 +7,7 @@ the squares. So a single pixel has a size. docs/reference/measuring.md has every
 
 from collections.abc import Iterator
 from itertools import product
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -55,8 +55,9 @@ def label(mask: np.ndarray, split: float | None = SPLIT) -> Labels:
     if len(names) > 1:
         dense = np.searchsorted(names, mask) + 1
         return Labels(np.where(mask != 0, dense, 0).astype(np.int32), names.astype(np.int64))
-    touching = measure.label(mask != 0, connectivity=2).astype(np.int32)
-    image = touching if split is None else split_touching(touching, split)
+    touching: Any = measure.label(mask != 0, connectivity=2)
+    touching = touching.astype(np.int32)
+    image: np.ndarray = touching if split is None else split_touching(touching, split)
     return Labels(image, np.arange(1, int(image.max(initial=0)) + 1))
 
 
@@ -91,7 +92,7 @@ def split_touching(labels: np.ndarray, depth: float) -> np.ndarray:
     low = LEAST_DEPTH / depth  # the distance from which the relative depth is the larger one
     for index, place in enumerate(ndimage.find_objects(labels), start=1):
         inside = np.pad(labels[place] == index, 1)
-        distance = ndimage.distance_transform_edt(inside)
+        distance: Any = ndimage.distance_transform_edt(inside)
         height = np.where(
             distance < low,
             distance / LEAST_DEPTH,
@@ -101,7 +102,8 @@ def split_touching(labels: np.ndarray, depth: float) -> np.ndarray:
         if height.max() > height[inside].min() + 1:
             flooded = morphology.reconstruction(height - 1, height)
             tops = morphology.local_maxima(flooded) & inside
-            markers, count = measure.label(tops, connectivity=2, return_num=True)
+            markers: Any = measure.label(tops, connectivity=2)
+            count = int(markers.max())
             if count > 1:
                 parts = segmentation.watershed(-distance, markers, mask=inside)
         own = inside[1:-1, 1:-1]
