@@ -90,6 +90,7 @@ def commands_page() -> str:
 API = {
     "emjax": ("read", "read_stack", "load_model", "write"),
     "emjax.micrographs": ("open_all", "planes", "read_pixels", "find", "intensity_range"),
+    "emjax.measurement": ("label", "measure"),
     "emjax.metrics": None,
     "emjax.metrics.losses": None,
 }
