@@ -10,8 +10,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from emjax import measure, micrographs
+from emjax import measure, micrographs, pictures
 from emjax.errors import InputError, UsageError
+from emjax.micrographs import made_by
 
 RNG = np.random.default_rng(0)
 
@@ -108,6 +109,22 @@ def test_what_is_written(tmp_path, capsys):
     assert str(tmp_path) not in page + before["summary.json"].decode()
     run(out, folder, f"--images={tmp_path / 'images'}", "--border_weights")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_folders_without_overlays_and_files_of_one_name(tmp_path, capsys):
+    mask = np.where(DISCS > 0, 255, 0).astype(np.uint8)
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        line = made_by.line({}, "mask", mask)
+        micrographs.write(tmp_path / folder / "x.tif", mask, software=line)
+        drawn = pictures.overlay(picture(DISCS), mask)
+        line = made_by.line({}, "overlay", drawn)
+        (tmp_path / folder / "x.overlay.png").write_bytes(pictures.png(drawn, line))
+    summary = run(tmp_path / "o", tmp_path / "a", tmp_path / "b" / "x.tif", tmp_path / "a/x.tif")
+    assert [image["image"] for image in summary["images"]] == ["a/x.tif", "b/x.tif"]
+    assert "1 results of emjax in it are left out" in capsys.readouterr().err
+    with pytest.raises(InputError, match="holds only results of emjax"):
+        run(tmp_path / "p", "--model=m", tmp_path / "a", masks=False)
 
 
 @pytest.mark.parametrize("name", ["particles.csv", "summary.json", "report.html"])

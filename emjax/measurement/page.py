@@ -149,6 +149,13 @@ def row(first: Row, described: Mapping[str, Any]) -> Row:
     return {**first, **{name: number(described[name], intervals[name]) for name in intervals}}
 
 
+def cell(value: Any) -> str:
+    """Return a value of the table of images; a pixel size as y x x."""
+    if isinstance(value, list):
+        return " x ".join(f"{side:.6g}" for side in value)
+    return "-" if value is None else str(value)
+
+
 def screening(share: Mapping[str, Any]) -> str:
     """Return one sentence about EU recommendation 2022/C 229/01."""
     value, bounds = share["value"], share["interval"]
@@ -174,11 +181,11 @@ def needed(precision: Mapping[str, Any]) -> str:
     """Return in words how many particles the median needs."""
     if not precision["by_number"]:
         return "Too few particles to say how many are needed."
-    text = f"The median is known to +- {100 * precision['by_number'][-1]['half_width']:.2g} %. "
+    text = f"The median is known to ± {100 * precision['by_number'][-1]['half_width']:.2g} %. "
     if not precision["more"]:
-        return text + "Enough for +- 5 %."
+        return text + "Enough for ± 5 %."
     return text + (
-        f"For +- 5 % about {precision['needed']} particles are needed, {precision['more']} more, "
+        f"For ± 5 % about {precision['needed']} particles are needed, {precision['more']} more, "
         "in further images like these."
     )
 
@@ -211,7 +218,7 @@ def render(summary: Mapping[str, Any], sample: Sample, fields: Sequence[Field]) 
         sections.append(Section("Fits", text=text + "distribution.", table=rows))
     sections.append(
         Section("How sure the median is", text=needed(summary["precision"]),
-                table=[{"particles": str(each["number"]), "median known to +-":
+                table=[{"particles": str(each["number"]), "median known to ±":
                         f"{100 * each['half_width']:.2g} %"}
                        for each in summary["precision"]["by_number"]])
     )  # fmt: skip
@@ -227,11 +234,11 @@ def render(summary: Mapping[str, Any], sample: Sample, fields: Sequence[Field]) 
             f"{PATIENCE} particles, as in the column label of particles.csv.",
             pictures=[[picture(field)] for field in fields],
         ),
-        Section("Images", table=[{k: str(v) for k, v in each.items()}
+        Section("Images", table=[{name: cell(value) for name, value in each.items()}
                                  for each in summary["images"]]),
     ]  # fmt: skip
     paragraphs = [
-        f"{summary['number']} particles counted in {len(summary['images'])} images. "
+        f"Particles: {summary['number']}; files: {len(summary['images'])}. "
         f"{summary['counting_rule']}",
         *summary["remarks"],
         f"In brackets: {summary['interval']}.",

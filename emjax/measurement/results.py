@@ -149,7 +149,9 @@ class Results:
             remarks.append(f"Pixel sizes differ, {known[0][1]:.4g} to {known[-1][1]:.4g} nm: so do "
                            "the smallest particles that can be seen.")  # fmt: skip
         if unit != "nm":
-            remarks.append("No file states its pixel size: all sizes are in pixels.")
+            remarks.append(
+                "No file states its pixel size: all sizes are in pixels (--pixel_size=NM gives nm)."
+            )
         if len(main.values) == 1:
             remarks.append("One particle: no interval can be stated.")
         summary = {

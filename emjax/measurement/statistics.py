@@ -73,7 +73,9 @@ def draws(groups: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         images = rng.integers(0, len(sizes), len(sizes))
         size = np.repeat(sizes[images], sizes[images])
         drawn = np.repeat(first[images], sizes[images]) + rng.integers(0, size)
-        yield np.unique(order[drawn], return_counts=True)
+        counts = np.bincount(order[drawn], minlength=len(groups))
+        there = np.flatnonzero(counts)
+        yield there, counts[there]
 
 
 def describe(sample: Sample, of: Statistics = by_number) -> dict[str, Any]:
