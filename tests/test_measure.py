@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet
@@ -252,3 +254,14 @@ def test_images_that_belong_to_no_mask(tmp_path):
     tifffile.imwrite(tmp_path / "images" / "x.tif", picture(DISCS))
     with pytest.raises(InputError, match="holds no image that is named like one of the masks"):
         run(tmp_path / "o", tmp_path / "a.tif", f"--images={tmp_path / 'images'}")
+
+
+def test_measuring_masks_loads_no_jax(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", (DISCS > 0).astype(np.uint8))
+    code = (
+        "import sys; from emjax import measure; "
+        f"measure.main(['--masks', '--out={tmp_path}/o', '{tmp_path}/a.tif']); "
+        "print([name for name in ('jax', 'flax', 'jaxtyping') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -145,7 +145,7 @@ class Results:
             remarks.append(f"{self.tiny} particles have fewer than {TINY} pixels; their sizes are "
                            "uncertain (--min_size leaves them out).")  # fmt: skip
         known = sorted({tuple(row["nm_per_pixel"]) for row in self.images if row["nm_per_pixel"]})
-        if len(known) > 1:
+        if known and known[-1][1] > 1.001 * known[0][1]:
             remarks.append(f"Pixel sizes differ, {known[0][1]:.4g} to {known[-1][1]:.4g} nm: so do "
                            "the smallest particles that can be seen.")  # fmt: skip
         if unit != "nm":
