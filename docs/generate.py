@@ -26,6 +26,7 @@ RECIPES = ("pretrain", "segment_au", "restore_temimagenet")
 COMMANDS = {  # verb: module
     "train": "emjax.main",
     "predict": "emjax.predict",
+    "measure": "emjax.measure",
     "report": "emjax.report",
     "sweep": "emjax.sweep",
     "convert": "emjax.convert",
@@ -89,6 +90,7 @@ def commands_page() -> str:
 API = {
     "emjax": ("read", "read_stack", "load_model", "write"),
     "emjax.micrographs": ("open_all", "planes", "read_pixels", "find", "intensity_range"),
+    "emjax.measurement": ("label", "measure"),
     "emjax.metrics": None,
     "emjax.metrics.losses": None,
 }

@@ -11,6 +11,7 @@ VERBS = {  # in the order of use: the module of each, and what it does
     "build": ("data_builders.build", "turn raw micrographs into records, once, before training"),
     "train": ("emjax.main", "pretrain or finetune a network by a recipe"),
     "predict": ("emjax.predict", "apply a trained model to micrographs"),
+    "measure": ("emjax.measure", "measure the particles of masks or micrographs"),
     "sweep": ("emjax.sweep", "train all runs of a matrix, in dependency order"),
     "report": ("emjax.report", "write tables, curves and pictures of all runs in a folder"),
     "convert": ("emjax.convert", "read and write weights of PyTorch"),

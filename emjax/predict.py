@@ -22,40 +22,18 @@ import emjax
 from emjax import cli, micrographs
 from emjax.errors import InputError, UsageError, note
 from emjax.files import check_writable, write_atomically
+from emjax.inference import options as flags
 from emjax.inference import results
 from emjax.inference.predictor import Predictor, Survey, predict_planes, survey
 from emjax.inference.training_data import GIVE_A_RANGE
-from emjax.micrographs import Micrograph, banner, made_by, units
+from emjax.micrographs import Micrograph, banner, made_by
 from emjax.micrographs.intensity import Range
 from emjax.micrographs.writers import Planes
 from emjax.parallel import devices
 from emjax.pictures import overlay, png
 from emjax.runs.provenance import code_digest
 
-GIB = 2**30
 NAMED = 3  # inputs of which a remark of one kind is printed
-
-
-def pixel_size(text: str) -> tuple[float, float]:
-    """Return (y, x) in nm of --pixel_size: one positive number, or y,x."""
-    with contextlib.suppress(ValueError, UsageError):
-        sizes = units.pixel_size([float(part) for part in text.split(",")])
-        if not np.isnan(sizes).any():
-            return sizes
-    raise UsageError(f"--pixel_size={text}: expected nm per pixel, one positive number or y,x")
-
-
-def given_range(text: str) -> Range | str:
-    """Return (low, high) of --range=LOW,HIGH, or "shared"."""
-    if text == "shared":
-        return text
-    with contextlib.suppress(ValueError):
-        low, high = map(float, text.split(","))
-        if -np.inf < low < high < np.inf:
-            return low, high
-    raise UsageError(
-        f"--range={text}: expected LOW,HIGH, two grey values such as 90,410, or shared"
-    )
 
 
 def write_result(
@@ -178,15 +156,6 @@ class Job:
             return f"{file} -> {written}  is finished"
         values = found.intensity_range
         self.remark(file, found)
-        drawn = banner.described(found.first.image.shape, found.picture)
-        if drawn and not options.cut_banner:
-            note(file, f"a banner, border or scale bar is in {drawn}; --cut_banner leaves it out")
-        if rows and not options.mrc_rows:
-            note(
-                "MRC files",
-                "their first row becomes the top row of the results (--mrc_rows=top); IMOD, 3dmod "
-                "and Fiji show it at the bottom (--mrc_rows=bottom)",
-            )
         info = f"first row of the MRC file at the {rows} (--mrc_rows={rows})" if rows else ""
         result = predict_planes(
             model,
@@ -198,7 +167,10 @@ class Job:
         return write_result(written, file, result, first, made, is_mask=model.is_mask, info=info)
 
     def remark(self, file: Path, found: Survey) -> None:
-        """Note how an input is far from the training images, of each kind the first few inputs."""
+        """Note how an input is far from the training images, of each kind the first few inputs.
+
+        Also what is drawn into it, and how the rows of MRC files are taken.
+        """
         values, sizes = found.intensity_range, found.first.nm_per_pixel
         texts = dict(self.model.remarks(values, found.levels, sizes))
         if found.remark:
@@ -206,8 +178,16 @@ class Job:
         for kind, text in texts.items():
             self.kinds[kind] += 1
             if self.kinds[kind] <= NAMED:
-                flags = "--range=LOW,HIGH or --range=shared"
-                note(file, text.replace(GIVE_A_RANGE, flags))
+                note(file, text.replace(GIVE_A_RANGE, "--range=LOW,HIGH or --range=shared"))
+        drawn = banner.described(found.first.image.shape, found.picture)
+        if drawn and not self.options.cut_banner:
+            note(file, f"a banner, border or scale bar is in {drawn}; --cut_banner leaves it out")
+        if self.rows(file) and not self.options.mrc_rows:
+            note(
+                "MRC files",
+                "their first row becomes the top row of the results (--mrc_rows=top); IMOD, 3dmod "
+                "and Fiji show it at the bottom (--mrc_rows=bottom)",
+            )
 
     def sum_up(self) -> None:
         """Note how many inputs have a remark of which not all were named, and how to avoid it."""
@@ -215,7 +195,7 @@ class Job:
             if count > NAMED:
                 note(f"{count} inputs", kind)
         if needed := self.model.memory_for_whole:
-            note("approximate predictions", f"--memory_limit={-(-needed // GIB)} avoids them")
+            note("approximate predictions", f"--memory_limit={-(-needed // flags.GIB)} avoids them")
 
 
 @cli.command
@@ -225,21 +205,12 @@ def main(arguments: Sequence[str]) -> int:
     add = parser.add_argument
     add("--model", required=True, help="a run's workdir or its model/ folder")
     add("--out", required=True, type=Path, help="folder for the results")
-    add("--index", type=int, help="which image, of files that hold several")
-    add("--channel", help="which channel, by name or number, of images that have several")
-    add("--cut_banner", action="store_true", help="leave out banners, borders and scale bars")
-    add("--pixel_size", type=pixel_size, help="nm per pixel (or y,x), instead of what files say")
-    add("--range", type=given_range, help="LOW,HIGH: grey values that the network sees as darkest "
-        "and brightest; shared: one range for all inputs")  # fmt: skip
-    add("--mrc_rows", choices=micrographs.MRC_ROWS, help="where the first row of MRC files belongs")
-    add("--memory_limit", type=float, default=4, help="GiB for an image, and the network on it")
+    flags.add(parser)
     add("--overwrite", action="store_true", help="replace files that are not results of emjax, too")
     add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
-    if not 0 < options.memory_limit < np.inf:
-        raise UsageError(f"--memory_limit={options.memory_limit}: expected GiB, more than 0")
+    limit = flags.limit(options)
     check_writable(options.out)
-    limit = int(options.memory_limit * GIB)
     files = results.find_inputs(options.inputs, options.out)
     devices.keep_compiled()
     model = Predictor(options.model, limit)

@@ -31,6 +31,7 @@ SPELLINGS = int(os.environ.get("SPELLINGS", IN_MAKE_TEST))
 MODULES = [module for module, _ in VERBS.values()]
 REQUIRED = {  # what gets a command beyond its first check; nothing of it exists
     "emjax.predict": ["--model=no", "--out=out", "no.tif"],
+    "emjax.measure": ["--model=no", "--out=out", "no.tif"],
     "emjax.report": ["--runs=no", "--out=out"],
     "emjax.sweep": ["--config=paper", "--runs=no"],
     "emjax.convert": ["--from=no", "--to=no"],

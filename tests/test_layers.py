@@ -18,7 +18,7 @@ LAYERS = [
     {"objectives", "inference", "interchange"},
     {"runs"},
     {"training"},
-    {"experiments"},
+    {"experiments", "measurement"},
     {"commands"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -113,6 +113,8 @@ def test_files_at_the_top_are_commands_or_the_ground():
         ("emjax.config", ["jax", "numpy", "ml_collections"]),
         ("emjax.cli", ["jax", "numpy"]),
         ("emjax.micrographs", ["jax", "flax", "tensorflow_datasets"]),
+        ("emjax.measure", ["jax", "flax", "skimage", "scipy", "pyarrow", "matplotlib"]),
+        ("emjax.predict", ["skimage", "pyarrow", "matplotlib"]),
         ("emjax.runs.run", ["flax", "tensorflow_datasets", "grain"]),
     ],
 )

@@ -9,8 +9,8 @@ import pytest
 from data_builders import common
 from data_builders.micrographs import tables
 from data_builders.micrographs.listing import from_folders, from_table
-from data_builders.micrographs.names import targets_among
 from emjax.errors import InputError
+from emjax.micrographs.names import targets_among
 
 
 @pytest.fixture

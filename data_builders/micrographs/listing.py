@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from data_builders.common import SPLITS, TARGETS
-from data_builders.micrographs import names, tables
+from data_builders.micrographs import tables
 from emjax import micrographs
 from emjax.errors import InputError, UsageError, note
+from emjax.micrographs import names
 
 UNKNOWN = (np.nan, np.nan, np.nan)  # nm per pixel
 

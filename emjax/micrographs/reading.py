@@ -443,7 +443,9 @@ def _luminance(path: StrPath, pixels: Grey | RGB, quiet: bool = False) -> Grey:
 
 
 def _pixels(path: StrPath, signal: Signal, index: int, *, as_mask: bool = False) -> Grey | RGB:
-    """Return plane `index` in one of the three number formats, and without alpha unless `as_mask`.
+    """Return plane `index` in one of the three number formats, and without alpha.
+
+    With `as_mask` alpha stays, and so do whole numbers of any format: labels may exceed 2**24.
 
     Raises: InputError for other than real, finite numbers.
     """
@@ -463,7 +465,8 @@ def _pixels(path: StrPath, signal: Signal, index: int, *, as_mask: bool = False)
         raise InputError(f"{path}: {pixels.ndim}-D data {pixels.shape}, expected one 2-D image")
     if pixels.dtype.kind not in "uif" or pixels.size == 0:
         raise InputError(f"{path}: {pixels.dtype} {pixels.shape}, expected real numbers")
-    keep = pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2
+    small = pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2
+    keep = small or (as_mask and pixels.dtype.kind in "ui")
     with np.errstate(over="ignore", invalid="ignore"):  # becomes infinite, which is refused
         pixels = pixels.astype(pixels.dtype.newbyteorder("=") if keep else np.float32)
     if pixels.dtype == np.float32 and not np.isfinite(pixels).all():

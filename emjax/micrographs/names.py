@@ -88,12 +88,16 @@ def targets_among(paths: Iterable[PurePath], target: str, *, alone: bool = True)
 
 
 def pair(
-    target: str, images: Mapping[Path, PurePath], targets: Mapping[Path, PurePath]
+    target: str,
+    images: Mapping[Path, PurePath],
+    targets: Mapping[Path, PurePath],
+    advice: str = "pair them by a --table",
 ) -> tuple[dict[Path, Path], list[Path]]:
     """Return ({image: its target}, the images of these whose target has another stem).
 
     Args:
         images, targets: {file: its path relative to the folder}.
+        advice: what to do about several partners, for the error.
 
     Raises: InputError if several files could be the partner.
     """
@@ -127,7 +131,6 @@ def pair(
                 other = theirs[0] if len(some) > 1 else some[0]
                 same = "have one stem" if level < 2 else "are named alike"
                 raise InputError(
-                    f"{first} and {second} {same}, and either may belong to {other}; "
-                    "pair them by a --table"
+                    f"{first} and {second} {same}, and either may belong to {other}; {advice}"
                 )
     return partners, loose

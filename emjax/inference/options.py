@@ -1,0 +1,59 @@
+"""The flags that say how micrographs are read and shown to a network, for predict and measure."""
+
+import argparse
+import contextlib
+
+import numpy as np
+
+from emjax import micrographs
+from emjax.errors import UsageError
+from emjax.micrographs import units
+from emjax.micrographs.intensity import Range
+
+GIB = 2**30
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the flags to a parser."""
+    add = parser.add_argument
+    add("--index", type=int, help="which image, of files that hold several")
+    add("--channel", help="which channel, by name or number, of images that have several")
+    add("--cut_banner", action="store_true", help="leave out banners, borders and scale bars")
+    add("--pixel_size", "--nm_per_pixel", type=pixel_size, help="nm per pixel (or y,x), instead "
+        "of what files say")  # fmt: skip
+    add("--range", type=given_range, help="LOW,HIGH: grey values that the network sees as darkest "
+        "and brightest; shared: one range for all inputs")  # fmt: skip
+    add("--mrc_rows", choices=micrographs.MRC_ROWS, help="where the first row of MRC files belongs")
+    add("--memory_limit", type=float, default=4, help="GiB for an image, and the network on it")
+
+
+def limit(options: argparse.Namespace) -> int:
+    """Return the bytes of --memory_limit.
+
+    Raises: UsageError unless they are more than 0.
+    """
+    if not 0 < options.memory_limit < np.inf:
+        raise UsageError(f"--memory_limit={options.memory_limit}: expected GiB, more than 0")
+    return int(options.memory_limit * GIB)
+
+
+def pixel_size(text: str) -> tuple[float, float]:
+    """Return (y, x) in nm of --pixel_size: one positive number, or y,x."""
+    with contextlib.suppress(ValueError, UsageError):
+        sizes = units.pixel_size([float(part) for part in text.split(",")])
+        if not np.isnan(sizes).any():
+            return sizes
+    raise UsageError(f"--pixel_size={text}: expected nm per pixel, one positive number or y,x")
+
+
+def given_range(text: str) -> Range | str:
+    """Return (low, high) of --range=LOW,HIGH, or "shared"."""
+    if text == "shared":
+        return text
+    with contextlib.suppress(ValueError):
+        low, high = map(float, text.split(","))
+        if -np.inf < low < high < np.inf:
+            return low, high
+    raise UsageError(
+        f"--range={text}: expected LOW,HIGH, two grey values such as 90,410, or shared"
+    )

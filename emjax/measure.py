@@ -1,0 +1,252 @@
+"""Measure particles: python -m emjax.measure --masks --out=DIR FILE_OR_FOLDER...
+
+With --masks the files are masks or label images of any program; with --model=DIR they are
+micrographs, which that model segments. DIR gets particles.csv and particles.parquet (one row per
+particle), summary.json (the size distribution with its intervals) and report.html. Sizes are in nm
+where the files state their pixel size, else in pixels. Particles at the border are listed, and
+count in no statistic. No file is replaced but results of this command that nobody has changed.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emjax import cli, micrographs
+from emjax.errors import InputError, UsageError, note
+from emjax.files import check_writable
+from emjax.inference import options as flags
+from emjax.measurement import SPLIT, masks, page, results
+from emjax.measurement.results import Plane, Results, Settings
+from emjax.micrographs import made_by, names
+from emjax.micrographs.units import PixelSize, is_known
+
+DIFFER = 0.01  # of a pixel size: a mask and its image may differ by so much
+
+
+def split_depth(text: str) -> float:
+    """Return the depth of --split."""
+    with contextlib.suppress(ValueError):
+        if 0 < (depth := float(text)) < 1:
+            return depth
+    raise UsageError(
+        f"--split={text}: expected the relative depth of a neck, above 0 and below 1; to split "
+        "nothing give --no_split"
+    )
+
+
+def smallest(text: str) -> int:
+    """Return the pixels of --min_size."""
+    if text.isascii() and text.isdecimal() and 0 < int(text) < 1 << 53:
+        return int(text)
+    raise UsageError(f"--min_size={text}: expected a number of pixels, 1 or more")
+
+
+def find_inputs(inputs: Sequence[str], kinds: Sequence[str]) -> dict[Path, str]:
+    """Return {file: its name in the results} of files and folders; each file once.
+
+    A name is the path below the folder that was named, or, where several are alike, below the
+    folder that all files have in common.
+
+    Args:
+        kinds: results of emjax that are not taken from a folder.
+
+    Raises: InputError for a folder without any.
+    """
+    found: dict[Path, tuple[Path, str]] = {}  # by absolute path
+    for given in map(Path, inputs):
+        files = [given]
+        if given.is_dir() and not micrographs.is_zarr(given):
+            files = micrographs.find(given)
+            kept = [file for file in files if (made_by.read(file) or {}).get("kind") not in kinds]
+            if not kept:
+                raise InputError(f"{given} holds only results of emjax; name the ones to measure")
+            if len(kept) < len(files):
+                note(given, f"{len(files) - len(kept)} results of emjax in it are left out")
+            files = kept
+        for file in files:
+            name = given.name if file == given else file.relative_to(given).as_posix()
+            found.setdefault(Path(os.path.abspath(file)), (file, name))
+    if len({name for _, name in found.values()}) < len(found):
+        root = os.path.commonpath([path.parent for path in found])
+        return {file: path.relative_to(root).as_posix() for path, (file, _) in found.items()}
+    return dict(found.values())
+
+
+def pair_images(files: Mapping[Path, str], folder: Path) -> dict[Path, Path]:
+    """Return {mask: its image in `folder`}, by their names.
+
+    Raises: InputError if no mask has one, or if several could be that of one.
+    """
+    images = {path: path.relative_to(folder) for path in micrographs.find(folder)}
+    own = {path.resolve() for path in files}
+    images = {path: place for path, place in images.items() if path.resolve() not in own}
+    places = {file: Path(name) for file, name in files.items()}
+    partners, _ = names.pair("mask", images, places, "rename one, or name fewer masks")
+    found = {mask: image for image, mask in partners.items()}
+    if not found:
+        raise InputError(f"{folder} holds no image that is named like one of the masks")
+    if missing := [file for file in files if file not in found]:
+        note(missing[0], f"no image in {folder}, as {len(missing)} of {len(files)} masks: "
+             "mean grey is empty")  # fmt: skip
+    return found
+
+
+class Masks:
+    """Yields the planes of masks, as the options ask for it."""
+
+    def __init__(self, options: argparse.Namespace, limit: int, files: Mapping[Path, str]) -> None:
+        self.options, self.limit = options, limit
+        self.images = pair_images(files, options.images) if options.images else {}
+
+    def __call__(self, file: Path) -> Iterator[Plane]:
+        options = self.options
+        rows = options.mrc_rows
+        pictures: Iterator[micrographs.Micrograph] | None = None
+        if file in self.images:
+            pictures = micrographs.planes(self.images[file], None, self.limit, mrc_rows=rows)
+        for index, plane in enumerate(
+            micrographs.planes(
+                file, options.index, self.limit, mrc_rows=rows, as_mask=True,
+                channel=options.channel,
+            )
+        ):  # fmt: skip
+            values, remark = masks.read(file, plane.image)
+            if remark:
+                note(file, remark)
+            size, origin, image = plane.nm_per_pixel, plane.origin, None
+            if pictures:
+                picture = next(pictures, None)
+                if picture is None:
+                    raise InputError(f"{file}: its image {self.images[file]} has {index} planes")
+                image = picture.image
+                size, origin = common_size(file, plane, picture)
+            yield Plane(values, size, origin, image)
+
+
+def common_size(
+    file: Path, mask: micrographs.Micrograph, image: micrographs.Micrograph
+) -> tuple[PixelSize, str]:
+    """Return (nm per pixel, origin) of a mask: its own or its image's."""
+    if not is_known(mask.nm_per_pixel) or not is_known(image.nm_per_pixel):
+        known = image if is_known(image.nm_per_pixel) else mask
+        return known.nm_per_pixel, known.origin
+    if not np.allclose(mask.nm_per_pixel, image.nm_per_pixel, rtol=DIFFER):
+        note(file, f"{mask.nm_per_pixel[1]:.6g} nm per pixel, its image "
+             f"{image.nm_per_pixel[1]:.6g}: that of the image is taken")  # fmt: skip
+    return image.nm_per_pixel, image.origin
+
+
+class Segmented:
+    """Yields the planes of micrographs with the mask of a model."""
+
+    def __init__(self, options: argparse.Namespace, limit: int, files: Mapping[Path, str]) -> None:
+        from emjax.inference.predictor import Predictor  # JAX, which masks do without
+        from emjax.parallel import devices
+        from emjax.predict import Job
+
+        devices.keep_compiled()
+        self.model = Predictor(options.model, limit)
+        if not self.model.is_mask:
+            raise UsageError(
+                f"--model={options.model}: expected a model that segments, got one that restores "
+                f"images (task {self.model.config['task']})"
+            )
+        self.job = Job(self.model, options, limit)
+        if options.range == "shared":
+            self.job.share_range(files)
+
+    def __call__(self, file: Path) -> Iterator[Plane]:
+        found = self.job.survey(file)
+        if masks.find(found.first.image).kind in ("mask", "labels"):
+            raise InputError(f"{file}: looks like a mask, expected a micrograph: add --masks")
+        self.job.remark(file, found)
+        area = found.picture if self.job.options.cut_banner else (slice(0, None), slice(0, None))
+        corner = area[0].start or 0, area[1].start or 0
+        for plane in self.job.planes(file):
+            image = np.ascontiguousarray(plane.image[area])
+            probability = self.model(image, found.intensity_range)
+            size, origin = found.first.nm_per_pixel, found.first.origin
+            yield Plane(probability > 0.5, size, origin, image, probability, corner)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options.
+
+    Raises: UsageError for those that do not go together.
+    """
+    parser = cli.Parser(prog="emjax measure", description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--masks", action="store_true", help="the files are masks or label images")
+    add("--model", help="segment micrographs: a run's workdir or its model/ folder")
+    add("--out", required=True, type=Path, help="folder for the results")
+    add("--images", type=Path, help="folder with the micrographs of the masks, for mean grey")
+    add("--split", type=split_depth, default=SPLIT, metavar="DEPTH", help="split touching "
+        "particles where the neck is narrower than 1 - DEPTH times the smaller one")  # fmt: skip
+    add("--no_split", action="store_true", help="particles that touch are one")
+    add("--border_weights", action="store_true", help="Miles-Lantuejoul weights: correct for large "
+        "particles being at the border more often")  # fmt: skip
+    add("--min_size", type=smallest, metavar="PIXELS", help="leave out smaller particles")
+    flags.add(parser)
+    add("--overwrite", action="store_true", help="replace files that are not results, too")
+    add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
+    options = parser.parse_args(arguments)
+    if options.masks == bool(options.model):
+        raise UsageError(
+            "expected one of --model=DIR, to segment micrographs, and --masks, to measure masks; "
+            f"got {'both' if options.masks else 'neither'}"
+        )
+    useless = {"--images": options.images} if options.model else {
+        "--range": options.range, "--cut_banner": options.cut_banner,
+    }  # fmt: skip
+    for flag, value in useless.items():
+        if value:
+            raise UsageError(f"{flag}: only {'--masks' if options.model else '--model'} takes it")
+    return options
+
+
+@cli.command
+def main(arguments: Sequence[str]) -> int:
+    """Measure every input; returns 0, or 3 if some could not be read (they are named)."""
+    options = parse(arguments)
+    limit = flags.limit(options)
+    check_writable(options.out)
+    if not options.overwrite:
+        results.check_replaceable(options.out)
+    files = find_inputs(options.inputs, ("overlay",) if options.masks else ("mask", "overlay"))
+    planes = (Masks if options.masks else Segmented)(options, limit, files)
+    split = None if options.no_split else options.split
+    found = Results(Settings(split, options.min_size, options.pixel_size, options.border_weights))
+    unread = 0
+    for file, name in files.items():
+        try:
+            print(found.add(file, name, planes(file)))
+        except InputError as error:
+            line = f"error: {file}: {cli.message(error)}"
+            print(line.replace(f"{file}: {file}", str(file)), file=sys.stderr)
+            unread += 1
+    if isinstance(planes, Segmented):
+        planes.job.sum_up()
+    if found.tables:
+        report(options.out, results.write(options.out, found))
+    if unread:
+        print(f"error: {unread} of {len(files)} inputs were not measured", file=sys.stderr)
+    return InputError.code if unread else 0
+
+
+def report(out: Path, summary: Mapping[str, Any]) -> None:
+    """Print the main results and note what is special."""
+    for remark in summary["remarks"]:
+        note(out, remark.rstrip("."))
+    median, bounds = summary["median"], summary["intervals"]["median"]
+    size = f", median diameter {page.number(median, bounds)} {summary['unit']}" if median else ""
+    print(f"{summary['number']} particles{size}\n{out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    cli.run(main, sys.argv[1:])

@@ -1,0 +1,100 @@
+"""What the values of a file mean that may be a mask, a label image or a micrograph."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from emjax.errors import InputError
+from emjax.micrographs.masks import cut, has_grey_edges, without_alpha
+
+EDGES = 0.2  # of the pixels of a mask with grey edges are grey, at most
+CLASSES = 8  # values at most that each stand for a kind of particle, as classes do
+LARGEST_FLOAT = 1 << 24  # whole numbers from here on are rounded in float32
+
+
+class Found(NamedTuple):
+    """What a plane holds: `kind` is mask, labels, classes, edges or micrograph."""
+
+    kind: str
+    values: np.ndarray  # [h, w]; colours as numbers, black as 0
+    loose: int = 0  # pieces of labels that have several, less one each
+
+
+def find(pixels: np.ndarray) -> Found:
+    """Return what stored `pixels` hold, [h, w] or [h, w, samples].
+
+    Two values are a mask, and so are two values with grey ones along the edges between them. In a
+    label image most values stand in one piece; few values in more pieces are classes. All of these
+    have areas of one value; in a micrograph neighbours differ.
+    """
+    from skimage import measure
+
+    pixels, _ = without_alpha(pixels)
+    values = _as_numbers(pixels)
+    found = np.unique(values)
+    found = found[found != 0]
+    if len(found) <= 1:
+        return Found("mask", values)
+    if np.mean(values[:, 1:] == values[:, :-1]) < 0.5:
+        return Found("micrograph", values)
+    level = pixels if pixels.ndim == 2 else pixels.max(axis=-1)
+    if _has_grey_edges(level):
+        return Found("edges", cut(level))
+    if values.dtype.kind == "f" and (values != np.rint(values)).any():
+        return Found("micrograph", values)
+    dense = np.where(values != 0, np.searchsorted(found, values) + 1, 0)
+    pieces: Any = measure.label(dense, connectivity=2)
+    number = int(pieces.max())
+    if number <= (2 if len(found) > CLASSES else 1) * len(found):
+        return Found("labels", values, number - len(found))
+    return Found("classes" if len(found) <= CLASSES else "micrograph", values)
+
+
+def _as_numbers(pixels: np.ndarray) -> np.ndarray:
+    """Return [h, w]: grey values, or one number for each colour, 0 for black."""
+    if pixels.ndim == 2:
+        return pixels
+    if (pixels == pixels[..., :1]).all():
+        return pixels[..., 0]
+    numbers = np.zeros(pixels.shape[:2], np.int64)
+    for sample in np.moveaxis(pixels, -1, 0):
+        levels, indices = np.unique(sample, return_inverse=True)
+        numbers = numbers * len(levels) + indices.reshape(sample.shape)
+    return np.where(pixels.any(axis=-1), numbers + 1, 0)
+
+
+def _has_grey_edges(values: np.ndarray) -> bool:
+    low, high = float(values.min()), float(values.max())
+    near = 0.02 * (high - low)
+    if np.mean((values > low + near) & (values < high - near)) > EDGES:
+        return False
+    return has_grey_edges("", values, is_asked=True)
+
+
+def read(path: Path, pixels: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return (a mask or a label image for `measurement.label`, a remark or "").
+
+    Raises: InputError, which names `path`, for a micrograph, and where the background cannot be
+        known.
+    """
+    kind, values, loose = find(pixels)
+    if kind == "micrograph":
+        raise InputError(f"{path}: looks like a micrograph, expected a mask: leave out --masks")
+    if values.dtype.kind == "f" and values.max() >= LARGEST_FLOAT:
+        raise InputError(f"{path}: labels above {LARGEST_FLOAT} as floats; save whole numbers")
+    lowest = values.min()
+    count = len(np.unique(values))
+    if lowest < 0 or (lowest > 0 and (kind != "labels" or count == 2)):
+        raise InputError(
+            f"{path}: expected the background as 0, got values from {lowest:g} to "
+            f"{values.max():g}; set it to 0"
+        )
+    remarks = {"edges": "it has grey edges, which are cut at half"}
+    if loose:
+        remarks["labels"] = f"labels in several pieces, {loose} more than labels: one particle each"
+    elif lowest > 0:
+        remarks["labels"] = "no pixel is 0, the background: every pixel belongs to a particle"
+    if kind == "classes":
+        return values > 0, f"its {count - 1} values stand in many places: all but 0 are particle"
+    return values, remarks.get(kind, "")

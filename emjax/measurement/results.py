@@ -1,0 +1,245 @@
+"""The results of a measurement: a table, its summary, a page; and which of them may be replaced."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import emjax
+from emjax.errors import UsageError
+from emjax.files import write_atomically
+from emjax.measurement import page, statistics
+from emjax.measurement.particles import Table, label, measure
+from emjax.measurement.statistics import Sample
+from emjax.micrographs.units import UNKNOWN, PixelSize, is_known
+
+FILES = ("particles.csv", "particles.parquet", "report.html")  # and summary.json, written last
+SHOWN = 4  # planes in the report
+TINY = 10  # pixels, below which sizes are uncertain
+SHAPES = ("aspect_ratio", "ellipse_aspect_ratio", "circularity", "solidity")
+
+
+class Settings(NamedTuple):
+    """How particles are measured and counted."""
+
+    split: float | None  # depth of necks
+    min_size: int | None = None  # pixels
+    pixel_size: PixelSize | None = None  # nm, instead of what files say
+    border_weights: bool = False
+
+
+class Plane(NamedTuple):
+    """What is measured on one plane of a file."""
+
+    mask: np.ndarray  # as `measurement.label` takes it
+    nm_per_pixel: PixelSize
+    origin: str
+    image: np.ndarray | None = None
+    probability: np.ndarray | None = None
+    corner: tuple[int, int] = (0, 0)  # of the mask in the file's plane: y, x
+
+
+class Results:
+    """Collects what is measured, file by file."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.tables: list[Table] = []
+        self.images: list[dict[str, Any]] = []  # one row per file
+        self.fields: list[page.Field] = []
+        self.small = self.tiny = 0
+        self.unit = ""
+        self.first = Path()
+
+    def add(self, file: Path, name: str, planes: Iterator[Plane]) -> str:
+        """Measure all planes of a file, or none; return a line that says what was found.
+
+        Raises: InputError if the file is no such thing; UsageError if sizes of some files are
+            known and of others not, which would mix nm and pixels in one column.
+        """
+        split, min_size, given, _ = self.settings
+        tables: list[Table] = []
+        fields: list[page.Field] = []
+        small, tiny, unit = 0, 0, self.unit
+        size, origin = given or UNKNOWN, "--pixel_size"
+        for index, plane in enumerate(planes):
+            if not given:
+                size, origin = plane.nm_per_pixel, plane.origin
+            unit = "nm" if is_known(size) else "px"
+            if self.unit not in ("", unit):
+                known, unknown = (file, self.first) if unit == "nm" else (self.first, file)
+                raise UsageError(
+                    f"{known} states its pixel size, {unknown} does not: expected nm or pixels for "
+                    "all; give --pixel_size=NM, or measure them apart"
+                )
+            labels = label(plane.mask, split)
+            found = len(labels.names)
+            if min_size:
+                labels = labels.without_small(min_size)
+            count = len(labels.names)
+            small += found - count
+            tiny += int((np.bincount(labels.image.ravel())[1:] < TINY).sum())
+            table = measure(labels, size, image=plane.image, probability=plane.probability)
+            scale = size if unit == "nm" else (1.0, 1.0)
+            for axis, corner, side in zip("yx", plane.corner, scale, strict=True):
+                table[f"centroid_{axis}_{unit}"] += corner * side
+            place = {"image": np.full(count, name, object), "plane": np.full(count, index)}
+            tables.append({**place, **table})
+            if len(self.fields) + len(fields) < SHOWN:
+                border = table["border"] > 0
+                title = f"{name}, plane {index}" if index else name
+                fields.append(page.Field(title, plane.image, labels, border, scale, unit))
+        self.first, self.unit = self.first if self.unit else file, unit
+        self.tables += tables
+        self.fields += fields
+        self.small, self.tiny = self.small + small, self.tiny + tiny
+        border = sum(int(table["border"].sum()) for table in tables)
+        number = sum(len(table["label"]) for table in tables) - border
+        known = unit == "nm"
+        row = {"image": name, "planes": len(tables), "particles": number, "at_border": border}
+        row["nm_per_pixel"] = [round(side, 9) for side in size] if known else None
+        self.images.append({**row, "pixel_size_from": origin})
+        return f"{file}  {number} particles, {border} more at the border"
+
+    def table(self) -> Table:
+        """Return all rows; a column that some files lack is NaN there."""
+        columns = dict.fromkeys(name for table in self.tables for name in table)
+        return {
+            name: np.concatenate(
+                [
+                    table[name] if name in table else np.full(len(table["label"]), np.nan)
+                    for table in self.tables
+                ]
+            )
+            for name in columns
+        }
+
+    def summary(self, table: Table) -> tuple[dict[str, Any], Sample]:
+        """Return (the contents of summary.json, the particles that count by their diameter)."""
+        (depth, min_size, _, weighted), unit = self.settings, self.unit
+        counted = table["border"] == 0
+        weights = table["border_weight"] if weighted else np.ones(len(counted))
+        _, groups = np.unique(table["image"].astype(str), return_inverse=True)
+
+        def sample(column: str) -> Sample:
+            return Sample(table[column][counted], weights[counted], groups[counted])
+
+        sizes = {name: sample(f"{name}_{unit}") for name in page.WORDS}
+        described = {name: statistics.describe(each) for name, each in sizes.items()}
+        main = sizes["equivalent_diameter"]
+        images = len(np.unique(main.groups))
+        drawn = "images and particles" if images > 1 else "particles of the one image"
+        split = "not split" if depth is None else f"split at necks of depth {depth:g}"
+        border = "those at the border are not counted, "
+        border += "Miles-Lantuejoul weights make up for it" if weighted else "without correction"
+        share = statistics.share_up_to(sizes["feret_min"], statistics.NANO)
+        at_border = int(len(counted) - counted.sum())
+        remarks = [f"At the border, not counted: {at_border}."]
+        if min_size:
+            remarks.append(f"Smaller than {min_size} pixels, left out: {self.small}.")
+        if self.tiny:
+            remarks.append(f"{self.tiny} particles have fewer than {TINY} pixels; their sizes are "
+                           "uncertain (--min_size leaves them out).")  # fmt: skip
+        known = sorted({tuple(row["nm_per_pixel"]) for row in self.images if row["nm_per_pixel"]})
+        if known and known[-1][1] > 1.001 * known[0][1]:
+            remarks.append(f"Pixel sizes differ, {known[0][1]:.4g} to {known[-1][1]:.4g} nm: so do "
+                           "the smallest particles that can be seen.")  # fmt: skip
+        if unit != "nm":
+            remarks.append(
+                "No file states its pixel size: all sizes are in pixels (--pixel_size=NM gives nm)."
+            )
+        if len(main.values) == 1:
+            remarks.append("One particle: no interval can be stated.")
+        summary = {
+            "number": len(main.values),
+            "measurand": "equivalent_diameter",
+            "unit": unit,
+            **described["equivalent_diameter"],
+            **described,
+            "volume_weighted": statistics.describe(main, statistics.by_volume),
+            "shape": {name: statistics.plain(sample(name)) for name in SHAPES},
+            "fits": statistics.fits(main),
+            "precision": statistics.precision(main, described["equivalent_diameter"]),
+            **({"share_below_100_nm": share} if unit == "nm" else {}),
+            "counting_rule": "Counting rule: all particles that lie wholly in the image, touching "
+            f"ones included ({split}; labels of a label image stay); {border}.",
+            "split": depth,
+            "border_weights": weighted,
+            "min_size": min_size,
+            "at_border": at_border,
+            "interval": f"95 % intervals, percentiles of {statistics.DRAWS} draws of {drawn}",
+            "remarks": remarks,
+            "images": self.images,
+            "version": emjax.__version__,
+        }
+        return summary, main
+
+
+def table_bytes(table: Table) -> tuple[bytes, bytes]:
+    """Return the bytes of a CSV and of a Parquet file."""
+    import pyarrow
+    from pyarrow import csv, parquet
+
+    rows = pyarrow.table(
+        {
+            name: pyarrow.array(column, pyarrow.string() if column.dtype == object else None,
+                                from_pandas=True)
+            for name, column in table.items()
+        }
+    )  # fmt: skip
+    text, binary = io.BytesIO(), io.BytesIO()
+    csv.write_csv(rows, text, csv.WriteOptions(quoting_style="needed"))
+    parquet.write_table(rows, binary)
+    return text.getvalue(), binary.getvalue()
+
+
+def sealed(summary: Mapping[str, Any], written: Mapping[str, bytes]) -> bytes:
+    """Return summary.json, with digests of itself and of the other results."""
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
+    whole = {**summary, "files": digests}
+    return (json.dumps({**whole, "digest": digest(whole)}, indent=1) + "\n").encode()
+
+
+def digest(summary: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a summary, in hexadecimal digits."""
+    return hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest()
+
+
+def check_replaceable(out: Path) -> None:
+    """Raise UsageError if a file in `out` would be replaced that is no unchanged result."""
+    there = [out / name for name in (*FILES, "summary.json") if (out / name).exists()]
+    if not there:
+        return
+    try:
+        summary = json.loads((out / "summary.json").read_bytes())
+        own = summary.pop("digest") == digest(summary)
+        files = summary["files"]
+        changed = [
+            path for path in there
+            if path.name in FILES
+            and hashlib.sha256(path.read_bytes()).hexdigest() != files[path.name]
+        ]  # fmt: skip
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        own, changed = False, there
+    if not own or changed:
+        raise UsageError(
+            f"{(changed or [out / 'summary.json'])[0]} would be overwritten: expected nothing or "
+            "results of emjax measure, got another file, or one that was changed since; choose "
+            "another --out, or --overwrite"
+        )
+
+
+def write(out: Path, results: Results) -> dict[str, Any]:
+    """Write the four results; returns the contents of summary.json."""
+    table = results.table()
+    summary, sample = results.summary(table)
+    html = page.render(summary, sample, results.fields)
+    written: dict[str, bytes] = dict(zip(FILES, (*table_bytes(table), html.encode()), strict=True))
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in {**written, "summary.json": sealed(summary, written)}.items():
+        write_atomically(out / name, content)
+    return summary

@@ -1,0 +1,80 @@
+"""What is drawn in a mask as files store it: alpha channels, and edges in grey."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emjax.errors import InputError
+from emjax.micrographs.shapes import Mask
+
+JPEG = (".jpg", ".jpeg", ".jfif")
+NEAR = 0.02  # of the range: values as near to its ends count as an end
+FLAT = 0.25  # of the values between the ends of a mask with grey edges, this share at most is flat
+WIDE = 8  # pixels that a grey edge reaches: a block of JPEG
+STEPS = 4  # different values at least between the ends of a mask with grey edges
+
+
+def without_alpha(
+    pixels: np.ndarray,
+) -> tuple[np.ndarray, str]:
+    """Return ([h, w] or [h, w, 3], note): the alpha channel if the colours are all the same."""
+    if pixels.ndim == 2 or pixels.shape[-1] == 3:
+        return pixels, ""
+    colours, alpha = pixels[..., :-1], pixels[..., -1]
+    if alpha.min() < alpha.max() and (colours == colours[0, 0]).all():
+        return alpha, "is drawn in its alpha channel, which is taken"
+    return (colours if colours.shape[-1] == 3 else colours[..., 0]), ""
+
+
+def has_grey_edges(path: str | Path, pixels: np.ndarray, *, is_asked: bool) -> bool:
+    """Return whether `pixels` are two values with grey ones between them along the edges.
+
+    Label images are not: their values stand in areas, and not only around the highest one.
+
+    Args:
+        is_asked: whether the foreground is known; it may be of any kind then.
+
+    Raises: InputError if most pixels are between the two values: a picture, not a mask.
+    """
+    from scipy import ndimage  # slow to load
+
+    if Path(path).suffix.lower() in JPEG:
+        return True
+    level = pixels.max(axis=-1) if pixels.ndim == 3 else pixels
+    low, high = float(level.min()), float(level.max())
+    if low == high or (level.dtype.kind in "ui" and high - low < 1 / NEAR):
+        return False
+    scaled = (level.astype(np.float64) - low) / (high - low)
+    others = (scaled > 0) & (scaled < 1)
+    between = others & (scaled > NEAR) & (scaled < 1 - NEAR)
+    steps = len(np.unique(level[others]))
+    at_both_ends = (others & (scaled <= NEAR)).any() and (others & (scaled >= 1 - NEAR)).any()
+    if not (len(np.unique(level[between])) >= STEPS or at_both_ends):
+        return False
+    if (others & _is_flat(level)).sum() > FLAT * others.sum():
+        return False
+    if between.mean() > 0.5 and not is_asked:
+        raise InputError(
+            f"{path}: expected a mask, got a picture: {steps} grey values, most of its pixels "
+            "neither the lowest nor the highest; if it is one, name its --foreground"
+        )
+    near: Any = ndimage.binary_dilation(scaled >= 1 - NEAR, np.ones((3, 3)), iterations=WIDE)
+    return bool((others & near).sum() >= 0.8 * others.sum())
+
+
+def _is_flat(level: np.ndarray) -> Mask:
+    """Return where a pixel has the value of a neighbour beside it and of one above or below it."""
+    padded = np.pad(level.astype(np.float64), 1, constant_values=np.nan)
+    centre = padded[1:-1, 1:-1]
+    beside = (padded[1:-1, :-2] == centre) | (padded[1:-1, 2:] == centre)
+    above = (padded[:-2, 1:-1] == centre) | (padded[2:, 1:-1] == centre)
+    return beside & above
+
+
+def cut(pixels: np.ndarray) -> np.ndarray:
+    """Return `pixels` with the lower half of their range at 0 and the upper half at its end."""
+    if pixels.dtype == np.uint8:  # also where a mask has no foreground
+        return np.where(pixels >= 128, 255, 0).astype(np.uint8)
+    low, high = float(pixels.min()), float(pixels.max())
+    return np.where(pixels >= (low + high) / 2, high, 0).astype(pixels.dtype)

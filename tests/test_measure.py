@@ -1,0 +1,267 @@
+"""The command measure: masks of any program, what it writes, refusals; a stub for the network."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import tifffile
+from PIL import Image
+
+from emjax import measure, micrographs, pictures
+from emjax.errors import InputError, UsageError
+from emjax.micrographs import made_by
+
+RNG = np.random.default_rng(0)
+
+
+def field(*discs, size=64):
+    """Return labels, one for each (y, x, radius)."""
+    y, x = np.mgrid[:size, :size] + 0.5
+    labels = np.zeros((size, size), np.int32)
+    for value, (cy, cx, radius) in enumerate(discs, start=1):
+        labels[(y - cy) ** 2 + (x - cx) ** 2 < radius**2] = value
+    return labels
+
+
+DISCS = field((12, 14, 6), (40, 40, 9), (24, 33, 9), (63, 10, 5))
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr("emjax.measurement.statistics.DRAWS", 40)
+
+
+def run(out, *arguments, code=0, masks=True):
+    flags = [*(["--masks"] if masks else []), f"--out={out}", *map(str, arguments)]
+    assert measure.main(flags) == code
+    return json.loads((out / "summary.json").read_text()) if out.exists() else None
+
+
+def rows(out):
+    with (out / "particles.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def picture(labels):
+    return np.clip(120 - 40 * (labels > 0) + RNG.normal(0, 6, labels.shape), 0, 255).astype(
+        np.uint8
+    )
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "int32", "float32", "bool"])
+def test_masks_and_label_images_of_all_number_formats(tmp_path, dtype):
+    mask, labels = (DISCS > 0).astype(dtype), DISCS.astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", mask)
+    expected = run(tmp_path / "ref", tmp_path / "a.tif")
+    assert (expected["number"], expected["at_border"], expected["unit"]) == (3, 1, "px")
+    assert expected["median"] == pytest.approx(18, rel=0.05)
+    if dtype != "bool":
+        tifffile.imwrite(tmp_path / "b.tif", mask * mask.dtype.type(255))
+        tifffile.imwrite(tmp_path / "c.tif", labels)
+        for name in "bc":
+            found = run(tmp_path / name, tmp_path / f"{name}.tif", "--no_split")
+            assert found["number"] == (2 if name == "b" else 3)  # two touch
+
+
+def test_labels_beyond_float32_and_masks_in_colour_and_formats(tmp_path):
+    labels = np.where(DISCS > 0, DISCS.astype(np.uint32) + 2**31, 0).astype(np.uint32)
+    np.save(tmp_path / "a.npy", labels)
+    run(tmp_path / "a", tmp_path / "a.npy")
+    assert [int(row["label"]) for row in rows(tmp_path / "a")] == [2**31 + k for k in (1, 2, 3, 4)]
+    mask = np.where(DISCS > 0, 255, 0).astype(np.uint8)
+    Image.fromarray(np.repeat(mask[..., None], 3, 2)).save(tmp_path / "b.png")
+    micrographs.write(tmp_path / "c.mrc", mask)
+    micrographs.write(tmp_path / "d.zarr", mask)
+    for name in ("b.png", "c.mrc", "d.zarr"):
+        assert run(tmp_path / name[0], tmp_path / name)["number"] == 3
+
+
+def test_what_is_written(tmp_path, capsys):
+    folder, out = tmp_path / "masks", tmp_path / "out"
+    folder.mkdir()
+    for name in "ab":
+        mask = (DISCS > 0).astype(np.uint8)
+        micrographs.write(folder / f"{name}_mask.tif", mask, 0.5)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / "images" / f"{name}.tif", picture(DISCS))
+    summary = run(out, folder, f"--images={tmp_path / 'images'}", "--border_weights")
+    assert "6 particles, median diameter" in capsys.readouterr().out
+    assert summary["unit"] == "nm" and summary["number"] == 6 and summary["split"] == 0.2
+    assert summary["intervals"]["median"][0] <= summary["median"] <= summary["d90"]
+    assert summary["share_below_100_nm"]["value"] == 1 and "Counting" in summary["counting_rule"]
+    table = pyarrow.parquet.read_table(out / "particles.parquet").to_pydict()
+    written = rows(out)
+    assert list(written[0]) == list(table) and len(written) == 8
+    assert [row["image"] for row in written] == table["image"]
+    for name in ("area_nm2", "feret_min_nm", "border", "mean_grey"):
+        assert [float(row[name]) for row in written] == table[name]
+    inside = [d for d, b in zip(table["equivalent_diameter_nm"], table["border"], strict=True)
+              if not b]  # fmt: skip
+    weights = [w for w, b in zip(table["border_weight"], table["border"], strict=True) if not b]
+    assert summary["mean"] == pytest.approx(np.average(inside, weights=weights))
+    assert all(70 < grey < 90 for grey in table["mean_grey"])
+    page = (out / "report.html").read_text()
+    assert len(re.findall(r"data:image/png;base64,", page)) == 3 and "2022/C 229/01" in page
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert str(tmp_path) not in page + before["summary.json"].decode()
+    run(out, folder, f"--images={tmp_path / 'images'}", "--border_weights")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_folders_without_overlays_and_files_of_one_name(tmp_path, capsys):
+    mask = np.where(DISCS > 0, 255, 0).astype(np.uint8)
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        line = made_by.line({}, "mask", mask)
+        micrographs.write(tmp_path / folder / "x.tif", mask, software=line)
+        drawn = pictures.overlay(picture(DISCS), mask)
+        line = made_by.line({}, "overlay", drawn)
+        (tmp_path / folder / "x.overlay.png").write_bytes(pictures.png(drawn, line))
+    summary = run(tmp_path / "o", tmp_path / "a", tmp_path / "b" / "x.tif", tmp_path / "a/x.tif")
+    assert [image["image"] for image in summary["images"]] == ["a/x.tif", "b/x.tif"]
+    assert "1 results of emjax in it are left out" in capsys.readouterr().err
+    with pytest.raises(InputError, match="holds only results of emjax"):
+        run(tmp_path / "p", "--model=m", tmp_path / "a", masks=False)
+
+
+@pytest.mark.parametrize("name", ["particles.csv", "summary.json", "report.html"])
+def test_only_its_own_unchanged_results_are_replaced(tmp_path, name):
+    tifffile.imwrite(tmp_path / "a.tif", (DISCS > 0).astype(np.uint8))
+    out = tmp_path / "out"
+    run(out, tmp_path / "a.tif")
+    (out / name).write_bytes((out / name).read_bytes().replace(b"1", b"7", 1))
+    with pytest.raises(UsageError, match=f"{name} would be overwritten.*or --overwrite"):
+        run(out, tmp_path / "a.tif")
+    run(out, tmp_path / "a.tif", "--overwrite")
+    (out / "summary.json").unlink()
+    with pytest.raises(UsageError, match="particles.csv would be overwritten"):
+        run(out, tmp_path / "a.tif")
+
+
+def test_no_particle_one_particle_and_stacks(tmp_path, capsys):
+    tifffile.imwrite(tmp_path / "none.tif", np.zeros((20, 20), np.uint8))
+    none = run(tmp_path / "0", tmp_path / "none.tif")
+    assert (none["number"], none["median"], none["intervals"]["median"]) == (0, None, None)
+    assert "0 particles" in capsys.readouterr().out and rows(tmp_path / "0") == []
+    tifffile.imwrite(tmp_path / "one.tif", field((30, 30, 8)).astype(np.uint8), resolution=(1, 1))
+    one = run(tmp_path / "1", tmp_path / "one.tif", "--pixel_size=2")
+    assert (one["number"], one["unit"], one["intervals"]["median"]) == (1, "nm", None)
+    assert one["median"] == pytest.approx(32, rel=0.02)
+    assert "One particle: no interval can be stated" in capsys.readouterr().err
+    stack = np.stack([DISCS > 0, field((30, 30, 8)) > 0]).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack")
+    assert run(tmp_path / "2", tmp_path / "stack.tif")["images"][0]["planes"] == 2
+    assert [row["plane"] for row in rows(tmp_path / "2")] == ["0", "0", "0", "0", "1"]
+    assert run(tmp_path / "3", tmp_path / "stack.tif", "--min_size=200")["number"] == 3
+
+
+def test_bad_files_are_named_and_the_others_measured(tmp_path, capsys):
+    folder, images = tmp_path / "in", tmp_path / "images"
+    folder.mkdir(), images.mkdir()
+    tifffile.imwrite(folder / "full.tif", np.full((20, 20), 255, np.uint8))
+    tifffile.imwrite(folder / "good.tif", (DISCS > 0).astype(np.uint8))
+    tifffile.imwrite(folder / "grey.tif", picture(DISCS))
+    tifffile.imwrite(folder / "other.tif", (DISCS > 0).astype(np.uint8))
+    tifffile.imwrite(images / "good.tif", picture(DISCS))
+    tifffile.imwrite(images / "other.tif", picture(DISCS)[:50])
+    summary = run(tmp_path / "out", folder, f"--images={images}", code=3)
+    assert [image["image"] for image in summary["images"]] == ["good.tif"]
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(errors) == 4 and "3 of 4 inputs were not measured" in errors[3]
+    assert "full.tif: expected the background as 0, got values from 255 to 255" in errors[0]
+    assert "grey.tif: looks like a micrograph, expected a mask: leave out --masks" in errors[1]
+    assert "other.tif: its image has 50 x 64 pixels, the mask 64 x 64" in errors[2]
+    assert run(tmp_path / "no", folder / "grey.tif", code=3) is None
+
+
+def test_sizes_known_and_unknown_are_not_mixed(tmp_path):
+    mask = (DISCS > 0).astype(np.uint8)
+    micrographs.write(tmp_path / "a.tif", mask, 0.5)
+    micrographs.write(tmp_path / "b.tif", mask, 1.0)
+    micrographs.write(tmp_path / "c.tif", mask)
+    files = [tmp_path / f"{name}.tif" for name in "abc"]
+    summary = run(tmp_path / "o", *files[:2])
+    assert any("Pixel sizes differ, 0.5 to 1 nm" in remark for remark in summary["remarks"])
+    with pytest.raises(UsageError, match="a.tif states its pixel size, .*c.tif does not"):
+        run(tmp_path / "p", *files)
+    assert not (tmp_path / "p").exists()
+    assert run(tmp_path / "p", *files, "--pixel_size=0.5")["number"] == 9
+
+
+class Network:
+    """Stands for a trained model: what is dark is particle."""
+
+    is_mask, memory_for_whole, config = True, 0, {"task": "denoise"}
+    digest = "0"
+
+    def __init__(self, folder, limit):
+        type(self).is_mask = "restores" not in folder
+
+    def range_and_levels(self, images, given=None):
+        assert list(images)
+        return (0.0, 255.0), None, ""
+
+    def remarks(self, *arguments):
+        return iter(())
+
+    def __call__(self, image, intensity_range):
+        return np.where(image < 100, 0.9, 0.2).astype(np.float32)
+
+
+def test_micrographs_are_segmented_and_masks_are_not(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("emjax.inference.predictor.Predictor", Network)
+    image = np.where(DISCS > 0, 60, 140).astype(np.uint8) + RNG.integers(
+        0, 30, DISCS.shape, np.uint8
+    )
+    micrographs.write(tmp_path / "a.tif", image, 0.25)
+    tifffile.imwrite(tmp_path / "b.tif", (DISCS > 0).astype(np.uint8))
+    out = tmp_path / "out"
+    summary = run(out, "--model=m", tmp_path / "a.tif", tmp_path / "b.tif", masks=False, code=3)
+    assert "b.tif: looks like a mask, expected a micrograph: add --masks" in capsys.readouterr().err
+    assert (summary["number"], summary["unit"]) == (3, "nm")
+    assert {round(float(row["mean_probability"]), 6) for row in rows(out)} == {0.9}
+    run(tmp_path / "true", "--pixel_size=0.25", tmp_path / "b.tif")
+    for name in ("area_nm2", "centroid_y_nm"):
+        assert [row[name] for row in rows(out)] == [row[name] for row in rows(tmp_path / "true")]
+    with pytest.raises(UsageError, match="expected a model that segments, got one that restores"):
+        run(out, "--model=restores", tmp_path / "a.tif", masks=False)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ([], "expected one of --model=DIR, .* and --masks, .*got neither"),
+        (["--masks", "--model=m"], "got both"),
+        (["--masks", "--range=1,2"], "--range: only --model takes it"),
+        (["--model=m", "--images=i"], "--images: only --masks takes it"),
+        (["--masks", "--split=1"], "--split=1: expected the relative depth"),
+        (["--masks", "--min_size=0"], "--min_size=0: expected a number of pixels"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path, flags, words):
+    with pytest.raises(UsageError, match=words):
+        measure.main([*flags, f"--out={tmp_path}/o", "a.tif"])
+
+
+def test_images_that_belong_to_no_mask(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", (DISCS > 0).astype(np.uint8))
+    (tmp_path / "images").mkdir()
+    tifffile.imwrite(tmp_path / "images" / "x.tif", picture(DISCS))
+    with pytest.raises(InputError, match="holds no image that is named like one of the masks"):
+        run(tmp_path / "o", tmp_path / "a.tif", f"--images={tmp_path / 'images'}")
+
+
+def test_measuring_masks_loads_no_jax(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", (DISCS > 0).astype(np.uint8))
+    code = (
+        "import sys; from emjax import measure; "
+        f"measure.main(['--masks', '--out={tmp_path}/o', '{tmp_path}/a.tif']); "
+        "print([name for name in ('jax', 'flax', 'jaxtyping') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
