@@ -103,6 +103,10 @@ def get_config(variants=""):
     config.mesh = dict(fsdp=1, space=1)  # the other devices share the rows
     config.objective = dict(name="supervised")
     config.task = "segmentation"
+    config.segmentation = dict(
+        loss="cross_entropy",  # or dice, cross_entropy+dice
+        foreground_weight=1.0,  # of its pixels in the cross-entropy
+    )
     config.select = "best"  # which network is the run's: that of the best val score, or "last"
     config.initialise = dict(
         workdir="",  # a pretraining run or a converted model; empty: random weights

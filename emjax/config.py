@@ -46,6 +46,9 @@ FIELDS = {
     "objective.masking.side": "side of a hidden block, in pixels",
     "objective.masking.share": "share of the pixels that is hidden",
     "task": "what is learned: segmentation, denoise, background or superresolution",
+    "segmentation.loss": "cross_entropy, dice, or cross_entropy+dice for their sum",
+    "segmentation.foreground_weight": "how often a pixel of the foreground counts in the "
+    "cross-entropy",
     "select": "which network the run keeps: `best`, of the best val score, or `last`",
     "initialise.workdir": "a pretraining run or a converted model; empty: random weights",
     "initialise.step": "which checkpoint of that run: `best`, `last` or a step",
@@ -163,6 +166,7 @@ POSITIVE = number("a number above 0", lambda value: value > 0)
 YES_OR_NO = Range("True or False", lambda value: isinstance(value, bool))
 NAME = Range("a name", lambda value: isinstance(value, str) and bool(value))
 FOLDER = Range("a folder", lambda value: isinstance(value, str))
+LOSSES = ("cross_entropy", "dice", "cross_entropy+dice")
 PER_LEVEL = sequence(
     "whole numbers from 1 to 65536, one per level",
     lambda value: len(value) > 0 and all(map(whole(1, 2**16).holds, value)),
@@ -214,6 +218,8 @@ RANGES: dict[str, Range] = {
     "objective.masking.side": whole(1, 2**16),
     "objective.masking.share": number("a share above 0, up to 1", lambda value: 0 < value <= 1),
     "task": NAME,
+    "segmentation.loss": Range(f"one of {', '.join(LOSSES)}", lambda value: value in LOSSES),
+    "segmentation.foreground_weight": POSITIVE,
     "select": NAME,
     "initialise.workdir": FOLDER,
     "initialise.step": Range(

@@ -42,6 +42,8 @@ WRONG_FINETUNING = {
     "initialise.step": ["first", "-1", "2.5"],
     "initialise.fresh": ["('head/(',)", "(1,)"],
     "task": [""],
+    "segmentation.loss": ["focal", "dice+cross_entropy", ""],
+    "segmentation.foreground_weight": ["0", "-1", "nan"],
 }
 CASES = [("pretrain", field, typed) for field, each in WRONG.items() for typed in each]
 CASES += [

@@ -1,5 +1,6 @@
-"""Particles or not, pixel by pixel: binary cross-entropy, scored by Dice."""
+"""Particles or not, pixel by pixel: cross-entropy or Dice as loss, scored by Dice."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,9 +19,18 @@ def logit(output: Float[Array, "b h w c"]) -> Float[Array, "b h w 1"]:
     return output if output.shape[-1] == 1 else output[..., 1:] - output[..., :1]
 
 
-def loss(output: Array, target: Array) -> Array:
-    """Return the mean binary cross-entropy."""
-    return losses.binary_cross_entropy(logits=logit(output), target=target)
+def total_loss(
+    output: Array, target: Array, *, terms: str, foreground_weight: float | int
+) -> Array:
+    """Return the sum of the `terms`, of "cross_entropy", "dice" or "cross_entropy+dice"."""
+    if terms == "dice":
+        return losses.soft_dice(probability=prediction(output), target=target)
+    entropy = losses.binary_cross_entropy(
+        logits=logit(output), target=target, foreground_weight=foreground_weight
+    )
+    if terms == "cross_entropy":
+        return entropy
+    return entropy + losses.soft_dice(probability=prediction(output), target=target)
 
 
 def prediction(output: Array) -> Array:
@@ -42,11 +52,16 @@ def scores(output: Array, target: Array, valid: Array) -> dict[str, Any]:
     }
 
 
-SEGMENTATION = Task(
-    target="mask",
-    loss=loss,
-    metrics=scores,
-    best="dice",
-    higher_is_better=True,
-    prediction=prediction,
-)
+def segmentation(loss: str = "cross_entropy", foreground_weight: float | int = 1.0) -> Task:
+    """Return the Task, with the fields `segmentation` of a config as arguments."""
+    return Task(
+        target="mask",
+        loss=partial(total_loss, terms=loss, foreground_weight=foreground_weight),
+        metrics=scores,
+        best="dice",
+        higher_is_better=True,
+        prediction=prediction,
+    )
+
+
+SEGMENTATION = segmentation()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from emjax.config import Config, check_ranges
 from emjax.data.augment import Augmentation
@@ -16,7 +17,9 @@ from emjax.models.build import build_abstract
 from emjax.models.model import Model
 from emjax.objectives import OBJECTIVES, Objective
 from emjax.parallel import sharding
-from emjax.tasks import TASKS
+from emjax.runs.provenance import DEFAULTS
+from emjax.tasks import TASKS, Task
+from emjax.tasks.segmentation import segmentation
 from emjax.training import optimizers
 
 
@@ -181,7 +184,7 @@ def build_objective(
     if "discriminator" in config:
         arguments["discriminator"] = config.discriminator.to_dict()
     if "task" in config:
-        task = choose("task", config.task, TASKS)
+        task = with_settings(config, choose("task", config.task, TASKS))
         for records in mixture:
             if task.target not in records.card["targets"]:
                 has = ", ".join(records.card["targets"]) or "none"
@@ -202,6 +205,29 @@ def build_objective(
         accumulate=config.data.get("accumulate", 1),
         **arguments,
     )
+
+
+def with_settings(config: Config, task: Task) -> Task:
+    """Return `task` as the fields `segmentation` of a config ask for it.
+
+    Raises: UsageError for fields that do not fit each other or the task.
+    """
+    settings: dict[str, Any] = config.get("segmentation", ConfigDict()).to_dict()
+    if not task.is_mask:
+        for field, value in settings.items():
+            if value != DEFAULTS[f"segmentation.{field}"]:
+                raise UsageError(
+                    f"segmentation.{field}={value}, but the task is {config.task}, expected "
+                    "segmentation; leave it out"
+                )
+        return task
+    if settings.get("loss") == "dice" and settings.get("foreground_weight", 1) != 1:
+        raise UsageError(
+            f"segmentation.foreground_weight={settings['foreground_weight']} with "
+            "segmentation.loss=dice, which has no cross-entropy that it could weight; expected "
+            "another loss, or a weight of 1"
+        )
+    return segmentation(**settings)
 
 
 def fitting_crop(crop: int, shape: Sequence[int], divisor: int, space: int = 1) -> int:
