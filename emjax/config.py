@@ -26,6 +26,7 @@ FIELDS = {
     "log_every": "steps between reports of losses and pace",
     "eval_every": "steps between evaluations; 0: once per epoch",
     "save_every": "steps between checkpoints; 0: with the evaluations only",
+    "early_stopping": "end the run after so many evaluations without a better val score; 0: never",
     "data.dir": "folder of the datasets",
     "data.train": "(dataset, split) to train on, or several (dataset, split, weight)",
     "data.evals.val": "(dataset, split) that chooses the best checkpoint",
@@ -57,6 +58,7 @@ FIELDS = {
     "augment.turns": "random flips and rotations by 90 degrees",
     "augment.resize": "largest random magnification; 0: none",
     "augment.mirror": "magnify below 1 beyond the patch's border, which is mirrored",
+    "augment.foreground_crops": "share of the crops that are centred on a pixel of the foreground",
     "augment.noise_probability": "share of the images that get Gaussian, Poisson or speckle noise",
     "augment.gaussian": "largest sigma of Gaussian noise on every image, as a fraction of the full "
     "range",
@@ -196,6 +198,7 @@ RANGES: dict[str, Range] = {
     "log_every": whole(1),
     "eval_every": whole(0),
     "save_every": whole(0),
+    "early_stopping": whole(0),
     "data.dir": FOLDER,
     "data.train": PARTS,
     "data.evals.val": PAIR,
@@ -233,6 +236,7 @@ RANGES: dict[str, Range] = {
         "0 or a magnification from 1 up", lambda value: value == 0 or value >= 1
     ),
     "augment.mirror": YES_OR_NO,
+    "augment.foreground_crops": SHARE,
     "augment.noise_probability": SHARE,
     "augment.gaussian": NOT_NEGATIVE,
     "model.name": NAME,

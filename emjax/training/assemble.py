@@ -98,6 +98,12 @@ def assemble(config: Config) -> Pieces:
                 f"no mask has foreground, so its scores say nothing about particles{chosen}",
             )
         select = "last" if "val" in empty else select
+    if select == "last" and config.get("early_stopping", 0):
+        raise UsageError(
+            f"early_stopping={config.early_stopping} with a val score that does not choose the "
+            "network (select=last, or no mask of val has foreground); expected select=best and a "
+            "val split that says something about it, or early_stopping=0"
+        )
     return Pieces(
         mesh=mesh,
         module=module,
@@ -175,6 +181,7 @@ def build_objective(
     Raises: UsageError for fields that do not fit each other or the network; InputError for records
         that lack the task's target or are too small.
     """
+    check_foreground_crops(config)
     arguments = config.objective.to_dict()
     constructor = choose("objective", arguments.pop("name"), OBJECTIVES)
     if "corruption" in arguments:
@@ -228,6 +235,24 @@ def with_settings(config: Config, task: Task) -> Task:
             "another loss, or a weight of 1"
         )
     return segmentation(**settings)
+
+
+def check_foreground_crops(config: Config) -> None:
+    """Raise UsageError if `augment.foreground_crops` asks for what there is not."""
+    share = config.augment.get("foreground_crops", 0)
+    if not share:
+        return
+    task = TASKS.get(config.get("task", ""))
+    if task is None or not task.is_mask:
+        raise UsageError(
+            f"augment.foreground_crops={share}, but there are no masks to train on; expected the "
+            "task segmentation, or 0"
+        )
+    if not (config.augment.crop or config.augment.get("resize", 0)):
+        raise UsageError(
+            f"augment.foreground_crops={share}, but augment.crop=0 takes whole patches; expected a "
+            "crop, or 0"
+        )
 
 
 def fitting_crop(crop: int, shape: Sequence[int], divisor: int, space: int = 1) -> int:

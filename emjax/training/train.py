@@ -90,13 +90,15 @@ def train(config: Config, workdir: Path, profile: Profile | None = None) -> None
                 images=config.data.batch_size,
                 events=events,
             )
+            patience = config.get("early_stopping", 0)
+            since_best = functools.partial(log.since_best, score, higher_is_better)
             schedule = Schedule(
                 total_steps,
                 log_every=config.log_every,
                 eval_every=config.eval_every or pieces.steps_per_epoch,
                 save_every=config.save_every,
             )
-            fit(
+            state = fit(
                 pieces.objective,
                 state,
                 pieces.batches,
@@ -106,11 +108,16 @@ def train(config: Config, workdir: Path, profile: Profile | None = None) -> None
                 log=log,
                 publish=publisher(config, workdir, pieces, events),
                 select=pieces.select,
+                early_stopping=patience,
+                since_best=processes.from_first(since_best()) if patience else 0,
                 stop=stop,
                 timer=timer,
             )
         checkpoints.close()
-        processes.print_once(f"{workdir}: done, {max(total_steps, done)} steps")
+        reached, ended = int(state.step), ""
+        if reached < total_steps:
+            ended = f" of {total_steps}: {since_best()} evaluations without a better {score}"
+        processes.print_once(f"{workdir}: done, {reached} steps{ended}")
 
 
 def initial_state(config: Config, pieces: Pieces, *, resumes: bool) -> State:
