@@ -105,6 +105,7 @@ def get_config(variants=""):
     config.objective = dict(name="supervised")
     config.task = "segmentation"
     config.segmentation = dict(
+        classes=2,  # of the masks, with the background; more than two: an output per class
         loss="cross_entropy",  # or dice, cross_entropy+dice
         foreground_weight=1.0,  # of its pixels in the cross-entropy
     )

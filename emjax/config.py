@@ -47,6 +47,7 @@ FIELDS = {
     "objective.masking.side": "side of a hidden block, in pixels",
     "objective.masking.share": "share of the pixels that is hidden",
     "task": "what is learned: segmentation, denoise, background or superresolution",
+    "segmentation.classes": "of the masks, with the background; above 2: an output per class",
     "segmentation.loss": "cross_entropy, dice, or cross_entropy+dice for their sum",
     "segmentation.foreground_weight": "how often a pixel of the foreground counts in the "
     "cross-entropy",
@@ -221,6 +222,7 @@ RANGES: dict[str, Range] = {
     "objective.masking.side": whole(1, 2**16),
     "objective.masking.share": number("a share above 0, up to 1", lambda value: 0 < value <= 1),
     "task": NAME,
+    "segmentation.classes": whole(2, 255),
     "segmentation.loss": Range(f"one of {', '.join(LOSSES)}", lambda value: value in LOSSES),
     "segmentation.foreground_weight": POSITIVE,
     "select": NAME,
@@ -359,6 +361,12 @@ def settled_parts(value: Any) -> Any:
 def plain(config: Config) -> dict[str, Any]:
     """Return a config as it reads back from JSON."""
     return json.loads(config.to_json())
+
+
+def generator_of(config: Config) -> dict[str, Any]:
+    """Return the field `model` of a run's config, with an output per class if there are several."""
+    model, classes = dict(config["model"]), (config.get("segmentation") or {}).get("classes", 2)
+    return {**model, "out_channels": classes} if classes > 2 else model
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

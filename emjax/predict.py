@@ -1,9 +1,9 @@
 """Apply a trained model: python -m emjax.predict --model=DIR --out=DIR FILE_OR_FOLDER...
 
-DIR/<name>.tif is a mask (uint8, 0 and 255) next to DIR/<name>.overlay.png, or the restored
-micrograph in the values and dtype of the input. --probabilities and --labels write
-DIR/<name>.probability.tif and DIR/<name>.labels.tif, a number per particle, next to a mask. Size
-and pixel size are those of the input. A
+DIR/<name>.tif is a mask (uint8, 0 and 255, or the number of each pixel's class) next to
+DIR/<name>.overlay.png, or the restored micrograph in the values and dtype of the input.
+--probabilities and --labels write DIR/<name>.probability.tif and DIR/<name>.labels.tif, a number
+per particle, next to a mask. Size and pixel size are those of the input. A
 folder keeps its tree below DIR. A stack is predicted plane by plane, in one intensity range, and
 written as a stack. Large images are predicted in tiles, with the values of the whole image; if that
 is impossible, a note on stderr says so. What is finished is skipped when the command is run again,
@@ -82,6 +82,8 @@ def write_results(
     first: Micrograph,
     made: Mapping[str, Any],
     kinds: Sequence[str],
+    *,
+    classes: int = 2,
     info: str = "",
 ) -> str:
     """Write what `predict_planes` returned to `written` and the files next to it; say so.
@@ -89,12 +91,16 @@ def write_results(
     Args:
         made: what it was made from, for `made_by.line`.
         kinds: as `results.files_of` takes them.
+        classes: of a mask.
         info: what a TIFF is to keep about its making, for people.
     """
     sizes, result = first.nm_per_pixel, outputs[kinds[0]]
     facts = f"{result.dtype}"
     if kinds[0] == "mask":
         facts = f"{100 * np.mean(result > 0):.1f} % foreground"
+        if classes > 2:
+            shares = (f"{k}: {100 * np.mean(result == k):.1f} %" for k in range(1, classes))
+            facts = f"classes {', '.join(shares)}"
     for path, kind in results.files_of(written, kinds).items():
         if kind == "overlay":
             picture = overlay(first.image, result if result.ndim == 2 else result[0])
@@ -223,7 +229,12 @@ class Job:
             threshold=options.threshold,
             with_probability=options.probabilities,
         )
-        return write_results(written, file, outputs, found.first, made, self.kinds, info)
+        for path in results.left_from_before(written, self.kinds):
+            note(path, "it is of an earlier prediction, and stays as it is; delete it")
+        first, classes = found.first, model.classes
+        return write_results(
+            written, file, outputs, first, made, self.kinds, classes=classes, info=info
+        )
 
     def remark(self, file: Path, found: Survey) -> None:
         """Note how an input is far from the training images, of each kind the first few inputs."""
@@ -251,11 +262,18 @@ def kinds_of(model: Predictor, options: argparse.Namespace) -> list[str]:
 
     Raises: UsageError for options that a model does not have.
     """
+    if model.classes > 2 and options.threshold != THRESHOLD:
+        raise UsageError(
+            f"--threshold={options.threshold}: the model has {model.classes} classes, of which the "
+            "most likely one is taken, expected two; leave it out"
+        )
     if model.is_mask:
+        classes = [f"probability_{k}" for k in range(1, model.classes)]
+        probabilities = classes if model.classes > 2 else ["probability"]
         return [
             *("mask", "overlay"),
             *(["labels"] if options.labels else []),
-            *(["probability"] if options.probabilities else []),
+            *(probabilities if options.probabilities else []),
         ]
     if options.labels or options.probabilities or options.threshold != THRESHOLD:
         raise UsageError(

@@ -93,3 +93,25 @@ def test_the_loss_of_today_is_the_default():
     assert str(jax.make_jaxpr(TASKS["segmentation"].loss)(z, g)) == str(today)
     plain = jax.make_jaxpr(lambda z, g: optax.sigmoid_binary_cross_entropy(z, g).mean())(z, g)
     assert str(plain) == str(today)
+
+
+@pytest.mark.parametrize("terms", LOSSES)
+def test_losses_of_several_classes_and_their_gradients(terms, float64):
+    """Against formulas of values and derivatives, written down by hand."""
+    z, classes = drawn(classes=4)
+    p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+    g = (classes == np.arange(4)).astype(float)
+    dice, slope = dice_by_hand(p[..., 1:], g[..., 1:])
+    value, gradient = 0.0, np.zeros_like(z)
+    if "cross_entropy" in terms:
+        weight = np.where(classes > 0, WEIGHT, 1)
+        value += -(weight * np.log((p * g).sum(-1, keepdims=True))).mean()
+        gradient += weight * (p - g) / classes.size
+    if "dice" in terms:
+        value += 1 - dice
+        slope = np.concatenate([np.zeros_like(classes), slope], -1)
+        gradient -= p * (slope - (slope * p).sum(-1, keepdims=True))  # through the softmax
+    task = segmentation(4, terms, 1.0 if terms == "dice" else WEIGHT)
+    found, slopes = jax.value_and_grad(task.loss)(jnp.array(z), jnp.array(classes))
+    assert float(found) == pytest.approx(value, rel=1e-12)
+    np.testing.assert_allclose(slopes, gradient, rtol=1e-9, atol=1e-14)

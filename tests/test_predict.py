@@ -246,6 +246,10 @@ def test_threshold_probability_and_labels_are_those_of_one_prediction(segments, 
     for options in ([], ["--labels"]):
         assert predict.main([*flags, f"--threshold={middle}", *options]) == 0
         assert "is finished" in capsys.readouterr().out
+    capsys.readouterr()
+    assert predict.main([*flags, "--threshold=0.3"]) == 0
+    said = f"note: {out / 'a.labels.tif'}: it is of an earlier prediction, and stays as it is"
+    assert said in capsys.readouterr().err
     (out / "a.labels.tif").write_bytes(b"mine")
     with pytest.raises(UsageError, match="a.labels.tif would be overwritten"):
         predict.main([*flags, f"--threshold={middle}", "--labels"])

@@ -102,6 +102,13 @@ def files_of(result: Path, kinds: Sequence[str]) -> dict[Path, str]:
     return {result: first} | {result.with_suffix(end): kind for kind, end in endings.items()}
 
 
+def left_from_before(result: Path, kinds: Sequence[str]) -> list[Path]:
+    """Return the label image and the probability next to a result that are not of `kinds`."""
+    others = [kind for kind in ("labels", "probability", "probability_1") if kind not in kinds]
+    files = files_of(result, [kinds[0], *others])
+    return [path for path in files if path != result and made_by.read(path) is not None]
+
+
 def is_finished(result: Path, made: Mapping[str, Any], kinds: Sequence[str]) -> bool:
     """Return whether all `files_of` a result are there and were made as `made`."""
     for path, kind in files_of(result, kinds).items():

@@ -5,6 +5,7 @@ import optax
 from jaxtyping import Array, Float
 
 Images = Float[Array, "b h w 1"]
+Channels = Float[Array, "b h w c"]
 Scalar = Float[Array, ""]
 
 
@@ -41,8 +42,22 @@ def binary_cross_entropy(
     return entropy.mean()
 
 
-def soft_dice(*, probability: Images, target: Images) -> Scalar:
-    """One minus the mean over the images of (2 overlap + 1) / (both areas + 1).
+def softmax_cross_entropy(
+    *, logits: Channels, target: Images, foreground_weight: float | int = 1.0
+) -> Scalar:
+    """Mean cross-entropy of the softmax of `logits` against class numbers from 0 on.
+
+    Pixels of all classes but 0 count `foreground_weight` times, as in `binary_cross_entropy`.
+    """
+    classes = target[..., 0].astype(jnp.int32)
+    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
+    if foreground_weight != 1:
+        entropy *= jnp.where(classes > 0, foreground_weight, 1.0)
+    return entropy.mean()
+
+
+def soft_dice(*, probability: Channels, target: Channels) -> Scalar:
+    """One minus the mean over images and channels of (2 overlap + 1) / (both areas + 1).
 
     That is the metric `soft_dice`, so an image without foreground has a loss of 0 if nothing is
     predicted. Source: Milletari et al. 2016, V-Net (arXiv 1606.04797). Differs: areas are sums of

@@ -38,6 +38,7 @@ DEFAULTS = {  # what a config means that lacks these fields
     "optimizer.clip": 0.0,
     "optimizer.schedule": "constant",
     "optimizer.warmup": 0,
+    "segmentation.classes": 2,
     "segmentation.foreground_weight": 1.0,
     "segmentation.loss": "cross_entropy",
 }

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from emjax.config import Config, check_ranges
+from emjax.config import Config, check_ranges, generator_of
 from emjax.data.augment import Augmentation
 from emjax.data.batches import EvalBatches, TrainBatches
 from emjax.data.corruptions import Corruption, Masking
@@ -64,7 +64,7 @@ def assemble(config: Config) -> Pieces:
     batch_size = config.data.batch_size
     mixture = open_mixture(config.data.dir, config.data.train)
     held_out = open_held_out(config)
-    module: Any = build_abstract(config.model.to_dict())
+    module: Any = build_abstract(generator_of(config))
     count = sum(len(records.source) for records in mixture)
     steps_per_epoch, total_steps = count_steps(config, count)
     if batch_size > count * config.get("passes_per_epoch", 1):
@@ -86,6 +86,7 @@ def assemble(config: Config) -> Pieces:
         split: EvalBatches(held, batch_size=batch_size, divisor=multiple, mesh=mesh)
         for split, held in held_out.items()
     }
+    check_classes(config, [*mixture, *held_out.values()])
     select = config.get("select", "best")
     if select not in ("best", "last"):
         raise UsageError(f"select={config.select!r}, expected best or last")
@@ -205,7 +206,7 @@ def build_objective(
     space = config.get("mesh", {}).get("space", 1)
     augment["crop"] = fitting_crop(augment["crop"], shape, divisor, space)
     return constructor(
-        generator=config.model.to_dict(),
+        generator=generator_of(config),
         optimizer=optimizers.build(config.optimizer.to_dict(), updates),
         augment=Augmentation(**augment),
         precision=config.precision,
@@ -228,6 +229,12 @@ def with_settings(config: Config, task: Task) -> Task:
                     "segmentation; leave it out"
                 )
         return task
+    classes, outputs = settings.get("classes", 2), config.model.get("out_channels") or 1
+    if outputs not in ((1, 2) if classes == 2 else (1, classes)):
+        raise UsageError(
+            f"model.out_channels={outputs} with segmentation.classes={classes}, expected an output "
+            "per class; leave model.out_channels out"
+        )
     if settings.get("loss") == "dice" and settings.get("foreground_weight", 1) != 1:
         raise UsageError(
             f"segmentation.foreground_weight={settings['foreground_weight']} with "
@@ -235,6 +242,21 @@ def with_settings(config: Config, task: Task) -> Task:
             "another loss, or a weight of 1"
         )
     return segmentation(**settings)
+
+
+def check_classes(config: Config, opened: Sequence[Records]) -> None:
+    """Raise UsageError unless the masks of all records have the classes of the config."""
+    if not config.get("task") or not TASKS[config.task].is_mask:
+        return
+    wanted = (config.get("segmentation") or {}).get("classes", 2)
+    for records in opened:
+        classes = records.card.get("options", {}).get("classes", 2)
+        if classes != wanted:
+            raise UsageError(
+                f"{records.source.name}: its masks have {classes} classes, expected "
+                f"segmentation.classes={wanted}; set it to {classes}, or build the dataset with "
+                f"--classes={wanted}"
+            )
 
 
 def check_foreground_crops(config: Config) -> None:

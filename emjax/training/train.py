@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from emjax import cli
-from emjax.config import Config
+from emjax.config import Config, generator_of
 from emjax.errors import UsageError
 from emjax.files import check_writable, lock_folder
 from emjax.inference import training_data
@@ -159,7 +159,7 @@ def publisher(
         if processes.is_first():
             facts = dict(
                 title=f"{config.model.name} of {workdir}",
-                model=config.model.to_dict(),
+                model=generator_of(config),
                 task=config.get("task"),
                 range_rule=pieces.mixture[0].card["range_rule"],
                 trained_on=", ".join(records.source.name for records in pieces.mixture),
