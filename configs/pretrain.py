@@ -89,6 +89,7 @@ def get_config(variants=""):
     config.log_every = 100
     config.eval_every = 0  # 0: once an epoch
     config.save_every = 0  # 0: with the evaluations only
+    config.early_stopping = 0  # evaluations without a better val score that end the run; 0: never
     config.data = dict(
         dir="data",
         train=("cem500k", "train"),

@@ -53,7 +53,7 @@ DEMO = {
     "log_every": 100,
     "data.dir": "runs/demo/data",
     "data.train": ("simulated/nanoparticles", "train[:16]"),
-    "augment": dict(crop=96, turns=True, resize=0.0, noise_probability=0.0),
+    "augment": dict(crop=96, turns=True, resize=0.0, foreground_crops=0.0, noise_probability=0.0),
     "optimizer.lr": 5e-3,
     "optimizer.schedule": "cosine",
 }
@@ -65,7 +65,7 @@ SYTWU = {
     "epochs": 100,
     "select": "last",
     "data.batch_size": 32,
-    "augment": dict(crop=0, turns=True, resize=0.0, noise_probability=0.0),
+    "augment": dict(crop=0, turns=True, resize=0.0, foreground_crops=0.0, noise_probability=0.0),
     "optimizer": adam(lr=1e-4),
 }
 # After an HRNet: from weights that timm or its authors trained on ImageNet. They upsample by
@@ -90,6 +90,7 @@ def get_config(variants=""):
     config.log_every = 50
     config.eval_every = 0  # 0: once an epoch
     config.save_every = 0  # 0: with the evaluations only
+    config.early_stopping = 0  # evaluations without a better val score that end the run; 0: never
     config.data = dict(
         dir="data",
         train=("au_nanoparticles/au5nm_v1", "train"),
@@ -103,13 +104,24 @@ def get_config(variants=""):
     config.mesh = dict(fsdp=1, space=1)  # the other devices share the rows
     config.objective = dict(name="supervised")
     config.task = "segmentation"
+    config.segmentation = dict(
+        classes=2,  # of the masks, with the background; more than two: an output per class
+        loss="cross_entropy",  # or dice, cross_entropy+dice
+        foreground_weight=1.0,  # of its pixels in the cross-entropy
+    )
     config.select = "best"  # which network is the run's: that of the best val score, or "last"
     config.initialise = dict(
         workdir="",  # a pretraining run or a converted model; empty: random weights
         step="best",
         fresh=("head/.*",),
     )
-    config.augment = dict(crop=448, turns=True, resize=1.25, noise_probability=0.5)
+    config.augment = dict(
+        crop=448,
+        turns=True,
+        resize=1.25,
+        foreground_crops=0.0,  # share of the crops that are centred on a pixel of the foreground
+        noise_probability=0.5,
+    )
     config.model = unet(blocks=4, receptive_field=424)
     config.precision = "float32"  # what the networks compute in; or bfloat16
     config.remat = False  # blocks are computed again for their gradient: less memory, more time

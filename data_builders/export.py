@@ -2,7 +2,8 @@
 
     python -m data_builders.export simulated/nanoparticles --data_dir=data --split=test --out=DIR
 
-writes DIR/image/NAME.tif and DIR/TARGET/NAME.tif for each target; masks are 0 and 255.
+writes DIR/image/NAME.tif and DIR/TARGET/NAME.tif for each target; masks are 0 and 255, or class
+numbers of a dataset that was built with --classes.
 `micrographs --source=DIR/image --target mask=DIR/mask` builds records with the same pixels from it.
 """
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         name = f"{record['name'].decode()}.tif"
         for key in ("image", *card["targets"]):
             pixels = record[key][..., 0]
-            if key == "mask":
+            if key == "mask" and "classes" not in card["options"]:
                 pixels = pixels * np.uint8(255)
             yield Path(options.out) / key / name, pixels, record["nm_per_pixel"]
 

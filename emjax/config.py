@@ -26,6 +26,7 @@ FIELDS = {
     "log_every": "steps between reports of losses and pace",
     "eval_every": "steps between evaluations; 0: once per epoch",
     "save_every": "steps between checkpoints; 0: with the evaluations only",
+    "early_stopping": "end the run after so many evaluations without a better val score; 0: never",
     "data.dir": "folder of the datasets",
     "data.train": "(dataset, split) to train on, or several (dataset, split, weight)",
     "data.evals.val": "(dataset, split) that chooses the best checkpoint",
@@ -46,6 +47,10 @@ FIELDS = {
     "objective.masking.side": "side of a hidden block, in pixels",
     "objective.masking.share": "share of the pixels that is hidden",
     "task": "what is learned: segmentation, denoise, background or superresolution",
+    "segmentation.classes": "of the masks, with the background; above 2: an output per class",
+    "segmentation.loss": "cross_entropy, dice, or cross_entropy+dice for their sum",
+    "segmentation.foreground_weight": "how often a pixel of the foreground counts in the "
+    "cross-entropy",
     "select": "which network the run keeps: `best`, of the best val score, or `last`",
     "initialise.workdir": "a pretraining run or a converted model; empty: random weights",
     "initialise.step": "which checkpoint of that run: `best`, `last` or a step",
@@ -54,6 +59,7 @@ FIELDS = {
     "augment.turns": "random flips and rotations by 90 degrees",
     "augment.resize": "largest random magnification; 0: none",
     "augment.mirror": "magnify below 1 beyond the patch's border, which is mirrored",
+    "augment.foreground_crops": "share of the crops that are centred on a pixel of the foreground",
     "augment.noise_probability": "share of the images that get Gaussian, Poisson or speckle noise",
     "augment.gaussian": "largest sigma of Gaussian noise on every image, as a fraction of the full "
     "range",
@@ -163,6 +169,7 @@ POSITIVE = number("a number above 0", lambda value: value > 0)
 YES_OR_NO = Range("True or False", lambda value: isinstance(value, bool))
 NAME = Range("a name", lambda value: isinstance(value, str) and bool(value))
 FOLDER = Range("a folder", lambda value: isinstance(value, str))
+LOSSES = ("cross_entropy", "dice", "cross_entropy+dice")
 PER_LEVEL = sequence(
     "whole numbers from 1 to 65536, one per level",
     lambda value: len(value) > 0 and all(map(whole(1, 2**16).holds, value)),
@@ -192,6 +199,7 @@ RANGES: dict[str, Range] = {
     "log_every": whole(1),
     "eval_every": whole(0),
     "save_every": whole(0),
+    "early_stopping": whole(0),
     "data.dir": FOLDER,
     "data.train": PARTS,
     "data.evals.val": PAIR,
@@ -214,6 +222,9 @@ RANGES: dict[str, Range] = {
     "objective.masking.side": whole(1, 2**16),
     "objective.masking.share": number("a share above 0, up to 1", lambda value: 0 < value <= 1),
     "task": NAME,
+    "segmentation.classes": whole(2, 255),
+    "segmentation.loss": Range(f"one of {', '.join(LOSSES)}", lambda value: value in LOSSES),
+    "segmentation.foreground_weight": POSITIVE,
     "select": NAME,
     "initialise.workdir": FOLDER,
     "initialise.step": Range(
@@ -227,6 +238,7 @@ RANGES: dict[str, Range] = {
         "0 or a magnification from 1 up", lambda value: value == 0 or value >= 1
     ),
     "augment.mirror": YES_OR_NO,
+    "augment.foreground_crops": SHARE,
     "augment.noise_probability": SHARE,
     "augment.gaussian": NOT_NEGATIVE,
     "model.name": NAME,
@@ -349,6 +361,12 @@ def settled_parts(value: Any) -> Any:
 def plain(config: Config) -> dict[str, Any]:
     """Return a config as it reads back from JSON."""
     return json.loads(config.to_json())
+
+
+def generator_of(config: Config) -> dict[str, Any]:
+    """Return the field `model` of a run's config, with an output per class if there are several."""
+    model, classes = dict(config["model"]), (config.get("segmentation") or {}).get("classes", 2)
+    return {**model, "out_channels": classes} if classes > 2 else model
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

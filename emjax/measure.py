@@ -157,7 +157,12 @@ class Segmented:
                 f"--model={options.model}: expected a model that segments, got one that restores "
                 f"images (task {self.model.config['task']})"
             )
-        self.job = Job(self.model, options, limit)
+        if self.model.classes > 2:
+            raise UsageError(
+                f"--model={options.model}: expected a model of particles and background, got one "
+                f"of {self.model.classes} classes; predict, and measure the masks of each class"
+            )
+        self.job = Job(self.model, options, limit, ["mask"])
         if options.range == "shared":
             self.job.share_range(files)
 

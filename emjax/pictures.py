@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-OUTLINE = (255, 64, 0)  # red, green, blue
+OUTLINES = ((255, 64, 0), (0, 160, 255), (255, 220, 0), (0, 220, 120))  # red, green, blue
 
 
 def grey(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -17,13 +17,18 @@ def grey(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return uint8 [h, w, 3]: the image in grey with the outline of the mask in colour."""
+    """Return uint8 [h, w, 3]: the image in grey with the outline of the mask in colour.
+
+    Each value of the mask but 0 has its outline; the colours repeat.
+    """
     low, high = np.percentile(image, [0.1, 99.9])
     unit = np.clip((image - low) / max(high - low, 1e-9), 0, 1)
     picture = np.repeat((255 * unit).astype(np.uint8)[..., None], 3, axis=2)
-    inside = np.pad(mask > 0, 1, mode="edge")
-    eroded = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
-    picture[(mask > 0) & ~eroded] = OUTLINE
+    for value in np.unique(mask[mask > 0]):
+        inside = np.pad(mask == value, 1, mode="edge")
+        eroded = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+        number = 0 if value == 255 else value - 1  # of the class
+        picture[(mask == value) & ~eroded] = OUTLINES[number % len(OUTLINES)]
     return picture
 
 

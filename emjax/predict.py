@@ -1,7 +1,9 @@
 """Apply a trained model: python -m emjax.predict --model=DIR --out=DIR FILE_OR_FOLDER...
 
-DIR/<name>.tif is a mask (uint8, 0 and 255) next to DIR/<name>.overlay.png, or the restored
-micrograph in the values and dtype of the input. Size and pixel size are those of the input. A
+DIR/<name>.tif is a mask (uint8, 0 and 255, or the number of each pixel's class) next to
+DIR/<name>.overlay.png, or the restored micrograph in the values and dtype of the input.
+--probabilities and --labels write DIR/<name>.probability.tif and DIR/<name>.labels.tif, a number
+per particle, next to a mask. Size and pixel size are those of the input. A
 folder keeps its tree below DIR. A stack is predicted plane by plane, in one intensity range, and
 written as a stack. Large images are predicted in tiles, with the values of the whole image; if that
 is impossible, a note on stderr says so. What is finished is skipped when the command is run again,
@@ -24,11 +26,18 @@ from emjax.errors import InputError, UsageError, note
 from emjax.files import check_writable, write_atomically
 from emjax.inference import options as flags
 from emjax.inference import results
-from emjax.inference.predictor import Predictor, Survey, predict_planes, survey
+from emjax.inference.labels import label_particles
+from emjax.inference.predictor import (
+    THRESHOLD,
+    Outputs,
+    Predictor,
+    Survey,
+    predict_planes,
+    survey,
+)
 from emjax.inference.training_data import GIVE_A_RANGE
 from emjax.micrographs import Micrograph, banner, made_by
 from emjax.micrographs.intensity import Range
-from emjax.micrographs.writers import Planes
 from emjax.parallel import devices
 from emjax.pictures import overlay, png
 from emjax.runs.provenance import code_digest
@@ -36,31 +45,50 @@ from emjax.runs.provenance import code_digest
 NAMED = 3  # inputs of which a remark of one kind is printed
 
 
-def write_result(
+def threshold(text: str) -> float:
+    """Return P of --threshold=P."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < 1:
+            return float(text)
+    raise UsageError(f"--threshold={text}: expected a probability above 0 and below 1")
+
+
+def write_results(
     written: Path,
     file: Path,
-    result: Planes,
+    outputs: Outputs,
     first: Micrograph,
     made: Mapping[str, Any],
+    kinds: Sequence[str],
     *,
-    is_mask: bool,
+    classes: int = 2,
     info: str = "",
 ) -> str:
-    """Write what `predict_planes` returned to `written`, a mask with its overlay; say so.
+    """Write what `predict_planes` returned to `written` and the files next to it; say so.
 
     Args:
         made: what it was made from, for `made_by.line`.
-        info: what the TIFF is to keep about its making, for people.
+        kinds: as `results.files_of` takes them.
+        classes: of a mask.
+        info: what a TIFF is to keep about its making, for people.
     """
-    kind, sizes = "mask" if is_mask else "restored", first.nm_per_pixel
-    line = made_by.line(made, kind, result)
-    micrographs.write(written, result, sizes, info=info, software=line)
+    sizes, result = first.nm_per_pixel, outputs[kinds[0]]
     facts = f"{result.dtype}"
-    if is_mask:
-        picture = overlay(first.image, result if result.ndim == 2 else result[0])
-        line = made_by.line(made, "overlay", picture)
-        write_atomically(results.overlay_of(written), png(picture, line))
+    if kinds[0] == "mask":
         facts = f"{100 * np.mean(result > 0):.1f} % foreground"
+        if classes > 2:
+            shares = (f"{k}: {100 * np.mean(result == k):.1f} %" for k in range(1, classes))
+            facts = f"classes {', '.join(shares)}"
+    for path, kind in results.files_of(written, kinds).items():
+        if kind == "overlay":
+            picture = overlay(first.image, result if result.ndim == 2 else result[0])
+            write_atomically(path, png(picture, made_by.line(made, kind, picture)))
+            continue
+        pixels = outputs[kind] if kind in outputs else label_particles(result)
+        if kind == "labels":
+            facts += f", {pixels.max()} particles"
+        line = made_by.line(made, kind, pixels)
+        micrographs.write(path, pixels, sizes, info=info, software=line)
     if np.isfinite(sizes).all():
         facts += f", {' x '.join(f'{size:.6g}' for size in sizes)} nm per pixel ({first.origin})"
     facts += f", {info}" if info else ""
@@ -73,12 +101,15 @@ class Job:
     Args:
         options: of the command line.
         limit: bytes that an image may take.
+        kinds: of the files that an input becomes, as `results.files_of` takes them.
     """
 
-    def __init__(self, model: Predictor, options: argparse.Namespace, limit: int) -> None:
-        self.model, self.options, self.limit = model, options, limit
+    def __init__(
+        self, model: Predictor, options: argparse.Namespace, limit: int, kinds: Sequence[str]
+    ) -> None:
+        self.model, self.options, self.limit, self.kinds = model, options, limit, kinds
         self.range: Range | None = None if options.range == "shared" else options.range
-        self.kinds: Counter[str] = Counter()
+        self.remarks: Counter[str] = Counter()
         self.version = f"{emjax.__version__} {code_digest()}"
 
     def rows(self, file: Path) -> str:
@@ -94,6 +125,7 @@ class Job:
             self.limit,
             mrc_rows=self.rows(file) or None,
             channel=options.channel,
+            whole_numbers=not self.model.is_mask,
         )
 
     def survey(self, file: Path) -> Survey:
@@ -150,21 +182,28 @@ class Job:
                 "mrc_rows": rows,
                 "pixel_size": options.pixel_size and list(options.pixel_size),
                 "range": self.range and list(self.range),
+                "threshold": options.threshold,
             },
         }
-        if results.is_finished(written, made, is_mask=model.is_mask):
+        if results.is_finished(written, made, self.kinds):
             return f"{file} -> {written}  is finished"
         values = found.intensity_range
         self.remark(file, found)
         info = f"first row of the MRC file at the {rows} (--mrc_rows={rows})" if rows else ""
-        result = predict_planes(
+        outputs = predict_planes(
             model,
             self.planes(file),
             intensity_range=values,
             picture=found.picture if options.cut_banner else None,
+            threshold=options.threshold,
+            with_probability=options.probabilities,
         )
-        first = found.first
-        return write_result(written, file, result, first, made, is_mask=model.is_mask, info=info)
+        for path in results.left_from_before(written, self.kinds):
+            note(path, "it is of an earlier prediction, and stays as it is; delete it")
+        first, classes = found.first, model.classes
+        return write_results(
+            written, file, outputs, first, made, self.kinds, classes=classes, info=info
+        )
 
     def remark(self, file: Path, found: Survey) -> None:
         """Note how an input is far from the training images, of each kind the first few inputs.
@@ -176,8 +215,8 @@ class Job:
         if found.remark:
             texts["hardly more than noise"] = found.remark
         for kind, text in texts.items():
-            self.kinds[kind] += 1
-            if self.kinds[kind] <= NAMED:
+            self.remarks[kind] += 1
+            if self.remarks[kind] <= NAMED:
                 note(file, text.replace(GIVE_A_RANGE, "--range=LOW,HIGH or --range=shared"))
         drawn = banner.described(found.first.image.shape, found.picture)
         if drawn and not self.options.cut_banner:
@@ -191,11 +230,37 @@ class Job:
 
     def sum_up(self) -> None:
         """Note how many inputs have a remark of which not all were named, and how to avoid it."""
-        for kind, count in self.kinds.items():
+        for kind, count in self.remarks.items():
             if count > NAMED:
                 note(f"{count} inputs", kind)
         if needed := self.model.memory_for_whole:
             note("approximate predictions", f"--memory_limit={-(-needed // flags.GIB)} avoids them")
+
+
+def kinds_of(model: Predictor, options: argparse.Namespace) -> list[str]:
+    """Return the kinds of the files that an input becomes, as `results.files_of` takes them.
+
+    Raises: UsageError for options that a model does not have.
+    """
+    if model.classes > 2 and options.threshold != THRESHOLD:
+        raise UsageError(
+            f"--threshold={options.threshold}: the model has {model.classes} classes, of which the "
+            "most likely one is taken, expected two; leave it out"
+        )
+    if model.is_mask:
+        classes = [f"probability_{k}" for k in range(1, model.classes)]
+        probabilities = classes if model.classes > 2 else ["probability"]
+        return [
+            *("mask", "overlay"),
+            *(["labels"] if options.labels else []),
+            *(probabilities if options.probabilities else []),
+        ]
+    if options.labels or options.probabilities or options.threshold != THRESHOLD:
+        raise UsageError(
+            "--threshold, --probabilities and --labels are of masks: expected a model of the task "
+            "segmentation, got one that restores images; leave them out, or use another --model"
+        )
+    return ["restored"]
 
 
 @cli.command
@@ -206,18 +271,25 @@ def main(arguments: Sequence[str]) -> int:
     add("--model", required=True, help="a run's workdir or its model/ folder")
     add("--out", required=True, type=Path, help="folder for the results")
     flags.add(parser)
+    add("--threshold", type=threshold, default=THRESHOLD,
+        help="the probability above which a pixel is foreground; default: 0.5")  # fmt: skip
+    add("--probabilities", action="store_true", help="also write NAME.probability.tif, float32")
+    add("--labels", action="store_true", help="also write NAME.labels.tif, a number per particle "
+        "(pixels that touch at edges or corners)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace files that are not results of emjax, too")
     add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
     limit = flags.limit(options)
     check_writable(options.out)
-    files = results.find_inputs(options.inputs, options.out)
     devices.keep_compiled()
     model = Predictor(options.model, limit)
+    kinds = kinds_of(model, options)
+    files = results.find_inputs(options.inputs, options.out, kinds)
     if not options.overwrite:
-        overlays = map(results.overlay_of, files.values()) if model.is_mask else ()
-        made_by.check_replaceable([*files.values(), *overlays])
-    job = Job(model, options, limit)
+        made_by.check_replaceable(
+            path for written in files.values() for path in results.files_of(written, kinds)
+        )
+    job = Job(model, options, limit, kinds)
     if options.range == "shared":
         job.share_range(files)
     unread = 0

@@ -62,6 +62,57 @@ def test_random_crop_is_a_window(key):
     assert len(corners) == 9
 
 
+def centred(key, mask, rows=200, **options):
+    """(augmented masks, ordinary crops with the same keys) of `rows` times the same mask."""
+    stack = jnp.tile(jnp.array(mask, jnp.float32)[None, ..., None], (rows, 1, 1, 1))
+    example = dict(image=2 * stack - 1, mask=stack)
+    options = dict(turns=False, crop=16) | options
+    found, plain = (
+        jax.jit(Augmentation(**options, foreground_crops=share))(row_keys(key, rows), example)
+        for share in (options.pop("foreground_crops", 1.0), 0.0)
+    )
+    assert ((found["image"] > 0) == (found["mask"] > 0)).mean() > 0.9  # both move together
+    return np.array(found["mask"][..., 0]), np.array(plain["mask"][..., 0])
+
+
+def test_crops_are_centred_on_the_foreground_as_far_as_the_border_permits(key):
+    mask = np.zeros((64, 80))
+    pixels = [(30, 40), (2, 79), (63, 10), (31, 70)]
+    for y, x in pixels:
+        mask[y, x] = 1
+    crops, plain = centred(key, mask, rows=400)
+    seen = [tuple(place) for crop in crops for place in np.argwhere(crop)]
+    # A pixel inside is at the centre; those at the border are where the border is.
+    expected = {(8, 8), (2, 15), (15, 8)}
+    counts = {place: seen.count(place) for place in expected}
+    assert {*seen} == expected and len(seen) == 400
+    assert 150 < counts[8, 8] < 250 and 60 < counts[2, 15] < 140 and 60 < counts[15, 8] < 140
+    assert plain.any((1, 2)).mean() < 0.5
+
+
+def test_a_share_of_the_crops_is_centred_and_the_others_are_the_ordinary_ones(key):
+    mask = np.zeros((90, 90))
+    mask[50, 50] = 1
+    crops, plain = centred(key, mask, rows=400, foreground_crops=0.25)
+    differ = (crops != plain).any((1, 2))
+    assert 70 < differ.sum() < 130 and crops[differ, 8, 8].all()
+    empty, ordinary = centred(key, 0 * mask)
+    np.testing.assert_array_equal(empty, ordinary)
+    few, _ = centred(key, mask, rows=3, foreground_crops=0.25)  # a row's draw is its own
+    np.testing.assert_array_equal(few, crops[:3])
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_magnified_crops_are_centred_too(key, mirror):
+    mask = np.zeros((64, 64))
+    mask[20:23, 40:43] = mask[0:3, 0:3] = 1
+    crops, _ = centred(key, mask, resize=1.25, mirror=mirror)
+    inside, corner = crops[:, 7:9, 7:9].any((1, 2)), crops[:, 0, 0] == 1
+    assert (inside | corner).all() and inside.any() and corner.any() and not inside.all()
+    whole, _ = centred(key, mask, rows=20, crop=64, resize=1.25, mirror=mirror)
+    assert whole.shape == (20, 64, 64) and whole.any((1, 2)).all()
+
+
 def test_resized_crop_is_a_magnified_window(key):
     """Against scikit-image's warp of the same window; a ramp shows origin and scale."""
     y, x = jnp.meshgrid(jnp.arange(64.0), jnp.arange(64.0), indexing="ij")

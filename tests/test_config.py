@@ -15,6 +15,7 @@ WRONG = {  # values that no field of the kind may have, as they are typed
     "seed": ["-1", "4294967296"],
     "log_every": ["0", "-1"],
     "save_every": ["-1"],
+    "early_stopping": ["-1"],
     "data.batch_size": ["0", "-8"],
     "data.train": ["('a',)", "('a','b',0)", "(('a','b',1),('c',))"],
     "data.evals.val": ["('a','b','c')", "(1,2)"],
@@ -39,9 +40,12 @@ WRONG_FINETUNING = {
     "passes_per_epoch": ["0"],
     "augment.resize": ["0.5", "-1", "nan"],
     "augment.noise_probability": ["2", "-0.5"],
+    "augment.foreground_crops": ["1.5", "-0.1", "nan"],
     "initialise.step": ["first", "-1", "2.5"],
     "initialise.fresh": ["('head/(',)", "(1,)"],
     "task": [""],
+    "segmentation.loss": ["focal", "dice+cross_entropy", ""],
+    "segmentation.foreground_weight": ["0", "-1", "nan"],
 }
 CASES = [("pretrain", field, typed) for field, each in WRONG.items() for typed in each]
 CASES += [

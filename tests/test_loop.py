@@ -61,9 +61,10 @@ def batch(offsets, valid, first=0):
     return {**arrays, "index": np.arange(first, first + len(valid), dtype=np.int32)}
 
 
-@pytest.fixture(params=["best", "last"])
-def fitted(request):
+def fit_counting(done=0, **options):
+    """What `fit` did from a state after `done` steps."""
     rows, images, published, kept = {}, {}, [], Kept()
+    kept.best = max(DICE[:done], default=-1.0)
     log = types.SimpleNamespace(
         train=lambda step, terms, pace: None,
         show_step=lambda step: None,
@@ -73,8 +74,8 @@ def fitted(request):
         restart_clock=lambda step: None,
     )
     everywhere = sharding.replicated(sharding.data_mesh())
-    state = State(step=jnp.int32(0), generator=jnp.float32(0), skips=no_skips())
-    fit(
+    state = State(step=jnp.int32(done), generator=jnp.float32(0), skips=no_skips())
+    state = fit(
         Counting(),
         jax.device_put(state, everywhere),
         types.SimpleNamespace(
@@ -90,11 +91,16 @@ def fitted(request):
         checkpoints=kept,
         log=log,
         publish=lambda generator, step, scores: published.append(step),
-        select=request.param,
+        **options,
     )
     return types.SimpleNamespace(
-        rows=rows, images=images, published=published, kept=kept, select=request.param
+        rows=rows, images=images, published=published, kept=kept, ended=int(state.step), **options
     )
+
+
+@pytest.fixture(params=["best", "last"])
+def fitted(request):
+    return fit_counting(select=request.param)
 
 
 def test_test_is_scored_at_new_bests_and_at_the_last_step(fitted):
@@ -103,6 +109,19 @@ def test_test_is_scored_at_new_bests_and_at_the_last_step(fitted):
     assert [*fitted.images] == [(step, "test") for step in (1, 2, 5, 6)]
     assert fitted.kept.saved == [1, 2, 3, 4, 5, 6]
     assert [row["val/dice"] for row in fitted.rows.values()] == pytest.approx(DICE)
+
+
+def test_a_run_ends_after_so_many_evaluations_without_a_better_score():
+    """An equal score is no better one; the last evaluation scores test too."""
+    for done, since in ((0, 0), (3, 1)):
+        found = fit_counting(done, early_stopping=2, since_best=since)
+        assert found.ended == max(found.rows) == found.kept.saved[-1] == 4
+        stops = {step: row.get("train/stopped_early") for step, row in found.rows.items()}
+        assert stops == {step: 2 if step == 4 else None for step in range(done + 1, 5)}
+        assert "test/dice" in found.rows[4] and "test/dice" not in found.rows.get(3, {})
+    again = fit_counting(4, early_stopping=2, since_best=2)
+    assert again.ended == 4 and again.rows == {} and again.kept.saved == []
+    assert fit_counting(early_stopping=3).ended == len(DICE)  # 0.7 came in time
 
 
 def test_means_are_over_the_images_to_which_a_metric_applies(fitted):

@@ -317,6 +317,26 @@ def test_a_run_on_two_images_leaves_out_what_is_not_there_and_says_so(pair, capl
             "task 'segmentation' needs the target 'mask'; the dataset's targets: none",
         ),
         (["select=first"], UsageError, "select='first', expected best or last"),
+        (
+            ["segmentation.loss=dice", "segmentation.foreground_weight=2"],
+            UsageError,
+            "foreground_weight=2.0 with segmentation.loss=dice, which has no cross-entropy",
+        ),
+        (
+            ["augment.foreground_crops=0.5", "augment.crop=0", "augment.resize=0"],
+            UsageError,
+            "augment.foreground_crops=0.5, but augment.crop=0 takes whole patches; expected a crop",
+        ),
+        (
+            ["task=denoise", "augment.foreground_crops=0.5"],
+            UsageError,
+            "augment.foreground_crops=0.5, but there are no masks to train on",
+        ),
+        (
+            ["task=denoise", "segmentation.loss=dice"],
+            UsageError,
+            "segmentation.loss=dice, but the task is denoise",
+        ),
         (["initialise.workdir=nowhere"], InputError, "nowhere: neither a run .* nor a model"),
     ],
 )

@@ -17,6 +17,7 @@ from emjax.models.network import replace_in_networks
 from emjax.objectives import Masked, Pix2Pix, Reconstruction, Supervised
 from emjax.parallel import sharding
 from emjax.tasks import TASKS
+from emjax.tasks.segmentation import segmentation
 
 UNET = dict(name="unet", blocks=2, receptive_field=84)
 ADAM = optax.adam(2e-4, b1=0.5)
@@ -31,6 +32,12 @@ OBJECTIVES = {
         ADAM,
         Augmentation(crop=32, resize=1.25, noise_probability=0.5),
         TASKS["segmentation"],
+    ),
+    "dice": Supervised(
+        UNET,
+        ADAM,
+        Augmentation(crop=32),
+        segmentation(loss="cross_entropy+dice", foreground_weight=3.0),
     ),
 }
 
@@ -147,7 +154,7 @@ def test_evaluation_is_the_same_with_heights_spread(name):
         np.testing.assert_allclose(values, scores[1][metric][0], rtol=1e-5, err_msg=metric)
 
 
-@pytest.mark.parametrize("name", ["pix2pix", "reconstruction", "supervised"])
+@pytest.mark.parametrize("name", ["pix2pix", "reconstruction", "supervised", "dice"])
 def test_microbatches_give_the_update_of_the_batch(name, float64):
     """Two microbatches without statistics over the batch, Pix2Pix's on four devices.
 

@@ -7,14 +7,17 @@ import sys
 
 import h5py
 import jax
+import mrcfile
 import numpy as np
 import optax
 import pytest
 import tifffile
 from PIL import Image
+from skimage import measure
 
 from emjax import micrographs, predict
 from emjax.errors import InputError, UsageError
+from emjax.inference.labels import label_particles
 from emjax.inference.predictor import Predictor, to_dtype_of
 from emjax.models import saved
 from emjax.models.build import create
@@ -210,3 +213,144 @@ def test_one_of_several_channels_is_predicted(model, tmp_path, capsys):
         results.append(tifffile.imread(tmp_path / "out" / "a.tif"))
     assert results[0].shape == (40, 41)
     np.testing.assert_array_equal(*results)
+
+
+@pytest.fixture(scope="module")
+def segments(model):
+    return model("segmentation")
+
+
+def test_threshold_probability_and_labels_are_those_of_one_prediction(segments, tmp_path, capsys):
+    stack = np.stack([picture(40, 44), picture(40, 44)[::-1]])
+    micrographs.write(tmp_path / "a.tif", stack, (0.5, 0.25))
+    out = tmp_path / "out"
+    flags = [f"--model={segments}", f"--out={out}", str(tmp_path / "a.tif"), "--probabilities"]
+    predictor = Predictor(segments)
+    values = micrographs.intensity_range(stack, "percentile")
+    expected = np.stack([predictor(image, values) for image in stack])
+    middle = round(float(np.median(expected)), 4)
+    for threshold, more in ((0.5, []), (middle, [f"--threshold={middle}", "--labels"])):
+        assert predict.main([*flags, *more]) == 0
+        assert "is finished" not in capsys.readouterr().out
+        probability = micrographs.read_stack(out / "a.probability.tif")
+        mask = micrographs.read_stack(out / "a.tif")
+        np.testing.assert_array_equal(probability.image, expected)
+        np.testing.assert_array_equal(mask.image, 255 * (expected > threshold))
+        assert probability.nm_per_pixel == mask.nm_per_pixel == pytest.approx((0.5, 0.25))
+    assert 0 < (mask.image > 0).mean() < 1
+    labels = tifffile.imread(out / "a.labels.tif")
+    alone = [measure.label(plane, connectivity=2) for plane in mask.image > 0]
+    assert labels.dtype == np.uint16 and np.array_equal(labels[0], alone[0])
+    assert np.array_equal(labels[1], np.where(alone[1], alone[1] + alone[0].max(), 0))
+    # All files are finished; without a flag, its file is not asked for.
+    for options in ([], ["--labels"]):
+        assert predict.main([*flags, f"--threshold={middle}", *options]) == 0
+        assert "is finished" in capsys.readouterr().out
+    capsys.readouterr()
+    assert predict.main([*flags, "--threshold=0.3"]) == 0
+    said = f"note: {out / 'a.labels.tif'}: it is of an earlier prediction, and stays as it is"
+    assert said in capsys.readouterr().err
+    (out / "a.labels.tif").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="a.labels.tif would be overwritten"):
+        predict.main([*flags, f"--threshold={middle}", "--labels"])
+
+
+def test_the_mask_of_the_api_takes_a_threshold(segments):
+    image, predictor = picture(32, 32), Predictor(segments)
+    probability = predictor.predict(image)
+    for threshold in (0.5, float(np.median(probability))):
+        mask = predictor.mask(image, threshold=threshold)
+        np.testing.assert_array_equal(mask, np.where(probability > threshold, 255, 0))
+    np.testing.assert_array_equal(predictor.mask(image), predictor.mask(image, threshold=0.5))
+
+
+def test_particles_are_numbered_as_skimage_does():
+    rng = np.random.default_rng(0)
+    mask = (255 * (rng.random((70, 61)) > 0.6)).astype(np.uint8)
+    labels = label_particles(mask)
+    np.testing.assert_array_equal(labels, measure.label(mask > 0, connectivity=2))
+    assert labels.dtype == np.uint16
+    classes = rng.integers(0, 3, (70, 61)).astype(np.uint8)  # particles of two classes may touch
+    ours, theirs = label_particles(classes), measure.label(classes, connectivity=2)
+    pairs = np.unique(np.stack([ours.ravel(), theirs.ravel()]), axis=1)
+    assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
+
+
+def test_more_particles_than_16_bits_count_are_written_in_32(tmp_path):
+    mask = np.zeros((520, 520), np.uint8)
+    mask[::2, ::2] = 255
+    labels = label_particles(mask)
+    assert labels.dtype == np.uint32 and labels.max() == 260**2 > 65535
+    micrographs.write(tmp_path / "a.tif", labels, (0.5, 0.25), info="a note")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), labels)
+    assert micrographs.read(tmp_path / "a.tif").nm_per_pixel == pytest.approx((0.5, 0.25))
+
+
+@pytest.mark.parametrize("text", ["0", "1", "-0.1", "1.5", "nan", "half"])
+def test_a_threshold_that_makes_no_sense(segments, tmp_path, text):
+    with pytest.raises(UsageError, match="--threshold=.*expected a probability above 0 and below"):
+        predict.main([f"--model={segments}", f"--out={tmp_path}", f"--threshold={text}", "a.tif"])
+
+
+@pytest.mark.parametrize("option", ["--threshold=0.4", "--labels", "--probabilities"])
+def test_a_model_that_restores_has_no_mask(model, tmp_path, option):
+    tifffile.imwrite(tmp_path / "a.tif", picture(16, 16))
+    with pytest.raises(UsageError, match="are of masks: expected a model of the task segmentation"):
+        predict.main([f"--model={model('denoise')}", f"--out={tmp_path / 'o'}", option,
+                      str(tmp_path / "a.tif")])  # fmt: skip
+    assert not (tmp_path / "o").exists()
+
+
+LOWEST = {"int8": -100, "int16": -3000, "int32": -(10**6), "uint32": 3 * 10**9}
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".mrc"])
+@pytest.mark.parametrize("dtype", LOWEST)
+def test_whole_numbers_of_all_formats_stay_what_they_are(model, tmp_path, dtype, suffix):
+    """The prediction of the same values as float32, rounded and clipped to the format."""
+    if suffix == ".mrc" and dtype not in ("int8", "int16"):
+        pytest.skip("MRC does not have it")
+    folder, steps = model("denoise"), 1 if dtype == "int8" else 7
+    image = (picture(40, 41).astype(np.int64) * steps + LOWEST[dtype]).astype(dtype)
+    if suffix == ".tif":
+        tifffile.imwrite(tmp_path / "a.tif", image)
+    else:
+        with mrcfile.new(tmp_path / "a.mrc") as file:
+            file.set_data(image)
+    out = tmp_path / "out"
+    line = [f"--model={folder}", f"--out={out}", "--mrc_rows=top", str(tmp_path / f"a{suffix}")]
+    assert predict.main(line) == 0
+    result = tifffile.imread(out / "a.tif")
+    predictor, floats = Predictor(folder), image.astype(np.float32)
+    expected = predictor(floats, micrographs.intensity_range([floats], "percentile"))
+    limits = np.iinfo(dtype)
+    exact = [min(max(round(value), limits.min), limits.max) for value in expected.ravel().tolist()]
+    assert result.dtype == dtype and result.ravel().tolist() == exact
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "uint32"])
+def test_values_beyond_a_format_are_clipped_to_it(dtype):
+    limits = np.iinfo(dtype)
+    values = np.float32([[-1e20, 1e20, 0.5, 1.5, float(limits.max)]])
+    found = to_dtype_of(np.zeros((1, 5), dtype), values)
+    assert found.tolist() == [[limits.min, limits.max, 0, 2, limits.max]]
+
+
+def test_whole_numbers_are_written_as_other_programs_read_them(tmp_path):
+    stack = np.array([[[-3, 7, 100, 4], [5, -128, 1, 9], [0, 2, -1, 127]]] * 2) * 255
+    for dtype in ("int8", "int16", "int32", "uint32"):
+        pixels = stack.astype(dtype)
+        for name in ("a.tif", "b.ome.tif"):
+            micrographs.write(tmp_path / name, pixels, (0.5, 0.25))
+            np.testing.assert_array_equal(tifffile.imread(tmp_path / name), pixels)
+            planes = list(micrographs.planes(tmp_path / name, whole_numbers=True))
+            np.testing.assert_array_equal([plane.image for plane in planes], pixels)
+            assert planes[0].image.dtype == dtype
+            assert planes[0].nm_per_pixel == pytest.approx((0.5, 0.25))
+        if pixels.dtype.itemsize == 4:
+            with pytest.raises(UsageError, match=rf"a.mrc: MRC has no {dtype}; expected another"):
+                micrographs.write(tmp_path / "a.mrc", pixels)
+        else:
+            micrographs.write(tmp_path / "a.mrc", pixels)
+            with mrcfile.open(tmp_path / "a.mrc") as file:
+                np.testing.assert_array_equal(file.data, pixels)

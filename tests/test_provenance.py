@@ -91,9 +91,10 @@ def test_a_workdir_of_another_config_is_refused_by_field(tmp_path):
         check_same_run(config, tmp_path)
     config, _ = parse([f"{SEGMENT}:smoke"])
     old = json.loads(config.to_json())  # from before these fields existed
-    old = {name: value for name, value in old.items() if name not in ("mesh", "remat", "ema")}
+    new = ("mesh", "remat", "ema", "segmentation")
+    old = {name: value for name, value in old.items() if name not in new}
     old["optimizer"] = dict(name="adam", lr=2e-4, b1=0.9, b2=0.999)
-    del old["data"]["accumulate"]
+    del old["data"]["accumulate"], old["augment"]["foreground_crops"]
     (tmp_path / "config.json").write_text(json.dumps(old))
     check_same_run(config, tmp_path)
     config, _ = parse([f"{SEGMENT}:smoke", "--config.initialise.workdir=runs/x"])

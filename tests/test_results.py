@@ -115,6 +115,17 @@ def test_the_same_stem_twice_in_a_folder_keeps_the_suffix(tmp_path):
     assert found["in/x.tif.png"] == "x.tif.png.tif" and len({*found.values()}) == len(found)
 
 
+def test_a_file_with_the_name_of_a_label_image_keeps_its_suffix(tmp_path):
+    out = tmp_path / "out"
+    touch(tmp_path, "in/x.tif", "in/x.labels.tif", "in/y.tif")
+    kinds = ["mask", "overlay", "labels"]
+    found = results.find_inputs([str(tmp_path / "in")], out, kinds)
+    written = [path for result in found.values() for path in results.files_of(result, kinds)]
+    assert len({*written}) == len(written) == 9
+    assert found[tmp_path / "in/y.tif"] == out / "y.tif"
+    assert places(out, tmp_path / "in")["in/x.labels.tif"] == "x.labels.tif"
+
+
 def test_what_is_below_out_is_no_input(segments, tmp_path, capsys):
     images = tmp_path / "in"
     for name in ("a.tif", "s/b.png"):
@@ -124,10 +135,12 @@ def test_what_is_below_out_is_no_input(segments, tmp_path, capsys):
     names = {"a.tif", "a.overlay.png", "s/b.tif", "s/b.overlay.png"}
     assert {*content(images / "masks")} == names
     assert capsys.readouterr().out.count("is finished") == 2
-    # The masks and overlays are none of a micrograph either, for another --out.
+    more = ("--labels", "--probabilities")
+    assert run(segments, images / "more", *more, images / "a.tif") == 0
+    # The files of a mask are none of a micrograph either, for another --out.
     assert run(segments, images / "again", images) == 0
     assert {*content(images / "again")} == names
-    assert f"note: {images}: 4 results of emjax in it are left out" in capsys.readouterr().err
+    assert f"note: {images}: 8 results of emjax in it are left out" in capsys.readouterr().err
     # By name they are.
     assert run(segments, tmp_path / "named", images / "masks/a.overlay.png") == 0
     with pytest.raises(InputError, match="holds no micrograph but results of emjax"):

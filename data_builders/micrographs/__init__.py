@@ -81,6 +81,7 @@ class Micrographs:
         add("--table", help="a CSV file that lists the images")
         add("--nm_per_pixel", type=float, help="resample to this; images of unknown size stay out")
         add("--foreground", default="nonzero", help="in masks: nonzero, a value, or R,G,B")
+        add("--classes", type=int, help="masks hold the numbers of so many classes, 0 to N - 1")
         add("--curate", action="store_true", help="drop what is flat, saturated, drawn or repeated")
         add("--cut_banner", action="store_true", help="leave out banners, borders and scale bars")
         add("--range", default="percentile", choices=micrographs.RULES)
@@ -119,6 +120,7 @@ class Micrographs:
             options.mrc_rows,
             options.channel,
             options.cut_banner,
+            options.classes,
         )
         picked: dict[str, str] = dict(target.partition("=")[::2] for target in options.target)
         for target in picked:
@@ -140,6 +142,8 @@ class Micrographs:
             raise UsageError(
                 f"--foreground={options.foreground}, but there is no mask; add --target=mask=FOLDER"
             )
+        if options.classes is not None:
+            self._check_classes(options)
         self.files_sha256 = sha256_of(listing.files)
         self.options: dict[str, Any] = {
             "patch": options.patch,
@@ -148,13 +152,27 @@ class Micrographs:
             "range": options.range,
             **{
                 key: value
-                for key in ("index", "channel", "nm_per_pixel", "mrc_rows")
+                for key in ("index", "channel", "nm_per_pixel", "mrc_rows", "classes")
                 if (value := getattr(options, key)) is not None
             },
             **({"axes": options.axes} if self.axes != ("z",) else {}),
             **({"curate": THRESHOLDS} if options.curate else {}),
             **({"cut_banner": True} if options.cut_banner else {}),
         }
+
+    def _check_classes(self, options: argparse.Namespace) -> None:
+        """Raise UsageError for --classes that there cannot be."""
+        if not 2 <= options.classes <= 255:
+            raise UsageError(f"--classes={options.classes}, expected 2 to 255, the background too")
+        if "mask" not in self.targets:
+            raise UsageError(
+                f"--classes={options.classes}, but there is no mask; add --target=mask=FOLDER"
+            )
+        if options.foreground != "nonzero":
+            raise UsageError(
+                f"--classes={options.classes} and --foreground={options.foreground}: expected one "
+                "of them, either all classes or one foreground"
+            )
 
     def prepare(self) -> Contents:
         """Read every file once; return which can be used, their sizes and their splits.
@@ -168,7 +186,7 @@ class Micrographs:
         self.unusable: list[tuple[str, str]] = []
         self.skipped_by_rule: list[tuple[str, str]] = []
         self.dtypes: set[str] = set()
-        self.masks = Tally(self.read_options.foreground)
+        self.masks = Tally(self.read_options.foreground, self.read_options.classes)
         defects: dict[str, float] = {}
         self.banners: dict[str, str] = {}
         groups: dict[str, list[Source]] = {}

@@ -29,7 +29,10 @@ class Found(NamedTuple):
 
 
 def interpret(
-    path: str | Path, pixels: Real[np.ndarray, "..."], foreground: Value | None
+    path: str | Path,
+    pixels: Real[np.ndarray, "..."],
+    foreground: Value | None,
+    classes: int | None = None,
 ) -> tuple[UInt8[np.ndarray, "h w"], Found]:
     """Return (foreground 0 or 1, what was found) of `pixels`, [h, w] or [h, w, samples] as stored.
 
@@ -38,11 +41,13 @@ def interpret(
 
     Args:
         foreground: its value or colour; None for every value but 0.
+        classes: their number, for masks with the number of a class in each pixel. These numbers are
+            then returned, and grey edges are left alone; `Tally.check` refuses other values.
 
     Raises: InputError for a picture in grey values, and for a colour that needs three numbers.
     """
     pixels, note = without_alpha(pixels)
-    if has_grey_edges(path, pixels, is_asked=foreground is not None):
+    if classes is None and has_grey_edges(path, pixels, is_asked=foreground is not None):
         halves = cut(pixels)
         if foreground is None or set(foreground) <= {0.0, float(halves.max())}:
             pixels, note = halves, "has grey edges, which are cut at half"
@@ -58,6 +63,8 @@ def interpret(
     mask = np.asarray(chosen).reshape(pixels.shape[:2])
     edge = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
     found = Found(_counted(flat), float(mask.mean()), float(edge.mean()), note)
+    if classes:
+        mask = np.clip(flat[:, 0], 0, classes - 1).reshape(mask.shape)
     return mask.astype(np.uint8), found
 
 
@@ -83,8 +90,8 @@ def _counted(flat: Real[np.ndarray, "n samples"]) -> Counter[Value]:
 class Tally:
     """What all masks of a dataset hold, added up file by file."""
 
-    def __init__(self, foreground: Value | None) -> None:
-        self.foreground = foreground
+    def __init__(self, foreground: Value | None, classes: int | None = None) -> None:
+        self.foreground, self.classes = foreground, classes
         self.values: Counter[Value] = Counter()
         self.notes: dict[str, list[str]] = {}  # note: names
         self.share: dict[str, float] = {}  # of the foreground, by name
@@ -101,8 +108,20 @@ class Tally:
             self.enclosed.add(name)
 
     def check(self) -> None:
-        """Raise InputError if it cannot be known what is foreground."""
+        """Raise InputError if it cannot be known what is foreground, or for other classes."""
         known = sum(self.values.values())
+        if self.classes:
+            numbers = {(float(number),) for number in range(self.classes)}
+            if others := [
+                value for value in self.values if tuple(map(float, value)) not in numbers
+            ]:
+                raise InputError(
+                    f"expected class numbers from 0 to {self.classes - 1} in the masks, by "
+                    f"--classes={self.classes}, got {_text(min(others))}; they hold "
+                    f"{self._listed()}. Number the classes so, with the background at 0, or give "
+                    "another --classes"
+                )
+            return
         if self.foreground is not None:
             if not any(self.share.values()):
                 raise InputError(
@@ -134,7 +153,7 @@ class Tally:
             if name in split_of:
                 shares.setdefault(split_of[name], []).append(share)
         means = {s: float(np.mean(shares[s])) for s in ("train", "val", "test") if s in shares}
-        for split, mean in means.items():
+        for split, mean in () if self.classes else means.items():
             if mean == 1 or (mean == 0 and split == "train"):
                 what = "nothing but foreground" if mean else "no foreground"
                 raise InputError(
@@ -144,8 +163,12 @@ class Tally:
         listed = ", ".join(f"{split} {_percent(mean)}" for split, mean in means.items())
         notes = [f"foreground of the masks ({meaning}): {listed}"]
         if len(self.values) > 2:
-            others = "" if self.foreground else "; all but 0 are foreground, --foreground takes one"
+            others = "; all but 0 are foreground, --foreground takes one, --classes keeps all"
+            others = "" if self.foreground or self.classes else others
             notes.append(f"the masks hold {self._listed()}{others}")
+        absent = [k for k in range(self.classes or 0) if not self.values[(k,)]]
+        if absent:
+            notes.append(f"no mask has a pixel of the classes {', '.join(map(str, absent))}")
         notes += [
             f"{len(names)} of {len(self.share)} masks: each {note}: {first_of(names)}"
             for note, names in self.notes.items()
@@ -159,7 +182,8 @@ class Tally:
             notes.append(f"no foreground in {len(empty)} masks: {first_of(empty)}")
         if full:
             notes.append(f"nothing but foreground in {len(full)} masks: {first_of(full)}")
-        if np.mean(list(self.share.values())) > 0.5 or len(self.enclosed) > len(self.share) / 2:
+        most = np.mean(list(self.share.values())) > 0.5
+        if not self.classes and (most or len(self.enclosed) > len(self.share) / 2):
             notes.append(
                 "most pixels are foreground, or the border is: if the masks are inverted, "
                 "the foreground is --foreground=0"

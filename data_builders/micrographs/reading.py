@@ -30,6 +30,7 @@ class ReadOptions(NamedTuple):
     mrc_rows: str | None = None  # where the first row of MRC files belongs
     channel: str | None = None  # which, of images that have several
     cut_banner: bool = False  # leave out banners, borders and scale bars
+    classes: int | None = None  # of masks that hold their numbers; None: foreground or not
 
 
 Planes = dict[str, Real[np.ndarray, "h w"]]  # by target
@@ -98,12 +99,12 @@ def _restored(path: Path, axis: str, options: ReadOptions) -> Iterator[Real[np.n
 def _mask(
     path: Path, axis: str, options: ReadOptions, masks: list[Found] | None
 ) -> Iterator[UInt8[np.ndarray, "h w"]]:
-    """Yield the foreground, 0 or 1, of each plane of a mask."""
+    """Yield the foreground, 0 or 1, or the classes of each plane of a mask."""
     rows = options.mrc_rows or "top"
     for plane in micrographs.planes(
         path, limit=options.limit, as_mask=True, axis=axis, mrc_rows=rows
     ):
-        foreground, found = interpret(path, plane.image, options.foreground)
+        foreground, found = interpret(path, plane.image, options.foreground, options.classes)
         if masks is not None:
             masks.append(found)
         yield foreground

@@ -36,8 +36,22 @@ def resample_to(
         before = "x".join(map(str, micrograph.image.shape))
         raise SkippedByRule(f"resampled from {before} to {h}x{w}, too large; raise --memory_limit")
     image = resample(micrograph.image, (y, x))
-    targets = {target: resample(pixels, (y, x)) for target, pixels in targets.items()}
+    targets = {
+        target: (resample_classes if target == "mask" else resample)(pixels, (y, x))
+        for target, pixels in targets.items()
+    }
     return micrograph._replace(image=image, nm_per_pixel=(nm, nm)), targets
+
+
+def resample_classes(
+    mask: Real[np.ndarray, "h w"], factors: tuple[float, float]
+) -> Real[np.ndarray, "h2 w2"]:
+    """Return what `resample` does, of class numbers: the class with most of each new pixel."""
+    numbers = np.unique(mask)
+    if numbers[-1] <= 1:
+        return resample(mask, factors)
+    shares = [resample((mask == number).astype(np.float32), factors) for number in numbers]
+    return numbers[np.argmax(shares, axis=0)]
 
 
 def resampled_shape(shape: tuple[int, ...], factors: tuple[float, float]) -> tuple[int, int]:

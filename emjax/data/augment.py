@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from emjax.data.noise import (
     Bounds,
@@ -43,6 +43,9 @@ class Augmentation:
         noise_probability: share of the images that get Gaussian, Poisson or speckle noise.
         gaussian: largest sigma, as a fraction of the full range, of Gaussian noise on every image;
             drawn uniformly from 0 up.
+        foreground_crops: share of the crops that are centred on a pixel of the mask's foreground,
+            each equally likely, as far as the border permits. An image without foreground gets an
+            ordinary crop.
     """
 
     crop: int = 0
@@ -51,6 +54,7 @@ class Augmentation:
     mirror: bool = False
     noise_probability: float | int = 0.0
     gaussian: float | int = 0.0
+    foreground_crops: float | int = 0.0
 
     def __call__(
         self, keys: Key[Array, " b"], example: dict[str, Float[Array, "b _ _ 1"]]
@@ -70,8 +74,21 @@ class Augmentation:
             if not self.mirror:
                 smallest = max(smallest, side / min(example["image"].shape[:2]))
             crop = draw_crop(crop_key, example, side=side, magnification=(smallest, self.resize))
+            if self.foreground_crops:
+                centre, chosen = self.draw_centre(crop_key, example["mask"])
+                room = jnp.array(example["image"].shape[:2]) - side / crop.scale
+                origin = jnp.clip(
+                    centre + 0.5 - side / crop.scale / 2, jnp.minimum(room, 0), jnp.maximum(room, 0)
+                )
+                crop = crop._replace(origin=jnp.where(chosen, origin, crop.origin))
             # Smaller before the noise: what is cut off needs none.
             example, crop = cut_window(example, crop, reach=math.ceil(side / smallest))
+        elif self.crop and self.foreground_crops:
+            centre, chosen = self.draw_centre(crop_key, example["mask"])
+            room = jnp.array(example["image"].shape[:2]) - side
+            elsewhere = draw_origin(crop_key, example["image"], side=side)
+            origin = jnp.where(chosen, jnp.clip(centre - side // 2, 0, room), elsewhere)
+            example = jax.tree.map(lambda x: crop_at(origin, x, side=side), example)
         elif self.crop:
             example = jax.tree.map(lambda x: random_crop(crop_key, x, side=self.crop), example)
         if self.noise_probability:
@@ -85,6 +102,21 @@ class Augmentation:
         if crop is not None:
             example = resized_crop(example, crop, side=side)
         return example
+
+    def draw_centre(
+        self, key: Key[Array, ""], mask: Float[Array, "_ _ 1"]
+    ) -> tuple[Int[Array, "2"], Bool[Array, ""]]:
+        """Return (y and x of a random pixel of the foreground, whether to centre the crop on it).
+
+        Args:
+            key: that of the crop, which draws other numbers from it.
+        """
+        whether, which = jax.random.split(jax.random.fold_in(key, 1))
+        counts = jnp.cumsum(mask.ravel() > 0)
+        number = jax.random.randint(which, (), 1, jnp.maximum(counts[-1], 1) + 1)
+        pixel = jnp.minimum(jnp.searchsorted(counts, number), counts.size - 1)
+        chosen = jax.random.bernoulli(whether, self.foreground_crops) & (counts[-1] > 0)
+        return jnp.stack(jnp.divmod(pixel, mask.shape[1])), chosen
 
 
 def random_noise(key: Key[Array, ""], image: Image, *, probability: float | int) -> Image:
@@ -119,8 +151,19 @@ def random_crop(
     key: Key[Array, ""], image: Float[Array, "_ _ c"], *, side: int
 ) -> Float[Array, "_ _ c"]:
     """Return a side x side window of `image`; all positions are equally likely."""
-    y, x = jax.random.randint(key, (2,), 0, jnp.array(image.shape[:2]) - side + 1)
-    return jax.lax.dynamic_slice(image, (y, x, 0), (side, side, image.shape[2]))
+    return crop_at(draw_origin(key, image, side=side), image, side=side)
+
+
+def draw_origin(key: Key[Array, ""], image: Float[Array, "_ _ c"], *, side: int) -> Int[Array, "2"]:
+    """Return y and x of a side x side window of `image`; all positions are equally likely."""
+    return jax.random.randint(key, (2,), 0, jnp.array(image.shape[:2]) - side + 1)
+
+
+def crop_at(
+    origin: Int[Array, "2"], image: Float[Array, "_ _ c"], *, side: int
+) -> Float[Array, "_ _ c"]:
+    """Return the side x side window of `image` that begins at `origin`, y and x."""
+    return jax.lax.dynamic_slice(image, (*origin, 0), (side, side, image.shape[2]))
 
 
 class Crop(NamedTuple):

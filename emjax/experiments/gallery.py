@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from emjax import metrics, pictures
+from emjax.config import generator_of
 from emjax.data.batches import first_examples
 from emjax.data.normalise import to_network
 from emjax.data.records import has_split, open_records
@@ -21,7 +22,7 @@ from emjax.models import saved
 from emjax.models.build import build_abstract
 from emjax.models.network import Network
 from emjax.runs.run import Run
-from emjax.tasks import TASKS
+from emjax.tasks import task_of
 from emjax.training.assemble import build_objective
 
 RECORDS_SHOWN = 3  # of a dataset
@@ -56,7 +57,8 @@ def first_run(arm: Arm) -> Run:
 def predictions(arms: Sequence[Arm]) -> Iterator[PictureRow]:
     """Yield a row per test record: input, truth, and what each arm's first seed makes of it."""
     runs = [first_run(arm) for arm in arms]
-    task, evals = TASKS[runs[0].config["task"]], runs[0].config["data"]["evals"]
+    config = runs[0].config
+    task, evals = task_of(config["task"], generator_of(config)), config["data"]["evals"]
     networks = [best_network(run) if (run.folder / "model").is_dir() else None for run in runs]
     apply = jax.jit(lambda g, image: g.apply(g.params, g.stats, image, train=False)[0])
     test = evals.get("test")
@@ -66,7 +68,7 @@ def predictions(arms: Sequence[Arm]) -> Iterator[PictureRow]:
         image, target = example["image"], example[task.target]
         row: PictureRow = [
             picture(image, valid, f"input: {name}"),
-            picture(target, valid, "truth", task.is_mask),
+            picture(task.grey(target), valid, "truth", task.is_mask),
         ]
         for arm, run, network in zip(arms, runs, networks, strict=True):
             if network is None:
@@ -76,7 +78,9 @@ def predictions(arms: Sequence[Arm]) -> Iterator[PictureRow]:
             score = task.metrics(output, target, valid)[task.best][0]
             caption = f"{arm.name}, seed {run.config['seed']}: {task.best} {score:.4f}"
             prediction = task.prediction(output)
-            shown = prediction > 0.5 if task.is_mask else prediction
+            shown = (
+                prediction > 0.5 if task.is_mask and task.classes == 2 else task.grey(prediction)
+            )
             row.append(picture(shown, valid, caption, task.is_mask))
         yield row
 
@@ -87,12 +91,16 @@ def samples(run: Run) -> list[PictureRow]:
     Records without targets share one row.
     """
     rows: list[PictureRow] = []
+    name = run.config.get("task")
+    task = task_of(name, generator_of(run.config)) if name else None
     for name, batch in examples(run, "val"):
-        fields = to_network(batch).items()
+        fields = to_network(batch)
+        if task and task.is_mask:
+            fields["mask"] = task.grey(fields["mask"])
         rows.append(
             [
                 picture(values, batch["valid"], f"{field}: {name}", field == "mask")
-                for field, values in fields
+                for field, values in fields.items()
             ]
         )
     return [sum(rows, [])] if rows and len(rows[0]) == 1 else rows

@@ -135,7 +135,7 @@ def plan_jobs(configs: Configs, counts: Counts, root: Path) -> list[Job]:
             others.append(str(error))
         if (root / name / "metrics.jsonl").exists():
             run = read_run(root / name, root)
-            done, finished = run.done, run.finished and run.done == steps
+            done, finished = run.done, run.finished and (run.done == steps or run.stopped_early)
         after = start_of(config) if start_of(config) in configs else ""
         jobs.append(Job(name, config, after, steps, done, finished, kind_of(config)))
     if others:

@@ -21,12 +21,14 @@ from emjax.micrographs.units import UNKNOWN, AnyPixelSize, PixelSize, amount, pi
 from emjax.micrographs.writers import Planes
 from emjax.models import cost, saved
 from emjax.parallel import devices
-from emjax.tasks import TASKS
+from emjax.tasks import task_of
 
 DTYPES = ("uint8", "uint16", "float32")
 WHOLE = 8  # shapes of tiles that have a program each
+THRESHOLD = 0.5  # the probability above which a pixel is part of a particle
 
 Mask = UInt8[np.ndarray, "h w"]
+Outputs = dict[str, Planes]  # by kind, as predict_planes returns them
 Range = tuple[float, float]  # the grey values that become -1 and 1
 
 
@@ -51,6 +53,7 @@ class Predictor:
     Attributes:
         config: what the model's config.json says.
         is_mask: whether the model segments; if not, it restores micrographs.
+        classes: how many it tells apart, the background among them, if it segments.
         memory_for_whole: the `memory` that would have avoided all approximate predictions so far,
             in bytes; 0 if there was none.
 
@@ -66,8 +69,10 @@ class Predictor:
                 f"{folder}: this model cannot predict, {reason}; finetune it first, from "
                 f"initialise.workdir={folder}"
             )
-        task = TASKS[self.config["task"]] if self.config["task"] else None
+        name = self.config["task"]
+        task = task_of(name, self.config["model"]) if name else None
         self.is_mask = task is not None and task.is_mask
+        self.classes = task.classes if task else 2
         self.divisor = module.divisor
         self.margin = tiles.margin(module)
         self.device_memory = devices.memory().get("bytes_limit", 0)
@@ -134,8 +139,11 @@ class Predictor:
         nm_per_pixel: AnyPixelSize = None,
         *,
         intensity_range: Range | None = None,
-    ) -> Float32[np.ndarray, "h w"]:
+    ) -> tiles.Output:
         """Return float32 [h, w] for `image`: probabilities, or grey values as in the input.
+
+        A model of more than two classes returns [h, w, classes], the probability of each; class 0
+        is the background.
 
         Args:
             image: uint8, uint16 or float32 [h, w] of finite values, of any height and width.
@@ -157,24 +165,33 @@ class Predictor:
                 note("the image", text)
         return self(image, values)
 
-    def mask(self, image: Grey, *, intensity_range: Range | None = None) -> Mask:
+    def mask(
+        self, image: Grey, *, intensity_range: Range | None = None, threshold: float = THRESHOLD
+    ) -> Mask:
         """Return uint8 [h, w] for `image`: 255 where a particle is more likely than not, else 0.
+
+        A model of more than two classes returns the number of the most likely one, from 0 on.
 
         Args:
             image, intensity_range: as `predict` takes them.
+            threshold: the probability above which a pixel is part of a particle.
 
-        Raises: UsageError if the model restores images; else as `predict` does.
+        Raises: UsageError if the model restores images, or for a threshold of more than two
+            classes; else as `predict` does.
         """
         if not self.is_mask:
             raise UsageError(
                 f"expected a model of the task segmentation, got one that restores images (task "
                 f"{self.config['task']}); use predict"
             )
-        return mask_of(self.predict(image, intensity_range=intensity_range))
+        if self.classes > 2 and threshold != THRESHOLD:
+            raise UsageError(
+                f"threshold={threshold}: the model has {self.classes} classes, of which the most "
+                "likely one is taken, expected two; leave it out"
+            )
+        return mask_of(self.predict(image, intensity_range=intensity_range), threshold)
 
-    def __call__(
-        self, image: Grey, intensity_range: Range | None = None
-    ) -> Float32[np.ndarray, "h w"]:
+    def __call__(self, image: Grey, intensity_range: Range | None = None) -> tiles.Output:
         """Return what `predict` returns, without a check: for what `micrographs.read` returns."""
         intensity_range = intensity_range or self.intensity_range([image])
         h, w = image.shape
@@ -278,17 +295,34 @@ def needs_whole_image(model: Mapping[str, Any]) -> str:
     return ""
 
 
-def mask_of(probability: Float32[np.ndarray, "h w"]) -> Mask:
-    """Return uint8 [h, w]: 255 where the probability is above one half, else 0."""
-    return np.where(probability > 0.5, 255, 0).astype(np.uint8)
+def mask_of(probability: tiles.Output, threshold: float = THRESHOLD) -> Mask:
+    """Return uint8 [h, w]: 255 where the probability is above the threshold, else 0.
+
+    Of [h, w, classes], the number of the most likely class.
+    """
+    if probability.ndim == 3:
+        return probability.argmax(-1).astype(np.uint8)
+    return np.where(probability > threshold, 255, 0).astype(np.uint8)
 
 
-def to_dtype_of(image: Grey, values: Float32[np.ndarray, "h w"]) -> Grey:
+def as_grey(image: Planes) -> Grey:
+    """Return `image` in a number format of DTYPES, as `micrographs.read` does."""
+    return image if image.dtype in DTYPES else image.astype(np.float32)
+
+
+def to_dtype_of(image: Planes, values: Float32[np.ndarray, "h w"]) -> Planes:
     """Return `values` in the dtype of `image`, rounded and clipped where they do not fit."""
     if image.dtype.kind == "f":
         return values.astype(image.dtype)
-    limits = np.iinfo(image.dtype)
-    return np.clip(np.rint(values), limits.min, limits.max).astype(image.dtype)
+    limits = np.iinfo(image.dtype)  # float32 has not those of 32 bits
+    return np.clip(np.rint(values.astype(np.float64)), limits.min, limits.max).astype(image.dtype)
+
+
+def probabilities(output: tiles.Output) -> Outputs:
+    """Return {"probability": [h, w]}, or of [h, w, classes] one for each class but 0."""
+    if output.ndim == 2:
+        return {"probability": output}
+    return {f"probability_{k}": output[..., k] for k in range(1, output.shape[-1])}
 
 
 class Survey(NamedTuple):
@@ -312,7 +346,7 @@ def survey(
     """Return the Survey of an image or stack, with one intensity range for all its planes.
 
     Args:
-        planes: as `micrographs.planes` yields them.
+        planes: as `micrographs.planes` yields them, also with `whole_numbers`.
         cut_banner: leave banners, borders and scale bars out of the range.
         intensity_range: the range, if it is known.
 
@@ -324,12 +358,13 @@ def survey(
 
     def images() -> Iterator[Grey]:
         for plane in planes:
-            image, *facts = plane
+            stored, *facts = plane
+            image = as_grey(stored)
             if not first:
-                first.append(plane)
+                first.append(plane._replace(image=image))
                 pictures.append(banner.picture(image))
-            total.update(f"{image.dtype.name} {image.shape} {facts} ".encode())
-            total.update(np.ascontiguousarray(image).data)
+            total.update(f"{stored.dtype.name} {image.shape} {facts} ".encode())
+            total.update(np.ascontiguousarray(stored).data)
             yield image[pictures[0]] if cut_banner else image
 
     found = predictor.range_and_levels(images(), intensity_range)
@@ -342,26 +377,36 @@ def predict_planes(
     *,
     intensity_range: Range,
     picture: banner.Area | None = None,
-) -> Planes:
-    """Return the result for an image or stack: [h, w] or [planes, h, w].
+    threshold: float = THRESHOLD,
+    with_probability: bool = False,
+) -> Outputs:
+    """Return what an image or stack becomes, by kind: [h, w] or [planes, h, w].
 
-    It is a mask, uint8, or images in the dtype of the input.
+    That is "mask", uint8, and if asked for "probability", float32, of several classes
+    "probability_1" and so on; or "restored", images in the dtype of the input.
 
     Args:
-        planes: as `micrographs.planes` yields them, so that a stack is never held as a whole.
+        planes: as `micrographs.planes` yields them, also with `whole_numbers`, so that a stack is
+            never held as a whole.
         intensity_range: the (low, high) of all planes.
-        picture: the part to predict, the whole by default; elsewhere a mask is empty, and a
-            restored micrograph is as it was.
+        picture: the part to predict, the whole by default; elsewhere a mask is empty and a
+            probability 0, and a restored micrograph is as it was.
+        threshold: as `Predictor.mask` takes it.
     """
-    results: list[Grey] = []
+    results: dict[str, list[Planes]] = {}
     for plane in planes:
         image = plane.image if picture is None else plane.image[picture]
-        output = predictor(image, intensity_range)
-        result = mask_of(output) if predictor.is_mask else to_dtype_of(image, output)
-        if picture is not None:
-            untouched = plane.image.copy()
-            whole = np.zeros_like(untouched, np.uint8) if predictor.is_mask else untouched
-            whole[picture] = result
-            result = whole
-        results.append(result)
-    return results[0] if len(results) == 1 else np.stack(results)
+        output = predictor(as_grey(image), intensity_range)
+        if predictor.is_mask:
+            found = {"mask": mask_of(output, threshold)}
+            found |= probabilities(output) if with_probability else {}
+        else:
+            found = {"restored": to_dtype_of(image, output)}
+        for kind, result in found.items():
+            if picture is not None:
+                untouched = plane.image.copy()
+                whole = np.zeros_like(untouched, result.dtype) if predictor.is_mask else untouched
+                whole[picture] = result
+                result = whole
+            results.setdefault(kind, []).append(result)
+    return {kind: each[0] if len(each) == 1 else np.stack(each) for kind, each in results.items()}

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,24 @@ from emjax import micrographs
 from emjax.errors import InputError, UsageError, note
 from emjax.micrographs import made_by
 
-KINDS = ("mask", "restored", "overlay")
+# Of a file that lies next to a result, and by its name: x.tif, x.overlay.png, x.labels.tif. Each
+# class of a model of several has a probability of its own: x.probability_1.tif.
+NEXT_TO_MASKS = ("overlay", "labels", "probability")
 
 
-def find_inputs(names: Iterable[str], out: Path) -> dict[Path, Path]:
+def find_inputs(
+    names: Iterable[str], out: Path, kinds: Sequence[str] = ("mask", "overlay")
+) -> dict[Path, Path]:
     """Return {micrograph: the TIFF that it becomes below `out`} for files and folders `names`.
 
     A folder keeps its tree. Where files of several folders would become the same TIFF, each keeps
     its path below the folder that all have in common. Where files of one folder would, as x.tif and
     x.png, each keeps its suffix: x.tif.tif and x.png.tif. A file that is named twice counts once.
-    What is below `out`, and masks and overlays that emjax made, are not taken from a folder.
+    What is below `out`, and masks that emjax made with the files next to them, are not taken from a
+    folder.
+
+    Args:
+        kinds: of the files that each micrograph becomes, as `files_of` takes them.
 
     Raises: InputError for a folder without micrographs; UsageError if a result would overwrite an
         input.
@@ -44,14 +52,15 @@ def find_inputs(names: Iterable[str], out: Path) -> dict[Path, Path]:
             key: out / place.parent / f"{place.name if key in whole else place.stem}.tif"
             for key, place in below.items()
         }
-        counts = Counter(results.values())
-        alike = {key for key, result in results.items() if counts[result] > 1} - whole
+        written = {key: files_of(result, kinds) for key, result in results.items()}
+        counts = Counter(path for files in written.values() for path in files)
+        alike = {key for key, files in written.items() if any(counts[f] > 1 for f in files)} - whole
         if not alike:
             break
         whole |= alike
     inputs = {key.resolve(): file for key, file in typed.items()}
     for result in results.values():
-        for path in (result, overlay_of(result)):
+        for path in files_of(result, kinds):
             if input := inputs.get(path.resolve()):
                 raise UsageError(f"{input} would be overwritten by a result; choose another --out")
     return {typed[key]: result for key, result in results.items()}
@@ -64,13 +73,13 @@ def _named(name: Path, out: Path) -> Iterator[tuple[Path, Path]]:
         return
     folder, results = name.resolve(), out.resolve()
     inside = results != folder and results.is_relative_to(folder)
-    kinds = KINDS if results == folder else ("mask", "overlay")
+    kinds = ("mask", *NEXT_TO_MASKS, *(["restored"] if results == folder else []))
     left_out = found = 0
     for file in micrographs.find(name):
         place = file.relative_to(name)
         if inside and (folder / place).is_relative_to(results):
             continue
-        if (made_by.read(file) or {}).get("kind") in kinds:
+        if (made_by.read(file) or {}).get("kind", "").partition("_")[0] in kinds:
             left_out += 1
             continue
         found += 1
@@ -81,15 +90,28 @@ def _named(name: Path, out: Path) -> Iterator[tuple[Path, Path]]:
         raise InputError(f"{name} holds no micrograph but results of emjax; expected micrographs")
 
 
-def overlay_of(result: Path) -> Path:
-    """Return the name of the picture next to a mask."""
-    return result.with_suffix(".overlay.png")
+def files_of(result: Path, kinds: Sequence[str]) -> dict[Path, str]:
+    """Return {file: its kind} of what one micrograph becomes.
+
+    Args:
+        result: the first of them.
+        kinds: that of `result`, and those of the files next to it.
+    """
+    first, *others = kinds
+    endings = {kind: f".{kind}.png" if kind == "overlay" else f".{kind}.tif" for kind in others}
+    return {result: first} | {result.with_suffix(end): kind for kind, end in endings.items()}
 
 
-def is_finished(result: Path, made: Mapping[str, Any], *, is_mask: bool) -> bool:
-    """Return whether `result`, and the overlay of a mask, are there and were made as `made`."""
-    kinds = {result: "mask", overlay_of(result): "overlay"} if is_mask else {result: "restored"}
-    for path, kind in kinds.items():
+def left_from_before(result: Path, kinds: Sequence[str]) -> list[Path]:
+    """Return the label image and the probability next to a result that are not of `kinds`."""
+    others = [kind for kind in ("labels", "probability", "probability_1") if kind not in kinds]
+    files = files_of(result, [kinds[0], *others])
+    return [path for path in files if path != result and made_by.read(path) is not None]
+
+
+def is_finished(result: Path, made: Mapping[str, Any], kinds: Sequence[str]) -> bool:
+    """Return whether all `files_of` a result are there and were made as `made`."""
+    for path, kind in files_of(result, kinds).items():
         facts = made_by.read(path)
         if facts is None or facts != {**made, "kind": kind, "result": facts["result"]}:
             return False

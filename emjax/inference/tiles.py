@@ -19,6 +19,7 @@ SQUARES = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)  # sides, for
 INSIDE = 2048  # pixels of a tile without one margin: two tiles make a camera's 4096
 
 Image = Float32[np.ndarray, "h w"]
+Output = Float32[np.ndarray, "h w"] | Float32[np.ndarray, "h w c"]
 Batch = Float32[np.ndarray, "1 h w 1"]
 
 
@@ -115,11 +116,11 @@ def apply(
     margin: int,
     divisor: int,
     square: int | None = None,
-) -> Image:
-    """Return `function` of `image`, computed tile by tile.
+) -> Output:
+    """Return `function` of `image`, computed tile by tile: [h, w], or [h, w, c] of c channels.
 
     Args:
-        function: a compiled one of float32 [1, h, w, 1] that returns float32 [1, h, w, 1].
+        function: a compiled one of float32 [1, h, w, 1] that returns float32 [1, h, w, c].
         image: float32 [h, w], with sides that are multiples of `divisor`.
         largest, margin, divisor: as in `split_axis`.
         square: the side of all tiles, as `square` returns it, instead of `largest`.
@@ -132,13 +133,16 @@ def apply(
     )
     # One tile is computed while the previous one is fetched. A CPU would compute both at once.
     in_flight = 1 if jax.default_backend() == "cpu" else 2
-    output = np.empty(image.shape, np.float32)
+    output: np.ndarray | None = None
     queue: deque[tuple[tuple[int, int, int], tuple[int, int, int], jax.Array]] = deque()
 
     def fetch() -> None:
+        nonlocal output
         (y, *kept_y), (x, *kept_x), tile = queue.popleft()
         inside = tuple(slice(a - y0, b - y0) for y0, (a, b) in ((y, kept_y), (x, kept_x)))
-        output[slice(*kept_y), slice(*kept_x)] = np.asarray(tile)[0, ..., 0][inside]
+        if output is None:
+            output = np.empty((*image.shape, tile.shape[-1]), np.float32)
+        output[slice(*kept_y), slice(*kept_x)] = np.asarray(tile)[0][inside]
 
     for row, column in product(rows, columns):
         if len(queue) == in_flight:
@@ -149,4 +153,5 @@ def apply(
         queue.append((row, column, tile))
     while queue:
         fetch()
-    return output
+    assert output is not None  # there is a tile at least
+    return output[..., 0] if output.shape[-1] == 1 else output

@@ -133,7 +133,7 @@ def import_pytorch(path: Path, options: ImportOptions = ImportOptions()) -> Impo
     if untrained:
         config["only_to_start_from"] = "its last layers were not in the file"
         config["untrained"] = untrained
-    elif model.get("out_channels", 1) > 2:
+    elif model.get("out_channels", 1) > 2 and config["task"] != "segmentation":
         config["only_to_start_from"] = f"it distinguishes {model['out_channels']} classes"
     return Imported(
         params={path: arrays[path] for path in params},

@@ -236,6 +236,7 @@ def planes(
     brightness: bool = False,
     as_mask: bool = False,
     channel: str | None = None,
+    whole_numbers: bool = False,
 ) -> Iterator[Micrograph]:
     """Yield every plane of the image or stack in a file as a Micrograph; colours as luminance.
 
@@ -255,6 +256,7 @@ def planes(
             [h, w] or [h, w, samples].
         channel: which of the channels, by name or number from 0 on, of files that hold several;
             red, green or blue of an image in colours.
+        whole_numbers: leave whole numbers of up to 32 bits, also signed ones, in their format.
 
     Raises: InputError for anything but readable 2-D images of finite values; of these,
         SeveralImages without a valid index, and TooLarge above the limit.
@@ -265,7 +267,8 @@ def planes(
             signal = signal._replace(finish=signal.labels, white_is_zero=False)
         signal = _as_asked(path, signal, mrc_rows, brightness)
         stack: Iterable[Grey | RGB] = (
-            _pixels(path, signal, i, as_mask=as_mask) for i in range(signal.planes)
+            _pixels(path, signal, i, as_mask=as_mask, whole_numbers=whole_numbers)
+            for i in range(signal.planes)
         )
         if not (colours or as_mask):
             stack = (_luminance(path, pixels, quiet=i > 0) for i, pixels in enumerate(stack))
@@ -442,10 +445,20 @@ def _luminance(path: StrPath, pixels: Grey | RGB, quiet: bool = False) -> Grey:
     return luminance.astype(pixels.dtype)
 
 
-def _pixels(path: StrPath, signal: Signal, index: int, *, as_mask: bool = False) -> Grey | RGB:
+def _pixels(
+    path: StrPath,
+    signal: Signal,
+    index: int,
+    *,
+    as_mask: bool = False,
+    whole_numbers: bool = False,
+) -> Grey | RGB:
     """Return plane `index` in one of the three number formats, and without alpha.
 
     With `as_mask` alpha stays, and so do whole numbers of any format: labels may exceed 2**24.
+
+    Args:
+        whole_numbers: as `planes` takes it.
 
     Raises: InputError for other than real, finite numbers.
     """
@@ -465,8 +478,9 @@ def _pixels(path: StrPath, signal: Signal, index: int, *, as_mask: bool = False)
         raise InputError(f"{path}: {pixels.ndim}-D data {pixels.shape}, expected one 2-D image")
     if pixels.dtype.kind not in "uif" or pixels.size == 0:
         raise InputError(f"{path}: {pixels.dtype} {pixels.shape}, expected real numbers")
-    small = pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2
-    keep = small or (as_mask and pixels.dtype.kind in "ui")
+    keep = pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2
+    if pixels.dtype.kind in "ui":
+        keep |= as_mask or (whole_numbers and pixels.dtype.itemsize <= 4)
     with np.errstate(over="ignore", invalid="ignore"):  # becomes infinite, which is refused
         pixels = pixels.astype(pixels.dtype.newbyteorder("=") if keep else np.float32)
     if pixels.dtype == np.float32 and not np.isfinite(pixels).all():

@@ -26,11 +26,7 @@ if TYPE_CHECKING or "jaxtyping" in sys.modules:
         | UInt16[np.ndarray, "z y x *rgb"]
         | Float32[np.ndarray, "z y x *rgb"]
     )
-    Planes: TypeAlias = (
-        UInt8[np.ndarray, "*planes h w"]
-        | UInt16[np.ndarray, "*planes h w"]
-        | Float32[np.ndarray, "*planes h w"]
-    )
+    Planes: TypeAlias = Num[np.ndarray, "*planes h w"]
     Mask: TypeAlias = Bool[np.ndarray, "h w"]
     Numbers: TypeAlias = Num[np.ndarray, "*shape"]
     Floats: TypeAlias = Float32[np.ndarray, "*shape"]  # with Numbers in a signature: as many

@@ -18,6 +18,9 @@ from emjax.micrographs.shapes import Planes
 from emjax.micrographs.units import UNKNOWN, AnyPixelSize, PixelSize, is_known, pixel_size
 
 CHUNK = 1024  # pixels along each side of a chunk of a Zarr array
+# Number formats of TIFF that tifffile writes as ImageJ does; ImageJ reads whole numbers of 32 bits
+# with the same metadata. (Source: ij.io.TiffDecoder.)
+IMAGEJ = "BHhf"
 
 
 def write(
@@ -28,20 +31,20 @@ def write(
     info: str = "",
     software: str = "emjax",
 ) -> None:
-    """Write uint8, uint16 or float32 [h, w] or [planes, h, w] by the suffix of `path`.
+    """Write numbers of up to 32 bits, [h, w] or [planes, h, w], by the suffix of `path`.
 
     .tif, .tiff as ImageJ writes and reads them, .ome.tif with OME-XML, .mrc and .zarr (OME-Zarr),
     each with the pixel size if it is known. The file appears when it is complete. Rows keep their
-    order: the first row of `image` is the first of the file, also in MRC. The same arguments give
-    the same bytes of a TIFF.
+    order: the first row of `image` is the first of the file, also in MRC, which has no whole
+    numbers of 32 bits. The same arguments give the same bytes of a TIFF.
 
     Args:
         nm_per_pixel: (y, x) in nm, or one number for both; None or NaN if unknown.
         info: ASCII text about the image that the file is to keep.
         software: ASCII text about what made the image; kept in TIFF alone, as its tag Software.
 
-    Raises: UsageError for another suffix, a pixel size that is not positive, or a folder of that
-        name that is not a Zarr store.
+    Raises: UsageError for another suffix, numbers that the format does not have, a pixel size that
+        is not positive, or a folder of that name that is not a Zarr store.
     """
     path = Path(path)
     name = path.name.lower()
@@ -49,6 +52,8 @@ def write(
     if suffix is None:
         raise UsageError(f"{path}: expected one of {', '.join(WRITERS)}, got {path.suffix!r}")
     size = pixel_size(nm_per_pixel)
+    if suffix == ".mrc" and image.dtype.kind in "iu" and image.dtype.itemsize > 2:
+        raise UsageError(f"{path}: MRC has no {image.dtype}; expected another suffix, such as .tif")
     if path.is_dir() and not (suffix == ".zarr" and is_zarr(path)):
         raise UsageError(f"{path} is a folder, expected a name for a file; choose another")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,9 +73,15 @@ def _imagej(path: Path, image: Planes, known: PixelSize | None, info: str, softw
     """Write a TIFF with ImageJ's metadata if the pixel size is known, else a plain one."""
     options: dict[str, Any] = {"photometric": "minisblack", "software": software}
     if known:
-        options |= {"imagej": True, "resolution": (1 / known[1], 1 / known[0])}
+        options["resolution"] = 1 / known[1], 1 / known[0]
+    if known and image.dtype.char in IMAGEJ:
+        options["imagej"] = True
         options["metadata"] = {"unit": "nm", **({"axes": "ZYX"} if image.ndim == 3 else {})}
         options["metadata"] |= {"Info": info} if info else {}
+    elif known:
+        slices = [f"images={len(image)}", f"slices={len(image)}"] if image.ndim == 3 else []
+        lines = ["ImageJ=1.11a", *slices, "unit=nm", *([info] if info else [])]
+        options |= {"description": "\n".join(lines) + "\n", "metadata": None}
     elif info:
         options["description"] = info
     tifffile.imwrite(path, image, **options)

@@ -70,5 +70,5 @@ class Supervised:
         )
         pair = {"prediction": self.task.prediction(output), "truth": example[self.task.target]}
         if self.task.is_mask:  # from [0, 1]
-            pair = {name: 2 * values - 1 for name, values in pair.items()}
+            pair = {name: 2 * self.task.grey(values) - 1 for name, values in pair.items()}
         return {"input": example["image"], **pair}

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import jax
+import numpy as np
 from jax._src import distributed  # its keys and barriers, which work where collectives fail
 from jax.experimental import multihost_utils
 
@@ -160,6 +161,11 @@ def print_once(*words: object) -> None:
     """Print `words` in the first process alone."""
     if is_first():
         print(*words, flush=True)
+
+
+def from_first(number: int) -> int:
+    """Return the `number` that the first process has, in all of them."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 def barrier() -> None:

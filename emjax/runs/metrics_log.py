@@ -2,11 +2,12 @@
 
 import datetime
 import json
+import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -56,6 +57,11 @@ class MetricsLog:
             if self.writes and file.exists():
                 kept = [row for row in read(file) if row["step"] <= done]
                 write_atomically(file, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+    def since_best(self, score: str, higher_is_better: bool) -> int:
+        """Return how many evaluations so far have had no better score, at the end of the file."""
+        rows = read(self.path) if self.path.exists() else []
+        return since_best(rows, score, higher_is_better=higher_is_better)
 
     def train(
         self, step: int, terms: Mapping[str, Any], pace: Mapping[str, float] | None = None
@@ -151,6 +157,19 @@ class StatusLine:
         """Erase the line."""
         if self.is_live:
             print("\x1b[K", end="", file=self.stream, flush=True)
+
+
+def since_best(rows: Iterable[Row], score: str, *, higher_is_better: bool) -> int:
+    """Return how many evaluations the last of `rows` are that have no better score than before.
+
+    NaN is never better.
+    """
+    best, since = -math.inf, 0
+    for row in rows:
+        if score in row:
+            value = row[score] if higher_is_better else -row[score]
+            best, since = (value, 0) if value > best else (best, since + 1)
+    return since
 
 
 def append(path: Path, row: Row) -> None:

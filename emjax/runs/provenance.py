@@ -19,6 +19,7 @@ from emjax.tasks import PRETRAINING_SCORE, TASKS
 MAY_DIFFER = {  # fields that may change when a run continues
     "data.dir",
     "data.resident",
+    "early_stopping",
     "epochs",
     "eval_every",
     "initialise.workdir",
@@ -30,11 +31,16 @@ MAY_DIFFER = {  # fields that may change when a run continues
 }
 RECORDED = ("versions.json", "data.json", "metrics.jsonl", "images.jsonl")
 DEFAULTS = {  # what a config means that lacks these fields
+    "augment.foreground_crops": 0.0,
     "data.accumulate": 1,
+    "early_stopping": 0,
     "ema": 0.0,
     "optimizer.clip": 0.0,
     "optimizer.schedule": "constant",
     "optimizer.warmup": 0,
+    "segmentation.classes": 2,
+    "segmentation.foreground_weight": 1.0,
+    "segmentation.loss": "cross_entropy",
 }
 
 

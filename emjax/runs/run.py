@@ -27,11 +27,18 @@ class Run(NamedTuple):
     sign: int  # 1 where a higher score is better, else -1
     done: int  # steps
     planned: int | None  # steps; None before the first report
+    since_best: int = 0  # evaluations without a better score, at its end
 
     @property
     def finished(self) -> bool:
-        """Whether the last step has been scored."""
-        return bool(self.evaluations) and self.evaluations[-1]["step"] >= self.steps
+        """Whether the last step has been scored, or the run has stopped early."""
+        scored = bool(self.evaluations) and self.evaluations[-1]["step"] >= self.steps
+        return scored or self.stopped_early
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether as many evaluations as the config says had no better score."""
+        return 0 < self.config.get("early_stopping", 0) <= self.since_best
 
     @property
     def steps(self) -> int:
@@ -42,6 +49,8 @@ class Run(NamedTuple):
     @property
     def status(self) -> str:
         """In words, for tables."""
+        if self.stopped_early and self.done < self.steps:
+            return f"finished, stopped early at step {self.done} of {self.planned}"
         if self.finished:
             return "finished"
         return f"unfinished: {self.done} of {self.planned or '?'} steps"
@@ -134,6 +143,7 @@ def read_run(folder: Path, root: Path) -> Run:
         sign=1 if higher_is_better else -1,
         done=max(steps, default=0),
         planned=planned,
+        since_best=metrics_log.since_best(rows, score, higher_is_better=higher_is_better),
     )
 
 

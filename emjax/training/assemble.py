@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
-from emjax.config import Config, check_ranges
+from emjax.config import Config, check_ranges, generator_of
 from emjax.data.augment import Augmentation
 from emjax.data.batches import EvalBatches, TrainBatches
 from emjax.data.corruptions import Corruption, Masking
@@ -16,7 +17,9 @@ from emjax.models.build import build_abstract
 from emjax.models.model import Model
 from emjax.objectives import OBJECTIVES, Objective
 from emjax.parallel import sharding
-from emjax.tasks import TASKS
+from emjax.runs.provenance import DEFAULTS
+from emjax.tasks import TASKS, Task
+from emjax.tasks.segmentation import segmentation
 from emjax.training import optimizers
 
 
@@ -61,7 +64,7 @@ def assemble(config: Config) -> Pieces:
     batch_size = config.data.batch_size
     mixture = open_mixture(config.data.dir, config.data.train)
     held_out = open_held_out(config)
-    module: Any = build_abstract(config.model.to_dict())
+    module: Any = build_abstract(generator_of(config))
     count = sum(len(records.source) for records in mixture)
     steps_per_epoch, total_steps = count_steps(config, count)
     if batch_size > count * config.get("passes_per_epoch", 1):
@@ -83,6 +86,7 @@ def assemble(config: Config) -> Pieces:
         split: EvalBatches(held, batch_size=batch_size, divisor=multiple, mesh=mesh)
         for split, held in held_out.items()
     }
+    check_classes(config, [*mixture, *held_out.values()])
     select = config.get("select", "best")
     if select not in ("best", "last"):
         raise UsageError(f"select={config.select!r}, expected best or last")
@@ -95,6 +99,12 @@ def assemble(config: Config) -> Pieces:
                 f"no mask has foreground, so its scores say nothing about particles{chosen}",
             )
         select = "last" if "val" in empty else select
+    if select == "last" and config.get("early_stopping", 0):
+        raise UsageError(
+            f"early_stopping={config.early_stopping} with a val score that does not choose the "
+            "network (select=last, or no mask of val has foreground); expected select=best and a "
+            "val split that says something about it, or early_stopping=0"
+        )
     return Pieces(
         mesh=mesh,
         module=module,
@@ -172,6 +182,7 @@ def build_objective(
     Raises: UsageError for fields that do not fit each other or the network; InputError for records
         that lack the task's target or are too small.
     """
+    check_foreground_crops(config)
     arguments = config.objective.to_dict()
     constructor = choose("objective", arguments.pop("name"), OBJECTIVES)
     if "corruption" in arguments:
@@ -181,7 +192,7 @@ def build_objective(
     if "discriminator" in config:
         arguments["discriminator"] = config.discriminator.to_dict()
     if "task" in config:
-        task = choose("task", config.task, TASKS)
+        task = with_settings(config, choose("task", config.task, TASKS))
         for records in mixture:
             if task.target not in records.card["targets"]:
                 has = ", ".join(records.card["targets"]) or "none"
@@ -195,13 +206,75 @@ def build_objective(
     space = config.get("mesh", {}).get("space", 1)
     augment["crop"] = fitting_crop(augment["crop"], shape, divisor, space)
     return constructor(
-        generator=config.model.to_dict(),
+        generator=generator_of(config),
         optimizer=optimizers.build(config.optimizer.to_dict(), updates),
         augment=Augmentation(**augment),
         precision=config.precision,
         accumulate=config.data.get("accumulate", 1),
         **arguments,
     )
+
+
+def with_settings(config: Config, task: Task) -> Task:
+    """Return `task` as the fields `segmentation` of a config ask for it.
+
+    Raises: UsageError for fields that do not fit each other or the task.
+    """
+    settings: dict[str, Any] = config.get("segmentation", ConfigDict()).to_dict()
+    if not task.is_mask:
+        for field, value in settings.items():
+            if value != DEFAULTS[f"segmentation.{field}"]:
+                raise UsageError(
+                    f"segmentation.{field}={value}, but the task is {config.task}, expected "
+                    "segmentation; leave it out"
+                )
+        return task
+    classes, outputs = settings.get("classes", 2), config.model.get("out_channels") or 1
+    if outputs not in ((1, 2) if classes == 2 else (1, classes)):
+        raise UsageError(
+            f"model.out_channels={outputs} with segmentation.classes={classes}, expected an output "
+            "per class; leave model.out_channels out"
+        )
+    if settings.get("loss") == "dice" and settings.get("foreground_weight", 1) != 1:
+        raise UsageError(
+            f"segmentation.foreground_weight={settings['foreground_weight']} with "
+            "segmentation.loss=dice, which has no cross-entropy that it could weight; expected "
+            "another loss, or a weight of 1"
+        )
+    return segmentation(**settings)
+
+
+def check_classes(config: Config, opened: Sequence[Records]) -> None:
+    """Raise UsageError unless the masks of all records have the classes of the config."""
+    if not config.get("task") or not TASKS[config.task].is_mask:
+        return
+    wanted = (config.get("segmentation") or {}).get("classes", 2)
+    for records in opened:
+        classes = records.card.get("options", {}).get("classes", 2)
+        if classes != wanted:
+            raise UsageError(
+                f"{records.source.name}: its masks have {classes} classes, expected "
+                f"segmentation.classes={wanted}; set it to {classes}, or build the dataset with "
+                f"--classes={wanted}"
+            )
+
+
+def check_foreground_crops(config: Config) -> None:
+    """Raise UsageError if `augment.foreground_crops` asks for what there is not."""
+    share = config.augment.get("foreground_crops", 0)
+    if not share:
+        return
+    task = TASKS.get(config.get("task", ""))
+    if task is None or not task.is_mask:
+        raise UsageError(
+            f"augment.foreground_crops={share}, but there are no masks to train on; expected the "
+            "task segmentation, or 0"
+        )
+    if not (config.augment.crop or config.augment.get("resize", 0)):
+        raise UsageError(
+            f"augment.foreground_crops={share}, but augment.crop=0 takes whole patches; expected a "
+            "crop, or 0"
+        )
 
 
 def fitting_crop(crop: int, shape: Sequence[int], divisor: int, space: int = 1) -> int:

@@ -75,10 +75,12 @@ def fit(
     log: MetricsLog,
     publish: Callable[[Network, int, dict[str, float]], None],
     select: str = "best",
+    early_stopping: int = 0,
+    since_best: int = 0,
     stop: Callable[[], bool] = lambda: False,
     timer: StepTimer | None = None,
 ) -> State:
-    """Train from `state` to the last step of `schedule`; return the last state.
+    """Train from `state` to the last step of `schedule` or an early stop; return the last state.
 
     Args:
         state: on the devices, as `sharding.place_state` puts it; it stays there.
@@ -86,6 +88,8 @@ def fit(
             new best and at the last step.
         publish: called with (generator, step, scores) at every new best.
         select: "best"; "last" publishes at every evaluation, so that the last one remains.
+        early_stopping: evaluations in a row without a better score that end the run; 0: never.
+        since_best: how many there are already.
         stop: called once per step; True saves and stops after this step.
         timer: times the steps, and writes a profile if it has one; by default a new one.
 
@@ -114,6 +118,8 @@ def fit(
     reader = train.starting_at(done)
     skips_reported = int(state.skips.count)
     timer = timer or StepTimer()
+    if 0 < early_stopping <= since_best:
+        return state
 
     for step in range(done + 1, total_steps + 1):
         batch = timer.read(reader, step)
@@ -140,17 +146,21 @@ def fit(
         if evaluates:
             means, _ = evaluate(eval_step, state, "val", evals["val"])
             is_best = checkpoints.is_best(means)
-            if is_best or step == total_steps:
+            since_best = 0 if is_best else since_best + 1
+            stops_early = step < total_steps and 0 < early_stopping <= since_best
+            if is_best or stops_early or step == total_steps:
                 for split in [name for name in evals if name != "val"]:
                     others, images = evaluate(eval_step, state, split, evals[split])
                     means |= others
                     log.write_images(step, split, images)
-            log.write(step, means)
+            log.write(step, means | ({"train/stopped_early": since_best} if stops_early else {}))
             if is_best or select == "last":
                 publish(state.generator, step, means)
             checkpoints.save(step, state, means)
             log.restart_clock(step)
             timer.restart()
+            if stops_early:
+                break
         elif saves or stopping:
             checkpoints.save(step, state)
         if stopping:

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from emjax import cli
-from emjax.config import Config
+from emjax.config import Config, generator_of
 from emjax.errors import UsageError
 from emjax.files import check_writable, lock_folder
 from emjax.inference import training_data
@@ -90,13 +90,15 @@ def train(config: Config, workdir: Path, profile: Profile | None = None) -> None
                 images=config.data.batch_size,
                 events=events,
             )
+            patience = config.get("early_stopping", 0)
+            since_best = functools.partial(log.since_best, score, higher_is_better)
             schedule = Schedule(
                 total_steps,
                 log_every=config.log_every,
                 eval_every=config.eval_every or pieces.steps_per_epoch,
                 save_every=config.save_every,
             )
-            fit(
+            state = fit(
                 pieces.objective,
                 state,
                 pieces.batches,
@@ -106,11 +108,16 @@ def train(config: Config, workdir: Path, profile: Profile | None = None) -> None
                 log=log,
                 publish=publisher(config, workdir, pieces, events),
                 select=pieces.select,
+                early_stopping=patience,
+                since_best=processes.from_first(since_best()) if patience else 0,
                 stop=stop,
                 timer=timer,
             )
         checkpoints.close()
-        processes.print_once(f"{workdir}: done, {max(total_steps, done)} steps")
+        reached, ended = int(state.step), ""
+        if reached < total_steps:
+            ended = f" of {total_steps}: {since_best()} evaluations without a better {score}"
+        processes.print_once(f"{workdir}: done, {reached} steps{ended}")
 
 
 def initial_state(config: Config, pieces: Pieces, *, resumes: bool) -> State:
@@ -152,7 +159,7 @@ def publisher(
         if processes.is_first():
             facts = dict(
                 title=f"{config.model.name} of {workdir}",
-                model=config.model.to_dict(),
+                model=generator_of(config),
                 task=config.get("task"),
                 range_rule=pieces.mixture[0].card["range_rule"],
                 trained_on=", ".join(records.source.name for records in pieces.mixture),
