@@ -60,6 +60,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
+# Options of a pretraining with the smallest networks.
+SMALL = (
+    "--config.model.blocks=1",
+    "--config.model.receptive_field=18",
+    "--config.discriminator.depth=1",
+)
+
+
 def command(module, *arguments):
     """Run `python -m module arguments` as a user does; returns the finished process."""
     line = [sys.executable, "-m", module, *map(str, arguments)]
