@@ -155,7 +155,7 @@ def loss_of(terms):
 def cost(function, *arguments):
     """{"flops", "bytes"} of a call: counted in the traced program, and by XLA in the compiled."""
     analysis = function.lower(*arguments).compile().cost_analysis() or {}
-    counted = operations(function.__wrapped__, *arguments)
+    counted = operations(function.trace(*arguments).jaxpr)
     return {"flops": counted, "bytes": analysis.get("bytes accessed", 0)}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 # Before JAX is imported, and for the commands that tests start.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(".pytest_cache/compiled").absolute()))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # the small ones too
 # Most programs here run once, so they are compiled fast rather than well: in a quarter of the time
 # (27.8 s to 6.2 s for the gradient of an HRNet W18-small; 2-core x86 CPU, 2026-11-29). XLA ends the
 # process at a flag that it does not know; these two have been tried with jaxlib 0.10 alone.
@@ -57,6 +58,14 @@ def tiny_hrnet(monkeypatch):
 def pytest_collection_modifyitems(items):
     """Begin with the tests marked `long`, so that no worker is left alone with one at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+# Options of a pretraining with the smallest networks.
+SMALL = (
+    "--config.model.blocks=1",
+    "--config.model.receptive_field=18",
+    "--config.discriminator.depth=1",
+)
 
 
 def command(module, *arguments):

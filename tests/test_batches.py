@@ -80,6 +80,11 @@ def test_resident_records_give_the_same_batches(train, devices, tiny_records):
         rows = jax.jit(resident.rows)
         readers = (streamed.starting_at(3), resident.starting_at(3))
         for one, other in zip(*(itertools.islice(reader, 8) for reader in readers), strict=True):
+            for batches, batch in ((streamed, one), (resident, other)):
+                kinds = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), batch)
+                assert kinds == jax.tree.map(
+                    lambda x: (x.shape, x.dtype, x.sharding), batches.shapes
+                )
             with jax.transfer_guard("disallow"):
                 other = rows(other)
             assert one.keys() == other.keys()

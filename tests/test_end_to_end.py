@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 import tifffile
 
+from emjax import predict, report
 from emjax.data.records import open_mixture
-from emjax.main import parse
+from emjax.errors import UsageError
+from emjax.main import main, parse
 from emjax.parallel import sharding
 from emjax.runs import metrics_log
 from emjax.runs.checkpoints import Checkpoints, saved_steps
 from emjax.training.assemble import build_objective
-from tests.conftest import command
+from tests.conftest import SMALL, command
 
 
 def train(config, workdir, data_dir, *changes):
@@ -28,7 +30,7 @@ def train(config, workdir, data_dir, *changes):
 
 
 @pytest.mark.long
-def test_pretrain_finetune_predict(tiny_records, tmp_path):
+def test_pretrain_finetune_predict(tiny_records, tmp_path, capsys):
     """Every config's smoke variant, the transfer between them, and the result on a file.
 
     In folders with names that a library could take for a pattern.
@@ -79,9 +81,10 @@ def test_pretrain_finetune_predict(tiny_records, tmp_path):
                   f"--config.initialise.workdir={pretrained}", "--profile=1:3")  # fmt: skip
     assert "step 1 is done already: nothing is traced" in again.stdout
     assert again.returncode == 0 and "continues from step 3" in again.stdout
-    other = train("segment_au.py:smoke", finetuned, tiny_records)
-    assert other.returncode == 2
-    assert other.stderr.startswith(f"error: {finetuned} holds a run of another config: initialise")
+    another = f"{finetuned} holds a run of another config: initialise"
+    with pytest.raises(UsageError, match=f"^{re.escape(another)}"):
+        main(["--config=configs/segment_au.py:smoke", f"--workdir={finetuned}",
+              f"--config.data.dir={tiny_records}"])  # fmt: skip
 
     # The model/ folder of a run initialises another as its checkpoints do, also where the other was
     # killed before it saved anything.
@@ -97,14 +100,13 @@ def test_pretrain_finetune_predict(tiny_records, tmp_path):
 
     image = np.random.default_rng(0).integers(0, 4000, (50, 61)).astype(np.uint16)
     tifffile.imwrite(tmp_path / "mine.tif", image)
-    done = command("emjax.predict", f"--model={finetuned}", f"--out={tmp_path / 'out'}",
-                   tmp_path / "mine.tif")  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    line = [f"--model={finetuned}", f"--out={tmp_path / 'out'}", str(tmp_path / "mine.tif")]
+    assert predict.main(line) == 0
     assert tifffile.imread(tmp_path / "out" / "mine.tif").shape == (50, 61)
 
-    done = command("emjax", "report", f"--runs={tmp_path}", f"--out={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    assert "pix2pix, simulated/unlabelled:train" in done.stdout and "report.html" in done.stdout
+    assert report.main([f"--runs={tmp_path}", f"--out={tmp_path}"]) == 0
+    printed = capsys.readouterr().out
+    assert "pix2pix, simulated/unlabelled:train" in printed and "report.html" in printed
     pictures = (tmp_path / "report.html").read_text().count("<img")
     assert pictures == 3 * 3 + 2 + 3 + 3 * 2 + 3 * 4 + 3 * 3
 
@@ -122,7 +124,8 @@ def test_exit_codes_and_single_lines(tmp_path):
     assert done.returncode == 0 and "\n  pretrain  " in done.stdout
 
 
-LONG = ("--config.epochs=8", "--config.save_every=2", "--config.log_every=1")  # 3 steps per epoch
+# 3 steps per epoch, of networks that start quickly.
+LONG = ("--config.epochs=8", "--config.save_every=2", "--config.log_every=1", *SMALL)
 
 
 def untimed(rows):
@@ -135,8 +138,9 @@ def untimed(rows):
 
 def final_arrays(workdir, data_dir, steps=24):
     """The bytes of every array of the last checkpoint, at `steps`, and the best score."""
-    config, _ = parse(["--config=configs/pretrain.py:smoke", f"--config.data.dir={data_dir}"])
-    objective = build_objective(config, open_mixture(data_dir, config.data.train), divisor=4)
+    data = f"--config.data.dir={data_dir}"
+    config, _ = parse(["--config=configs/pretrain.py:smoke", data, *SMALL])
+    objective = build_objective(config, open_mixture(data_dir, config.data.train), divisor=2)
     state = jax.device_put(objective.init(0), sharding.replicated(sharding.data_mesh()))
     checkpoints = Checkpoints(workdir / "checkpoints", score="val/l1", higher_is_better=False)
     state = checkpoints.restore(state)

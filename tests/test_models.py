@@ -13,7 +13,7 @@ from emjax.errors import UsageError
 from emjax.models import Model, __main__
 from emjax.models.blocks import max_pool, upsample_bilinear, upsample_nearest
 from emjax.models.build import assemble, build, build_abstract, create
-from emjax.models.cost import multiply_adds
+from emjax.models.cost import multiply_adds, operations
 from emjax.models.formulation import PLAIN, Formulation, formulated
 from emjax.models.hrnet import VARIANTS
 from emjax.models.named import GENERATORS
@@ -475,7 +475,10 @@ def test_bilinear_upsampling():
     ids=str,
 )
 def test_formulations_agree(model, float64, tiny_hrnet):
-    """Outputs, statistics and gradients, of parameters and images, in training and after it."""
+    """Outputs, statistics and gradients, of parameters and images, in training and after it.
+
+    Also the number of operations, which is that of the plain formulation.
+    """
     rng = np.random.default_rng(0)
     module = build_abstract(model)
     definition = nnx.graphdef(module)
@@ -492,20 +495,32 @@ def test_formulations_agree(model, float64, tiny_hrnet):
         ramp = jnp.cos(jnp.arange(in_training.size)).reshape(in_training.shape)
         return (ramp * in_training).mean(), (in_training, after, flat_arrays(run)[1])
 
-    def run(chosen):
+    def traced(chosen, of=(0, 1)):
         with formulated(chosen):
-            whole = jax.jit(
-                lambda *a: jax.value_and_grad(loss, (0, 1), has_aux=True)(*a),
-            )
-            return whole(params, images)
+            whole = jax.jit(lambda *a: jax.value_and_grad(loss, of, has_aux=True)(*a))
+            return whole.trace(params, images)
 
-    plain = run(PLAIN)
+    def run(traced):
+        return jax.device_get(traced.lower().compile()(params, images))
+
+    def counted(*traces):
+        return [operations(each.jaxpr) for each in traces]
+
+    plain, fixed = traced(PLAIN), traced(PLAIN, of=0)  # the second with fixed images
+    expected, differing = run(plain), 0
     for chosen in (Formulation(*way) for way in np.eye(3, dtype=bool).tolist()):
-        other = run(chosen)
-        for ours, theirs in zip(jax.tree.leaves(other), jax.tree.leaves(plain), strict=True):
+        other = traced(chosen)
+        if str(other.jaxpr) == str(plain.jaxpr):  # no layer of this network has two forms
+            continue
+        differing += 1
+        assert counted(other, traced(chosen, of=0)) == counted(plain, fixed)
+        for ours, theirs in zip(
+            jax.tree.leaves(run(other)), jax.tree.leaves(expected), strict=True
+        ):
             np.testing.assert_allclose(
-                ours, theirs, rtol=0, atol=1e-9 * max(jnp.abs(theirs).max(), 1)
+                ours, theirs, rtol=0, atol=1e-9 * max(np.abs(theirs).max(), 1)
             )
+    assert differing
 
 
 def test_a_bias_before_a_norm_is_in_the_running_mean_alone():

@@ -19,6 +19,7 @@ from emjax.errors import UsageError
 from emjax.parallel.processes import HEARTBEAT_SECONDS, cluster_arguments, split_flags
 from emjax.runs import metrics_log
 from emjax.runs.checkpoints import saved_steps
+from tests.conftest import SMALL
 
 COUNT = int(os.environ.get("HOSTS", 2))
 LOST_ERROR = "error: lost contact with another process, or it never started"
@@ -113,6 +114,7 @@ def train(workdir, data, count, *changes, last=()):
         "--config.log_every=1",
         "--config.eval_every=1000",
         "--config.save_every=10",
+        *SMALL,
     )
     return several(count, "-m", "emjax.main", *options, *changes, last=list(last))
 

@@ -13,6 +13,7 @@ import pytest
 from emjax.data.records import Records
 from emjax.main import main, parse
 from emjax.models.build import build_abstract
+from emjax.objectives.supervised import Supervised
 from emjax.training.assemble import build_objective
 
 PRETRAIN, SEGMENT = "configs/pretrain.py:unet_2_44", "configs/segment_au.py:unet_2_44"
@@ -24,8 +25,17 @@ MOST = {PRETRAIN: (11_400, 730), SEGMENT: (473, 95)}
 
 
 @pytest.mark.long
-def test_nothing_is_compiled_after_the_first_epoch(tiny_records, tmp_path, caplog):
-    log, compiled = tmp_path / "metrics.jsonl", []
+def test_nothing_is_traced_twice_or_compiled_after_the_first_epoch(
+    tiny_records, tmp_path, monkeypatch
+):
+    log, compiled, traced = tmp_path / "metrics.jsonl", [], []
+    step = Supervised.train_step
+
+    def train_step(objective, state, batch):
+        traced.append(step)
+        return step(objective, state, batch)
+
+    monkeypatch.setattr(Supervised, "train_step", train_step)
 
     class Listener(logging.Handler):
         def emit(self, record):
@@ -47,6 +57,7 @@ def test_nothing_is_compiled_after_the_first_epoch(tiny_records, tmp_path, caplo
             )
     finally:
         logger.removeHandler(listener)
+    assert len(traced) == 1
     names = [name for name, _ in compiled]  # of the programs, and after how many evaluations
     assert names.count("update") == 1
     assert names.count("scores") == 1  # the splits' last batches have as many rows

@@ -4,6 +4,7 @@ import collections
 import io
 import resource
 import struct
+import subprocess
 import sys
 import types
 
@@ -139,6 +140,34 @@ def test_what_tensorboard_reads_back(tmp_path):
     assert (step, value.image.width, value.image.height) == (2, 7, 5)
     picture = np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string)))
     assert np.array_equal(picture, np.arange(35).reshape(5, 7))
+
+
+def test_pytorch_is_not_imported(tmp_path):
+    """The writer works beside the package as others import it, before and after."""
+    pytest.importorskip("tensorboardX")
+    (tmp_path / "torch.py").write_text("import sys\nsys.imported = True\nclass Tensor: pass\n")
+    code = f"""if True:
+        import sys
+        from pathlib import Path
+        sys.path.insert(0, {str(tmp_path)!r})
+        from emjax.runs.tensorboard import TensorBoardWriter
+
+        def write(step):
+            writer = TensorBoardWriter(Path({str(tmp_path / "events")!r}), step)
+            writer.scalars(step, dict(loss=step))
+            writer.close()
+
+        write(1)
+        print(hasattr(sys, "imported"))
+        import tensorboardX
+        print(hasattr(sys, "imported"), tensorboardX.proto.event_pb2.Event(step=7).step)
+        write(2)
+        print(sys.modules["tensorboardX"] is tensorboardX)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stderr, done.stdout.split()) == ("", ["False", "True", "7", "True"])
+    scalars = [(step, value.simple_value) for step, value in shown(tmp_path / "events")["loss"]]
+    assert scalars == [(1, 1), (2, 2)]
 
 
 def test_what_cannot_be_written_is_an_error(tmp_path):

@@ -49,7 +49,7 @@ def test_operations_are_those_of_convolutions_and_products():
     step = jax.jit(jax.grad(loss, argnums=(0, 1)))
     kernels = [jnp.ones((3, 3, 16, 16)), jnp.ones((3, 3, 16, 8))]
     arguments = kernels, jnp.ones((2, 64, 64, 16)), jnp.ones((8, 4))
-    counted = cost.operations(step, *arguments)
+    counted = cost.operations(step.trace(*arguments).jaxpr)
     forward = 2 * 2 * (64**2 * 9 * 16 * 16 + 32**2 * 9 * 16 * 8)
     product = 2 * 2 * 32**2 * 8 * 4  # its gradient; its value is not needed
     assert 3 * forward <= counted <= 3 * forward + 2 * product

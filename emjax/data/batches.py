@@ -42,7 +42,7 @@ class TrainBatches:
     inside the step.
 
     Attributes:
-        shapes: {field: shape and dtype} of what `rows` returns.
+        shapes: shapes, dtypes and shardings of what `starting_at` yields.
         resident: whether all records are on the devices.
 
     Args:
@@ -76,17 +76,42 @@ class TrainBatches:
             name: jax.ShapeDtypeStruct(np.shape(value), value.dtype)
             for name, value in self.example(0).items()
         }
-        self.shapes = {
-            name: jax.ShapeDtypeStruct((batch_size, *like.shape), like.dtype)
-            for name, like in self.record_shapes.items()
-        }
         self.resident = self.fits_on_devices() if resident is None else resident
+        self.shapes = self.resident_shapes() if self.resident else self.streamed_shapes()
 
     def fits_on_devices(self) -> bool:
         """Return whether the records take at most RESIDENT_SHARE of the devices' memory."""
         record = sum(math.prod(x.shape) * x.dtype.itemsize for x in self.record_shapes.values())
         per_device = record * self.offsets[-1] / self.mesh.size
         return bool(per_device <= RESIDENT_SHARE * devices.memory().get("bytes_limit", 0))
+
+    def streamed_shapes(self) -> Batch:
+        """Return {field: [batch_size, ...]}, without values."""
+        return {
+            name: jax.ShapeDtypeStruct(
+                (shape := (self.batch_size, *like.shape)),
+                like.dtype,
+                sharding=sharding.batch_sharding(shape, self.mesh),
+            )
+            for name, like in self.record_shapes.items()
+        }
+
+    def resident_shapes(self) -> Batch:
+        """Return {"indices", "stored"} as `resident_batches` yields them, without values."""
+        layout, rows = sharding.all_devices_sharding(self.mesh), self.stored_rows()
+        indices = (self.batch_size,)
+        everywhere = sharding.kernel_sharding(indices, self.mesh)
+        return {
+            "indices": jax.ShapeDtypeStruct(indices, np.int32, sharding=everywhere),
+            "stored": {
+                name: jax.ShapeDtypeStruct((rows, math.prod(x.shape)), x.dtype, sharding=layout)
+                for name, x in self.record_shapes.items()
+            },
+        }
+
+    def stored_rows(self) -> int:
+        """Return the rows of the stored arrays, equally many on each device."""
+        return -(-int(self.offsets[-1]) // self.mesh.size) * self.mesh.size
 
     def record(self, index: int) -> Record:
         """Return the record at an index into all sources, one after the other."""
@@ -138,7 +163,7 @@ class TrainBatches:
             return batch
 
         def rows(name: str, values: jax.Array) -> jax.Array:
-            shape = self.shapes[name].shape
+            shape = (self.batch_size, *self.record_shapes[name].shape)
             layout = sharding.batch_sharding(shape, self.mesh)
             chosen = values[batch["indices"]].reshape(shape)
             return jax.lax.with_sharding_constraint(chosen, layout)
@@ -151,7 +176,7 @@ class TrainBatches:
         All devices have equally many rows; the last rows may be empty.
         """
         layout, total = sharding.all_devices_sharding(self.mesh), int(self.offsets[-1])
-        rounded = -(-total // self.mesh.size) * self.mesh.size
+        rounded = self.stored_rows()
         shapes = {name: (rounded, math.prod(x.shape)) for name, x in self.record_shapes.items()}
         write = jax.jit(jax.lax.dynamic_update_slice_in_dim, static_argnums=3, donate_argnums=0)
         parts: dict[str, list[jax.Array]] = {name: [] for name in shapes}

@@ -16,7 +16,7 @@ from jax.nn import initializers
 from jaxtyping import Array, Float
 
 from emjax.errors import UsageError
-from emjax.models.formulation import formulation
+from emjax.models.formulation import counted_as, formulation
 from emjax.models.initial import Initializer, draw
 from emjax.models.model import KeySource
 from emjax.models.norms import NoNorm, Norm, normalisation, per_channel
@@ -92,10 +92,17 @@ class Conv(nnx.Module):
 
     def without_bias(self, x: Images, *, block_size: int = 1) -> Images:
         """Return what `__call__` does before the bias is added."""
-        kernel, dilation, padding = self.kernel[...].astype(x.dtype), self.dilation, self.padding
-        if block_size > 1:
-            kernel, padding = space_to_depth_kernel(kernel, block_size, dilation)
-            dilation = 1
+        kernel = self.kernel[...].astype(x.dtype)
+        if block_size == 1:
+            return self.convolved(x, kernel, self.padding, self.dilation)
+        with counted_as(0, 1):
+            blocks, padding = space_to_depth_kernel(kernel, block_size, self.dilation)
+        # A pixel of the output has the products of `kernel` alone; all others are with zeros.
+        with counted_as(kernel[..., 0, 0].size, blocks[..., 0, 0].size * block_size**2):
+            return self.convolved(x, blocks, padding, 1)
+
+    def convolved(self, x: Images, kernel: Kernel, padding: int, dilation: int) -> Images:
+        """Return the convolution of x with `kernel` in the formulation of this backend."""
         if kernel.shape[:2] == (1, 1) and self.stride == 1 and formulation().products:
             return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
         halved = self.stride == 2 and padding == 1 and x.shape[1] % 2 == x.shape[2] % 2 == 0
@@ -141,8 +148,10 @@ def strided_conv_backward(
     padded_kernel = jnp.pad(kernel, ((0, 4 - size), (0, 4 - size), (0, 0), (0, 0)))
     phases = padded_kernel.reshape(2, 2, 2, 2, before, after).transpose(0, 2, 5, 1, 3, 4)
     phases = phases.reshape(2, 2, after, 4 * before)[::-1, ::-1]
-    padded_gradient = depth_to_space(convolution(gradient, phases, 1, 1), 2)
-    _, kernel_gradient = jax.vjp(lambda kernel: convolution(x, kernel, 2, 1), kernel)
+    h, w = x.shape[1:3]
+    with counted_as(h * w * size**2, (h + 2) * (w + 2) * 16):
+        padded_gradient = depth_to_space(convolution(gradient, phases, 1, 1), 2)
+    kernel_gradient = jax.linear_transpose(lambda kernel: convolution(x, kernel, 2, 1), kernel)
     return padded_gradient[:, 1:-1, 1:-1], *kernel_gradient(gradient)
 
 

@@ -52,7 +52,7 @@ def create(
     return Network(
         params=params,
         stats=stats,
-        memory=optimizer.init(params),
+        memory=jax.jit(optimizer.init)(params),  # one program in place of one for each shape
         definition=nnx.graphdef(build_abstract(model)),
         optimizer=optimizer,
         precision=precision,

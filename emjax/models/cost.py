@@ -3,13 +3,14 @@
 import math
 from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from emjax.models.formulation import PLAIN, formulated
+from emjax.models.formulation import PLAIN, counted_share, formulated
 from emjax.models.model import Model
 
 
@@ -32,38 +33,51 @@ def multiply_adds(module: Model, side: int) -> int:
     return count_operations(program)["conv_general_dilated"] // 2
 
 
-def operations(function: Callable[..., Any], *arguments: Any) -> int:
-    """Return the multiplications and additions in convolutions and matrix products of `function`.
+def operations(program: Any) -> int:
+    """Return the multiplications and additions in convolutions and matrix products of a jaxpr.
 
-    The function is traced in the plain formulation, whichever runs: the work that there is, not
-    what a device makes of it. Multiplications by the zeros that the gradient of a strided
-    convolution puts between pixels are not counted. All branches of a condition are counted, and a
-    loop of unknown length once.
+    Those of the plain formulation, whichever was traced: the work that there is, not what a device
+    makes of it. Multiplications by the zeros that the gradient of a strided convolution puts
+    between pixels are not counted. All branches of a condition are counted, and a loop of unknown
+    length once.
     """
-    with formulated(PLAIN):
-        program = jax.make_jaxpr(lambda *a: function(*a))(*arguments)
     return count_operations(program).total()
 
 
-def count_operations(program: Any) -> Counter[str]:
-    """Return the operations of a jaxpr by primitive: "conv_general_dilated" and "dot_general"."""
+def count_operations(program: Any, share: Fraction = Fraction(1)) -> Counter[str]:
+    """Return the operations of a jaxpr by primitive: "conv_general_dilated" and "dot_general".
+
+    Those that no result depends on are left out, as compilers leave them out.
+
+    Args:
+        share: of the operations that the plain formulation has, see `formulation.counted_as`.
+    """
     counts: Counter[str] = Counter()
-    for equation in program.eqns:
+    program = getattr(program, "jaxpr", program)
+    needed = set(map(id, program.outvars))
+    for equation in reversed(program.eqns):
+        if not needed & set(map(id, equation.outvars)):
+            continue
+        needed |= set(map(id, equation.invars))
         name, params = equation.primitive.name, equation.params
+        scopes = str(equation.source_info.name_stack)
+        counted = share if (own := counted_share(scopes)) is None else own
         if name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             per_output = math.prod(kernel) // kernel[params["dimension_numbers"].rhs_spec[0]]
             size = equation.outvars[0].aval.size
-            counts[name] += 2 * size * per_output // math.prod(params["lhs_dilation"])
+            whole = 2 * size * per_output // math.prod(params["lhs_dilation"])
+            counts[name] += int(whole * counted)
         elif name == "dot_general":
             shape = equation.invars[0].aval.shape
             (contracted, _), _ = params["dimension_numbers"]
             size = equation.outvars[0].aval.size
-            counts[name] += 2 * size * math.prod(shape[axis] for axis in contracted)
+            whole = 2 * size * math.prod(shape[axis] for axis in contracted)
+            counts[name] += int(whole * counted)
         for value in params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
                 if hasattr(inner, "eqns"):
-                    for primitive, count in count_operations(inner).items():
+                    for primitive, count in count_operations(inner, counted).items():
                         counts[primitive] += count * params.get("length", 1)
     return counts
 

@@ -1,9 +1,11 @@
 """Which formulation of a layer to trace: the plain one, or a backend's fastest."""
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import jax
 
@@ -40,3 +42,14 @@ def formulated(chosen: Formulation) -> Iterator[None]:
         yield
     finally:
         _forced.reset(token)
+
+
+def counted_as(part: int, whole: int) -> AbstractContextManager[Any]:
+    """Trace operations inside that are `part / whole` in the plain formulation: see `cost`."""
+    return jax.named_scope(f"counted_{part}_of_{whole}")
+
+
+def counted_share(scopes: str) -> Fraction | None:
+    """Return `part / whole` of the innermost `counted_as` in the `scopes` of an operation."""
+    shares = re.findall(r"counted_(\d+)_of_(\d+)", scopes)
+    return Fraction(*map(int, shares[-1])) if shares else None

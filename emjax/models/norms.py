@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jax.nn import initializers
@@ -41,9 +42,9 @@ class BatchNorm(nnx.Module):
         rngs: KeySource,
     ) -> None:
         self.scale = nnx.Param(draw(scale_init, (channels,), rngs))
-        self.bias = nnx.Param(jnp.zeros(channels))
-        self.mean = RunningStat(jnp.zeros(channels))
-        self.var = RunningStat(jnp.ones(channels))
+        self.bias = nnx.Param(np.zeros(channels, jnp.float32))
+        self.mean = RunningStat(np.zeros(channels, jnp.float32))
+        self.var = RunningStat(np.ones(channels, jnp.float32))
         self.decay, self.epsilon = decay, epsilon
 
     def __call__(
@@ -129,7 +130,7 @@ class GroupNorm(nnx.Module):
         rngs: KeySource,
     ) -> None:
         self.scale = nnx.Param(draw(scale_init, (channels,), rngs))
-        self.bias = nnx.Param(jnp.zeros(channels))
+        self.bias = nnx.Param(np.zeros(channels, jnp.float32))
         self.groups, self.epsilon = groups, epsilon
 
     def __call__(

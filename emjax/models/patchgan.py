@@ -17,6 +17,8 @@ from emjax.models.norms import normalisation
 from emjax.models.receptive_field import patchgan_receptive_field
 from emjax.parallel import sharding
 
+SMALL = initializers.normal(0.02)
+
 
 class PatchGAN(nnx.Module):
     """A map of scores, one for each overlapping patch of (corrupted, image); no final sigmoid.
@@ -52,7 +54,7 @@ class PatchGAN(nnx.Module):
         conv = partial(
             Conv,
             padding=1,
-            kernel_init=initializers.normal(0.02),
+            kernel_init=SMALL,
             bias_init=initializers.zeros,
             rngs=rngs,
         )

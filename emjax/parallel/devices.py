@@ -114,8 +114,12 @@ def supported_options(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
 def keep_compiled() -> Path:
     """Keep compiled programs on disk for the next run, and return the folder.
 
-    JAX_COMPILATION_CACHE_DIR and JAX's own setting have priority.
+    Also those that compile in 0.1 to 1 s, which JAX does not keep by itself. The variables
+    JAX_COMPILATION_CACHE_DIR and JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS and JAX's own setting
+    of the folder have priority.
     """
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]  # set at run time
     if not folder:
         cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()

@@ -1,8 +1,10 @@
 """Curves and pictures for TensorBoard, where the package `tensorboardX` is installed."""
 
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,25 @@ def open_writer(folder: Path, done: int) -> Iterator["TensorBoardWriter | None"]
             writer.close()
 
 
+@contextmanager
+def without_its_package() -> Iterator[None]:
+    """Import modules of tensorboardX inside without running its __init__.
+
+    That imports PyTorch wherever it is installed, which takes seconds. Others import the package
+    afterwards as if it had not been touched.
+    """
+    spec = None if "tensorboardX" in sys.modules else find_spec("tensorboardX")
+    if not spec:
+        yield
+        return
+    sys.modules["tensorboardX"] = module_from_spec(spec)
+    try:
+        yield
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "tensorboardX"]:
+            del sys.modules[name]
+
+
 class TensorBoardWriter:
     """Writes event files, each event at once.
 
@@ -43,8 +64,9 @@ class TensorBoardWriter:
     """
 
     def __init__(self, folder: Path, done: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2, summary_pb2
+        with without_its_package():
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto import event_pb2, summary_pb2
 
         # Any: the classes of these modules are made when they are imported.
         self.event_pb2: Any = event_pb2

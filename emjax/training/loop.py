@@ -64,6 +64,26 @@ class Schedule:
         return step == self.total_steps or (every != 0 and step % every == 0)
 
 
+def update_program(objective: Objective, train: Batches, state: State) -> Any:
+    """Return the jitted function of one update, (state, batch) to (state, terms).
+
+    The next state takes the memory of the one before.
+
+    Args:
+        state: on the devices, as the next one will be.
+    """
+
+    def update(state, batch):
+        return objective.train_step(state, train.rows(batch))
+
+    return jax.jit(
+        update,
+        donate_argnums=0,
+        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), state.step.sharding),
+        compiler_options=devices.supported_options(objective.compiler_options),
+    )
+
+
 def fit(
     objective: Objective,
     state: State,
@@ -79,6 +99,7 @@ def fit(
     since_best: int = 0,
     stop: Callable[[], bool] = lambda: False,
     timer: StepTimer | None = None,
+    train_step: Any = None,
 ) -> State:
     """Train from `state` to the last step of `schedule` or an early stop; return the last state.
 
@@ -92,28 +113,18 @@ def fit(
         since_best: how many there are already.
         stop: called once per step; True saves and stops after this step.
         timer: times the steps, and writes a profile if it has one; by default a new one.
+        train_step: that of `update_program`, if it is there already.
 
     Raises: Interrupted if `stop` returned true before the last step; NonFiniteError as
         `rollback.roll_back`.
     """
     total_steps = schedule.total_steps
-    everywhere = state.step.sharding
-    state_sharding = jax.tree.map(lambda leaf: leaf.sharding, state)
-
-    def update(state, batch):
-        return objective.train_step(state, train.rows(batch))
 
     def scores(state, batch):
         return objective.eval_step(state, batch), batch["index"]
 
-    options = devices.supported_options(objective.compiler_options)
-    train_step = jax.jit(
-        update,
-        donate_argnums=0,
-        out_shardings=(state_sharding, everywhere),
-        compiler_options=options,
-    )
-    eval_step = jax.jit(scores, out_shardings=everywhere)
+    train_step = train_step or update_program(objective, train, state)
+    eval_step = jax.jit(scores, out_shardings=state.step.sharding)
     done = int(state.step)
     reader = train.starting_at(done)
     skips_reported = int(state.skips.count)

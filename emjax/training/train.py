@@ -29,7 +29,7 @@ from emjax.runs.provenance import (
 from emjax.runs.tensorboard import TensorBoardWriter
 from emjax.training.assemble import Pieces, assemble
 from emjax.training.initialise import note_pixel_size, transfer_weights
-from emjax.training.loop import Schedule, fit
+from emjax.training.loop import Schedule, fit, update_program
 from emjax.training.preview import PreviewGrid
 from emjax.training.timing import Profile, StepTimer
 
@@ -59,9 +59,10 @@ def train(config: Config, workdir: Path, profile: Profile | None = None) -> None
     score, higher_is_better = ranking(config)
     saved_at = workdir / "checkpoints"
     state = initial_state(config, pieces, resumes=bool(saved_steps(saved_at)))
-    # Traced here once to refuse what does not fit.
-    flops = cost.operations(pieces.objective.train_step, state, pieces.batches.shapes)
     state = sharding.place_state(state, pieces.mesh)
+    train_step = update_program(pieces.objective, pieces.batches, state)
+    # Traced here to refuse what does not fit. JAX does not trace it again for the first update.
+    flops = cost.operations(train_step.trace(state, pieces.batches.shapes).jaxpr)
 
     workdir.mkdir(parents=True, exist_ok=True)
     with (
@@ -112,6 +113,7 @@ def train(config: Config, workdir: Path, profile: Profile | None = None) -> None
                 since_best=processes.from_first(since_best()) if patience else 0,
                 stop=stop,
                 timer=timer,
+                train_step=train_step,
             )
         checkpoints.close()
         reached, ended = int(state.step), ""
