@@ -12,7 +12,7 @@ from emjax.experiments.page import Picture, Row, Section
 from emjax.measurement.particles import Labels
 from emjax.measurement.statistics import NANO, Sample
 from emjax.micrographs.units import PixelSize
-from emjax.pictures import OUTLINE, png
+from emjax.pictures import OUTLINES, png
 
 SIDE = 1000  # pixels of the longer side of a picture
 AT_BORDER = (0, 114, 178)  # red, green, blue
@@ -54,7 +54,7 @@ def picture(field: Field) -> Picture:
     rgb = np.repeat(np.asarray(grey)[..., None], 3, axis=2)
     edge = find_boundaries(drawn, mode="inner")
     outside = np.concatenate([[False], field.border])[drawn]
-    rgb[edge & ~outside] = OUTLINE
+    rgb[edge & ~outside] = OUTLINES[0]
     rgb[edge & outside] = AT_BORDER
     canvas = Image.fromarray(rgb)
     draw = ImageDraw.Draw(canvas)
