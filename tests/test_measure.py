@@ -196,11 +196,10 @@ def test_sizes_known_and_unknown_are_not_mixed(tmp_path):
 class Network:
     """Stands for a trained model: what is dark is particle."""
 
-    is_mask, memory_for_whole, config = True, 0, {"task": "denoise"}
-    digest = "0"
+    memory_for_whole, config, digest = 0, {"task": "denoise"}, "0"
 
     def __init__(self, folder, limit):
-        type(self).is_mask = "restores" not in folder
+        self.is_mask, self.classes = "restores" not in folder, 3 if "classes" in folder else 2
 
     def range_and_levels(self, images, given=None):
         assert list(images)
@@ -230,6 +229,8 @@ def test_micrographs_are_segmented_and_masks_are_not(tmp_path, monkeypatch, caps
         assert [row[name] for row in rows(out)] == [row[name] for row in rows(tmp_path / "true")]
     with pytest.raises(UsageError, match="expected a model that segments, got one that restores"):
         run(out, "--model=restores", tmp_path / "a.tif", masks=False)
+    with pytest.raises(UsageError, match="expected a model of particles .*got one of 3 classes"):
+        run(out, "--model=classes", tmp_path / "a.tif", masks=False)
 
 
 @pytest.mark.parametrize(
