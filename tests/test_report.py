@@ -18,7 +18,7 @@ from emjax.config import plain
 from emjax.data.records import open_records
 from emjax.errors import InputError
 from emjax.experiments import curves, gallery, opening, page
-from emjax.experiments.arms import Arm, group_arms, group_pretrainings
+from emjax.experiments.arms import Arm, differences, group_arms, group_pretrainings
 from emjax.experiments.tables import finetuning_tables
 from emjax.models import saved
 from emjax.models.build import create
@@ -491,3 +491,11 @@ def test_a_damaged_matrix_is_named(tmp_path):
     (tmp_path / "matrix.json").write_text('["run"')
     with pytest.raises(InputError, match="matrix.json: not the names of runs"):
         report.main([f"--runs={tmp_path}", f"--out={tmp_path / 'out'}"])
+
+
+def test_a_field_that_an_older_config_lacks_makes_no_difference():
+    old, new = {"a": 1}, {"a": 1, "segmentation": {"loss": "cross_entropy"}, "early_stopping": 0}
+    assert differences([old, new]) == ["", ""]
+    assert differences([{"config": old}, {"config": new}]) == ["", ""]
+    other = {**new, "segmentation": {"loss": "dice"}}
+    assert differences([old, new, other]) == ["", "", "segmentation.loss dice"]

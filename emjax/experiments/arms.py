@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from emjax.config import flat, parts_of
 from emjax.errors import InputError
+from emjax.runs.provenance import DEFAULTS
 from emjax.runs.run import Run, read_matrix, read_run
 
 RunConfig = Mapping[str, Any]  # a run's config.json
@@ -147,12 +148,14 @@ def named_arms(members: Sequence[tuple[Start, list[Run]]]) -> list[Arm]:
 def differences(configs: Sequence[RunConfig]) -> list[str]:
     """Return, for each of some nested dicts, the fields in which they are not all alike, as text.
 
-    A value that more than half of them have is not mentioned.
+    A value that more than half of them have is not mentioned. A field that an older config lacks
+    has the value that this means.
     """
     fields = [{name: str(value) for name, value in flat(config)} for config in configs]
     texts: list[list[str]] = [[] for _ in fields]
     for name in dict.fromkeys(name for each in fields for name in each):
-        values = [each.get(name, "unset") for each in fields]
+        default = str(DEFAULTS.get(name.removeprefix("config."), "unset"))
+        values = [each.get(name, default) for each in fields]
         usual = max(values, key=values.count)
         for text, value in zip(texts, values, strict=True):
             if value != usual or values.count(usual) * 2 <= len(values):

@@ -91,8 +91,8 @@ def samples(run: Run) -> list[PictureRow]:
     Records without targets share one row.
     """
     rows: list[PictureRow] = []
-    name = run.config.get("task")
-    task = task_of(name, generator_of(run.config)) if name else None
+    learned = run.config.get("task")
+    task = task_of(learned, generator_of(run.config)) if learned else None
     for name, batch in examples(run, "val"):
         fields = to_network(batch)
         if task and task.is_mask:
