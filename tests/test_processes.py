@@ -218,12 +218,12 @@ def test_when_one_is_killed_the_others_end(which):
 
 
 def test_an_error_of_all_is_printed_once(tiny_records, tmp_path):
-    run = (tmp_path / "run", tiny_records, COUNT, "--config.augment.crop=30")
+    run = (tmp_path / "run", tiny_records, COUNT, "--config.augment.crop=31")
     with train(*run) as processes:
         codes, _, stderr = ended(processes)
     assert codes == [2] * COUNT, stderr
     assert (
-        stderr.count("error: ") == stderr.count("error: augment.crop=30 on records of 64 x 64") == 1
+        stderr.count("error: ") == stderr.count("error: augment.crop=31 on records of 64 x 64") == 1
     )
     assert not (tmp_path / "run").exists()
 

@@ -1,5 +1,6 @@
 """What a model remembers of its training images, and how it sees fields that are not like them."""
 
+import functools
 import json
 
 import jax
@@ -17,6 +18,7 @@ from emjax.inference.training_data import Watch
 from emjax.main import main as train
 from emjax.models import saved
 from emjax.models.build import create
+from emjax.parallel import sharding
 from emjax.training.initialise import note_pixel_size
 
 DARK, BRIGHT, NOISE = 90, 170, 8
@@ -212,7 +214,10 @@ def model(tmp_path_factory):
     """A small network that was trained on fields with particles, and no empty ones."""
     folder = tmp_path_factory.mktemp("trained")
     built(folder, range(24))
-    training(folder / "run", folder)
+    on_one = functools.partial(sharding.data_mesh, devices=jax.devices()[:1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "data_mesh", on_one)
+        training(folder / "run", folder)
     return folder / "run"
 
 

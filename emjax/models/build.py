@@ -11,7 +11,7 @@ from jaxtyping import Array, Key
 
 from emjax.errors import UsageError, choose
 from emjax.models import MODELS
-from emjax.models.initial import Keys, build_together
+from emjax.models.initial import Keys, Requests, build_together
 from emjax.models.model import Model
 from emjax.models.network import PRECISIONS, Network, flat_arrays, nest
 
@@ -61,7 +61,8 @@ def create(
 
 def build_abstract(model: Mapping[str, Any]) -> Model:
     """Return the nnx.Module of a config's `model` with shapes instead of arrays."""
-    return nnx.eval_shape(lambda: build(model, key=jax.random.key(0)))
+    module = build_with(model, Requests())
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), module)
 
 
 def assemble(

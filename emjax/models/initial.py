@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Key
 
 from emjax.models.model import KeySource
@@ -38,15 +37,15 @@ class Keys:
 
 
 class Requests(Keys):
-    """Lists what is drawn while shapes are built: (initializer, shape), in order."""
+    """Lists what a module without values would draw: (initializer, shape), in order."""
 
     def __init__(self) -> None:
         self.made: list[Request] = []
 
-    def drawn(self, request: Request) -> Array:
-        """Return zeros."""
+    def drawn(self, request: Request) -> Any:
+        """Return zeros, which take no memory until they are read."""
         self.made.append(request)
-        return jnp.zeros(request[1])
+        return np.zeros(request[1], jnp.float32)
 
 
 class Drawn(Keys):
@@ -87,7 +86,7 @@ def draw_all(
 def build_together(build: Callable[[Keys], Any], key: Key[Array, ""]) -> Any:
     """Return `build(Keys(key))`, with all arrays of one initializer and shape drawn at once."""
     requests = Requests()
-    nnx.eval_shape(lambda: build(requests))
+    build(requests)
     numbers: dict[Request, list[int]] = {}
     for number, request in enumerate(requests.made):
         numbers.setdefault(request, []).append(number)
