@@ -8,6 +8,7 @@ left in runs/demo: a simulated micrograph, its true mask and the predicted one.
 
 import importlib
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -66,6 +67,23 @@ def configs_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+# Prints {module: what `python -m module --help` prints}, all in one process.
+HELP = """
+import contextlib, io, json, runpy, sys
+pages = {}
+for module in sys.argv[1:]:
+    sys.argv = [module, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as page:
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            if end.code:
+                sys.exit(f"{module} --help ended with {end.code}")
+    pages[module] = page.getvalue().strip()
+print(json.dumps(pages))
+"""
+
+
 def commands_page() -> str:
     """Return the page of every command's --help."""
     parts = [
@@ -77,12 +95,13 @@ def commands_page() -> str:
     # A width of its own, no colours and no configs of a folder, so that the page is the same
     # wherever it is made.
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "PYTHON_COLORS": "0"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", HELP, *COMMANDS.values()],
+        capture_output=True, text=True, check=True, env=environment, cwd=ROOT,
+    )  # fmt: skip
+    pages = json.loads(done.stdout)
     for verb, module in COMMANDS.items():
-        done = subprocess.run(
-            [sys.executable, "-m", module, "--help"],
-            capture_output=True, text=True, check=True, env=environment, cwd=ROOT,
-        )  # fmt: skip
-        text = done.stdout.strip()
+        text = pages[module]
         parts += [f"## emjax {verb}", f"`python -m {module}`", f"```text\n{text}\n```"]
     return "\n\n".join(parts) + "\n"
 

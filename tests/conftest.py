@@ -1,5 +1,6 @@
 """Eight virtual CPU devices, checked array shapes, and small simulated records."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -29,6 +30,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 from emjax.models import hrnet
+from emjax.parallel import sharding
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -84,6 +86,13 @@ def forget_compiled():
 @pytest.fixture
 def key():
     return jax.random.key(7)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Runs of this process take one of the eight devices, which is quicker."""
+    on_one = functools.partial(sharding.data_mesh, devices=jax.devices()[:1])
+    monkeypatch.setattr(sharding, "data_mesh", on_one)
 
 
 @pytest.fixture(scope="session")

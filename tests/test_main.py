@@ -26,6 +26,7 @@ from emjax.models.build import build_abstract
 from emjax.models.network import flat_arrays
 from emjax.runs.metrics_log import read
 from emjax.training.assemble import assemble
+from tests.conftest import SMALL
 
 ROOT = Path(__file__).parents[1]
 PRETRAIN, SEGMENT = "--config=configs/pretrain.py", "--config=configs/segment_au.py"
@@ -352,13 +353,13 @@ def test_wrong_finetuning_is_refused_and_leaves_nothing(
 
 
 @pytest.mark.long
-def test_losses_that_are_no_numbers_stop_the_run(tiny_records, tmp_path, capsys):
+def test_losses_that_are_no_numbers_stop_the_run(tiny_records, tmp_path, capsys, one_device):
     with pytest.raises(
         NonFiniteError, match="steps 1 to 10: .*no good checkpoint from before"
     ) as error:
         main([f"{PRETRAIN}:smoke", f"--workdir={tmp_path}", f"--config.data.dir={tiny_records}",
               "--config.optimizer.lr=1e30", "--config.log_every=1",
-              "--config.epochs=4"])  # fmt: skip
+              "--config.epochs=4", *SMALL])  # fmt: skip
     assert error.value.code == 4
     said = capsys.readouterr().err
     assert re.search(r"note: step 2: the loss .* by index and source: \d+(, \d+)* of unlab", said)

@@ -67,12 +67,7 @@ def runnable(page):
 
 def follow(page, folder):
     """Run a page in `folder`; return the finished process."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ONE_AFTER_THE_OTHER],
         input=json.dumps(list(runnable(page))),
