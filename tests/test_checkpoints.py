@@ -252,6 +252,16 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(state, filling):
     assert saved_steps(folder) == [1, 2] and not fault(folder / "1") and not fault(folder / "2")
 
 
+def test_what_a_failed_save_has_left_is_replaced(state, tmp_path):
+    checkpoints = open_folder(tmp_path)
+    checkpoints.save(1, state)
+    checkpoints.wait()
+    (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
+    checkpoints.save(2, state.replace(step=state.step + 1))
+    checkpoints.close()
+    assert saved_steps(tmp_path) == [1, 2] and not fault(tmp_path / "2")
+
+
 def test_transfer_falls_back_too(three, tmp_path, caplog):
     def loaded(step):
         _, stats = load_generator(folder, step, score="val/l1", higher_is_better=False)

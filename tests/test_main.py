@@ -164,6 +164,7 @@ COMMANDS = {  # every file that has a command, and its verb
     "emjax.doctor": "doctor",
     "emjax.main": "train",
     "emjax.models.__main__": "models",
+    "emjax.measure": "measure",
     "emjax.predict": "predict",
     "emjax.report": "report",
     "emjax.sweep": "sweep",
