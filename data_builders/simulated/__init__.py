@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 
 from data_builders.common import ALL, SPLITS, About, Contents, split_by_source, within
-from data_builders.simulated import atoms, scenes
+from data_builders.simulated import atoms, particles, scenes
 from data_builders.writer import Record
 from emjax import micrographs
 from emjax.errors import UsageError
@@ -160,6 +160,21 @@ class Atoms(Simulated):
         return atoms.atoms(rng, self.patch)
 
 
+class Particles(Simulated):
+    """Particles of many kinds in many kinds of micrographs, with their mask.
+
+    Bright field, high resolution, dark field and secondary electrons; dark or bright particles.
+    uint8, 0.02 to 5 nm per pixel.
+    """
+
+    kind, dtype, targets, side = "particles", "uint8", ("mask",), 256
+
+    def draw(self, rng: np.random.Generator, index: int) -> tuple[Images, float]:
+        """Return ({"image": uint8, "mask": uint8 in {0, 1}}, nm per pixel)."""
+        image, mask, nm_per_pixel = particles.particles(rng, self.patch)
+        return {"image": image, "mask": mask}, nm_per_pixel
+
+
 def _nanoparticles(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "{size} {size}"]:
     return scenes.nanoparticles(rng, size, rng.uniform(0.04, 0.09))[0]
 
@@ -176,4 +191,5 @@ KINDS: dict[str, type[Simulated]] = {
     "nanoparticles": Nanoparticles,
     "unlabelled": Unlabelled,
     "atoms": Atoms,
+    "particles": Particles,
 }
