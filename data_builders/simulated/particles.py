@@ -194,10 +194,8 @@ def residue(rng: np.random.Generator, size: int) -> Square:
     return total
 
 
-def specimen(
-    rng: np.random.Generator, size: int, resolved: bool
-) -> tuple[Specimen, float, float]:
-    """Return (a specimen, nm per pixel, typical diameter in pixels).
+def specimen(rng: np.random.Generator, size: int, resolved: bool) -> tuple[Specimen, float]:
+    """Return (a specimen, nm per pixel).
 
     Args:
         resolved: whether pixels are small enough for lattice planes.
@@ -234,8 +232,7 @@ def specimen(
         if shell:
             shells[near] += np.maximum(1 - (shape / shell) ** 2, 0) ** 0.5
     waste = residue(rng, size) + rng.uniform(0.03, 0.2) * np.minimum(shells, 1.5)
-    found = Specimen(thickness, relief, fringes, mask, film, waste)
-    return found, nm_per_pixel, 2 * radius
+    return Specimen(thickness, relief, fringes, mask, film, waste), nm_per_pixel
 
 
 # What the microscope makes of it: intensities, about 1 where there is nothing
@@ -385,16 +382,30 @@ MICROSCOPES: dict[str, tuple[float, bool, bool, Microscope]] = {
 }
 
 
+class View(NamedTuple):
+    """What a microscope sees of particles, without noise: intensities, of the order of 1."""
+
+    image: Square
+    mask: Bool[np.ndarray, "{size} {size}"]
+    nm_per_pixel: float
+    scanned: bool
+
+
+def view(rng: np.random.Generator, size: int) -> View:
+    """Return some particles in some microscope."""
+    shares = [share for share, *_ in MICROSCOPES.values()]
+    _, resolved, scanned, look = [*MICROSCOPES.values()][rng.choice(len(shares), p=shares)]
+    has, nm_per_pixel = specimen(rng, size + 2 * MARGIN, resolved)
+    crop = slice(MARGIN, MARGIN + size)
+    return View(look(rng, has)[crop, crop], has.mask[crop, crop], nm_per_pixel, scanned)
+
+
 def particles(
     rng: np.random.Generator, size: int
 ) -> tuple[UInt8[np.ndarray, "{size} {size}"], UInt8[np.ndarray, "{size} {size}"], float]:
     """Return (grey values, mask of 0 and 1, nm per pixel) of one micrograph of particles."""
-    shares = [share for share, *_ in MICROSCOPES.values()]
-    _, resolved, scanned, look = [*MICROSCOPES.values()][rng.choice(len(shares), p=shares)]
-    has, nm_per_pixel, _ = specimen(rng, size + 2 * MARGIN, resolved)
-    crop = slice(MARGIN, MARGIN + size)
-    counts = detected(rng, look(rng, has)[crop, crop], scanned)
-    mask = has.mask[crop, crop]
+    seen = view(rng, size)
+    counts, mask = detected(rng, seen.image, seen.scanned), seen.mask
     if chance(rng, 0.05):
         counts = -counts
     image = stretched(rng, counts)
@@ -403,4 +414,4 @@ def particles(
         mask = mask & ~covered
     if chance(rng, 0.2):
         image = compressed(image, int(rng.integers(40, 95)))
-    return image, mask.astype(np.uint8), nm_per_pixel
+    return image, mask.astype(np.uint8), seen.nm_per_pixel
