@@ -178,8 +178,8 @@ class Particles(Simulated):
 class Noisy(Simulated):
     """Micrographs of every kind at 1 to 300 electrons per pixel, and without their noise.
 
-    Cells, lattices, particles and atoms. uint16, image and target in one scale;
-    the pixel size is not stated.
+    Cells, lattices and particles. uint16, image and target in one scale; the pixel size is not
+    stated.
     """
 
     kind, dtype, targets = "noisy", "uint16", ("denoised",)

@@ -121,7 +121,9 @@ def crystal(rng: np.random.Generator, y: Patch, x: Patch, spacing: float) -> Pat
             planes = along() * np.float32(2 * np.pi / (spacing * rng.normal(1, 0.02)))
             contrast += rng.uniform(0.1, 0.6) * np.cos(planes + rng.uniform(0, 2 * np.pi))
     if chance(rng, 0.25):  # twins and stacking faults
-        bands = np.sin(along() * np.float32(2 * np.pi / log_uniform(rng, 6, 40)) + rng.uniform(0, 6))
+        bands = np.sin(
+            along() * np.float32(2 * np.pi / log_uniform(rng, 6, 40)) + rng.uniform(0, 6)
+        )
         contrast += rng.uniform(0.1, 0.5) * np.tanh(3 * bands)
     if chance(rng, 0.25):  # a bend contour, or fringes of a wedge
         bend = along() / np.float32(log_uniform(rng, 4, 30))
@@ -157,7 +159,9 @@ def positions(
         pitch = radius * rng.uniform(1.9, 2.8)
         steps = np.arange(-2, size / pitch + 3)
         row, column = np.meshgrid(steps, steps, indexing="ij")
-        places = np.stack([row * np.sqrt(0.75), column + 0.5 * (row % 2)], -1).reshape(-1, 2) * pitch
+        places = (
+            np.stack([row * np.sqrt(0.75), column + 0.5 * (row % 2)], -1).reshape(-1, 2) * pitch
+        )
         places = places + rng.normal(0, rng.uniform(0, 0.12) * pitch, places.shape)
         islands = smooth_noise(rng, size, size / 6)
         inside = np.clip(places, 0, size - 1).astype(int)
@@ -204,7 +208,8 @@ def specimen(rng: np.random.Generator, size: int, resolved: bool) -> tuple[Speci
     spacing = rng.uniform(*SPACINGS) / nm_per_pixel
     radius = log_uniform(rng, 3.5, size / 4)
     spread = rng.choice([rng.uniform(0.02, 0.12), rng.uniform(0.1, 0.5)])
-    coverage = rng.choice([0.0, log_uniform(rng, 0.01, 0.9), rng.uniform(0.05, 1)], p=[0.04, 0.48, 0.48])
+    covered = [0.0, log_uniform(rng, 0.01, 0.9), rng.uniform(0.05, 1)]
+    coverage = rng.choice(covered, p=[0.04, 0.48, 0.48])
     families = rng.choice(FAMILIES, p=[0.4, 0.2, 0.16, 0.08, 0.08, 0.08], size=2)
     unequal = rng.uniform(0, 0.5)  # of the particles' contrast
     y, x = pixel_grid(size)
