@@ -19,7 +19,7 @@ from typing import Any
 
 from data_builders import au_nanoparticles, beam, cem500k, common
 from data_builders.micrographs import Micrographs
-from data_builders.simulated import Atoms, Nanoparticles, Unlabelled
+from data_builders.simulated import Atoms, Nanoparticles, Noisy, Particles, Unlabelled
 from data_builders.temimagenet import Multislice, TEMImageNet
 from emjax.cli import Parser, command, run
 from emjax.errors import UsageError, choose
@@ -29,6 +29,8 @@ BUILDERS: dict[str, common.Builder] = {
     **dict.fromkeys(cem500k.DATASETS, cem500k.Cem500k),
     "micrographs": Micrographs,
     "simulated/atoms": Atoms,
+    "simulated/noisy": Noisy,
+    "simulated/particles": Particles,
     "simulated/nanoparticles": Nanoparticles,
     "simulated/unlabelled": Unlabelled,
     "temimagenet": TEMImageNet,

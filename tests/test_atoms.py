@@ -196,4 +196,4 @@ def test_a_background_was_there_to_remove(records):
 
 
 def test_the_first_kinds_keep_their_seeds():
-    assert list(KINDS) == ["nanoparticles", "unlabelled", "atoms"]
+    assert list(KINDS) == ["nanoparticles", "unlabelled", "atoms", "particles", "noisy"]

@@ -112,6 +112,35 @@ def test_a_phase_object_shows_nothing_in_focus_and_the_lens_s_rings_out_of_focus
     assert near[0] < 0.05 * near[1]
 
 
+def test_particles_are_bright_or_dark_many_or_none():
+    records = draw("particles", 80, patch=128)
+    darker = brighter = 0
+    for record in records:
+        image, mask = record["image"].astype(float), record["mask"] == 1
+        assert record["image"].dtype == np.uint8 and set(np.unique(record["mask"])) <= {0, 1}
+        assert 0.02 <= record["nm_per_pixel"][0] == record["nm_per_pixel"][1] <= 5
+        if 0.02 < mask.mean() < 0.98:
+            contrast = (image[mask].mean() - image[~mask].mean()) / image[~mask].std()
+            darker, brighter = darker + (contrast < -0.5), brighter + (contrast > 0.5)
+    shares = np.array([record["mask"].mean() for record in records])
+    assert min(darker, brighter) > 10 and darker + brighter > 40
+    assert (shares == 0).any() and (shares > 0.5).sum() > 3 and 0.1 < np.median(shares) < 0.4
+
+
+def test_what_noisy_micrographs_have_beyond_their_targets_is_noise():
+    """Of mean 0 and white; where neither end of the range cuts it."""
+    means, alike = [], []
+    for record in draw("noisy", 28, patch=128):
+        image, target = (record[name][..., 0].astype(float) for name in ("image", "denoised"))
+        assert record["image"].dtype == record["denoised"].dtype == np.uint16
+        residual = image - target
+        whole = (image > 0) & (image < 65535)
+        pairs = whole[:, 1:] & whole[:, :-1]
+        means.append(residual[whole].mean() / residual[whole].std())
+        alike.append(np.corrcoef(residual[:, 1:][pairs], residual[:, :-1][pairs])[0, 1])
+    assert np.abs(means).max() < 0.1 and np.abs(alike).max() < 0.1
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_command_builds_them_once(kind, tmp_path, capsys):
     argv = [f"simulated/{kind}", f"--data_dir={tmp_path}", "--patch=48", "--records=20"]

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 
 from data_builders.common import ALL, SPLITS, About, Contents, split_by_source, within
-from data_builders.simulated import atoms, scenes
+from data_builders.simulated import atoms, particles, scenes
 from data_builders.writer import Record
 from emjax import micrographs
 from emjax.errors import UsageError
@@ -160,6 +160,51 @@ class Atoms(Simulated):
         return atoms.atoms(rng, self.patch)
 
 
+class Particles(Simulated):
+    """Particles of many kinds in many kinds of micrographs, with their mask.
+
+    Bright field, high resolution, dark field and secondary electrons; dark or bright particles.
+    uint8, 0.02 to 5 nm per pixel.
+    """
+
+    kind, dtype, targets, side = "particles", "uint8", ("mask",), 256
+
+    def draw(self, rng: np.random.Generator, index: int) -> tuple[Images, float]:
+        """Return ({"image": uint8, "mask": uint8 in {0, 1}}, nm per pixel)."""
+        image, mask, nm_per_pixel = particles.particles(rng, self.patch)
+        return {"image": image, "mask": mask}, nm_per_pixel
+
+
+class Noisy(Simulated):
+    """Micrographs of every kind at 1 to 300 electrons per pixel, and without their noise.
+
+    Cells, lattices and particles. uint16, image and target in one scale; the pixel size is not
+    stated.
+    """
+
+    kind, dtype, targets = "noisy", "uint16", ("denoised",)
+    side = 256
+
+    def draw(self, rng: np.random.Generator, index: int) -> tuple[Images, float]:
+        """Return ({"image" and "denoised": uint16}, NaN)."""
+        expected = VIEWS[index % len(VIEWS)](rng, self.patch)
+        dose = np.exp(rng.uniform(np.log(1), np.log(300)))
+        expected = expected * (dose / expected.mean())
+        counts = rng.poisson(expected) + rng.normal(0, rng.uniform(0, 0.5), expected.shape)
+        low, high = np.percentile(counts, [0.05, 99.95])
+        scale = (high - low) / rng.uniform(0.75, 0.95)
+        dark = rng.uniform(0, 1) * (scale - (high - low)) - low
+        both = {"image": counts, "denoised": expected}
+        return {
+            name: np.rint(np.clip((values + dark) / scale, 0, 1) * 65535).astype(np.uint16)
+            for name, values in both.items()
+        }, np.nan
+
+
+def _particles(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "{size} {size}"]:
+    return particles.view(rng, size).image
+
+
 def _nanoparticles(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "{size} {size}"]:
     return scenes.nanoparticles(rng, size, rng.uniform(0.04, 0.09))[0]
 
@@ -171,9 +216,12 @@ SCENES: tuple[Scene, ...] = (
     _nanoparticles,
     scenes.supported_particles,
 )
+VIEWS = (*SCENES, _particles, _particles, scenes.lattice)  # with weights
 # The index of a kind is part of its seed: append only.
 KINDS: dict[str, type[Simulated]] = {
     "nanoparticles": Nanoparticles,
     "unlabelled": Unlabelled,
     "atoms": Atoms,
+    "particles": Particles,
+    "noisy": Noisy,
 }
