@@ -21,6 +21,7 @@ from emjax import cli, micrographs
 from emjax.errors import InputError, UsageError, note
 from emjax.files import check_writable
 from emjax.inference import options as flags
+from emjax.inference import results as predicted
 from emjax.measurement import SPLIT, masks, page, results
 from emjax.measurement.results import Plane, Results, Settings
 from emjax.micrographs import made_by, names
@@ -63,7 +64,11 @@ def find_inputs(inputs: Sequence[str], kinds: Sequence[str]) -> dict[Path, str]:
         files = [given]
         if given.is_dir() and not micrographs.is_zarr(given):
             files = micrographs.find(given)
-            kept = [file for file in files if (made_by.read(file) or {}).get("kind") not in kinds]
+            made = {file: (made_by.read(file) or {}).get("kind", "") for file in files}
+            kept = [file for file in files if made[file].partition("_")[0] not in kinds]
+            # Label images that predict wrote next to masks are of the same particles.
+            beside = {file.with_suffix(".labels.tif") for file in kept if made[file] == "mask"}
+            kept = [file for file in kept if made[file] != "labels" or file not in beside]
             if not kept:
                 raise InputError(f"{given} holds only results of emjax; name the ones to measure")
             if len(kept) < len(files):
@@ -127,6 +132,8 @@ class Masks:
                 image = picture.image
                 size, origin = common_size(file, plane, picture)
             yield Plane(values, size, origin, image)
+        if pictures and next(pictures, None):
+            raise InputError(f"{file}: its image {self.images[file]} has more planes")
 
 
 def common_size(
@@ -223,7 +230,8 @@ def main(arguments: Sequence[str]) -> int:
     check_writable(options.out)
     if not options.overwrite:
         results.check_replaceable(options.out)
-    files = find_inputs(options.inputs, ("overlay",) if options.masks else ("mask", "overlay"))
+    kinds = ("overlay", "probability") if options.masks else ("mask", *predicted.NEXT_TO_MASKS)
+    files = find_inputs(options.inputs, kinds)
     planes = (Masks if options.masks else Segmented)(options, limit, files)
     split = None if options.no_split else options.split
     found = Results(Settings(split, options.min_size, options.pixel_size, options.border_weights))

@@ -169,10 +169,13 @@ def test_bad_files_are_named_and_the_others_measured(tmp_path, capsys):
     tifffile.imwrite(folder / "other.tif", (DISCS > 0).astype(np.uint8))
     tifffile.imwrite(images / "good.tif", picture(DISCS))
     tifffile.imwrite(images / "other.tif", picture(DISCS)[:50])
+    tifffile.imwrite(folder / "stack.tif", (DISCS > 0).astype(np.uint8))
+    stack = np.stack([picture(DISCS)] * 3)
+    tifffile.imwrite(images / "stack.tif", stack, photometric="minisblack")
     summary = run(tmp_path / "out", folder, f"--images={images}", code=3)
     assert [image["image"] for image in summary["images"]] == ["good.tif"]
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-    assert len(errors) == 4 and "3 of 4 inputs were not measured" in errors[3]
+    assert len(errors) == 5 and "4 of 5 inputs were not measured" in errors[4]
     assert "full.tif: expected the background as 0, got values from 255 to 255" in errors[0]
     assert "grey.tif: looks like a micrograph, expected a mask: leave out --masks" in errors[1]
     assert "other.tif: its image has 50 x 64 pixels, the mask 64 x 64" in errors[2]
@@ -247,6 +250,29 @@ def test_micrographs_are_segmented_and_masks_are_not(tmp_path, monkeypatch, caps
 def test_options_that_do_not_go_together(tmp_path, flags, words):
     with pytest.raises(UsageError, match=words):
         measure.main([*flags, f"--out={tmp_path}/o", "a.tif"])
+
+
+def test_what_predict_wrote_next_to_masks_is_not_measured_too(tmp_path, capsys):
+    folder = tmp_path / "predicted"
+    for kind, pixels in {
+        "mask": np.where(DISCS > 0, 255, 0).astype(np.uint8),
+        "labels": DISCS.astype(np.uint16),
+        "probability": np.where(DISCS > 0, 0.9, RNG.random(DISCS.shape)).astype(np.float32),
+    }.items():
+        name = "a.tif" if kind == "mask" else f"a.{kind}.tif"
+        line = made_by.line({"model": "m"}, kind, pixels)
+        micrographs.write(folder / name, pixels, 0.25, software=line)
+    once = run(tmp_path / "out", folder)
+    assert "2 results of emjax in it are left out" in capsys.readouterr().err
+    assert once["number"] == run(tmp_path / "one", folder / "a.tif")["number"]
+    (folder / "a.tif").unlink()
+    assert run(tmp_path / "labels", folder)["number"] == once["number"]
+
+
+def test_a_mask_that_may_be_inverted_is_named(tmp_path, capsys):
+    tifffile.imwrite(tmp_path / "a.tif", np.where(DISCS > 0, 0, 255).astype(np.uint8))
+    run(tmp_path / "out", tmp_path / "a.tif")
+    assert "a.tif: most of its pixels are particle" in capsys.readouterr().err
 
 
 def test_images_that_belong_to_no_mask(tmp_path):

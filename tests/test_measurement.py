@@ -192,6 +192,8 @@ def test_border_weights_undo_that_large_particles_touch_the_border():
         ("mask", np.zeros((40, 40), np.uint8)),
         ("labels", 3 * disc(40, 9, 9, 5).astype(np.uint16) + 9 * disc(40, 30, 30, 7)),
         ("labels", np.arange(1600).reshape(40, 40) // 160),
+        ("labels", np.where(np.arange(1600).reshape(40, 40) == 1599, 3,  # a stray pixel
+                            disc(40, 9, 9, 5) + 2 * disc(40, 30, 30, 7) + 3 * disc(40, 9, 30, 5))),
         ("classes", (np.indices((40, 40)) // 5).sum(0) % 3),
         ("micrograph", RNG.normal(100, 9, (40, 40)).astype(np.uint8)),
         ("micrograph", RNG.random((40, 40)).astype(np.float32)),

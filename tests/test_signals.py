@@ -191,6 +191,8 @@ with processes.signals_received(*cli.STOPS) as stop:
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
     assert process.stdout.readline() == "up\n"
     process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)  # as `timeout` does: no second one
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.5)
     process.send_signal(signal.SIGHUP)

@@ -23,6 +23,13 @@ def written(path, *tags, **options):
     return micrographs.read(path)
 
 
+@pytest.mark.parametrize("unit, known", [("inch", False), ("nm", True)])
+def test_dots_per_inch_of_paper_are_no_calibration_of_imagej(tmp_path, unit, known):
+    options = dict(imagej=True, resolution=(300, 300), metadata={"unit": unit})
+    tifffile.imwrite(tmp_path / "a.tif", IMAGE, **options)
+    assert np.isfinite(micrographs.read(tmp_path / "a.tif").nm_per_pixel).all() == known
+
+
 @pytest.mark.parametrize("code", [34680, 34682])
 @pytest.mark.parametrize("section", ["[Scan]", "[Beam]\nBeam=EBeam\nScan=EScan\n[EScan]"])
 def test_fei(tmp_path, code, section):

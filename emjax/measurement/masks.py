@@ -10,6 +10,7 @@ from emjax.micrographs.masks import cut, has_grey_edges, without_alpha
 
 EDGES = 0.2  # of the pixels of a mask with grey edges are grey, at most
 CLASSES = 8  # values at most that each stand for a kind of particle, as classes do
+LARGEST_LABEL = (1 << 63) - 1  # as int64
 LARGEST_FLOAT = 1 << 24  # whole numbers from here on are rounded in float32
 
 
@@ -25,7 +26,7 @@ def find(pixels: np.ndarray) -> Found:
     """Return what stored `pixels` hold, [h, w] or [h, w, samples].
 
     Two values are a mask, and so are two values with grey ones along the edges between them. In a
-    label image most values stand in one piece; few values in more pieces are classes. All of these
+    label image most values stand in one piece; few values that do not are classes. All of these
     have areas of one value; in a micrograph neighbours differ.
     """
     from skimage import measure
@@ -46,7 +47,10 @@ def find(pixels: np.ndarray) -> Found:
     dense = np.where(values != 0, np.searchsorted(found, values) + 1, 0)
     pieces: Any = measure.label(dense, connectivity=2)
     number = int(pieces.max())
-    if number <= (2 if len(found) > CLASSES else 1) * len(found):
+    value_of = np.zeros(number + 1, int)
+    value_of[pieces] = dense
+    several = np.count_nonzero(np.bincount(value_of[1:]) > 1)
+    if number <= 2 * len(found) and (len(found) > CLASSES or 2 * several < len(found)):
         return Found("labels", values, number - len(found))
     return Found("classes" if len(found) <= CLASSES else "micrograph", values)
 
@@ -83,6 +87,8 @@ def read(path: Path, pixels: np.ndarray) -> tuple[np.ndarray, str]:
         raise InputError(f"{path}: looks like a micrograph, expected a mask: leave out --masks")
     if values.dtype.kind == "f" and values.max() >= LARGEST_FLOAT:
         raise InputError(f"{path}: labels above {LARGEST_FLOAT} as floats; save whole numbers")
+    if values.dtype == np.uint64 and values.max() > LARGEST_LABEL:
+        raise InputError(f"{path}: labels above {LARGEST_LABEL}; number them anew")
     lowest = values.min()
     count = len(np.unique(values))
     if lowest < 0 or (lowest > 0 and (kind != "labels" or count == 2)):
@@ -95,6 +101,9 @@ def read(path: Path, pixels: np.ndarray) -> tuple[np.ndarray, str]:
         remarks["labels"] = f"labels in several pieces, {loose} more than labels: one particle each"
     elif lowest > 0:
         remarks["labels"] = "no pixel is 0, the background: every pixel belongs to a particle"
+    if kind in ("mask", "edges") and np.mean(values > 0) > 0.5:
+        remarks["mask"] = "most of its pixels are particle: if it is inverted, exchange its values"
+        remarks["edges"] = f"{remarks['edges']}; {remarks['mask']}"
     if kind == "classes":
         return values > 0, f"its {count - 1} values stand in many places: all but 0 are particle"
     return values, remarks.get(kind, "")

@@ -28,6 +28,7 @@ from emjax.errors import EmjaxError, UsageError
 
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long counts as lost
 BARRIER_SECONDS = 600
+TWICE_SENT = 0.5  # seconds within which a signal that comes again is one
 SAME_ERROR_SECONDS = 5  # within which processes with the same error report it
 LOST = (
     "lost contact with another process, or it never started (see its last line); "
@@ -208,14 +209,16 @@ def signals_received(
     """Yield a function that returns whether one of `signals` has come.
 
     The first has no other effect; the second ends the process at once, also while the main thread
-    waits for a long computation. Signals that the process was started to ignore, as by nohup, stay
-    ignored. The former handlers are restored at the end of the `with`.
+    waits for a long computation. The same one again within TWICE_SENT seconds is none: `timeout`
+    and schedulers send theirs to a process and to its group. Signals that the process was started
+    to ignore, as by nohup, stay ignored. The former handlers are restored at the end of the `with`.
 
     Args:
         before_end: called before the second signal ends the process.
     """
     handled = [each for each in signals if signal.getsignal(each) is not signal.SIG_IGN]
     received = threading.Event()
+    first: tuple[int, float] = 0, 0.0  # its number and time
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
 
@@ -224,13 +227,17 @@ def signals_received(
             os.write(2, f"{line}\n".encode())
 
     def watch() -> None:
+        nonlocal first
         while number := os.read(reader, 1):  # Python writes the number of each signal at once
             if number[0] not in handled:
                 continue
             if received.is_set():
+                if number[0] == first[0] and time.monotonic() < first[1] + TWICE_SENT:
+                    continue
                 before_end()
                 say(f"error: stopped by a second {signal.Signals(number[0]).name}, nothing saved")
                 os._exit(cli.BY_SIGNAL + number[0])
+            first = number[0], time.monotonic()
             received.set()
             if os.isatty(2):
                 say("stopping and saving; once more stops without saving")

@@ -17,7 +17,9 @@ from emjax.micrographs.formats.vendors.resolution import (
     per,
     specimen,
 )
-from emjax.micrographs.units import PixelSize, nm, no_length
+from emjax.micrographs.units import UNKNOWN, PixelSize, nm, no_length
+
+INCH = 2.54e7  # nm
 
 
 class OmeImage(NamedTuple):
@@ -161,4 +163,9 @@ def _imagej(file: TiffFile, page: TiffPage) -> Stated | NoLength:
     y_unit, x_unit = tags.get("yunit") or unit, tags.get("xunit") or unit
     if other := no_length(y_unit, x_unit):
         return NoLength(other)
+    if INCH in (
+        nm(1, y_unit),
+        nm(1, x_unit),
+    ):  # Fiji takes dots per inch of paper for a calibration
+        return Stated(UNKNOWN)
     return Stated((nm(per(page, Y_RESOLUTION), y_unit), nm(per(page, X_RESOLUTION), x_unit)))
