@@ -90,7 +90,12 @@ def command_line(arguments: Sequence[str]) -> tuple[Config, Path, flags.FlagValu
         extra = values(argv)[1:]
     except Exception as error:  # of many kinds, for what somebody typed
         problem = shortened(" ".join(str(error.args[0] if error.args else error).split()))
-        if not isinstance(error, flags.Error):
+        typed = [found[1] for word in argv if (found := re.match(r"--?config\.([\w.]+)", word))]
+        known = {*fields, *(name.rpartition(".")[0] for name in fields)}
+        if (absent := {*typed} - known) and "Did you mean" not in problem:
+            listed = ", ".join(sorted(absent))
+            problem = f"this recipe has no field {listed}; docs/reference/configs.md lists them"
+        elif not isinstance(error, flags.Error):
             problem = f"a field of --config is wrong: {problem}"
         named = re.search(r"--config\.([\w.]+)=", problem)
         expected = f"; {advice(named[1])}" if named and named[1] in RANGES else ""

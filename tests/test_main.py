@@ -107,6 +107,8 @@ def test_variants_join_and_fields_override():
         (["--config=pretrian:smoke"], "--config=pretrian: .*paper, pretrain, .*, or a Python file"),
         (["--config=configs"], "--config=configs: no such file"),
         ([PRETRAIN, "--config.modle.name=unet"], 'modle.*Did you mean "model"'),
+        ([PRETRAIN, "--config.passes_per_epoch=1"], "has no field passes_per_epoch; docs"),
+        ([PRETRAIN, "--config.foo.bar=1"], "has no field foo.bar; docs"),
         ([PRETRAIN, "--config.epochs=many"], "config.epochs=many"),
         ([PRETRAIN, "--wrkdir=x"], "wrkdir"),
         ([PRETRAIN, "stray"], "'stray' is not an option"),
