@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
 from data_builders.simulated.scenes import (
     frequencies,
@@ -282,6 +281,8 @@ def scattered(rng: np.random.Generator, has: Specimen) -> Square:
 
 def secondary(rng: np.random.Generator, has: Specimen) -> Square:
     """Return secondary electrons: steep surfaces and edges are bright, gaps are dark."""
+    from scipy import ndimage  # slow to load: every build imports this module
+
     size = len(has.mask)
     surface = ndimage.gaussian_filter(has.relief, rng.uniform(0.5, 1.5))
     dy, dx = np.gradient(surface)
@@ -304,6 +305,8 @@ def secondary(rng: np.random.Generator, has: Specimen) -> Square:
 
 def detected(rng: np.random.Generator, image: Square, scanned: bool) -> Square:
     """Return counts: blurred by drift and detector, noisy, with what scanning and beam add."""
+    from scipy import ndimage  # slow to load: every build imports this module
+
     size = len(image)
     image = ndimage.gaussian_filter(image, rng.choice([0.0, rng.uniform(0.3, 1.5)]))
     if chance(rng, 0.15):  # drift

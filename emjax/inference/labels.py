@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
-from scipy import ndimage
 
 TOUCHING = np.ones((3, 3))  # at edges or corners, as in emjax.metrics.particles
 
@@ -16,6 +15,8 @@ def label_particles(mask: UInt8[np.ndarray, "*planes h w"]) -> Shaped[np.ndarray
     Particles are numbered from 1 on in reading order; planes one after the other, so that a number
     is one particle of one plane. uint16, or uint32 above 65535 particles.
     """
+    from scipy import ndimage  # slow to load, and few ask for labels
+
     labels, count = np.zeros(mask.shape, np.uint32), 0
     h, w = mask.shape[-2:]
     for plane, numbers in zip(mask.reshape(-1, h, w), labels.reshape(-1, h, w), strict=True):
