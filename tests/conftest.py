@@ -83,6 +83,18 @@ def forget_compiled():
     jax.clear_caches()
 
 
+@pytest.fixture(autouse=True)
+def drawn_afresh(request):
+    """A file's `RNG` draws the same for a test whichever tests ran before it."""
+    generator = getattr(request.module, "RNG", None)
+    if generator is None:
+        yield
+        return
+    first = generator.bit_generator.state
+    yield
+    generator.bit_generator.state = first
+
+
 @pytest.fixture
 def key():
     return jax.random.key(7)
