@@ -1,10 +1,11 @@
-"""Measure particles: python -m emjax.measure --masks --out=DIR FILE_OR_FOLDER...
+"""Measure particles: python -m emjax.measure --out=DIR FILE_OR_FOLDER...
 
-With --masks the files are masks or label images of any program; with --model=DIR they are
-micrographs, which that model segments. DIR gets particles.csv and particles.parquet (one row per
-particle), summary.json (the size distribution with its intervals) and report.html. Sizes are in nm
-where the files state their pixel size, else in pixels. Particles at the border are listed, and
-count in no statistic. No file is replaced but results of this command that nobody has changed.
+The files are micrographs, which --model segments, by default `particles` of those that come with
+emjax; with --masks they are masks or label images of any program. DIR gets particles.csv and
+particles.parquet (one row per particle), summary.json (the size distribution with its intervals)
+and report.html. Sizes are in nm where the files state their pixel size, else in pixels. Particles
+at the border are listed, and count in no statistic. No file is replaced but results of this command
+that nobody has changed.
 """
 
 import argparse
@@ -158,15 +159,16 @@ class Segmented:
         from emjax.predict import Job
 
         devices.keep_compiled()
-        self.model = Predictor(options.model, limit)
+        name = options.model or flags.MODEL
+        self.model = Predictor(name, limit)
         if not self.model.is_mask:
             raise UsageError(
-                f"--model={options.model}: expected a model that segments, got one that restores "
+                f"--model={name}: expected a model that segments, got one that restores "
                 f"images (task {self.model.config['task']})"
             )
         if self.model.classes > 2:
             raise UsageError(
-                f"--model={options.model}: expected a model of particles and background, got one "
+                f"--model={name}: expected a model of particles and background, got one "
                 f"of {self.model.classes} classes; predict, and measure the masks of each class"
             )
         self.job = Job(self.model, options, limit, ["mask"])
@@ -195,7 +197,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = cli.Parser(prog="emjax measure", description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--masks", action="store_true", help="the files are masks or label images")
-    add("--model", help="segment micrographs: a run's workdir or its model/ folder")
+    flags.add_model(parser)
     add("--out", required=True, type=Path, help="folder for the results")
     add("--images", type=Path, help="folder with the micrographs of the masks, for mean grey")
     add("--split", type=split_depth, default=SPLIT, metavar="DEPTH", help="split touching "
@@ -208,17 +210,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--overwrite", action="store_true", help="replace files that are not results, too")
     add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
-    if options.masks == bool(options.model):
-        raise UsageError(
-            "expected one of --model=DIR, to segment micrographs, and --masks, to measure masks; "
-            f"got {'both' if options.masks else 'neither'}"
-        )
-    useless = {"--images": options.images} if options.model else {
-        "--range": options.range, "--cut_banner": options.cut_banner,
+    useless = {"--images": options.images} if not options.masks else {
+        "--model": options.model, "--range": options.range, "--cut_banner": options.cut_banner,
     }  # fmt: skip
     for flag, value in useless.items():
         if value:
-            raise UsageError(f"{flag}: only {'--masks' if options.model else '--model'} takes it")
+            kind = "masks (--masks)" if not options.masks else "micrographs (without --masks)"
+            raise UsageError(f"{flag}: only for {kind}; leave it out")
     return options
 
 

@@ -1,5 +1,7 @@
-"""Apply a trained model: python -m emjax.predict --model=DIR --out=DIR FILE_OR_FOLDER...
+"""Apply a trained model: python -m emjax.predict FILE_OR_FOLDER...
 
+The model is --model=DIR, of your own, or a name of those that come with emjax; by default
+`particles`, which finds nanoparticles. DIR is --out, by default emjax-results/ beside the files.
 DIR/<name>.tif is a mask (uint8, 0 and 255, or the number of each pixel's class) next to
 DIR/<name>.overlay.png, or the restored micrograph in the values and dtype of the input.
 --probabilities and --labels write DIR/<name>.probability.tif and DIR/<name>.labels.tif, a number
@@ -268,8 +270,8 @@ def main(arguments: Sequence[str]) -> int:
     """Predict every input; returns 0, or 3 if some could not be read (they are named)."""
     parser = cli.Parser(prog="emjax predict", description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("--model", required=True, help="a run's workdir or its model/ folder")
-    add("--out", required=True, type=Path, help="folder for the results")
+    flags.add_model(parser)
+    add("--out", type=Path, help="folder for the results; default: emjax-results/ beside the files")
     flags.add(parser)
     add("--threshold", type=threshold, default=THRESHOLD,
         help="the probability above which a pixel is foreground; default: 0.5")  # fmt: skip
@@ -280,9 +282,10 @@ def main(arguments: Sequence[str]) -> int:
     add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
     limit = flags.limit(options)
+    options.out = options.out or results.default_folder(options.inputs)
     check_writable(options.out)
     devices.keep_compiled()
-    model = Predictor(options.model, limit)
+    model = Predictor(options.model or flags.MODEL, limit)
     kinds = kinds_of(model, options)
     files = results.find_inputs(options.inputs, options.out, kinds)
     if not options.overwrite:

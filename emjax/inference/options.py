@@ -9,8 +9,17 @@ from emjax import micrographs
 from emjax.errors import UsageError
 from emjax.micrographs import units
 from emjax.micrographs.intensity import Range
+from emjax.models import pretrained
 
 GIB = 2**30
+MODEL = "particles"  # of those that come with emjax, where none is named
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add --model to a parser; without it, a command takes MODEL."""
+    names = ", ".join(pretrained.DIGESTS)
+    parser.add_argument("--model", help=f"a run's workdir, its model/ folder, or a model that "
+        f"comes with emjax: {names}; default: {MODEL}")  # fmt: skip
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -10,9 +10,31 @@ from emjax import micrographs
 from emjax.errors import InputError, UsageError, note
 from emjax.micrographs import made_by
 
+DEFAULT = "emjax-results"  # folder beside the inputs
+
 # Of a file that lies next to a result, and by its name: x.tif, x.overlay.png, x.labels.tif. Each
 # class of a model of several has a probability of its own: x.probability_1.tif.
 NEXT_TO_MASKS = ("overlay", "labels", "probability")
+
+
+def default_folder(names: Sequence[str]) -> Path:
+    """Return where results go if nothing is said: DEFAULT in the folder that holds the inputs.
+
+    A folder that is an input is one itself.
+
+    Raises: UsageError if the inputs lie in several folders.
+    """
+    folders = {
+        os.path.abspath(name): Path(name)
+        for name in (
+            name if os.path.isdir(name) and not micrographs.is_zarr(name) else os.path.dirname(name)
+            for name in names
+        )
+    }
+    if len(folders) > 1:
+        listed = ", ".join(map(str, folders.values()))
+        raise UsageError(f"--out=DIR is missing: the inputs lie in several folders, {listed}")
+    return next(iter(folders.values())) / DEFAULT
 
 
 def find_inputs(

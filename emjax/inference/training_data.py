@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from emjax.inference.labels import label_particles
 from emjax.micrographs.intensity import Range
 from emjax.micrographs.reading import Grey
 from emjax.micrographs.units import PixelSize, is_known
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # prediction loads no library of records
 RECORDS = 128  # that are looked at
 PIXELS = 1 << 14  # of each image that are looked at
 ENOUGH = 64  # pixels that have a level and a noise
+MOST = (0.05, 0.95)  # quantiles between which most particles are
 # Quantiles, and how many standard deviations of a normal distribution are between opposite ones.
 QUANTILES = (0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99)
 BETWEEN_1_99, NINE_TENTHS, BETWEEN_10_90, BETWEEN_25_75 = 4.653, 3.290, 2.563, 1.349
@@ -122,10 +124,11 @@ def describe(mixture: Sequence["Records"]) -> dict[str, Any]:
     Up to RECORDS of them are read, evenly spread.
 
     Returns:
-        `nm_per_pixel`: the smallest and the largest; None if no record has one. `intensity`,
-        of the records' ranges and pixels: `dtype`; smallest, median and largest `low` and `high`
-        end; narrowest and widest `width`; the least share that nine tenths of the pixels fill
-        (`filled`); how many widths an extreme value is outside (`beyond`); and where there are
+        `nm_per_pixel`: the smallest and the largest; None if no record has one. `diameters`, of
+        the particles in pixels: those of which 5 % are smaller and larger; None without masks.
+        `intensity`, of the records' ranges and pixels: `dtype`; smallest, median and largest `low`
+        and `high` end; narrowest and widest `width`; the least share that nine tenths of the pixels
+        fill (`filled`); how many widths an extreme value is outside (`beyond`); and where there are
         masks, level, noise and texture of `background` and `foreground` (medians), where the
         network sees -1 to 1.
     """
@@ -133,6 +136,7 @@ def describe(mixture: Sequence["Records"]) -> dict[str, Any]:
     sizes: list[float] = []
     filled: list[float] = []
     beyond: list[float] = []
+    areas: list[int] = []
     parts: dict[str, list[tuple[float, float, float]]] = {"background": [], "foreground": []}
     each = -(-RECORDS // len(mixture))
     for records in mixture:
@@ -141,6 +145,8 @@ def describe(mixture: Sequence["Records"]) -> dict[str, Any]:
             record = records.source[int(index)]
             image, low, high = record["image"][..., 0], *map(float, record["intensity_range"])
             sizes += [float(size) for size in record["nm_per_pixel"] if np.isfinite(size)]
+            if "mask" in record:
+                areas += np.bincount(label_particles(record["mask"][..., 0]).ravel())[1:].tolist()
             watch = Watch()
             list(watch.over([image]))
             levels = watch.levels()
@@ -160,6 +166,7 @@ def describe(mixture: Sequence["Records"]) -> dict[str, Any]:
     widths = highs - lows
     return {
         "nm_per_pixel": [min(sizes), max(sizes)] if sizes else None,
+        "diameters": [2 * (q / np.pi) ** 0.5 for q in np.quantile(areas, MOST)] if areas else None,
         "intensity": {
             "dtype": str(mixture[0].source[0]["image"].dtype),
             "low": [float(f(lows)) for f in (np.min, np.median, np.max)],

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save
 import emjax
 from emjax.errors import InputError, UsageError
 from emjax.files import write_atomically
+from emjax.models import pretrained
 from emjax.models.build import assemble
 from emjax.models.network import Network
 
@@ -65,7 +66,10 @@ def read(folder: str | Path) -> tuple[Arrays, Arrays, dict[str, Any]]:
 
     The arrays are on the host.
 
-    Raises: InputError if a file is missing or damaged.
+    Args:
+        folder: or the name of a model that comes with the package.
+
+    Raises: InputError if a file is missing or damaged; UsageError as `pretrained.find`.
     """
     folder = inside(folder)
     try:
@@ -74,7 +78,8 @@ def read(folder: str | Path) -> tuple[Arrays, Arrays, dict[str, Any]]:
     except FileNotFoundError as error:
         raise InputError(
             f"{error.filename or folder}: no such file; expected {folder} to be the workdir of a "
-            "run that has saved a model, or its model/ folder"
+            "run that has saved a model, its model/ folder, or one of the models that come with "
+            f"emjax: {', '.join(pretrained.DIGESTS)}"
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, OSError) as error:
         raise InputError(f"{folder}: not a readable model: {error}") from error
@@ -84,6 +89,8 @@ def read(folder: str | Path) -> tuple[Arrays, Arrays, dict[str, Any]]:
             f"{folder}: expected a model of format {FORMAT}, got format {found}; "
             "a newer emjax may read it"
         )
+    if folder.parent == pretrained.BOX:
+        pretrained.check(folder.name, digest(folder))
     params, stats = (
         {
             path.removeprefix(prefix): value
@@ -109,9 +116,13 @@ def digest(folder: str | Path) -> str:
 
 
 def inside(folder: str | Path) -> Path:
-    """Return the folder of the model: `folder`, or model/ in a workdir."""
-    inner = Path(folder) / "model"
-    return inner if inner.is_dir() else Path(folder)
+    """Return the folder of a model: of the package, by its name; `folder`; or model/ in a workdir.
+
+    Raises: UsageError as `pretrained.find`.
+    """
+    found = pretrained.find(folder)
+    inner = found / "model"
+    return inner if inner.is_dir() else found
 
 
 def load(folder: str | Path) -> tuple[Any, dict[str, Any]]:
@@ -137,6 +148,7 @@ def card(config: Mapping[str, Any], network: Network) -> str:
         "task": config["task"] or "restoration",
         "trained on": config.get("trained_on"),
         "nm per pixel": between(config.get("nm_per_pixel")),
+        "diameter of most particles, pixels": between(config.get("diameters")),
         "updates": config.get("step"),
         "intensity rule": config["range_rule"],
         **{name: f"{value:.4f}" for name, value in config.get("scores", {}).items()},

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from emjax.config import Config
 from emjax.errors import InputError, note
 from emjax.inference.training_data import pixel_size_remark
-from emjax.models import transfer
+from emjax.models import pretrained, transfer
 from emjax.models.build import build_abstract
 from emjax.models.model import Model
 from emjax.models.network import Network
@@ -62,7 +61,7 @@ def load_old_weights(initialise: Config) -> tuple[Arrays, Arrays, dict[str, Any]
 
     Raises: InputError if the folder is neither, or has no such step.
     """
-    folder = Path(initialise.workdir)
+    folder = pretrained.find(initialise.workdir)
     if (folder / "model.safetensors").exists():
         *parts, config = read(folder)
         untrained = config.get("untrained", ())

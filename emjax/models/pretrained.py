@@ -1,0 +1,40 @@
+"""The trained models that come with the package, found by name and checked by digest.
+
+What each is for, was trained on, and how good it is: the README.md in its folder.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from emjax.errors import InputError, UsageError
+
+BOX = Path(__file__).with_name("box")
+DIGESTS: dict[str, str] = json.loads((BOX / "digests.json").read_text())  # name: `saved.digest`
+
+
+def find(model: str | Path) -> Path:
+    """Return the folder of `model`: of the package if it is one of its names, else as given.
+
+    A Path is always a folder of the user's, as is a text with a separator, such as "./particles".
+
+    Raises: UsageError for a name of the package that is also a path here.
+    """
+    if not isinstance(model, str) or model not in DIGESTS:
+        return Path(model)
+    if os.path.lexists(model):
+        raise UsageError(
+            f"{model}: is a model that comes with emjax, and a file or folder here; expected "
+            f"{os.path.join(os.curdir, model)} for yours; to use the one of emjax, run the command "
+            "in another folder"
+        )
+    return BOX / model
+
+
+def check(name: str, digest: str) -> None:
+    """Raise InputError if a model of the package does not have the digest that it had there."""
+    if DIGESTS.get(name) != digest:
+        raise InputError(
+            f"{BOX / name}: digest {digest[:12]}, expected {DIGESTS.get(name, 'none')[:12]}: the "
+            "model was changed or damaged; install emjax again"
+        )
