@@ -15,7 +15,7 @@ COMMON = {
     "log_every": 100,
     "optimizer.schedule": "cosine",
     "optimizer.lr": 2e-3,
-    "data.batch_size": 16,
+    "data.batch_size": 8,
     "augment.crop": 192,
 }
 MODELS = {
@@ -26,7 +26,8 @@ MODELS = {
             **COMMON,
             **segment_au.splits("simulated/particles"),
             "passes_per_epoch": 1,
-            "epochs": 20,
+            "epochs": 10,
+            "segmentation.loss": "cross_entropy+dice",
             "model.filters": WIDE,
             "augment.resize": 1.5,
             "augment.noise_probability": 0.2,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_builders.micrographs.resample import resample, resampled_shape
+from emjax.micrographs.resampling import resample, resampled_shape
 
 RNG = np.random.default_rng(0)
 
