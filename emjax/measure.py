@@ -184,7 +184,7 @@ class Segmented:
         corner = area[0].start or 0, area[1].start or 0
         for plane in self.job.planes(file):
             image = np.ascontiguousarray(plane.image[area])
-            probability = self.model(image, found.intensity_range)
+            probability = self.model(image, found.intensity_range, self.job.scale(found))
             size, origin = found.first.nm_per_pixel, found.first.origin
             yield Plane(probability > 0.5, size, origin, image, probability, corner)
 
@@ -212,6 +212,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     useless = {"--images": options.images} if not options.masks else {
         "--model": options.model, "--range": options.range, "--cut_banner": options.cut_banner,
+        "--no_resample": options.no_resample,
     }  # fmt: skip
     for flag, value in useless.items():
         if value:

@@ -30,16 +30,19 @@ from emjax.inference import options as flags
 from emjax.inference import results
 from emjax.inference.labels import label_particles
 from emjax.inference.predictor import (
+    SAME,
     THRESHOLD,
     Outputs,
     Predictor,
+    Scale,
     Survey,
     predict_planes,
     survey,
 )
-from emjax.inference.training_data import GIVE_A_RANGE
+from emjax.inference.training_data import GIVE_A_RANGE, scaled
 from emjax.micrographs import Micrograph, banner, made_by
 from emjax.micrographs.intensity import Range
+from emjax.micrographs.units import PixelSize
 from emjax.parallel import devices
 from emjax.pictures import overlay, png
 from emjax.runs.provenance import code_digest
@@ -53,6 +56,11 @@ def threshold(text: str) -> float:
         if 0 < float(text) < 1:
             return float(text)
     raise UsageError(f"--threshold={text}: expected a probability above 0 and below 1")
+
+
+def size_in_words(nm_per_pixel: PixelSize) -> str:
+    """Return a pixel size (y, x) as "0.5 x 0.5"."""
+    return " x ".join(f"{size:.6g}" for size in nm_per_pixel)
 
 
 def write_results(
@@ -92,7 +100,7 @@ def write_results(
         line = made_by.line(made, kind, pixels)
         micrographs.write(path, pixels, sizes, info=info, software=line)
     if np.isfinite(sizes).all():
-        facts += f", {' x '.join(f'{size:.6g}' for size in sizes)} nm per pixel ({first.origin})"
+        facts += f", {size_in_words(sizes)} nm per pixel ({first.origin})"
     facts += f", {info}" if info else ""
     return f"{file} -> {written}  {' x '.join(map(str, result.shape))}, {facts}"
 
@@ -182,6 +190,7 @@ class Job:
                 "cut_banner": options.cut_banner,
                 "memory_limit": options.memory_limit,
                 "mrc_rows": rows,
+                "no_resample": options.no_resample,
                 "pixel_size": options.pixel_size and list(options.pixel_size),
                 "range": self.range and list(self.range),
                 "threshold": options.threshold,
@@ -189,7 +198,7 @@ class Job:
         }
         if results.is_finished(written, made, self.kinds):
             return f"{file} -> {written}  is finished"
-        values = found.intensity_range
+        values, scale = found.intensity_range, self.scale(found)
         self.remark(file, found)
         info = f"first row of the MRC file at the {rows} (--mrc_rows={rows})" if rows else ""
         outputs = predict_planes(
@@ -197,6 +206,7 @@ class Job:
             self.planes(file),
             intensity_range=values,
             picture=found.picture if options.cut_banner else None,
+            scale=scale,
             threshold=options.threshold,
             with_probability=options.probabilities,
         )
@@ -207,13 +217,24 @@ class Job:
             written, file, outputs, first, made, self.kinds, classes=classes, info=info
         )
 
+    def scale(self, found: Survey) -> Scale:
+        """Return how many times as many pixels per length the network is to see of an input."""
+        return SAME if self.options.no_resample else self.model.scale(found.first.nm_per_pixel)
+
     def remark(self, file: Path, found: Survey) -> None:
         """Note how an input is far from the training images, of each kind the first few inputs.
 
         Also what is drawn into it, and how the rows of MRC files are taken.
         """
-        values, sizes = found.intensity_range, found.first.nm_per_pixel
-        texts = dict(self.model.remarks(values, found.levels, sizes))
+        values, scale, own = found.intensity_range, self.scale(found), found.first.nm_per_pixel
+        seen = scaled(own, scale)
+        texts = dict(self.model.remarks(values, found.levels, seen))
+        if scale != SAME:
+            texts["resampled for the network"] = (
+                f"{size_in_words(own)} nm per pixel, which the network sees resampled to "
+                f"{size_in_words(seen)}, the nearest of its training images; --no_resample shows "
+                "it as it is"
+            )
         if found.remark:
             texts["hardly more than noise"] = found.remark
         for kind, text in texts.items():

@@ -14,6 +14,7 @@ from emjax import load_model, micrographs, predict
 from emjax.data.records import Records, open_records
 from emjax.errors import UsageError
 from emjax.inference import training_data
+from emjax.inference.predictor import resampled
 from emjax.inference.training_data import Watch
 from emjax.main import main as train
 from emjax.models import saved
@@ -317,6 +318,52 @@ def test_a_range_can_be_given(model, tmp_path):
     micrographs.write(tmp_path / "b.tif", image.astype(np.uint16))
     with pytest.raises(UsageError, match="--range=shared: expected one number format, got uint8"):
         predict.main([*line, str(tmp_path / "b.tif"), "--range=shared"])
+
+
+def test_one_field_at_several_pixel_sizes_has_the_same_particles(model, tmp_path, capsys):
+    """At half, twice and four times the pixel size; the network sees the size of training."""
+    particles = [(y, x, 9 + (y + x) // 50 % 4) for y in range(25, 240, 45) for x in (30, 80, 140)]
+    fields = {}
+    for times in (0.5, 1, 2, 4):
+        shape = int(240 / times), int(175 / times) + 1
+        fields[times] = field(shape, [tuple(v / times for v in one) for one in particles], 3)
+        micrographs.write(tmp_path / f"in/{times}.tif", fields[times][0], 0.5 * times)
+    command = [f"--model={model}", "--labels", str(tmp_path / "in")]
+    assert predict.main([*command, f"--out={tmp_path}/out"]) == 0
+    captured = capsys.readouterr()
+    for times, (image, truth) in fields.items():
+        mask = tifffile.imread(tmp_path / f"out/{times}.tif") > 0
+        assert mask.shape == image.shape
+        labels = tifffile.imread(tmp_path / f"out/{times}.labels.tif")
+        assert np.sum(np.bincount(labels.ravel())[1:] > 30 / times**2) == len(particles)
+        assert 2 * (mask & (truth > 0)).sum() / (mask.sum() + truth.sum()) > 0.93, times
+        np.testing.assert_array_equal(
+            load_model(model).mask(image, 0.5 * times), mask * np.uint8(255)
+        )
+        own = f"{0.5 * times:g} x {0.5 * times:g} nm per pixel, which the network sees resampled to"
+        assert (own in captured.err) == (times != 1)
+    assert captured.err.count("resampled to 0.5 x 0.5, the nearest") == 3
+    assert "times that of the training images" not in captured.err
+
+    assert predict.main([*command, f"--out={tmp_path}/as_is", "--no_resample"]) == 0
+    assert "4 times that of the training images" in capsys.readouterr().err
+    image, truth = fields[4]
+    as_is = tifffile.imread(tmp_path / "as_is/4.tif")
+    np.testing.assert_array_equal(as_is, load_model(model).mask(image))
+    assert predict.main([*command, f"--out={tmp_path}/out"]) == 0
+    assert capsys.readouterr().out.count("is finished") == 4
+    assert predict.main([*command, f"--out={tmp_path}/out", "--no_resample"]) == 0
+    assert "is finished" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 50), (97, 31)])
+@pytest.mark.parametrize("scale", [(0.25, 0.25), (3, 3), (0.37, 1.9)])
+def test_what_a_resampled_image_becomes_has_its_shape_and_place(shape, scale):
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    found = resampled(lambda image: image, y + 2 * x, scale)
+    assert found.shape == shape
+    inner = np.s_[4:-4, 4:-4]
+    np.testing.assert_allclose(found[inner], (y + 2 * x)[inner], atol=3 / min(scale))
 
 
 def test_inputs_of_another_pixel_size_are_named_a_few_of_many(model, tmp_path, capsys):

@@ -30,6 +30,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--cut_banner", action="store_true", help="leave out banners, borders and scale bars")
     add("--pixel_size", "--nm_per_pixel", type=pixel_size, help="nm per pixel (or y,x), instead "
         "of what files say")  # fmt: skip
+    add("--no_resample", action="store_true", help="show the network images at their own pixel "
+        "size, also where it is far from that of the training images")  # fmt: skip
     add("--range", type=given_range, help="LOW,HIGH: grey values that the network sees as darkest "
         "and brightest; shared: one range for all inputs")  # fmt: skip
     add("--mrc_rows", choices=micrographs.MRC_ROWS, help="where the first row of MRC files belongs")

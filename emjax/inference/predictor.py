@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from emjax.inference import tiles, training_data
 from emjax.inference.training_data import Levels, Watch
 from emjax.micrographs import Micrograph, banner
 from emjax.micrographs.reading import Grey
+from emjax.micrographs.resampling import resample
 from emjax.micrographs.units import UNKNOWN, AnyPixelSize, PixelSize, amount, pixel_size
 from emjax.micrographs.writers import Planes
 from emjax.models import cost, saved
@@ -24,11 +25,14 @@ from emjax.parallel import devices
 from emjax.tasks import task_of
 
 DTYPES = ("uint8", "uint16", "float32")
+MAX_MAGNIFICATION = 8.0  # times; beyond it, particles that small are hardly seen
+SAME = (1.0, 1.0)
 WHOLE = 8  # shapes of tiles that have a program each
 THRESHOLD = 0.5  # the probability above which a pixel is part of a particle
 
 Mask = UInt8[np.ndarray, "h w"]
 Outputs = dict[str, Planes]  # by kind, as predict_planes returns them
+Scale = tuple[float, float]  # pixels per length (y, x), in those of the image
 Range = tuple[float, float]  # the grey values that become -1 and 1
 
 
@@ -120,6 +124,16 @@ class Predictor:
             return values, levels, ""
         return wider, levels, training_data.sparse_remark(values, wider)
 
+    def scale(self, nm_per_pixel: PixelSize) -> Scale:
+        """Return how many times as many pixels per length (y, x) the network is to see.
+
+        That is 1 where an image has the pixel size of the training images, or none that is known;
+        else what brings it to the nearest one of them. Only models that segment see images at
+        another scale than their own.
+        """
+        factors = training_data.resampling(self.config.get("nm_per_pixel"), nm_per_pixel)
+        return factors if self.is_mask and max(factors) <= MAX_MAGNIFICATION else SAME
+
     def remarks(
         self, values: Range, levels: Levels, nm_per_pixel: PixelSize = UNKNOWN
     ) -> Iterator[tuple[str, str]]:
@@ -127,6 +141,7 @@ class Predictor:
 
         Args:
             values: the intensity range in which it is seen.
+            nm_per_pixel: as the network sees it.
         """
         if remark := training_data.pixel_size_remark(self.config.get("nm_per_pixel"), nm_per_pixel):
             yield "pixels of another size than in the training images", remark
@@ -147,9 +162,9 @@ class Predictor:
 
         Args:
             image: uint8, uint16 or float32 [h, w] of finite values, of any height and width.
-            nm_per_pixel: one number or (y, x). It does not change the result, since no network
-                takes the pixel size into account: a note says if it is far from those of the
-                training images, so that the image is better resampled first.
+            nm_per_pixel: one number or (y, x). If it is far from those of the training images, a
+                model that segments sees the image at the nearest of them, and the result is brought
+                back; one that restores images says so in a note.
             intensity_range: the (low, high) that become -1 and 1; by default that of this image.
                 Give all planes of a stack, or all parts of an image, one range:
                 `model.intensity_range(stack.image)`.
@@ -159,21 +174,28 @@ class Predictor:
         """
         check_image(image)
         sizes = pixel_size(nm_per_pixel)
+        scale = self.scale(sizes)
+        sizes = training_data.scaled(sizes, scale)
         values, levels, remark = self.range_and_levels([image], intensity_range)
         for text in (remark, *(words for _, words in self.remarks(values, levels, sizes))):
             if text:
                 note("the image", text)
-        return self(image, values)
+        return self(image, values, scale)
 
     def mask(
-        self, image: Grey, *, intensity_range: Range | None = None, threshold: float = THRESHOLD
+        self,
+        image: Grey,
+        nm_per_pixel: AnyPixelSize = None,
+        *,
+        intensity_range: Range | None = None,
+        threshold: float = THRESHOLD,
     ) -> Mask:
         """Return uint8 [h, w] for `image`: 255 where a particle is more likely than not, else 0.
 
         A model of more than two classes returns the number of the most likely one, from 0 on.
 
         Args:
-            image, intensity_range: as `predict` takes them.
+            image, nm_per_pixel, intensity_range: as `predict` takes them.
             threshold: the probability above which a pixel is part of a particle.
 
         Raises: UsageError if the model restores images, or for a threshold of more than two
@@ -189,11 +211,20 @@ class Predictor:
                 f"threshold={threshold}: the model has {self.classes} classes, of which the most "
                 "likely one is taken, expected two; leave it out"
             )
-        return mask_of(self.predict(image, intensity_range=intensity_range), threshold)
+        output = self.predict(image, nm_per_pixel, intensity_range=intensity_range)
+        return mask_of(output, threshold)
 
-    def __call__(self, image: Grey, intensity_range: Range | None = None) -> tiles.Output:
-        """Return what `predict` returns, without a check: for what `micrographs.read` returns."""
+    def __call__(
+        self, image: Grey, intensity_range: Range | None = None, scale: Scale = SAME
+    ) -> tiles.Output:
+        """Return what `predict` returns, without a check: for what `micrographs.read` returns.
+
+        Args:
+            scale: times as many pixels per length (y, x) as the image has, for the network.
+        """
         intensity_range = intensity_range or self.intensity_range([image])
+        if scale != SAME:
+            return resampled(lambda image: self(image, intensity_range), image, scale)
         h, w = image.shape
         padding = ((0, -h % self.divisor), (0, -w % self.divisor))
         clip = self.config.get("clip", True)  # converted networks saw values beyond the range
@@ -261,6 +292,19 @@ class Predictor:
             f"{reason}, and the whole image takes about {amount(needed)}; {available}",
         )
         return largest, margin
+
+
+def resampled(predict: Callable[[Grey], tiles.Output], image: Grey, scale: Scale) -> tiles.Output:
+    """Return what `predict` returns for `image` at another `scale`, in the pixels of `image`."""
+    h, w = image.shape
+    # Beyond the last row and column the image goes on, so that the new pixels cover all of it.
+    padding = [(0, math.ceil(1 / factor) + 1) for factor in scale]
+    seen = resample(np.pad(image.astype(np.float32), padding, mode="edge"), scale)
+    back = 1 / scale[0], 1 / scale[1]
+    output = predict(seen)
+    if output.ndim == 2:
+        return resample(output, back)[:h, :w]
+    return np.stack([resample(each, back)[:h, :w] for each in np.moveaxis(output, -1, 0)], -1)
 
 
 def check_image(image: Any) -> None:
@@ -377,6 +421,7 @@ def predict_planes(
     *,
     intensity_range: Range,
     picture: banner.Area | None = None,
+    scale: Scale = SAME,
     threshold: float = THRESHOLD,
     with_probability: bool = False,
 ) -> Outputs:
@@ -391,12 +436,13 @@ def predict_planes(
         intensity_range: the (low, high) of all planes.
         picture: the part to predict, the whole by default; elsewhere a mask is empty and a
             probability 0, and a restored micrograph is as it was.
+        scale: as `Predictor` takes it.
         threshold: as `Predictor.mask` takes it.
     """
     results: dict[str, list[Planes]] = {}
     for plane in planes:
         image = plane.image if picture is None else plane.image[picture]
-        output = predictor(as_grey(image), intensity_range)
+        output = predictor(as_grey(image), intensity_range, scale)
         if predictor.is_mask:
             found = {"mask": mask_of(output, threshold)}
             found |= probabilities(output) if with_probability else {}

@@ -270,6 +270,22 @@ def remarks(facts: Facts, values: Range, levels: Levels) -> Iterator[tuple[str, 
         )
 
 
+def resampling(trained: Sequence[float] | None, here: PixelSize) -> tuple[float, float]:
+    """Return the factors (y, x) of pixels per length that bring an image to the pixel size trained.
+
+    1 where that is not known, or no more than FAR_PIXELS times larger or smaller.
+    """
+    if not pixel_size_remark(trained, here) or trained is None:
+        return 1.0, 1.0
+    nearest = min(trained, key=lambda size: abs(np.log(size**2 / (here[0] * here[1]))))
+    return here[0] / nearest, here[1] / nearest
+
+
+def scaled(nm_per_pixel: PixelSize, scale: tuple[float, float]) -> PixelSize:
+    """Return the pixel size (y, x) of an image with `scale` times as many pixels per length."""
+    return nm_per_pixel[0] / scale[0], nm_per_pixel[1] / scale[1]
+
+
 def pixel_size_remark(trained: Sequence[float] | None, here: PixelSize) -> str:
     """Return in words how a pixel size is far from those of training; "" if it is not, or unknown.
 
@@ -286,5 +302,5 @@ def pixel_size_remark(trained: Sequence[float] | None, here: PixelSize) -> str:
     known = f"{smallest:.3g}" if smallest == largest else f"{smallest:.3g} to {largest:.3g}"
     return (
         f"{size:.3g} nm per pixel, {times:.3g} times that of the training images, {known}; "
-        "resample it first, or use a model trained at its pixel size"
+        "use a model trained at its pixel size"
     )
