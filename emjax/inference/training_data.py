@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # prediction loads no library of records
 RECORDS = 128  # that are looked at
 PIXELS = 1 << 14  # of each image that are looked at
 ENOUGH = 64  # pixels that have a level and a noise
-MOST = (0.05, 0.95)  # quantiles between which most particles are
+MOST = (0.05, 0.95)  # quantiles between which most particles and most noises are
 # Quantiles, and how many standard deviations of a normal distribution are between opposite ones.
 QUANTILES = (0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99)
 BETWEEN_1_99, NINE_TENTHS, BETWEEN_10_90, BETWEEN_25_75 = 4.653, 3.290, 2.563, 1.349
@@ -129,8 +129,8 @@ def describe(mixture: Sequence["Records"]) -> dict[str, Any]:
         `intensity`, of the records' ranges and pixels: `dtype`; smallest, median and largest `low`
         and `high` end; narrowest and widest `width`; the least share that nine tenths of the pixels
         fill (`filled`); how many widths an extreme value is outside (`beyond`); and where there are
-        masks, level, noise and texture of `background` and `foreground` (medians), where the
-        network sees -1 to 1.
+        masks, level, noise and texture of `background` and `foreground` (medians), and between
+        which the `noise` of most backgrounds is, where the network sees -1 to 1.
     """
     ranges: list[np.ndarray] = []
     sizes: list[float] = []
@@ -162,11 +162,14 @@ def describe(mixture: Sequence["Records"]) -> dict[str, Any]:
                 scale = 2 / (high - low)
                 level = (found.median - low) * scale - 1
                 parts[part].append((level, found.spread * scale, found.texture * scale))
+    diameters = [2 * float(q / np.pi) ** 0.5 for q in np.quantile(areas, MOST)] if areas else None
     lows, highs = np.array(ranges).T
     widths = highs - lows
     return {
         "nm_per_pixel": [min(sizes), max(sizes)] if sizes else None,
-        "diameters": [2 * (q / np.pi) ** 0.5 for q in np.quantile(areas, MOST)] if areas else None,
+        "diameters": [2 * float(q / np.pi) ** 0.5 for q in np.quantile(areas, MOST)]
+        if areas
+        else None,
         "intensity": {
             "dtype": str(mixture[0].source[0]["image"].dtype),
             "low": [float(f(lows)) for f in (np.min, np.median, np.max)],
@@ -179,8 +182,14 @@ def describe(mixture: Sequence["Records"]) -> dict[str, Any]:
                 for part, found in parts.items()
                 if found
             },
+            **({"noise": noise_of(parts["background"])} if parts["background"] else {}),
         },
     }
+
+
+def noise_of(backgrounds: Sequence[tuple[float, float, float]]) -> list[float]:
+    """Return the noise that few backgrounds (level, noise, texture) have less, and few more of."""
+    return [float(q) for q in np.quantile([noise for _, noise, _ in backgrounds], MOST)]
 
 
 def _parts(record: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
@@ -205,6 +214,9 @@ def sparse_range(facts: Facts, values: Range, levels: Levels) -> Range | None:
     part = facts.get("background")
     if part is None or not levels.is_normal:
         return None
+    least, most = facts.get("noise") or (part[1], part[1])
+    if least <= levels.spread * 2 / (values[1] - values[0]) <= most:
+        return None  # the network has seen so much noise, with and without particles
     typical = facts["low"][1], facts["high"][1]
     width = typical[1] - typical[0]
     varies = max(np.ptp(facts["low"]), np.ptp(facts["high"])) > width / 4
