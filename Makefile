@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO := runs/demo
 
-.PHONY: demo test lint smoke soak venv
+.PHONY: demo test lint smoke soak models venv
 
 demo: venv
 	$(PY) -m data_builders.build simulated/unlabelled --data_dir=$(DEMO)/data --records=600
@@ -56,3 +56,14 @@ soak: venv
 	$(PY) -m tests.soak_kills --kills=100
 	HOSTS=4 $(PY) -m pytest tests/test_processes.py
 	SPELLINGS=10000 $(PY) -m pytest tests/test_command_lines.py
+
+# The models that come with emjax, each in at most 2.5 hours on two cores. Stopped and started again,
+# it goes on where it was: docs/background/models.md.
+BOX := runs/models
+models: venv
+	for kind in particles:4500 noisy:3000 atoms:3000 unlabelled:4000; do \
+	    $(PY) -m data_builders.build simulated/$${kind%:*} --records=$${kind#*:} --patch=256 \
+	    --data_dir=$(BOX)/data || exit; done
+	for name in particles denoise atoms pretrained; do $(PY) -m emjax.main \
+	    --config=configs/models.py:$$name --workdir=$(BOX)/$$name || exit; done
+	$(PY) launch/pack_models.py $(BOX)

@@ -159,7 +159,7 @@ class Segmented:
         from emjax.predict import Job
 
         devices.keep_compiled()
-        name = options.model or flags.MODEL
+        name = flags.model(options)
         self.model = Predictor(name, limit)
         if not self.model.is_mask:
             raise UsageError(

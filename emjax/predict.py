@@ -306,7 +306,7 @@ def main(arguments: Sequence[str]) -> int:
     options.out = options.out or results.default_folder(options.inputs)
     check_writable(options.out)
     devices.keep_compiled()
-    model = Predictor(options.model or flags.MODEL, limit)
+    model = Predictor(flags.model(options), limit)
     kinds = kinds_of(model, options)
     files = results.find_inputs(options.inputs, options.out, kinds)
     if not options.overwrite:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+from pathlib import Path
 
 import numpy as np
 
@@ -36,6 +37,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         "and brightest; shared: one range for all inputs")  # fmt: skip
     add("--mrc_rows", choices=micrographs.MRC_ROWS, help="where the first row of MRC files belongs")
     add("--memory_limit", type=float, default=4, help="GiB for an image, and the network on it")
+
+
+def model(options: argparse.Namespace) -> str | Path:
+    """Return --model, or the folder of MODEL."""
+    return options.model or pretrained.BOX / MODEL
 
 
 def limit(options: argparse.Namespace) -> int:

@@ -167,9 +167,7 @@ def describe(mixture: Sequence["Records"]) -> dict[str, Any]:
     widths = highs - lows
     return {
         "nm_per_pixel": [min(sizes), max(sizes)] if sizes else None,
-        "diameters": [2 * float(q / np.pi) ** 0.5 for q in np.quantile(areas, MOST)]
-        if areas
-        else None,
+        "diameters": diameters,
         "intensity": {
             "dtype": str(mixture[0].source[0]["image"].dtype),
             "low": [float(f(lows)) for f in (np.min, np.median, np.max)],
