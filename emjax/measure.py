@@ -13,6 +13,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -110,19 +111,28 @@ class Masks:
         self.options, self.limit = options, limit
         self.images = pair_images(files, options.images) if options.images else {}
 
-    def __call__(self, file: Path) -> Iterator[Plane]:
+    def planes(self, file: Path) -> Iterator[micrographs.Micrograph]:
+        """Yield the planes of `file` that the options choose."""
         options = self.options
-        rows = options.mrc_rows
+        return micrographs.planes(
+            file,
+            options.index,
+            self.limit,
+            mrc_rows=options.mrc_rows,
+            as_mask=True,
+            channel=options.channel,
+        )
+
+    def __call__(self, file: Path) -> Iterator[Plane]:
+        rows = self.options.mrc_rows
         pictures: Iterator[micrographs.Micrograph] | None = None
         if file in self.images:
             pictures = micrographs.planes(self.images[file], None, self.limit, mrc_rows=rows)
-        for index, plane in enumerate(
-            micrographs.planes(
-                file, options.index, self.limit, mrc_rows=rows, as_mask=True,
-                channel=options.channel,
-            )
-        ):  # fmt: skip
-            values, remark = masks.read(file, plane.image)
+        planes = self.planes(file)
+        first = [*islice(planes, 2)]
+        as_labels = len(first) > 1 and masks.has_labels(p.image for p in chain(first, planes))
+        for index, plane in enumerate(self.planes(file)):
+            values, remark = masks.read(file, plane.image, as_labels=as_labels)
             if remark:
                 note(file, remark)
             size, origin, image = plane.nm_per_pixel, plane.origin, None
@@ -132,7 +142,7 @@ class Masks:
                     raise InputError(f"{file}: its image {self.images[file]} has {index} planes")
                 image = picture.image
                 size, origin = common_size(file, plane, picture)
-            yield Plane(values, size, origin, image)
+            yield Plane(values, size, origin, image, as_labels=as_labels)
         if pictures and next(pictures, None):
             raise InputError(f"{file}: its image {self.images[file]} has more planes")
 
@@ -200,8 +210,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     flags.add_model(parser)
     add("--out", required=True, type=Path, help="folder for the results")
     add("--images", type=Path, help="folder with the micrographs of the masks, for mean grey")
-    add("--split", type=split_depth, default=SPLIT, metavar="DEPTH", help="split touching "
-        "particles where the neck is narrower than 1 - DEPTH times the smaller one")  # fmt: skip
+    add("--split", type=split_depth, metavar="DEPTH", help="split touching particles where the "
+        f"neck is narrower than 1 - DEPTH times the smaller one; default: {SPLIT}")  # fmt: skip
     add("--no_split", action="store_true", help="particles that touch are one")
     add("--border_weights", action="store_true", help="Miles-Lantuejoul weights: correct for large "
         "particles being at the border more often")  # fmt: skip
@@ -210,6 +220,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--overwrite", action="store_true", help="replace files that are not results, too")
     add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
+    if options.no_split and options.split:
+        raise UsageError("--split and --no_split: expected one of them")
     useless = {"--images": options.images} if not options.masks else {
         "--model": options.model, "--range": options.range, "--cut_banner": options.cut_banner,
         "--no_resample": options.no_resample,
@@ -232,7 +244,7 @@ def main(arguments: Sequence[str]) -> int:
     kinds = ("overlay", "probability") if options.masks else ("mask", *predicted.NEXT_TO_MASKS)
     files = find_inputs(options.inputs, kinds)
     planes = (Masks if options.masks else Segmented)(options, limit, files)
-    split = None if options.no_split else options.split
+    split = None if options.no_split else options.split or SPLIT
     found = Results(Settings(split, options.min_size, options.pixel_size, options.border_weights))
     unread = 0
     for file, name in files.items():
@@ -257,7 +269,7 @@ def report(out: Path, summary: Mapping[str, Any]) -> None:
         note(out, remark.rstrip("."))
     median, bounds = summary["median"], summary["intervals"]["median"]
     size = f", median diameter {page.number(median, bounds)} {summary['unit']}" if median else ""
-    print(f"{summary['number']} particles{size}\n{out / 'report.html'}")
+    print(f"{results.counted(summary['number'])}{size}\n{out / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def write_results(
             continue
         pixels = outputs[kind] if kind in outputs else label_particles(result)
         if kind == "labels":
-            facts += f", {pixels.max()} particles"
+            facts += f", {pixels.max()} particle{'s' * (pixels.max() != 1)}"
         line = made_by.line(made, kind, pixels)
         micrographs.write(path, pixels, sizes, info=info, software=line)
     if np.isfinite(sizes).all():

@@ -14,6 +14,7 @@ from PIL import Image
 
 from emjax import measure, micrographs, pictures
 from emjax.errors import InputError, UsageError
+from emjax.files import write_atomically
 from emjax.micrographs import made_by
 
 RNG = np.random.default_rng(0)
@@ -160,6 +161,60 @@ def test_no_particle_one_particle_and_stacks(tmp_path, capsys):
     assert run(tmp_path / "3", tmp_path / "stack.tif", "--min_size=200")["number"] == 3
 
 
+def test_a_plane_with_one_label_or_nothing_else_belongs_to_its_stack(tmp_path, capsys):
+    """It has the values of a mask, but its neighbours are label images."""
+    dumbbell = (field((30, 20, 12), (30, 42, 12)) > 0).astype(np.uint16)
+    stack = np.stack([DISCS.astype(np.uint16), 7 * dumbbell, 0 * dumbbell, 0 * dumbbell + 3])
+    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack")
+    run(tmp_path / "o", tmp_path / "stack.tif")
+    found = [(row["plane"], row["label"]) for row in rows(tmp_path / "o")]
+    assert found == [*(("0", str(k)) for k in range(1, 5)), ("1", "7"), ("3", "3")]
+    assert "no pixel is 0, the background" in capsys.readouterr().err
+    tifffile.imwrite(tmp_path / "alone.tif", stack[1])
+    run(tmp_path / "alone", tmp_path / "alone.tif")
+    assert len(rows(tmp_path / "alone")) == 2  # a mask, whose particles are split
+
+
+def test_labels_in_several_pieces_are_labels(tmp_path, capsys):
+    labels = np.zeros((120, 120), np.uint8)
+    for index, (y, x) in enumerate(np.ndindex(6, 6)):
+        labels[20 * y + 4 : 20 * y + 12, 20 * x + 4 : 20 * x + 12] = index % 12 + 1
+    tifffile.imwrite(tmp_path / "a.tif", labels)
+    run(tmp_path / "o", tmp_path / "a.tif")
+    assert len(rows(tmp_path / "o")) == 12
+    assert "labels in several pieces, 24 more than labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("written", range(5))
+def test_a_measurement_stopped_while_it_replaces_another_is_done_again(
+    tmp_path, monkeypatch, written
+):
+    out = tmp_path / "o"
+    tifffile.imwrite(tmp_path / "a.tif", (DISCS > 0).astype(np.uint8))
+    run(out, tmp_path / "a.tif")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    left = [written + 1]  # the journal comes first
+
+    def stopped(path, content):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        write_atomically(path, content)
+
+    command = ["--masks", f"--out={out}", "--no_split", str(tmp_path / "a.tif")]
+    monkeypatch.setattr("emjax.measurement.results.write_atomically", stopped)
+    if written < 4:
+        with pytest.raises(KeyboardInterrupt):
+            measure.main(command)
+    monkeypatch.undo()
+    assert measure.main(command) == 0
+    after = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert after.keys() == before.keys() and after["summary.json"] != before["summary.json"]
+    (out / "particles.csv").write_bytes(before["particles.csv"] + b"mine")
+    with pytest.raises(UsageError, match="particles.csv would be overwritten"):
+        measure.main(command)
+
+
 def test_bad_files_are_named_and_the_others_measured(tmp_path, capsys):
     folder, images = tmp_path / "in", tmp_path / "images"
     folder.mkdir(), images.mkdir()
@@ -211,7 +266,10 @@ class Network:
     def remarks(self, *arguments):
         return iter(())
 
-    def __call__(self, image, intensity_range):
+    def scale(self, nm_per_pixel):
+        return 1.0, 1.0
+
+    def __call__(self, image, intensity_range, scale):
         return np.where(image < 100, 0.9, 0.2).astype(np.float32)
 
 
@@ -239,10 +297,11 @@ def test_micrographs_are_segmented_and_masks_are_not(tmp_path, monkeypatch, caps
 @pytest.mark.parametrize(
     "flags, words",
     [
-        ([], "expected one of --model=DIR, .* and --masks, .*got neither"),
-        (["--masks", "--model=m"], "got both"),
-        (["--masks", "--range=1,2"], "--range: only --model takes it"),
-        (["--model=m", "--images=i"], "--images: only --masks takes it"),
+        (["--masks", "--model=m"], "--model: only for micrographs"),
+        (["--masks", "--range=1,2"], "--range: only for micrographs"),
+        (["--masks", "--no_resample"], "--no_resample: only for micrographs"),
+        (["--images=i"], "--images: only for masks"),
+        (["--masks", "--split=0.3", "--no_split"], "--split and --no_split: expected one of them"),
         (["--masks", "--split=1"], "--split=1: expected the relative depth"),
         (["--masks", "--min_size=0"], "--min_size=0: expected a number of pixels"),
     ],

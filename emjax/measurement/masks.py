@@ -1,5 +1,6 @@
 """What the values of a file mean that may be a mask, a label image or a micrograph."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from emjax.micrographs.masks import cut, has_grey_edges, without_alpha
 
 EDGES = 0.2  # of the pixels of a mask with grey edges are grey, at most
 CLASSES = 8  # values at most that each stand for a kind of particle, as classes do
+PIECES = 4  # of a label, in the mean, at most
 LARGEST_LABEL = (1 << 63) - 1  # as int64
 LARGEST_FLOAT = 1 << 24  # whole numbers from here on are rounded in float32
 
@@ -50,7 +52,7 @@ def find(pixels: np.ndarray) -> Found:
     value_of = np.zeros(number + 1, int)
     value_of[pieces] = dense
     several = np.count_nonzero(np.bincount(value_of[1:]) > 1)
-    if number <= 2 * len(found) and (len(found) > CLASSES or 2 * several < len(found)):
+    if number <= PIECES * len(found) and (len(found) > CLASSES or 2 * several < len(found)):
         return Found("labels", values, number - len(found))
     return Found("classes" if len(found) <= CLASSES else "micrograph", values)
 
@@ -76,13 +78,26 @@ def _has_grey_edges(values: np.ndarray) -> bool:
     return has_grey_edges("", values, is_asked=True)
 
 
-def read(path: Path, pixels: np.ndarray) -> tuple[np.ndarray, str]:
+def has_labels(planes: Iterable[np.ndarray]) -> bool:
+    """Return whether a stack is one of label images: a plane of it is, so all are.
+
+    A plane with one label has the values of a mask; its neighbours tell what it is.
+    """
+    return any(find(pixels).kind == "labels" for pixels in planes)
+
+
+def read(path: Path, pixels: np.ndarray, *, as_labels: bool = False) -> tuple[np.ndarray, str]:
     """Return (a mask or a label image for `measurement.label`, a remark or "").
+
+    Args:
+        as_labels: it belongs to a stack that `has_labels`.
 
     Raises: InputError, which names `path`, for a micrograph, and where the background cannot be
         known.
     """
     kind, values, loose = find(pixels)
+    if as_labels and kind in ("mask", "classes"):
+        kind = "labels"
     if kind == "micrograph":
         raise InputError(f"{path}: looks like a micrograph, expected a mask: leave out --masks")
     if values.dtype.kind == "f" and values.max() >= LARGEST_FLOAT:
@@ -91,7 +106,7 @@ def read(path: Path, pixels: np.ndarray) -> tuple[np.ndarray, str]:
         raise InputError(f"{path}: labels above {LARGEST_LABEL}; number them anew")
     lowest = values.min()
     count = len(np.unique(values))
-    if lowest < 0 or (lowest > 0 and (kind != "labels" or count == 2)):
+    if lowest < 0 or (lowest > 0 and (kind != "labels" or (count == 2 and not as_labels))):
         raise InputError(
             f"{path}: expected the background as 0, got values from {lowest:g} to "
             f"{values.max():g}; set it to 0"

@@ -34,7 +34,7 @@ class Labels(NamedTuple):
         return Labels(renumbered[self.image], self.names[kept])
 
 
-def label(mask: np.ndarray, split: float | None = SPLIT) -> Labels:
+def label(mask: np.ndarray, split: float | None = SPLIT, *, as_labels: bool = False) -> Labels:
     """Return the Labels of a mask or a label image.
 
     A mask holds 0 and one other value: what touches at edges or corners is one particle, unless it
@@ -44,6 +44,7 @@ def label(mask: np.ndarray, split: float | None = SPLIT) -> Labels:
         mask: bool or whole numbers from 0 on, [h, w].
         split: the relative depth of a neck from which touching particles are split, as
             `split_touching` takes it; None splits nothing.
+        as_labels: one value is a label, too.
 
     Raises: InputError for another shape, fractions or negative numbers.
     """
@@ -52,7 +53,7 @@ def label(mask: np.ndarray, split: float | None = SPLIT) -> Labels:
     check(mask)
     names = np.unique(mask)
     names = names[names != 0]
-    if len(names) > 1:
+    if len(names) > 1 or (as_labels and len(names)):
         dense = np.searchsorted(names, mask) + 1
         return Labels(np.where(mask != 0, dense, 0).astype(np.int32), names.astype(np.int64))
     touching: Any = measure.label(mask != 0, connectivity=2)

@@ -1,5 +1,6 @@
 """The results of a measurement: a table, its summary, a page; and which of them may be replaced."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ from emjax.measurement.statistics import Sample
 from emjax.micrographs.units import UNKNOWN, PixelSize, is_known
 
 FILES = ("particles.csv", "particles.parquet", "report.html")  # and summary.json, written last
+JOURNAL = ".emjax-measure.json"  # while results are replaced: digests of the new ones
 SHOWN = 4  # planes in the report
 TINY = 10  # pixels, below which sizes are uncertain
 SHAPES = ("aspect_ratio", "ellipse_aspect_ratio", "circularity", "solidity")
@@ -41,6 +43,7 @@ class Plane(NamedTuple):
     image: np.ndarray | None = None
     probability: np.ndarray | None = None
     corner: tuple[int, int] = (0, 0)  # of the mask in the file's plane: y, x
+    as_labels: bool = False  # also of one value
 
 
 class Results:
@@ -76,7 +79,7 @@ class Results:
                     f"{known} states its pixel size, {unknown} does not: expected nm or pixels for "
                     "all; give --pixel_size=NM, or measure them apart"
                 )
-            labels = label(plane.mask, split)
+            labels = label(plane.mask, split, as_labels=plane.as_labels)
             found = len(labels.names)
             if min_size:
                 labels = labels.without_small(min_size)
@@ -103,7 +106,7 @@ class Results:
         row = {"image": name, "planes": len(tables), "particles": number, "at_border": border}
         row["nm_per_pixel"] = [round(side, 9) for side in size] if known else None
         self.images.append({**row, "pixel_size_from": origin})
-        return f"{file}  {number} particles, {border} more at the border"
+        return f"{file}  {counted(number)}, {border} more at the border"
 
     def table(self) -> Table:
         """Return all rows; a column that some files lack is NaN there."""
@@ -179,6 +182,11 @@ class Results:
         return summary, main
 
 
+def counted(number: int) -> str:
+    """Return "1 particle", "2 particles"."""
+    return f"{number} particle{'s' * (number != 1)}"
+
+
 def table_bytes(table: Table) -> tuple[bytes, bytes]:
     """Return the bytes of a CSV and of a Parquet file."""
     import pyarrow
@@ -199,7 +207,7 @@ def table_bytes(table: Table) -> tuple[bytes, bytes]:
 
 def sealed(summary: Mapping[str, Any], written: Mapping[str, bytes]) -> bytes:
     """Return summary.json, with digests of itself and of the other results."""
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
+    digests = {name: sha256(content) for name, content in written.items()}
     whole = {**summary, "files": digests}
     return (json.dumps({**whole, "digest": digest(whole)}, indent=1) + "\n").encode()
 
@@ -209,28 +217,30 @@ def digest(summary: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest()
 
 
+def sha256(content: bytes) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def check_replaceable(out: Path) -> None:
-    """Raise UsageError if a file in `out` would be replaced that is no unchanged result."""
-    there = [out / name for name in (*FILES, "summary.json") if (out / name).exists()]
-    if not there:
-        return
-    try:
-        summary = json.loads((out / "summary.json").read_bytes())
-        own = summary.pop("digest") == digest(summary)
-        files = summary["files"]
-        changed = [
-            path for path in there
-            if path.name in FILES
-            and hashlib.sha256(path.read_bytes()).hexdigest() != files[path.name]
-        ]  # fmt: skip
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        own, changed = False, there
-    if not own or changed:
-        raise UsageError(
-            f"{(changed or [out / 'summary.json'])[0]} would be overwritten: expected nothing or "
-            "results of emjax measure, got another file, or one that was changed since; choose "
-            "another --out, or --overwrite"
-        )
+    """Raise UsageError if a file in `out` would be replaced that is no unchanged result.
+
+    Results of which some were replaced when the command was stopped are results still.
+    """
+    known: set[str] = set()
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        content = (out / "summary.json").read_bytes()
+        summary = json.loads(content)
+        if summary.pop("digest") == digest(summary):
+            known = {sha256(content), *summary["files"].values()}
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        known |= set(json.loads((out / JOURNAL).read_bytes()))
+    for path in (out / name for name in ("summary.json", *FILES)):
+        if path.exists() and (not path.is_file() or sha256(path.read_bytes()) not in known):
+            raise UsageError(
+                f"{path} would be overwritten: expected nothing or results of emjax measure, got "
+                "another file, or one that was changed since; choose another --out, or --overwrite"
+            )
 
 
 def write(out: Path, results: Results) -> dict[str, Any]:
@@ -240,6 +250,11 @@ def write(out: Path, results: Results) -> dict[str, Any]:
     html = page.render(summary, sample, results.fields)
     written: dict[str, bytes] = dict(zip(FILES, (*table_bytes(table), html.encode()), strict=True))
     out.mkdir(parents=True, exist_ok=True)
-    for name, content in {**written, "summary.json": sealed(summary, written)}.items():
+    whole = {**written, "summary.json": sealed(summary, written)}
+    there = [out / name for name in whole if (out / name).exists()]
+    digests = [sha256(content) for content in (*whole.values(), *(p.read_bytes() for p in there))]
+    write_atomically(out / JOURNAL, json.dumps(digests).encode())
+    for name, content in whole.items():
         write_atomically(out / name, content)
+    (out / JOURNAL).unlink()
     return summary
