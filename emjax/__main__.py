@@ -20,6 +20,8 @@ VERBS = {  # in the order of use: the module of each, and what it does
     "doctor": ("emjax.doctor", "print what this machine can do"),
 }
 
+NOT_ON_WINDOWS = ("array_record", "fcntl", "grain", "tensorflow_datasets")  # libraries
+
 
 def usage() -> str:
     """Return the list of all verbs, one line each."""
@@ -38,7 +40,15 @@ def run_verb(arguments: list[str]) -> int | None:
         return 0 if arguments else UsageError.code
     if verb not in VERBS:
         raise UsageError(f"expected a verb, one of {', '.join(VERBS)}; got {verb!r}")
-    module = importlib.import_module(VERBS[verb][0])
+    try:
+        module = importlib.import_module(VERBS[verb][0])
+    except ModuleNotFoundError as error:
+        if error.name not in NOT_ON_WINDOWS:
+            raise
+        raise UsageError(
+            f"emjax {verb}: expected {error.name}, which there is for Linux and macOS only; on "
+            "Windows use WSL, or the verbs predict, measure, convert and doctor"
+        ) from None
     return module.main(others)
 
 

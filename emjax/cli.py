@@ -34,7 +34,8 @@ ADVICE = {  # what to do about an error of the operating system
     errno.EISDIR: "a folder is where a file is expected; choose another name",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # each asks a command to end
+HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # not on Windows
+STOPS = (signal.SIGINT, signal.SIGTERM, *HANGUP)  # each asks a command to end
 BY_SIGNAL = 128  # the exit code of a command that a signal ended, less the signal's number
 # The flags that stand for the library's arguments, as the advice of an Adjustable names them.
 FLAGS = {

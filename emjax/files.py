@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -18,6 +17,8 @@ def lock_folder(folder: Path, advice: str) -> Generator[None]:
 
     Raises: InputError naming the folder, with `advice`, if another process holds the lock.
     """
+    import fcntl  # not on Windows, where nothing takes a lock: there is no training or building
+
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -191,7 +191,7 @@ def stop_asked(closed: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
             yield lambda: received() or closed()
         return
     steps, sent = itertools.count(), threading.Event()
-    with signals_received(signal.SIGINT, signal.SIGHUP) as received:
+    with signals_received(signal.SIGINT, *cli.HANGUP) as received:
 
         def stop() -> bool:
             if not sent.is_set() and (received() or closed()):
