@@ -8,9 +8,11 @@ import logging
 import os
 import signal
 import sys
+import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 from emjax.errors import (
     Adjustable,
@@ -36,6 +38,7 @@ ADVICE = {  # what to do about an error of the operating system
 }
 HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # not on Windows
 STOPS = (signal.SIGINT, signal.SIGTERM, *HANGUP)  # each asks a command to end
+PIPE = 13  # the number of SIGPIPE, which Windows has not
 BY_SIGNAL = 128  # the exit code of a command that a signal ended, less the signal's number
 # The flags that stand for the library's arguments, as the advice of an Adjustable names them.
 FLAGS = {
@@ -47,6 +50,8 @@ FLAGS = {
     "prefix=": "--prefix=",
 }
 
+EVERY = 30  # seconds between reports of progress
+Item = TypeVar("Item")
 Main = Callable[[Sequence[str]], int]
 
 
@@ -134,6 +139,22 @@ def message(error: BaseException) -> str:
     return f"{error.problem}; {advice}"
 
 
+def progress(items: Iterable[Item], total: int) -> Iterator[Item]:
+    """Yield `items`; print every EVERY seconds how many are done and when the rest will be.
+
+    Args:
+        total: how many there are.
+    """
+    begun = told = time.monotonic()
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if now - told > EVERY:
+            rest = timedelta(seconds=round((now - begun) / done * (total - done)))
+            print(f"{done} of {total} inputs  ETA {rest}", flush=True)
+            told = now
+        yield item
+
+
 def exit_code_and_line(error: BaseException) -> tuple[int, str | None]:
     """Return (exit code, message) of an error; no message where a traceback is needed.
 
@@ -145,7 +166,7 @@ def exit_code_and_line(error: BaseException) -> tuple[int, str | None]:
         received = error.received if isinstance(error, Stopped) else signal.SIGINT
         return BY_SIGNAL + received, f"stopped by {received.name}; only what was finished is kept"
     if isinstance(error, BrokenPipeError):
-        return BY_SIGNAL + signal.SIGPIPE, ""
+        return BY_SIGNAL + PIPE, ""
     if isinstance(error, OSError) and error.errno:
         problem = str(error)
         if error.filename is not None and error.errno not in NO_ROOM:

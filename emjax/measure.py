@@ -247,7 +247,7 @@ def main(arguments: Sequence[str]) -> int:
     split = None if options.no_split else options.split or SPLIT
     found = Results(Settings(split, options.min_size, options.pixel_size, options.border_weights))
     unread = 0
-    for file, name in files.items():
+    for file, name in cli.progress(files.items(), len(files)):
         try:
             print(found.add(file, name, planes(file)))
         except InputError as error:

@@ -58,6 +58,14 @@ def threshold(text: str) -> float:
     raise UsageError(f"--threshold={text}: expected a probability above 0 and below 1")
 
 
+def share(text: str) -> tuple[int, int]:
+    """Return (I, N) of --share=I/N."""
+    first, _, step = text.partition("/")
+    if first.isdecimal() and step.isdecimal() and 1 <= int(first) <= int(step):
+        return int(first), int(step)
+    raise UsageError(f"--share={text}: expected I/N, the I-th of N parts, such as 1/4")
+
+
 def size_in_words(nm_per_pixel: PixelSize) -> str:
     """Return a pixel size (y, x) as "0.5 x 0.5"."""
     return " x ".join(f"{size:.6g}" for size in nm_per_pixel)
@@ -299,6 +307,8 @@ def main(arguments: Sequence[str]) -> int:
     add("--probabilities", action="store_true", help="also write NAME.probability.tif, float32")
     add("--labels", action="store_true", help="also write NAME.labels.tif, a number per particle "
         "(pixels that touch at edges or corners)")  # fmt: skip
+    add("--share", type=share, default=(1, 1), metavar="I/N", help="predict every N-th file, from "
+        "the I-th on: for N processes or machines with one --out")  # fmt: skip
     add("--overwrite", action="store_true", help="replace files that are not results of emjax, too")
     add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
@@ -308,16 +318,18 @@ def main(arguments: Sequence[str]) -> int:
     devices.keep_compiled()
     model = Predictor(flags.model(options), limit)
     kinds = kinds_of(model, options)
-    files = results.find_inputs(options.inputs, options.out, kinds)
+    found = results.find_inputs(options.inputs, options.out, kinds)
+    first, step = options.share
+    files = dict(list(found.items())[first - 1 :: step])
     if not options.overwrite:
         made_by.check_replaceable(
             path for written in files.values() for path in results.files_of(written, kinds)
         )
     job = Job(model, options, limit, kinds)
     if options.range == "shared":
-        job.share_range(files)
+        job.share_range(found)
     unread = 0
-    for file, written in files.items():
+    for file, written in cli.progress(files.items(), len(files)):
         try:
             print(job.predict(file, written))
         except InputError as error:

@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image
 from skimage import measure
 
-from emjax import micrographs, predict
+from emjax import cli, micrographs, predict
 from emjax.errors import InputError, UsageError
 from emjax.inference.labels import label_particles
 from emjax.inference.predictor import Predictor, to_dtype_of
@@ -354,3 +354,36 @@ def test_whole_numbers_are_written_as_other_programs_read_them(tmp_path):
             micrographs.write(tmp_path / "a.mrc", pixels)
             with mrcfile.open(tmp_path / "a.mrc") as file:
                 np.testing.assert_array_equal(file.data, pixels)
+
+
+def test_shares_of_an_archive_are_the_archive(model, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for index in range(5):
+        tifffile.imwrite(tmp_path / f"in/{index}.tif", picture(20 + index, 30))
+    folder = model("segmentation")
+    command = [f"--model={folder}", str(tmp_path / "in")]
+    assert predict.main([*command, f"--out={tmp_path}/whole"]) == 0
+    for share in ("1/2", "2/2"):
+        assert predict.main([*command, f"--out={tmp_path}/parts", f"--share={share}"]) == 0
+    whole, parts = ({p.name: p.read_bytes() for p in (tmp_path / out).iterdir()}
+                    for out in ("whole", "parts"))  # fmt: skip
+    assert whole == parts
+    capsys.readouterr()
+    assert predict.main([*command, f"--out={tmp_path}/parts"]) == 0
+    assert capsys.readouterr().out.count("is finished") == 5
+    assert predict.main([*command, f"--out={tmp_path}/none", "--share=7/9"]) == 0
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "a/b", "-1/2", "1/2/3", "1.0/2"])
+def test_a_share_that_is_none(text):
+    with pytest.raises(UsageError, match="--share=.*: expected I/N"):
+        predict.main([f"--share={text}", "a.tif"])
+
+
+def test_progress_is_told_now_and_then(monkeypatch, capsys):
+    monkeypatch.setattr("emjax.cli.EVERY", 25)
+    clock = iter([0, 0, 10, 20, 30, 40, 50])
+    monkeypatch.setattr("emjax.cli.time.monotonic", lambda: next(clock))
+    assert list(cli.progress("abcdef", 6)) == list("abcdef")
+    assert capsys.readouterr().out.splitlines() == ["3 of 6 inputs  ETA 0:00:30"]

@@ -24,7 +24,7 @@ class Missing:
 
 sys.modules.pop("fcntl", None)
 sys.meta_path.insert(0, Missing())
-del signal.SIGHUP
+del signal.SIGHUP, signal.SIGPIPE
 from emjax.__main__ import run_verb
 import emjax
 
