@@ -3,7 +3,8 @@
 The model is --model=DIR, of your own, or a name of those that come with emjax; by default
 `particles`, which finds nanoparticles. DIR is --out, by default emjax-results/ beside the files.
 DIR/<name>.tif is a mask (uint8, 0 and 255, or the number of each pixel's class) next to
-DIR/<name>.overlay.png, or the restored micrograph in the values and dtype of the input.
+DIR/<name>.overlay.png, or the restored micrograph in the values and dtype of the input, next to
+DIR/<name>.check.html, which shows what was taken away, and says what is alarming in it.
 --probabilities and --labels write DIR/<name>.probability.tif and DIR/<name>.labels.tif, a number
 per particle, next to a mask. Size and pixel size are those of the input. A
 folder keeps its tree below DIR. A stack is predicted plane by plane, in one intensity range, and
@@ -40,6 +41,8 @@ from emjax.inference.predictor import (
     survey,
 )
 from emjax.inference.training_data import GIVE_A_RANGE, scaled
+from emjax.measurement import residuals
+from emjax.measurement.residuals import Check
 from emjax.micrographs import Micrograph, banner, made_by
 from emjax.micrographs.intensity import Range
 from emjax.micrographs.units import PixelSize
@@ -81,6 +84,7 @@ def write_results(
     *,
     classes: int = 2,
     info: str = "",
+    check: Check | None = None,
 ) -> str:
     """Write what `predict_planes` returned to `written` and the files next to it; say so.
 
@@ -89,6 +93,7 @@ def write_results(
         kinds: as `results.files_of` takes them.
         classes: of a mask.
         info: what a TIFF is to keep about its making, for people.
+        check: of a restoration, for its page.
     """
     sizes, result = first.nm_per_pixel, outputs[kinds[0]]
     facts = f"{result.dtype}"
@@ -101,6 +106,15 @@ def write_results(
         if kind == "overlay":
             picture = overlay(first.image, result if result.ndim == 2 else result[0])
             write_atomically(path, png(picture, made_by.line(made, kind, picture)))
+            continue
+        if check and kind == "check":
+            spread = outputs.get("spread")
+            spread = spread if spread is None or spread.ndim == 2 else spread[0]
+            write_atomically(
+                path, made_by.sealed(made, kind, residuals.render(file.name, check, spread))
+            )
+            for words in residuals.alarms(check.numbers()):
+                facts += f"; {words}"
             continue
         pixels = outputs[kind] if kind in outputs else label_particles(result)
         if kind == "labels":
@@ -209,6 +223,7 @@ class Job:
         values, scale = found.intensity_range, self.scale(found)
         self.remark(file, found)
         info = f"first row of the MRC file at the {rows} (--mrc_rows={rows})" if rows else ""
+        check = None if model.is_mask else Check()
         outputs = predict_planes(
             model,
             self.planes(file),
@@ -217,12 +232,14 @@ class Job:
             scale=scale,
             threshold=options.threshold,
             with_probability=options.probabilities,
+            with_spread=options.uncertainty,
+            watch=check.add if check else None,
         )
         for path in results.left_from_before(written, self.kinds):
             note(path, "it is of an earlier prediction, and stays as it is; delete it")
         first, classes = found.first, model.classes
         return write_results(
-            written, file, outputs, first, made, self.kinds, classes=classes, info=info
+            written, file, outputs, first, made, self.kinds, classes=classes, info=info, check=check
         )
 
     def scale(self, found: Survey) -> Scale:
@@ -285,13 +302,14 @@ def kinds_of(model: Predictor, options: argparse.Namespace) -> list[str]:
             *("mask", "overlay"),
             *(["labels"] if options.labels else []),
             *(probabilities if options.probabilities else []),
+            *(["spread"] if options.uncertainty else []),
         ]
     if options.labels or options.probabilities or options.threshold != THRESHOLD:
         raise UsageError(
             "--threshold, --probabilities and --labels are of masks: expected a model of the task "
             "segmentation, got one that restores images; leave them out, or use another --model"
         )
-    return ["restored"]
+    return ["restored", "check", *(["spread"] if options.uncertainty else [])]
 
 
 @cli.command
@@ -307,6 +325,8 @@ def main(arguments: Sequence[str]) -> int:
     add("--probabilities", action="store_true", help="also write NAME.probability.tif, float32")
     add("--labels", action="store_true", help="also write NAME.labels.tif, a number per particle "
         "(pixels that touch at edges or corners)")  # fmt: skip
+    add("--uncertainty", action="store_true", help="also write NAME.spread.tif, float32: the "
+        "standard deviation of what the eight flips and turns of the image give")  # fmt: skip
     add("--share", type=share, default=(1, 1), metavar="I/N", help="predict every N-th file, from "
         "the I-th on: for N processes or machines with one --out")  # fmt: skip
     add("--overwrite", action="store_true", help="replace files that are not results of emjax, too")

@@ -236,6 +236,26 @@ class Predictor:
         output = tiles.apply(self.apply, padded, **geometry, square=square)[:h, :w]
         return output if self.is_mask else micrographs.to_range(output, intensity_range)
 
+    def spread(
+        self, image: Grey, intensity_range: Range, scale: Scale = SAME
+    ) -> Float32[np.ndarray, "h w"]:
+        """Return the standard deviation of what `self` returns for the eight flips and turns.
+
+        Each is turned back into place. A network that knew the answer would give the same eight
+        times; where it does not, it guesses. Of a model of several classes, that of the class where
+        it is largest.
+        """
+        outputs: list[np.ndarray] = []
+        for flipped in (False, True):
+            for turns in range(4):
+                seen = np.rot90(image[:, ::-1] if flipped else image, turns)
+                turned = scale if turns % 2 == 0 else (scale[1], scale[0])
+                output = self(np.ascontiguousarray(seen), intensity_range, turned)
+                output = np.rot90(output, -turns)
+                outputs.append(output[:, ::-1] if flipped else output)
+        deviation = np.std(np.stack(outputs), axis=0, dtype=np.float64).astype(np.float32)
+        return deviation if deviation.ndim == 2 else deviation.max(axis=-1)
+
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of all that determines the predictions, in hexadecimal digits."""
@@ -424,11 +444,14 @@ def predict_planes(
     scale: Scale = SAME,
     threshold: float = THRESHOLD,
     with_probability: bool = False,
+    with_spread: bool = False,
+    watch: Callable[[Grey, tiles.Output], None] | None = None,
 ) -> Outputs:
     """Return what an image or stack becomes, by kind: [h, w] or [planes, h, w].
 
     That is "mask", uint8, and if asked for "probability", float32, of several classes
-    "probability_1" and so on; or "restored", images in the dtype of the input.
+    "probability_1" and so on; or "restored", images in the dtype of the input. With `with_spread`
+    also "spread", float32, as `Predictor.spread` returns it.
 
     Args:
         planes: as `micrographs.planes` yields them, also with `whole_numbers`, so that a stack is
@@ -437,21 +460,26 @@ def predict_planes(
         picture: the part to predict, the whole by default; elsewhere a mask is empty and a
             probability 0, and a restored micrograph is as it was.
         scale: as `Predictor` takes it.
+        watch: is called with what is predicted of each plane, and what it becomes.
         threshold: as `Predictor.mask` takes it.
     """
     results: dict[str, list[Planes]] = {}
     for plane in planes:
         image = plane.image if picture is None else plane.image[picture]
         output = predictor(as_grey(image), intensity_range, scale)
+        if watch:
+            watch(as_grey(image), output)
         if predictor.is_mask:
             found = {"mask": mask_of(output, threshold)}
             found |= probabilities(output) if with_probability else {}
         else:
             found = {"restored": to_dtype_of(image, output)}
+        if with_spread:
+            found["spread"] = predictor.spread(as_grey(image), intensity_range, scale)
         for kind, result in found.items():
             if picture is not None:
                 untouched = plane.image.copy()
-                whole = np.zeros_like(untouched, result.dtype) if predictor.is_mask else untouched
+                whole = untouched if kind == "restored" else np.zeros_like(untouched, result.dtype)
                 whole[picture] = result
                 result = whole
             results.setdefault(kind, []).append(result)

@@ -14,7 +14,8 @@ DEFAULT = "emjax-results"  # folder beside the inputs
 
 # Of a file that lies next to a result, and by its name: x.tif, x.overlay.png, x.labels.tif. Each
 # class of a model of several has a probability of its own: x.probability_1.tif.
-NEXT_TO_MASKS = ("overlay", "labels", "probability")
+NEXT_TO_MASKS = ("overlay", "labels", "probability", "spread")
+SUFFIXES = {"overlay": ".png", "check": ".html"}  # of all others .tif
 
 
 def default_folder(names: Sequence[str]) -> Path:
@@ -120,13 +121,14 @@ def files_of(result: Path, kinds: Sequence[str]) -> dict[Path, str]:
         kinds: that of `result`, and those of the files next to it.
     """
     first, *others = kinds
-    endings = {kind: f".{kind}.png" if kind == "overlay" else f".{kind}.tif" for kind in others}
+    endings = {kind: f".{kind}{SUFFIXES.get(kind, '.tif')}" for kind in others}
     return {result: first} | {result.with_suffix(end): kind for kind, end in endings.items()}
 
 
 def left_from_before(result: Path, kinds: Sequence[str]) -> list[Path]:
-    """Return the label image and the probability next to a result that are not of `kinds`."""
-    others = [kind for kind in ("labels", "probability", "probability_1") if kind not in kinds]
+    """Return the label image, probability and spread next to a result that are not of `kinds`."""
+    others = ("labels", "probability", "probability_1", "spread")
+    others = [kind for kind in others if kind not in kinds]
     files = files_of(result, [kinds[0], *others])
     return [path for path in files if path != result and made_by.read(path) is not None]
 

@@ -1,9 +1,9 @@
 """What emjax writes keeps what it was made from, and nothing else is replaced.
 
-Each result has one line of JSON in its tag or chunk Software, with digests of the result itself and
-of what it was made from. It holds no time, path, host or number of workers, so that the same work
-gives the same bytes. Whatever is edited or was made by something else differs from its digest, and
-counts as the user's own.
+Each result has one line of JSON in its tag or chunk Software, or in its first comment, with digests
+of the result itself and of what it was made from. It holds no time, path, host or number of
+workers, so that the same work gives the same bytes. Whatever is edited or was made by something
+else differs from its digest, and counts as the user's own.
 """
 
 import hashlib
@@ -46,6 +46,20 @@ def digest(pixels: np.ndarray) -> str:
     return total.hexdigest()
 
 
+def sealed(made: Mapping[str, Any], kind: str, html: str) -> bytes:
+    """Return the content of an HTML file that keeps the line, as a comment before its text."""
+    text = html.encode()
+    said = line(made, kind, np.frombuffer(text, np.uint8)).replace(">", "\\u003e")
+    return f"<!-- {said} -->\n".encode() + text
+
+
+def _values(path: Path) -> np.ndarray:
+    """Return what the digest of a result is of: pixels, or the bytes of a text."""
+    if path.suffix == ".html":
+        return np.frombuffer(path.read_bytes().partition(b"\n")[2], np.uint8)
+    return np.asarray(Image.open(path)) if path.suffix == ".png" else tifffile.imread(path)
+
+
 def read(path: Path) -> dict[str, Any] | None:
     """Return what a result says of its making; None if it is not as emjax wrote it."""
     try:
@@ -55,8 +69,7 @@ def read(path: Path) -> dict[str, Any] | None:
         if found < 0:
             return None
         facts, _ = json.JSONDecoder().raw_decode(head, found + len("emjax "))
-        pixels = np.asarray(Image.open(path)) if path.suffix == ".png" else tifffile.imread(path)
-        return facts if facts["result"] == digest(pixels) else None
+        return facts if facts["result"] == digest(_values(path)) else None
     except Exception:  # whatever a file leads decoders to: it is not a result of emjax
         return None
 
