@@ -1,7 +1,8 @@
 """Measure particles: python -m emjax.measure --out=DIR FILE_OR_FOLDER...
 
 The files are micrographs, which --model segments, by default `particles` of those that come with
-emjax; with --masks they are masks or label images of any program. DIR gets particles.csv and
+emjax; with --masks they are masks or label images of any program. With --atoms the positions of
+atomic columns are measured instead, and their lattice and strain. DIR gets particles.csv and
 particles.parquet (one row per particle), summary.json (the size distribution with its intervals)
 and report.html. Sizes are in nm where the files state their pixel size, else in pixels. Particles
 at the border are listed, and count in no statistic. No file is replaced but results of this command
@@ -12,7 +13,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from emjax.files import check_writable
 from emjax.inference import options as flags
 from emjax.inference import results as predicted
 from emjax.measurement import SPLIT, masks, page, results
+from emjax.measurement.atom_results import AtomResults
 from emjax.measurement.results import Plane, Results, Settings
 from emjax.micrographs import made_by, names
 from emjax.micrographs.units import PixelSize, is_known
@@ -160,30 +162,63 @@ def common_size(
     return image.nm_per_pixel, image.origin
 
 
+class Seen:
+    """Yields the planes of micrographs as they are, or as a model restores them, for --atoms."""
+
+    def __init__(self, options: argparse.Namespace, limit: int, files: Mapping[Path, str]) -> None:
+        self.options, self.limit = options, limit
+        self.job: Any = None
+        if options.model:
+            self.job = job_of(options, limit, files)
+            if self.job.model.is_mask:
+                raise UsageError(
+                    f"--model={options.model}: expected a model that restores images, got one that "
+                    "segments; leave it out to measure the images as they are"
+                )
+
+    def __call__(self, file: Path) -> Iterator[micrographs.Micrograph]:
+        options, limit = self.options, self.limit
+        if not self.job:
+            yield from micrographs.planes(
+                file, options.index, limit, mrc_rows=options.mrc_rows, channel=options.channel
+            )
+            return
+        found = self.job.survey(file)
+        self.job.remark(file, found)
+        for plane in self.job.planes(file):
+            restored = self.job.model(plane.image, found.intensity_range)
+            yield found.first._replace(image=restored)
+
+
+def job_of(options: argparse.Namespace, limit: int, files: Mapping[Path, str]) -> Any:
+    """Return the Job of predict that shows micrographs to --model."""
+    from emjax.inference.predictor import Predictor  # JAX, which masks do without
+    from emjax.parallel import devices
+    from emjax.predict import Job
+
+    devices.keep_compiled()
+    job = Job(Predictor(flags.model(options), limit), options, limit, ["mask"])
+    if options.range == "shared":
+        job.share_range(files)
+    return job
+
+
 class Segmented:
     """Yields the planes of micrographs with the mask of a model."""
 
     def __init__(self, options: argparse.Namespace, limit: int, files: Mapping[Path, str]) -> None:
-        from emjax.inference.predictor import Predictor  # JAX, which masks do without
-        from emjax.parallel import devices
-        from emjax.predict import Job
-
-        devices.keep_compiled()
-        name = flags.model(options)
-        self.model = Predictor(name, limit)
+        self.job = job_of(options, limit, files)
+        self.model, name = self.job.model, flags.model(options)
         if not self.model.is_mask:
             raise UsageError(
-                f"--model={name}: expected a model that segments, got one that restores "
-                f"images (task {self.model.config['task']})"
+                f"--model={name}: expected a model that segments, got one that restores images "
+                f"(task {self.model.config['task']})"
             )
         if self.model.classes > 2:
             raise UsageError(
-                f"--model={name}: expected a model of particles and background, got one "
-                f"of {self.model.classes} classes; predict, and measure the masks of each class"
+                f"--model={name}: expected a model of particles and background, got one of "
+                f"{self.model.classes} classes; predict, and measure the masks of each class"
             )
-        self.job = Job(self.model, options, limit, ["mask"])
-        if options.range == "shared":
-            self.job.share_range(files)
 
     def __call__(self, file: Path) -> Iterator[Plane]:
         found = self.job.survey(file)
@@ -207,6 +242,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = cli.Parser(prog="emjax measure", description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--masks", action="store_true", help="the files are masks or label images")
+    add("--atoms", action="store_true", help="measure the positions of atomic columns instead")
     flags.add_model(parser)
     add("--out", required=True, type=Path, help="folder for the results")
     add("--images", type=Path, help="folder with the micrographs of the masks, for mean grey")
@@ -222,15 +258,41 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.no_split and options.split:
         raise UsageError("--split and --no_split: expected one of them")
-    useless = {"--images": options.images} if not options.masks else {
-        "--model": options.model, "--range": options.range, "--cut_banner": options.cut_banner,
-        "--no_resample": options.no_resample,
-    }  # fmt: skip
-    for flag, value in useless.items():
-        if value:
-            kind = "masks (--masks)" if not options.masks else "micrographs (without --masks)"
-            raise UsageError(f"{flag}: only for {kind}; leave it out")
+    seen = {"--range": options.range, "--cut_banner": options.cut_banner,
+            "--no_resample": options.no_resample}  # fmt: skip
+    particles = {"--masks": options.masks, "--split": options.split, "--no_split": options.no_split,
+                 "--border_weights": options.border_weights, "--min_size": options.min_size,
+                 "--images": options.images}  # fmt: skip
+    if options.atoms:
+        refuse({**particles, "--cut_banner": options.cut_banner}, "particles, not for --atoms")
+        if not options.model:
+            refuse(seen, "--atoms with a --model")
+    elif options.masks:
+        refuse({"--model": options.model, **seen}, "micrographs, without --masks")
+    else:
+        refuse({"--images": options.images}, "masks, with --masks")
     return options
+
+
+def refuse(given: Mapping[str, Any], what: str) -> None:
+    """Raise UsageError for the first flag that has a value; they are only for `what`."""
+    for flag, value in given.items():
+        if value:
+            raise UsageError(f"{flag}: only for {what}; leave it out")
+
+
+def started(
+    options: argparse.Namespace, limit: int, files: Mapping[Path, str]
+) -> tuple[Callable[[Path, str], str], Results | AtomResults, Any]:
+    """Return (what measures a file of a name, the results it adds to, the Job of predict)."""
+    if options.atoms:
+        seen, columns = Seen(options, limit, files), AtomResults(options.pixel_size)
+        return lambda file, name: columns.add(file, name, seen(file)), columns, seen.job
+    split = None if options.no_split else options.split or SPLIT
+    settings = Settings(split, options.min_size, options.pixel_size, options.border_weights)
+    planes = (Masks if options.masks else Segmented)(options, limit, files)
+    particles, job = Results(settings), None if isinstance(planes, Masks) else planes.job
+    return lambda file, name: particles.add(file, name, planes(file)), particles, job
 
 
 @cli.command
@@ -243,33 +305,36 @@ def main(arguments: Sequence[str]) -> int:
         results.check_replaceable(options.out)
     kinds = ("overlay", "probability") if options.masks else ("mask", *predicted.NEXT_TO_MASKS)
     files = find_inputs(options.inputs, kinds)
-    planes = (Masks if options.masks else Segmented)(options, limit, files)
-    split = None if options.no_split else options.split or SPLIT
-    found = Results(Settings(split, options.min_size, options.pixel_size, options.border_weights))
+    add, found, job = started(options, limit, files)
     unread = 0
     for file, name in cli.progress(files.items(), len(files)):
         try:
-            print(found.add(file, name, planes(file)))
+            print(add(file, name))
         except InputError as error:
             line = f"error: {file}: {cli.message(error)}"
             print(line.replace(f"{file}: {file}", str(file)), file=sys.stderr)
             unread += 1
-    if isinstance(planes, Segmented):
-        planes.job.sum_up()
+    if job:
+        job.sum_up()
     if found.tables:
-        report(options.out, results.write(options.out, found))
+        report(options.out, results.write(options.out, found), options.atoms)
     if unread:
         print(f"error: {unread} of {len(files)} inputs were not measured", file=sys.stderr)
     return InputError.code if unread else 0
 
 
-def report(out: Path, summary: Mapping[str, Any]) -> None:
+def report(out: Path, summary: Mapping[str, Any], atoms: bool) -> None:
     """Print the main results and note what is special."""
     for remark in summary["remarks"]:
         note(out, remark.rstrip("."))
-    median, bounds = summary["median"], summary["intervals"]["median"]
-    size = f", median diameter {page.number(median, bounds)} {summary['unit']}" if median else ""
-    print(f"{results.counted(summary['number'])}{size}\n{out / 'report.html'}")
+    unit, number, median = summary["unit"], summary["number"], summary["median"]
+    if atoms:
+        size = f", median distance to the nearest {median:.5g} {unit}" if median else ""
+        print(f"{number} columns with a neighbour{size}\n{out / 'report.html'}")
+        return
+    bounds = summary["intervals"]["median"]
+    size = f", median diameter {page.number(median, bounds)} {unit}" if median else ""
+    print(f"{results.counted(number)}{size}\n{out / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -357,8 +357,10 @@ def visible(mask: Bool[np.ndarray, "h w"], image: Patch, counts: Patch) -> Bool[
     spreads = [float(ndimage.gaussian_filter(noise, scale).std()) for scale in scales]
     ring = ndimage.grey_dilation(labels, size=(5, 5)) * (labels == 0)
     every = np.arange(1, number + 1)
+    with np.errstate(invalid="ignore"):  # a particle may have no pixel of its surroundings
+        around = np.asarray(ndimage.mean(image, ring, every))
     inside = ndimage.mean(image, labels, every)
-    around = np.nan_to_num(ndimage.mean(image, ring, every), nan=float(image[~mask].mean()))
+    around = np.where(np.isnan(around), image[~mask].mean() if not mask.all() else 0.0, around)
     radii = np.sqrt(np.bincount(labels.ravel())[1:] / np.pi)
     spread = np.interp(np.log(radii / 2), np.log(scales), spreads)
     seen = np.abs(slope) * np.abs(inside - around) > 4 * spread

@@ -4,9 +4,9 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from emjax.measurement.particles import Table, label, measure
 from emjax.measurement.statistics import Sample
 from emjax.micrographs.units import UNKNOWN, PixelSize, is_known
 
-FILES = ("particles.csv", "particles.parquet", "report.html")  # and summary.json, written last
+TABLES = ("particles", "atoms")  # .csv and .parquet; report.html; summary.json, written last
 JOURNAL = ".emjax-measure.json"  # while results are replaced: digests of the new ones
 SHOWN = 4  # planes in the report
 TINY = 10  # pixels, below which sizes are uncertain
@@ -46,8 +46,44 @@ class Plane(NamedTuple):
     as_labels: bool = False  # also of one value
 
 
+def unit_of(file: Path, size: PixelSize, before: str, first: Path) -> str:
+    """Return "nm" if a pixel size is known, else "px".
+
+    Args:
+        before: the unit of the files measured before, of which `first` is one; "" without any.
+
+    Raises: UsageError if sizes of some files are known and of others not, which would mix nm and
+        pixels in one column.
+    """
+    unit = "nm" if is_known(size) else "px"
+    if before not in ("", unit):
+        known, unknown = (file, first) if unit == "nm" else (first, file)
+        raise UsageError(
+            f"{known} states its pixel size, {unknown} does not: expected nm or pixels for all; "
+            "give --pixel_size=NM, or measure them apart"
+        )
+    return unit
+
+
+def joined(tables: Sequence[Table]) -> Table:
+    """Return the rows of all tables; a column that some lack is NaN there."""
+    columns = dict.fromkeys(name for table in tables for name in table)
+    lengths = [len(table["image"]) for table in tables]
+    return {
+        name: np.concatenate(
+            [
+                table[name] if name in table else np.full(length, np.nan)
+                for table, length in zip(tables, lengths, strict=True)
+            ]
+        )
+        for name in columns
+    }
+
+
 class Results:
     """Collects what is measured, file by file."""
+
+    name = "particles"
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -61,8 +97,7 @@ class Results:
     def add(self, file: Path, name: str, planes: Iterator[Plane]) -> str:
         """Measure all planes of a file, or none; return a line that says what was found.
 
-        Raises: InputError if the file is no such thing; UsageError if sizes of some files are
-            known and of others not, which would mix nm and pixels in one column.
+        Raises: InputError if the file is no such thing; UsageError as `unit_of`.
         """
         split, min_size, given, _ = self.settings
         tables: list[Table] = []
@@ -72,13 +107,7 @@ class Results:
         for index, plane in enumerate(planes):
             if not given:
                 size, origin = plane.nm_per_pixel, plane.origin
-            unit = "nm" if is_known(size) else "px"
-            if self.unit not in ("", unit):
-                known, unknown = (file, self.first) if unit == "nm" else (self.first, file)
-                raise UsageError(
-                    f"{known} states its pixel size, {unknown} does not: expected nm or pixels for "
-                    "all; give --pixel_size=NM, or measure them apart"
-                )
+            unit = unit_of(file, size, self.unit, self.first)
             labels = label(plane.mask, split, as_labels=plane.as_labels)
             found = len(labels.names)
             if min_size:
@@ -110,16 +139,12 @@ class Results:
 
     def table(self) -> Table:
         """Return all rows; a column that some files lack is NaN there."""
-        columns = dict.fromkeys(name for table in self.tables for name in table)
-        return {
-            name: np.concatenate(
-                [
-                    table[name] if name in table else np.full(len(table["label"]), np.nan)
-                    for table in self.tables
-                ]
-            )
-            for name in columns
-        }
+        return joined(self.tables)
+
+    def report(self, table: Table) -> tuple[dict[str, Any], str]:
+        """Return (the contents of summary.json, the page as HTML)."""
+        summary, sample = self.summary(table)
+        return summary, page.render(summary, sample, self.fields)
 
     def summary(self, table: Table) -> tuple[dict[str, Any], Sample]:
         """Return (the contents of summary.json, the particles that count by their diameter)."""
@@ -182,6 +207,15 @@ class Results:
         return summary, main
 
 
+class Measured(Protocol):
+    """What `write` writes: Results, or the AtomResults of another module."""
+
+    name: str
+
+    def table(self) -> Table: ...
+    def report(self, table: Table) -> tuple[dict[str, Any], str]: ...
+
+
 def counted(number: int) -> str:
     """Return "1 particle", "2 particles"."""
     return f"{number} particle{'s' * (number != 1)}"
@@ -235,7 +269,8 @@ def check_replaceable(out: Path) -> None:
             known = {sha256(content), *summary["files"].values()}
     with contextlib.suppress(OSError, ValueError, TypeError):
         known |= set(json.loads((out / JOURNAL).read_bytes()))
-    for path in (out / name for name in ("summary.json", *FILES)):
+    tables = [f"{name}{end}" for name in TABLES for end in (".csv", ".parquet")]
+    for path in (out / name for name in ("summary.json", *tables, "report.html")):
         if path.exists() and (not path.is_file() or sha256(path.read_bytes()) not in known):
             raise UsageError(
                 f"{path} would be overwritten: expected nothing or results of emjax measure, got "
@@ -243,12 +278,12 @@ def check_replaceable(out: Path) -> None:
             )
 
 
-def write(out: Path, results: Results) -> dict[str, Any]:
+def write(out: Path, results: Measured) -> dict[str, Any]:
     """Write the four results; returns the contents of summary.json."""
     table = results.table()
-    summary, sample = results.summary(table)
-    html = page.render(summary, sample, results.fields)
-    written: dict[str, bytes] = dict(zip(FILES, (*table_bytes(table), html.encode()), strict=True))
+    summary, html = results.report(table)
+    names = (f"{results.name}.csv", f"{results.name}.parquet", "report.html")
+    written = dict(zip(names, (*table_bytes(table), html.encode()), strict=True))
     out.mkdir(parents=True, exist_ok=True)
     whole = {**written, "summary.json": sealed(summary, written)}
     there = [out / name for name in whole if (out / name).exists()]
