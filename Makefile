@@ -7,15 +7,18 @@ DEMO := runs/demo
 .PHONY: demo test lint smoke soak models venv
 
 demo: venv
-	$(PY) -m data_builders.build simulated/unlabelled --data_dir=$(DEMO)/data --records=600
 	$(PY) -m data_builders.build simulated/nanoparticles --data_dir=$(DEMO)/data --records=160 \
 	    --patch=256 --contrast=clear
+	$(PY) -m data_builders.export simulated/nanoparticles --data_dir=$(DEMO)/data --split=test \
+	    --first=4 --out=$(DEMO)/micrographs
+	@echo "Sizes by the model that comes with emjax, then those of the true masks:"
+	$(PY) -m emjax.measure --out=$(DEMO)/sizes $(DEMO)/micrographs/image
+	$(PY) -m emjax.measure --masks --out=$(DEMO)/true_sizes $(DEMO)/micrographs/mask
+	$(PY) -m data_builders.build simulated/unlabelled --data_dir=$(DEMO)/data --records=600
 	$(PY) -m emjax.main --config=configs/pretrain.py:demo --workdir=$(DEMO)/pretrain
 	$(PY) -m emjax.main --config=configs/segment_au.py:demo --workdir=$(DEMO)/pretrained \
 	    --config.initialise.workdir=$(DEMO)/pretrain
 	$(PY) -m emjax.main --config=configs/segment_au.py:demo --workdir=$(DEMO)/random
-	$(PY) -m data_builders.export simulated/nanoparticles --data_dir=$(DEMO)/data --split=test \
-	    --first=4 --out=$(DEMO)/micrographs
 	$(PY) -m emjax.predict --model=$(DEMO)/pretrained --out=$(DEMO)/predictions \
 	    $(DEMO)/micrographs/image
 	$(PY) -m emjax.report --runs=$(DEMO) --out=$(DEMO)

@@ -50,7 +50,13 @@ def test_a_file_alone_is_enough(box, inputs):
     np.testing.assert_array_equal(tifffile.imread("emjax-results/a.tif"), found)
 
 
-def test_results_of_a_folder_lie_in_it_and_are_no_inputs(box, capsys):
+@pytest.mark.parametrize("name", ["sub", "sub/", "{here}/sub"])
+def test_results_of_a_folder_lie_beside_it(box, name):
+    assert predict.main([name.format(here=box)]) == 0
+    assert (box / "emjax-results/b.tif").exists() and len(list((box / "sub").iterdir())) == 1
+
+
+def test_results_of_the_current_folder_lie_in_it_and_are_no_inputs(box, capsys):
     for _ in range(2):
         assert predict.main(["."]) == 0
     assert (box / "emjax-results/sub/b.tif").exists()

@@ -19,16 +19,17 @@ SUFFIXES = {"overlay": ".png", "check": ".html"}  # of all others .tif
 
 
 def default_folder(names: Sequence[str]) -> Path:
-    """Return where results go if nothing is said: DEFAULT in the folder that holds the inputs.
+    """Return where results go if nothing is said: DEFAULT beside the inputs.
 
-    A folder that is an input is one itself.
+    Of the current folder, in it.
 
     Raises: UsageError if the inputs lie in several folders.
     """
+    here = os.getcwd()
     folders = {
         os.path.abspath(name): Path(name)
         for name in (
-            name if os.path.isdir(name) and not micrographs.is_zarr(name) else os.path.dirname(name)
+            name if os.path.abspath(name) == here else os.path.dirname(name.rstrip(os.sep))
             for name in names
         )
     }
