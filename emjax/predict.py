@@ -118,7 +118,8 @@ def write_results(
             continue
         pixels = outputs[kind] if kind in outputs else label_particles(result)
         if kind == "labels":
-            facts += f", {pixels.max()} particle{'s' * (pixels.max() != 1)}"
+            number = int(pixels.max())
+            facts += f", {number} particle{'s' * (number != 1)}"
         line = made_by.line(made, kind, pixels)
         micrographs.write(path, pixels, sizes, info=info, software=line)
     if np.isfinite(sizes).all():
