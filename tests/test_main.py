@@ -104,7 +104,7 @@ def test_variants_join_and_fields_override():
     [
         ([f"{PRETRAIN}:unet_5"], "no variant 'unet_5'; there are: 100k, .*unet_4_424"),
         (["--config=configs/nothing.py"], "--config=configs/nothing.py: no such file; recipes are"),
-        (["--config=pretrian:smoke"], "--config=pretrian: .*models, paper, pretrain, .*, or a Python file"),
+        (["--config=pretrian:smoke"], "--config=pretrian: .*models, paper, .*, or a Python file"),
         (["--config=configs"], "--config=configs: no such file"),
         ([PRETRAIN, "--config.modle.name=unet"], 'modle.*Did you mean "model"'),
         ([PRETRAIN, "--config.passes_per_epoch=1"], "has no field passes_per_epoch; docs"),
