@@ -113,8 +113,6 @@ def write_results(
             write_atomically(
                 path, made_by.sealed(made, kind, residuals.render(file.name, check, spread))
             )
-            for words in residuals.alarms(check.numbers()):
-                facts += f"; {words}"
             continue
         pixels = outputs[kind] if kind in outputs else label_particles(result)
         if kind == "labels":
@@ -125,6 +123,8 @@ def write_results(
     if np.isfinite(sizes).all():
         facts += f", {size_in_words(sizes)} nm per pixel ({first.origin})"
     facts += f", {info}" if info else ""
+    if check and residuals.alarms(check.numbers()):
+        facts += "; something in the residual is alarming, see its .check.html"
     return f"{file} -> {written}  {' x '.join(map(str, result.shape))}, {facts}"
 
 

@@ -173,8 +173,8 @@ def test_refusals(model, tmp_path):
 
 
 def test_a_missing_option_is_one_line(capsys):
-    with pytest.raises(UsageError, match="required: --out"):
-        predict.main(["--model=x", "a.tif"])
+    with pytest.raises(UsageError, match="required: FILE_OR_FOLDER"):
+        predict.main(["--model=x"])
     assert capsys.readouterr().err == ""
 
 
