@@ -12,8 +12,8 @@ demo: venv
 	$(PY) -m data_builders.export simulated/nanoparticles --data_dir=$(DEMO)/data --split=test \
 	    --first=4 --out=$(DEMO)/micrographs
 	@echo "Sizes by the model that comes with emjax, then those of the true masks:"
-	$(PY) -m emjax.measure --out=$(DEMO)/sizes $(DEMO)/micrographs/image
-	$(PY) -m emjax.measure --masks --out=$(DEMO)/true_sizes $(DEMO)/micrographs/mask
+	$(PY) -m emjax.measure --min_size=40 --out=$(DEMO)/sizes $(DEMO)/micrographs/image
+	$(PY) -m emjax.measure --masks --min_size=40 --out=$(DEMO)/true_sizes $(DEMO)/micrographs/mask
 	$(PY) -m data_builders.build simulated/unlabelled --data_dir=$(DEMO)/data --records=600
 	$(PY) -m emjax.main --config=configs/pretrain.py:demo --workdir=$(DEMO)/pretrain
 	$(PY) -m emjax.main --config=configs/segment_au.py:demo --workdir=$(DEMO)/pretrained \
