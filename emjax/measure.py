@@ -133,7 +133,8 @@ class Masks:
         planes = self.planes(file)
         first = [*islice(planes, 2)]
         as_labels = len(first) > 1 and masks.has_labels(p.image for p in chain(first, planes))
-        for index, plane in enumerate(self.planes(file)):
+        whole = first if len(first) < 2 else self.planes(file)  # one plane is not read again
+        for index, plane in enumerate(whole):
             values, remark = masks.read(file, plane.image, as_labels=as_labels)
             if remark:
                 note(file, remark)

@@ -123,7 +123,7 @@ def write_results(
     if np.isfinite(sizes).all():
         facts += f", {size_in_words(sizes)} nm per pixel ({first.origin})"
     facts += f", {info}" if info else ""
-    if check and residuals.alarms(check.numbers()):
+    if check and residuals.alarms({"planes": check.planes}):
         facts += "; something in the residual is alarming, see its .check.html"
     return f"{file} -> {written}  {' x '.join(map(str, result.shape))}, {facts}"
 

@@ -2,9 +2,9 @@
 
 Each draws its own microscope (bright field, high resolution, dark field, secondary electrons),
 specimen (size, shape, arrangement and contrast of particles; film, holes, lumps, residues) and
-treatment (dose, drift, charging, scale bar, banner, JPEG). Nothing here is fitted to a data set;
-the ranges are meant to be wider than what microscopes show, after Tobin et al., "Domain
-randomization" (arXiv 1703.06907).
+treatment (dose, drift, charging, scale bar, banner, JPEG). The ranges are meant to be wider than
+what microscopes show, after Tobin et al., "Domain randomization" (arXiv 1703.06907). Four images of
+np_sintering chose grain, shared noise and the smallest radius: docs/background/models.md.
 """
 
 import io

@@ -5,7 +5,6 @@ without a likeness to the result. The Fourier ring correlation needs two indepen
 field, as a stack of frames has them (van Heel and Schatz 2005, doi 10.1016/j.jsb.2005.05.009).
 """
 
-import io
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from jaxtyping import Float, Float32
 
 from emjax.experiments import page
 from emjax.experiments.page import Picture, Section
+from emjax.measurement.page import as_png
 from emjax.micrographs.reading import Grey
 from emjax.pictures import png
 
@@ -239,6 +239,4 @@ def curves(facts: Mapping[str, Any]) -> Picture:
     axes.axhline(THRESHOLD, color="grey", linewidth=0.8)
     axes.set(xlabel="frequency, 1 / pixel", ylabel="Fourier ring correlation")
     axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return Picture(buffer.getvalue(), "Fourier ring correlation of even and odd planes")
+    return Picture(as_png(figure), "Fourier ring correlation of even and odd planes")
