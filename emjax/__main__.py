@@ -10,6 +10,7 @@ from emjax.errors import UsageError
 VERBS = {  # in the order of use: the module of each, and what it does
     "build": ("data_builders.build", "turn raw micrographs into records, once, before training"),
     "train": ("emjax.main", "pretrain or finetune a network by a recipe"),
+    "finetune": ("emjax.finetune", "finetune a model on a few images and masks of yours"),
     "predict": ("emjax.predict", "apply a trained model to micrographs"),
     "measure": ("emjax.measure", "measure the particles of masks or micrographs"),
     "sweep": ("emjax.sweep", "train all runs of a matrix, in dependency order"),

@@ -409,13 +409,15 @@ def recipe_errors(path: str | Path) -> Generator[None]:
 
 
 def read_recipe(path: str | Path, variant: str | None) -> Config:
-    """Return the config of a recipe's file.
+    """Return the config of a recipe's file, or of the config.json of a run.
 
     Args:
         variant: what stands after the colon; None without one.
 
     Raises: UsageError if the file is not a recipe, or fails.
     """
+    if Path(path).suffix == ".json":
+        return read_config(path, variant)
     found = load_file(path)
     get_config = found.get("get_config")
     if not callable(get_config):
@@ -431,6 +433,29 @@ def read_recipe(path: str | Path, variant: str | None) -> Config:
         kind = type(config).__name__
         raise UsageError(f"--config={path}: get_config() returns {kind}, expected a ConfigDict")
     return config
+
+
+def read_config(path: str | Path, variant: str | None) -> Config:
+    """Return the config in the config.json of a run.
+
+    Raises: UsageError if it is none, or for a variant, which it has not.
+    """
+    from ml_collections import ConfigDict  # heavy
+
+    def settled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: settled(each) for name, each in value.items()}
+        return tuple(map(settled, value)) if isinstance(value, list) else value
+
+    try:
+        values = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise UsageError(f"--config={path}: {first_line(error)}; expected a config.json") from None
+    if variant is not None or not isinstance(values, dict) or "data" not in values:
+        raise UsageError(
+            f"--config={path}: expected the config.json of a run, without :VARIANT, or a recipe"
+        )
+    return ConfigDict(settled(values))
 
 
 def recipes() -> dict[str, Path]:

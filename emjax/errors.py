@@ -68,6 +68,11 @@ def note(subject: object, text: str) -> None:
     logger.warning("%s: %s", subject, text)
 
 
+def counted(number: int, thing: str = "particle") -> str:
+    """Return "1 particle", "2 particles"."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def choose(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
     """Return the entry `name` of `table`.
 

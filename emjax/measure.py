@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from emjax import cli, micrographs
-from emjax.errors import InputError, UsageError, note
+from emjax.errors import InputError, UsageError, counted, note
 from emjax.files import check_writable
 from emjax.inference import options as flags
 from emjax.inference import results as predicted
@@ -335,7 +335,7 @@ def report(out: Path, summary: Mapping[str, Any], atoms: bool) -> None:
         return
     bounds = summary["intervals"]["median"]
     size = f", median diameter {page.number(median, bounds)} {unit}" if median else ""
-    print(f"{results.counted(number)}{size}\n{out / 'report.html'}")
+    print(f"{counted(number)}{size}\n{out / 'report.html'}")
 
 
 if __name__ == "__main__":

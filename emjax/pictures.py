@@ -16,14 +16,23 @@ def grey(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return np.rint(255 * np.clip(unit, 0, 1)).astype(np.uint8)
 
 
+def stretched(image: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
+    """Return uint8 [h, w] of an image: black at `low` and below, white at `high` and above.
+
+    Args:
+        low, high: grey values; by default the 0.1 and 99.9 % of the pixels.
+    """
+    lowest, highest = np.percentile(image, [0.1, 99.9])
+    low, high = lowest if low is None else low, highest if high is None else high
+    return (255 * np.clip((image - low) / max(float(high - low), 1e-9), 0, 1)).astype(np.uint8)
+
+
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return uint8 [h, w, 3]: the image in grey with the outline of the mask in colour.
 
     Each value of the mask but 0 has its outline; the colours repeat.
     """
-    low, high = np.percentile(image, [0.1, 99.9])
-    unit = np.clip((image - low) / max(high - low, 1e-9), 0, 1)
-    picture = np.repeat((255 * unit).astype(np.uint8)[..., None], 3, axis=2)
+    picture = np.repeat(stretched(image)[..., None], 3, axis=2)
     for value in np.unique(mask[mask > 0]):
         inside = np.pad(mask == value, 1, mode="edge")
         eroded = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]

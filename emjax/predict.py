@@ -25,7 +25,7 @@ import numpy as np
 
 import emjax
 from emjax import cli, micrographs
-from emjax.errors import InputError, UsageError, note
+from emjax.errors import InputError, UsageError, counted, note
 from emjax.files import check_writable, write_atomically
 from emjax.inference import options as flags
 from emjax.inference import results
@@ -117,7 +117,7 @@ def write_results(
         pixels = outputs[kind] if kind in outputs else label_particles(result)
         if kind == "labels":
             number = int(pixels.max())
-            facts += f", {number} particle{'s' * (number != 1)}"
+            facts += f", {counted(number)}"
         line = made_by.line(made, kind, pixels)
         micrographs.write(path, pixels, sizes, info=info, software=line)
     if np.isfinite(sizes).all():

@@ -25,6 +25,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 DONE = ("make venv", "make demo", "make test", ". .venv/bin/activate")
 SHORTER = {
     "emjax build simulated/": ["--records=40"],
+    "emjax finetune ": ["--steps=2"],
     "emjax train ": ["--config.epochs=1", "--config.data.batch_size=4", "--config.log_every=5"],
 }
 PASSES = "--config.passes_per_epoch=1"  # of the finetuning recipe

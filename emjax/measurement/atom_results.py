@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import emjax
-from emjax.errors import UsageError
+from emjax.errors import UsageError, counted
 from emjax.experiments.page import Picture, Section
 from emjax.experiments.page import render as render_page
 from emjax.measurement import atoms, page
@@ -15,7 +15,7 @@ from emjax.measurement.particles import Table
 from emjax.measurement.results import SHOWN, joined, unit_of
 from emjax.micrographs import Micrograph
 from emjax.micrographs.units import PixelSize
-from emjax.pictures import OUTLINES, png
+from emjax.pictures import OUTLINES, png, stretched
 
 SCALE = 1000.0  # pixels of the longer side of a picture
 
@@ -85,7 +85,7 @@ class AtomResults:
         self.images += rows
         self.fields += fields
         total = sum(row["columns"] for row in rows)
-        return f"{file}  {total} atomic column{'s' * (total != 1)}"
+        return f"{file}  {counted(total, 'atomic column')}"
 
     def table(self) -> Table:
         """Return all rows."""
@@ -236,12 +236,10 @@ def picture(field: Field) -> Picture:
     """Return the plane in grey, enlarged, with a dot on each column."""
     from PIL import Image, ImageDraw
 
-    low, high = np.percentile(field.image, [0.1, 99.9])
-    unit = np.clip((field.image - low) / max(float(high - low), 1e-9), 0, 1)
     h, w = field.image.shape
     factor = max(1.0, SCALE / max(h, w))
     shape = round(w * factor), round(h * factor)
-    grey = Image.fromarray((255 * unit).astype(np.uint8)).resize(shape, Image.Resampling.BILINEAR)
+    grey = Image.fromarray(stretched(field.image)).resize(shape, Image.Resampling.BILINEAR)
     canvas = grey.convert("RGB")
     draw = ImageDraw.Draw(canvas)
     for (y, x), number in zip((field.position + 0.5) * factor, field.sublattice, strict=True):

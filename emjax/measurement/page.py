@@ -12,7 +12,7 @@ from emjax.experiments.page import Picture, Row, Section
 from emjax.measurement.particles import Labels
 from emjax.measurement.statistics import NANO, Sample
 from emjax.micrographs.units import PixelSize
-from emjax.pictures import OUTLINES, png
+from emjax.pictures import OUTLINES, png, stretched
 
 SIDE = 1000  # pixels of the longer side of a picture
 AT_BORDER = (0, 114, 178)  # red, green, blue
@@ -42,14 +42,13 @@ def picture(field: Field) -> Picture:
     from skimage.segmentation import find_boundaries
 
     labels = field.labels.image
-    values = field.image if field.image is not None else 0.35 * (labels > 0)
-    low, high = np.percentile(values, [0.1, 99.9]) if field.image is not None else (0.0, 1.0)
-    unit = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
+    dim = (89 * (labels > 0)).astype(np.uint8)
+    values = stretched(field.image) if field.image is not None else dim
     h, w = labels.shape
     factor = SIDE / max(h, w)
     factor = max(1, math.floor(factor)) if factor > 1 else factor
     shape = max(1, round(w * factor)), max(1, round(h * factor))
-    grey = Image.fromarray((255 * unit).astype(np.uint8)).resize(shape, Image.Resampling.BOX)
+    grey = Image.fromarray(values).resize(shape, Image.Resampling.BOX)
     drawn = np.asarray(Image.fromarray(labels).resize(shape, Image.Resampling.NEAREST))
     rgb = np.repeat(np.asarray(grey)[..., None], 3, axis=2)
     edge = find_boundaries(drawn, mode="inner")

@@ -16,7 +16,7 @@ from emjax.experiments import page
 from emjax.experiments.page import Picture, Section
 from emjax.measurement.page import as_png
 from emjax.micrographs.reading import Grey
-from emjax.pictures import png
+from emjax.pictures import png, stretched
 
 LAGS = 8  # pixels, up to which the residual is compared with itself
 BIAS, LIKE, SHARED = 0.05, 0.1, 0.1  # from which on a mean, a likeness, an autocorrelation is named
@@ -221,8 +221,7 @@ def as_picture(values: np.ndarray, low: float, high: float, caption: str) -> Pic
     """Return `values` in grey, at most SIDE pixels high and wide."""
     from PIL import Image
 
-    unit = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
-    picture = Image.fromarray(np.rint(255 * unit).astype(np.uint8))
+    picture = Image.fromarray(stretched(values, low, high))
     picture.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
     return Picture(png(np.asarray(picture)), caption)
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 import emjax
-from emjax.errors import UsageError
+from emjax.errors import UsageError, counted
 from emjax.files import write_atomically
 from emjax.measurement import page, statistics
 from emjax.measurement.particles import Table, label, measure
@@ -214,11 +214,6 @@ class Measured(Protocol):
 
     def table(self) -> Table: ...
     def report(self, table: Table) -> tuple[dict[str, Any], str]: ...
-
-
-def counted(number: int) -> str:
-    """Return "1 particle", "2 particles"."""
-    return f"{number} particle{'s' * (number != 1)}"
 
 
 def table_bytes(table: Table) -> tuple[bytes, bytes]:

@@ -43,7 +43,24 @@ def write(folder: str | Path, network: Network, config: Mapping[str, Any]) -> No
     config = {"format": FORMAT, "emjax": emjax.__version__, **config}
     write_atomically(folder / "model.safetensors", save(arrays))
     write_atomically(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
-    write_atomically(folder / "README.md", card(config, network).encode())
+    write_atomically(folder / "README.md", card(config, parameters(arrays)).encode())
+
+
+def annotate(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Add `facts`, which predictions do not depend on, to a model's config.json and its card.
+
+    Args:
+        facts: JSON values, such as `held_out`, the score on held-out images in words.
+    """
+    config = {**json.loads((folder / "config.json").read_text()), **facts}
+    arrays = load_file(folder / "model.safetensors")
+    write_atomically(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    write_atomically(folder / "README.md", card(config, parameters(arrays)).encode())
+
+
+def parameters(arrays: Arrays) -> int:
+    """Return how many trained numbers a model has."""
+    return sum(value.size for path, value in arrays.items() if path.startswith(PREFIXES[0]))
 
 
 def check_replaceable(folder: Path, advice: str) -> None:
@@ -139,18 +156,18 @@ def between(values: Sequence[float] | None) -> str | None:
     return " to ".join(f"{value:.4g}" for value in dict.fromkeys(values)) if values else None
 
 
-def card(config: Mapping[str, Any], network: Network) -> str:
-    """Return the text of the model's README.md."""
+def card(config: Mapping[str, Any], count: int) -> str:
+    """Return the text of the README.md of a model with `count` parameters."""
     model = {name: value for name, value in config["model"].items() if value is not None}
-    parameters = sum(np.size(value) for value in network.params.values())
     facts = {
-        "network": f"{json.dumps(model)}, {parameters} parameters",
+        "network": f"{json.dumps(model)}, {count} parameters",
         "task": config["task"] or "restoration",
         "trained on": config.get("trained_on"),
         "nm per pixel": between(config.get("nm_per_pixel")),
         "diameter of most particles, pixels": between(config.get("diameters")),
         "updates": config.get("step"),
         "intensity rule": config["range_rule"],
+        "held-out images": config.get("held_out"),
         **{name: f"{value:.4f}" for name, value in config.get("scores", {}).items()},
     }
     lines = "\n".join(f"- {name}: {value}" for name, value in facts.items() if value is not None)

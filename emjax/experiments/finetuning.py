@@ -1,0 +1,196 @@
+"""What a finetuning has brought: scores of held-out images, and its page."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Real
+from PIL import Image
+
+from emjax import pictures
+from emjax.experiments import page
+from emjax.experiments.curves import curves_png
+from emjax.experiments.intervals import Interval, interval
+from emjax.experiments.page import Picture, Row, Section
+from emjax.inference.labels import label_particles
+from emjax.inference.predictor import Predictor
+from emjax.micrographs import Micrograph
+from emjax.runs.run import Run
+
+SHOWN = 3  # images of the best and of the worst scores
+SIDE = 384  # pixels of a picture, at most
+LATE = 0.9  # of the steps: a best score after them asks for more
+
+
+class Scored(NamedTuple):
+    """An image that did not train the network that predicted it."""
+
+    name: str
+    score: float  # Dice, or L1 as a fraction of the input's range
+    found: int | None  # particles of the prediction; None where it is no mask
+    drawn: int | None  # particles of the labels
+    row: Sequence[Picture]
+
+
+class Facts(NamedTuple):
+    """What the page says about a finetuning."""
+
+    title: str
+    base: str
+    task: str
+    pairs: int
+    choices: Sequence[Row]
+    labels: Sequence[tuple[Row, Sequence[Picture]]]  # what was found in the pairs
+    notes: Sequence[str]
+    corrections: Sequence[Row] = ()  # what changed since an earlier finetuning
+
+
+def dice(predicted: Real[np.ndarray, "h w"], truth: Real[np.ndarray, "h w"]) -> float:
+    """Return the Dice coefficient, the mean over the classes but 0 that either one has; or 1."""
+    classes = np.union1d(np.unique(predicted), np.unique(truth))
+    values = []
+    for number in classes[classes > 0]:
+        ours, theirs = predicted == number, truth == number
+        values.append(2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()))
+    return float(np.mean(values)) if values else 1.0
+
+
+def score(
+    model: Predictor, name: str, micrograph: Micrograph, truth: Real[np.ndarray, "h w"]
+) -> Scored:
+    """Return the score of what `model` makes of an image that did not train it.
+
+    Args:
+        truth: the mask, 0 and 1 or the numbers of classes; or the restored image.
+    """
+    image = micrograph.image
+    if model.is_mask:
+        predicted = model.mask(image, micrograph.nm_per_pixel)
+        predicted = (predicted > 0).astype(np.uint8) if model.classes == 2 else predicted
+        value = dice(predicted, truth)
+        found, drawn = (int(label_particles(m.astype(np.uint8)).max()) for m in (predicted, truth))
+        caption = f"Dice {value:.3f}, {found} particles, labels {drawn}"
+        row = [
+            picture(image, f"{name}"),
+            picture(pictures.overlay(image, truth), "labels"),
+            picture(pictures.overlay(image, predicted), f"prediction: {caption}"),
+        ]
+        return Scored(name, value, found, drawn, row)
+    low, high = model.intensity_range([image])
+    predicted = model.predict(image, micrograph.nm_per_pixel)
+    value = float(np.abs(predicted - truth.astype(np.float32)).mean()) / (high - low)
+    row = [
+        picture(image, name),
+        picture(truth, "target"),
+        picture(predicted, f"prediction: L1 {value:.4f}"),
+    ]
+    return Scored(name, value, None, None, row)
+
+
+def picture(image: np.ndarray, caption: str) -> Picture:
+    """Return an image, grey or in colours, as a Picture of at most SIDE pixels per side."""
+    small = Image.fromarray(image if image.ndim == 3 else pictures.stretched(image))
+    small.thumbnail((SIDE, SIDE))
+    return Picture(pictures.png(np.asarray(small)), caption)
+
+
+def interval_of(scores: Sequence[Scored]) -> Interval:
+    """Return the mean score with its 95 % interval over images."""
+    return interval([[each.score for each in scores]])
+
+
+def in_words(
+    scores: Sequence[Scored], *, is_mask: bool, folds: int, before: Mapping[str, float]
+) -> str:
+    """Return the score of the held-out images in a sentence or two.
+
+    Args:
+        folds: networks of a cross-validation; 0 without one.
+        before: {base: its mean score on the same images, without finetuning}, or {}.
+    """
+    if not scores:
+        return "There is no score: with a single image, none could be held out."
+    name = "Dice" if is_mask else "L1 (fraction of the input's range; less is better)"
+    how = f"each predicted by one of {folds} networks that did not see it" if folds else "held out"
+    text = f"{name} {interval_of(scores).text('.3f')} of {len(scores)} images, {how}"
+    if is_mask:
+        found = sum(each.found or 0 for each in scores)
+        drawn = sum(each.drawn or 0 for each in scores)
+        text += f"; {found} particles found, {drawn} in the labels"
+    earlier = "".join(f" Without finetuning, {b} has {v:.3f}." for b, v in before.items())
+    return f"{text}.{earlier}"
+
+
+def remarks(runs: Sequence[Run], scores: Sequence[Scored], *, is_mask: bool) -> list[str]:
+    """Return what the curves and the scores advise."""
+    found = []
+    late = [run for run in runs if run.best().get("step", 0) > LATE * run.steps]
+    if late and all(run.config.get("select") == "best" for run in late):
+        found.append("The best score came at the end: longer training (--steps) may give a better.")
+    if scores and is_mask:
+        worst = min(scores, key=lambda each: each.score)
+        middle = float(np.median([each.score for each in scores]))
+        if worst.score < middle - 0.15:
+            found.append(
+                f"{worst.name} is far below the others (Dice {worst.score:.3f}, median "
+                f"{middle:.3f}): look whether its labels are right, or label more images like it."
+            )
+        found_in = sum(each.found or 0 for each in scores)
+        drawn = sum(each.drawn or 0 for each in scores)
+        if found_in > 1.25 * drawn:
+            found.append(
+                f"{found_in} particles are found where the labels have {drawn}: for counts, leave "
+                "out small ones by emjax measure --min_size."
+            )
+        elif found_in < 0.8 * drawn:
+            found.append(
+                f"{found_in} particles are found where the labels have {drawn}: some are missed, "
+                "or touch in the prediction; emjax measure --split divides those that touch."
+            )
+    return found
+
+
+def table(scores: Sequence[Scored], *, is_mask: bool) -> list[dict[str, str]]:
+    """Return a row per image, the worst score first."""
+    rows = []
+    for each in sorted(scores, key=lambda each: each.score, reverse=not is_mask):
+        row = {"image": each.name, "Dice" if is_mask else "L1": f"{each.score:.4f}"}
+        if is_mask:
+            row |= {"particles found": str(each.found), "in the labels": str(each.drawn)}
+        rows.append(row)
+    return rows
+
+
+def render(facts: Facts, runs: Mapping[str, Run], scores: Sequence[Scored], *, summary: str) -> str:
+    """Return the page of a finetuning as HTML that needs no other file.
+
+    Args:
+        runs: by name, those whose curves are shown.
+        summary: what `in_words` returns.
+    """
+    is_mask = facts.task == "segmentation"
+    ranked = sorted(scores, key=lambda each: each.score, reverse=not is_mask)
+    chosen = ranked if len(ranked) <= 2 * SHOWN else [*ranked[:SHOWN], *ranked[-SHOWN:]]
+    curves = curves_png("validation", {"": [(name, [run]) for name, run in runs.items()]})
+    problems = [row for row, _ in facts.labels]
+    sections = [
+        Section("Scores", table=table(scores, is_mask=is_mask)),
+        Section("Worst and best", pictures=[each.row for each in chosen]),
+        Section(
+            "Labels",
+            text="" if problems else "Nothing was found that looks wrong.",
+            table=problems,
+            pictures=[shown for _, shown in facts.labels if shown],
+        ),
+        Section("Corrected since", table=facts.corrections),
+        Section("Curves", curves=Picture(curves, "validation scores over epochs")),
+        Section("Settings", table=facts.choices),
+        Section("Data", table=[{"": note} for note in facts.notes]),
+    ]
+    sections = [each for each in sections if each.title != "Corrected since" or each.table]
+    paragraphs = [
+        summary,
+        f"{facts.pairs} pairs; task {facts.task}; started from {facts.base or 'random weights'}.",
+        *remarks([*runs.values()], scores, is_mask=is_mask),
+    ]
+    return page.render(facts.title, paragraphs, sections)

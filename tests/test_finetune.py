@@ -1,0 +1,282 @@
+"""Finetuning in one command: pairs, rules, splits, resumption, scores, the page, refusals."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+import tifffile
+
+import emjax
+from data_builders.micrographs import pairs
+from data_builders.micrographs.listing import Source
+from emjax import finetune, main
+from emjax.errors import InputError, UsageError
+from emjax.experiments.finetuning import dice
+from emjax.models import saved
+from emjax.models.build import create
+from emjax.training import choices
+
+UNET = dict(name="unet", blocks=2, receptive_field=44)
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Return a function that makes a small model of a task, to start from."""
+
+    def make(task="segmentation"):
+        folder = tmp_path_factory.mktemp("base")
+        network = create(UNET, optax.sgd(1.0), key=jax.random.key(0))
+        saved.write(folder, network, dict(model=UNET, task=task, range_rule="percentile"))
+        return folder
+
+    return make
+
+
+def drawn(seed, side=SIDE):
+    """(image, mask) of bright discs in noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    mask = np.zeros((side, side), bool)
+    for cy, cx in rng.uniform(8, side - 8, (4, 2)):
+        mask |= (y - cy) ** 2 + (x - cx) ** 2 < 36
+    image = 60 + 120 * mask + rng.normal(0, 8, mask.shape)
+    return image.astype(np.uint8), mask.astype(np.uint8)
+
+
+def write_pairs(folder, count, suffix="_mask", **options):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        image, mask = drawn(number, **options)
+        tifffile.imwrite(folder / f"m{number:02}.tif", image)
+        tifffile.imwrite(folder / f"m{number:02}{suffix}.tif", 255 * mask)
+    return folder
+
+
+def run(folder, out, *flags):
+    line = [f"--images={folder}", f"--out={out}", "--steps=4", *map(str, flags)]
+    return finetune.main(line)
+
+
+def splits_of(out):
+    lines = (out / "data" / "pairs.csv").read_text().splitlines()
+    return sorted(row["split"] for row in csv.DictReader(lines))
+
+
+def record(out):
+    return json.loads((out / finetune.RECORD).read_text())
+
+
+def test_one_line_gives_a_model_a_score_and_a_page(base, tmp_path, capsys):
+    folder, out, start = write_pairs(tmp_path / "pairs", 10), tmp_path / "out", base()
+    assert run(folder, out, f"--base={start}") == 0
+    said = capsys.readouterr().out
+    assert "10 pairs of an image and a mask" in said
+    assert "7 to train on, 1 to choose by, 2 held out" in said
+    assert "augment.crop = 64: " in said and "steps = 4: --steps" in said
+    assert f"Without finetuning, {start} has" in said
+
+    found = record(out)
+    assert len(found["images"]) == 2 and found["findings"] == []
+    assert found["score"]["low"] <= found["score"]["mean"] <= found["score"]["high"]
+    model = emjax.load_model(out)
+    for name, scores in found["images"].items():  # the oracle: scores by hand
+        image, mask = (tifffile.imread(folder / f"{name[:3]}{end}.tif") for end in ("", "_mask"))
+        ours = model.mask(image) > 0
+        both = (ours & (mask > 0)).sum()
+        assert scores["score"] == pytest.approx(2 * both / (ours.sum() + (mask > 0).sum()))
+    page = (out / "report.html").read_text()
+    assert "Nothing was found that looks wrong" in page and page.count("<img") == 7
+    assert "held-out images: Dice" in (out / "model/README.md").read_text()
+    assert splits_of(out) == ["test"] * 2 + ["train"] * 7 + ["val"]
+
+    steps = (out / "metrics.jsonl").read_text()
+    assert run(folder, out, f"--base={start}") == 0  # finished: nothing is trained again
+    assert (out / "metrics.jsonl").read_text() == steps and record(out) == found
+
+    with pytest.raises(UsageError, match=r"--out=.* was begun with --steps=4; choose another"):
+        finetune.main([f"--images={folder}", f"--out={out}", f"--base={start}", "--steps=5"])
+    again = tmp_path / "again"  # the recipe that it wrote gives the same weights
+    assert main.main([f"--config={out / 'config.json'}", f"--workdir={again}"]) == 0
+    assert saved.digest(again) == saved.digest(out)
+
+    mask = tifffile.imread(folder / "m02_mask.tif")  # a person corrects one and adds another
+    tifffile.imwrite(folder / "m02_mask.tif", np.where(np.indices(mask.shape)[0] < 32, mask, 0))
+    image, mask = drawn(77)
+    tifffile.imwrite(folder / "m77.tif", image)
+    tifffile.imwrite(folder / "m77_mask.tif", mask)
+    assert run(folder, out, f"--base={start}") == 0
+    before = tmp_path / "out.before-1"
+    assert f"{out} is {before} now" in capsys.readouterr().out
+    assert record(before) == found and record(out)["earlier"] == str(before)
+    assert {**record(out)["splits"], "m77": "-"} == {**found["splits"], "m77": "-"}
+    config = json.loads((out / "config.json").read_text())
+    assert config["initialise"]["workdir"] == str(before)
+    assert [part[0] for part in config["data"]["train"]] == ["micrographs", "micrographs/changed"]
+    page = (out / "report.html").read_text()
+    assert "Corrected since" in page and "% of its pixels" in page and ">new<" in page
+    finished = (out / "metrics.jsonl").read_text()
+    assert run(folder, out, f"--base={start}") == 0
+    assert (out / "metrics.jsonl").read_text() == finished
+
+
+def test_few_pairs_are_each_held_out_once(base, tmp_path, capsys):
+    folder, out = write_pairs(tmp_path / "pairs", 3, suffix="-labels"), tmp_path / "out"
+    assert run(folder, out, f"--base={base()}") == 0
+    said = capsys.readouterr().out
+    assert "3 pairs are few: each is held out once, by 3 trainings" in said
+    assert "of 3 images, each predicted by one of 3 networks that did not see it" in said
+    assert sorted(record(out)["images"]) == ["m00.tif", "m01.tif", "m02.tif"]
+    for fold in "123":
+        assert splits_of(out / "folds" / fold) == ["train", "train", "val"]
+    assert splits_of(out) == ["train"] * 3
+    assert json.loads((out / "config.json").read_text())["select"] == "last"
+
+
+def test_a_single_pair_has_no_score_and_says_so(base, tmp_path, capsys):
+    folder, out = write_pairs(tmp_path / "pairs", 1), tmp_path / "out"
+    assert run(folder, out, f"--base={base()}") == 0
+    assert "There is no score: with a single image" in capsys.readouterr().out
+    assert record(out)["score"] == {"mean": None, "low": None, "high": None}
+
+
+def test_restorations_are_finetuned_too(base, tmp_path, capsys):
+    folder = tmp_path / "pairs"
+    for number in range(2):
+        image, _ = drawn(number)
+        for name, pixels in (("noisy", image), ("clean", np.sort(image, axis=1))):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(folder / name / f"{number}.tif", pixels)
+    line = [f"--images={folder / 'noisy'}", f"--targets={folder / 'clean'}", "--task=denoise"]
+    line += [f"--out={tmp_path / 'out'}", "--steps=2", f"--base={base('denoise')}"]
+    assert finetune.main(line) == 0
+    assert "L1 (fraction of the input's range; less is better) 0." in capsys.readouterr().out
+    assert emjax.load_model(tmp_path / "out").predict(image).shape == image.shape
+
+
+def test_images_of_several_sizes_become_patches(base, tmp_path, capsys):
+    folder = write_pairs(tmp_path / "pairs", 2)
+    for number, side in ((2, 80), (3, 200)):
+        image, mask = drawn(number, side)
+        tifffile.imwrite(folder / f"m{number}.tif", image)
+        tifffile.imwrite(folder / f"m{number}_mask.tif", mask)
+    tifffile.imwrite(folder / "small.tif", image[:20, :20])
+    tifffile.imwrite(folder / "small_mask.tif", mask[:20, :20])
+    tifffile.imwrite(folder / "other.tif", image)
+    tifffile.imwrite(folder / "other_mask.tif", mask[:-1])
+    tifffile.imwrite(folder / "alone.tif", image)
+    assert run(folder, tmp_path / "out", f"--base={base()}") == 0
+    said = capsys.readouterr().out
+    assert "alone.tif: left out: no mask of this stem" in said
+    assert "small.tif: left out: 20 x 20 pixels, expected 64 at least per side" in said
+    assert "other.tif: left out: " in said and "is 199x200, expected the size of its image" in said
+    assert len(record(tmp_path / "out")["images"]) == 4
+
+
+def test_auto_tries_both_and_says_which(base, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(finetune, "BASE", str(base()))
+    folder, out = write_pairs(tmp_path / "pairs", 8), tmp_path / "out"
+    assert run(folder, out, "--base=auto") == 0
+    said = capsys.readouterr().out
+    assert "--base=auto takes " in said and "after 1 updates each, val/dice: " in said
+    assert record(out)["base"] in ("none", finetune.BASE)
+
+
+@pytest.mark.parametrize(
+    "values, options, expected",
+    [
+        ([{1, 2}, {1, 2}, {1}], {}, "1, 2 besides 0, .*: --classes=3 keeps all, --foreground=2"),
+        ([{128, 255}], {}, "the masks hold the values 128, 255 besides 0, .*: --foreground=255"),
+        ([{1, 2}, {1, 2}], {"classes": 3}, None),
+        ([{1, 2}, {1, 2}], {"foreground": "nonzero"}, None),
+        ([{1, 2, 3}, {1, 2}, {1, 2, 3, 4, 5}], {}, None),  # numbers of particles
+        ([{255}, set()], {}, None),
+    ],
+)
+def test_several_values_are_asked_about(values, options, expected):
+    asked = finetune.argparse.Namespace(**{"classes": None, "foreground": None, **options})
+    if expected is None:
+        finetune.ask_about_classes(values, asked)
+    else:
+        with pytest.raises(UsageError, match=expected):
+            finetune.ask_about_classes(values, asked)
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        (["--task=counting"], "no task 'counting'; there are: background, denoise, "),
+        (["--steps=0"], "--steps=0, expected at least 1"),
+        (["--task=denoise", "--classes=3"], "--foreground and --classes are of masks"),
+    ],
+)
+def test_what_is_refused_before_anything_is_read(tmp_path, flags, expected):
+    with pytest.raises(UsageError, match=expected):
+        finetune.main([f"--images={tmp_path}", f"--out={tmp_path / 'out'}", *flags])
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_files_and_no_pairs_are_refused(base, tmp_path):
+    folder = write_pairs(tmp_path / "pairs", 1)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match="expected a new folder or one of emjax finetune"):
+        run(folder, tmp_path / "full")
+    with pytest.raises(InputError, match="--base=.*expected a model, the workdir of a run"):
+        run(folder, tmp_path / "out", f"--base={tmp_path / 'full'}")
+    (folder / "m00_mask.tif").unlink()
+    with pytest.raises(InputError, match="images and targets, but no name of a mask"):
+        run(folder, tmp_path / "new")
+
+
+def test_parts_hold_every_group_out_once_and_groups_stay_together():
+    sources = [Source(n, n, {}, n, None, (np.nan,) * 3) for n in "abcdefg"]
+    joined = pairs.with_groups(sources, {"a": "c", "c": "f", "x": "b"})
+    groups = {source.name: source.group for source in joined}
+    assert groups["a"] == groups["c"] == groups["f"] and len({*groups.values()}) == 5
+    *folds, everything = pairs.divide(joined)
+    assert len(folds) == pairs.FOLDS and {*everything.values()} == {"train"}
+    held = [name for split_of in folds for name, split in split_of.items() if split == "val"]
+    assert sorted(held) == [*"abcdefg"]
+    for split_of in folds:
+        assert len({split_of[name] for name in "acf"}) == 1
+    eight = [*sources, sources[0]._replace(name="h", group="h")]
+    (split_of,) = pairs.divide(eight)
+    assert {*split_of.values()} == {"train", "val", "test"}
+    nine = [*eight, sources[0]._replace(name="i", group="i")]
+    assert pairs.divide(nine, split_of) == [{**split_of, "i": "train"}]
+    alike = [*eight, sources[0]._replace(name="i", group=held_out(split_of))]
+    assert pairs.divide(alike, split_of) == [{**split_of, "i": "test"}]
+
+
+def held_out(split_of):
+    return next(name for name, split in split_of.items() if split == "test")
+
+
+def test_rules_follow_the_data_and_the_device():
+    def chosen(shapes=((256, 256),), foreground=0.3, platform="cpu", steps=None, selects=True):
+        data = choices.Data(len(shapes), shapes, foreground)
+        found = choices.choose(data, platform=platform, has_base=True, steps=steps, divisor=16,
+                               selects=selects)  # fmt: skip
+        return {choice.field: choice.value for choice in found}
+
+    assert chosen()["augment.crop"] == 192 and chosen(((100, 300),))["augment.crop"] == 96
+    assert chosen(platform="gpu", shapes=((1024, 1024),))["augment.crop"] == 448
+    assert chosen(foreground=0.01)["augment.foreground_crops"] == 0.5
+    assert "segmentation.loss" not in chosen(foreground=None)
+    assert chosen(selects=False)["select"] == "last" and "early_stopping" not in chosen(
+        selects=False
+    )
+    assert chosen(steps=7)["steps"] == 7
+    assert choices.patch_side([(256, 256)] * 3)[0] is None
+    assert choices.patch_side([(2048, 2048)])[0] == 512
+    assert choices.patch_side([(90, 300), (256, 256)])[0] == 80
+
+
+def test_dice_of_classes_is_the_mean_of_those_there():
+    truth, predicted = np.array([[1, 1, 2, 0]]), np.array([[1, 0, 2, 2]])
+    assert dice(predicted, truth) == pytest.approx((2 / 3 + 2 / 3) / 2)
+    assert dice(np.zeros((1, 2)), np.zeros((1, 2))) == 1
