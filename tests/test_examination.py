@@ -214,6 +214,15 @@ def test_one_image_with_two_masks_is_a_doubt_about_both(pairs):
     ]
 
 
+def test_equal_banners_do_not_make_images_look_alike(pairs):
+    def with_banner(pair):
+        image = pair.image.copy()
+        image[-20:] = 4 * image.max()
+        return pair._replace(image=image)
+
+    assert examined([with_banner(pair) for pair in pairs]).findings() == []
+
+
 def test_look_alikes_of_other_sources_are_doubtful(pairs):
     rng = np.random.default_rng(0)
     image = (0.7 * pairs[3].image[::-1] + rng.normal(20, 1, pairs[3].image.shape)).astype(

@@ -20,7 +20,7 @@ HARMLESS = ("repeated",)  # certain, but no sign that the masks are wrong
 SHIFT = 6  # pixels; a shorter shift of one mask is none: outlines are drawn as inexactly
 COMMON_SHIFT = 4  # a shift of all masks is one from here
 # Limits of alignment.Fit: (height at least, as_is and second at most).
-CERTAIN, DOUBTFUL = (9.0, 0.6, 0.75), (8.0, 0.7, 0.85)
+CERTAIN, DOUBTFUL = (9.0, 0.45, 0.7), (8.0, 0.6, 0.8)
 POLAR = 0.3  # correlation of mask and image along outlines from which it has a sign
 AGREE, MOST = 0.8, 0.9  # of the other pairs at least, for a doubt and to be certain
 FEW = 4  # other pairs at least to compare one with
@@ -89,6 +89,7 @@ def _lies(known: Sequence[Summary]) -> Iterator[Finding]:
             yield Finding(one.name, "turned", text, certain)
         elif max(map(abs, fit.shift)) >= SHIFT:
             text = f"mask is shifted by {way(fit.shift)} against its image"
+            text += "" if certain else ", or drawn far outside of the edges"
             yield Finding(one.name, "shifted", text, certain)
 
 

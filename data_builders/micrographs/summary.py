@@ -94,7 +94,8 @@ def summarise(pair: Pair, rotations: bool = True) -> Summary:
     share = float(labelled.mean())
     edge = np.concatenate([labelled[0], labelled[-1], labelled[1:-1, 0], labelled[1:-1, -1]])
     low, high = float(image.min()), float(image.max())
-    found = [Finding(pair.name, *one) for one in _alone(pair, image, low, high, share)]
+    area = banner.picture(image)
+    found = [Finding(pair.name, *one) for one in _alone(pair, image, area, share)]
     fit, polarity = None, 0.0
     factor = -(-max(image.shape) // SIDE)
     is_comparable = low < high and 0 < share < 1 and min(image.shape) >= LEAST_SIDE * factor
@@ -109,7 +110,7 @@ def summarise(pair: Pair, rotations: bool = True) -> Summary:
         tuple(found),
         tuple(_digest(turned_to(pair.image, k)) for k in views),
         tuple(_digest(turned_to(pair.mask, k)) for k in views),
-        _small(image),
+        _small(image[area]),
         tuple(np.unique(pair.mask[labelled]).tolist()),
         share,
         float(edge.mean()),
@@ -121,9 +122,16 @@ def summarise(pair: Pair, rotations: bool = True) -> Summary:
 
 
 def _alone(
-    pair: Pair, image: Float32[np.ndarray, "h w"], low: float, high: float, share: float
+    pair: Pair, image: Float32[np.ndarray, "h w"], area: banner.Area, share: float
 ) -> Iterator[tuple[str, str, bool]]:
-    """Yield (kind, text, certain) of what a pair shows by itself."""
+    """Yield (kind, text, certain) of what a pair shows by itself.
+
+    Args:
+        image: as numbers, all finite.
+        area: rows and columns without banners.
+        share: of the pixels labelled.
+    """
+    low, high = float(image.min()), float(image.max())
     if low == high:
         yield "constant", f"all pixels of the image are {low:g}", True
     if share == 0:
@@ -143,7 +151,7 @@ def _alone(
             False,
         )
     if 0 < share < 1 and low < high:
-        what = _labelled_drawing(image, pair.mask > 0)
+        what = _labelled_drawing(image, pair.mask > 0, area)
         if what:
             yield "drawn", what, True
 
@@ -164,13 +172,15 @@ def _is_copy(
     return (bool(between > 0.5), f"correlation {alike:.3f}") if alike >= COPY else None
 
 
-def _labelled_drawing(image: Float32[np.ndarray, "h w"], labelled: Bool[np.ndarray, "h w"]) -> str:
+def _labelled_drawing(
+    image: Float32[np.ndarray, "h w"], labelled: Bool[np.ndarray, "h w"], area: banner.Area
+) -> str:
     """Return which scale bar or banner is labelled, "" for none.
 
-    It is labelled if most of it is, and little of what is next to it: a particle that reaches
-    under a scale bar is not meant.
+    It is labelled if most of it is, and not all that is next to it: a particle that reaches under
+    a scale bar is not meant.
     """
-    rows, columns = banner.picture(image)
+    rows, columns = area
     h, w = image.shape
     sides = {"top": rows.start, "bottom": h - rows.stop}
     sides |= {"left": columns.start, "right": w - columns.stop}
