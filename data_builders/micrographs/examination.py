@@ -142,12 +142,11 @@ def _copies(known: Sequence[Summary]) -> Iterator[Finding]:
     """
     groups: dict[bytes, list[Summary]] = {}
     for one in known:
-        groups.setdefault(min(one.image), []).append(one)
+        groups.setdefault(one.image, []).append(one)
     for group in groups.values():
         first_of: dict[bytes, Summary] = {}
         for one in group:
-            mask = min(m for i, m in zip(one.image, one.masks, strict=True) if i == min(one.image))
-            first = first_of.setdefault(mask, one)
+            first = first_of.setdefault(one.mask, one)
             if first is not one:
                 text = f"image and mask are those of {first.name} again{_turned(one, first)}"
                 yield Finding(one.name, "repeated", text, True, first.name)
@@ -159,7 +158,7 @@ def _copies(known: Sequence[Summary]) -> Iterator[Finding]:
     shown = [group[0] for group in groups.values() if group[0].small.size == SMALL**2]
     pictures = np.array([one.small.ravel() for one in shown])
     for i, one in enumerate(shown[1:], start=1):
-        views = [turned_to(one.small, k).ravel() for k in range(len(one.image))]
+        views = [turned_to(one.small, k).ravel() for k in range(one.views)]
         alike = (pictures[:i] @ np.array(views).T).max(axis=1)
         alike[[bool(one.source) and one.source == other.source for other in shown[:i]]] = 0
         other = shown[int(alike.argmax())]
@@ -172,7 +171,7 @@ def _copies(known: Sequence[Summary]) -> Iterator[Finding]:
 
 
 def _turned(one: Summary, other: Summary) -> str:
-    return "" if one.image[0] == other.image[0] else ", mirrored or turned"
+    return "" if one.own == other.own else ", mirrored or turned"
 
 
 def _rare(known: Sequence[Summary]) -> Iterator[Finding]:

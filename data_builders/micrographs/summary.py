@@ -68,8 +68,10 @@ class Summary(NamedTuple):
     name: str
     source: str
     found: tuple[Finding, ...]  # by itself
-    image: tuple[bytes, ...]  # digests of the views of the image
-    masks: tuple[bytes, ...]  # and of its mask
+    own: bytes  # digest of the image
+    image: bytes  # digest of one of its views, the same for all turned copies
+    mask: bytes  # digest of the mask, turned alike
+    views: int  # how many are looked at
     small: Float32[np.ndarray, "y x"]  # a small picture, mean 0, length 1
     classes: tuple[int, ...]
     share: float  # of the pixels labelled
@@ -103,14 +105,15 @@ def summarise(pair: Pair, rotations: bool = True) -> Summary:
         small, mask = reduced(image, factor), reduced(pair.mask.astype(np.float32), factor)
         fit = fit_of(small, mask, factor, rotations)
         polarity = polarity_of(small, reduced(labelled.astype(np.float32), factor) >= 0.5)
-    views = range(8) if rotations else range(1)
+    views = 8 if rotations else 1
     return Summary(
         pair.name,
         pair.source,
         tuple(found),
-        tuple(_digest(turned_to(pair.image, k)) for k in views),
-        tuple(_digest(turned_to(pair.mask, k)) for k in views),
-        _small(image[area]),
+        _digest(pair.image),
+        *_digests(pair, views),
+        views,
+        _small(image[area] if _is_banner(image, area) else image),
         tuple(np.unique(pair.mask[labelled]).tolist()),
         share,
         float(edge.mean()),
@@ -226,6 +229,23 @@ def _bars(image: Float32[np.ndarray, "h w"], rows: slice) -> Iterator[tuple[slic
                 even = np.abs(inner - np.median(inner)) <= 0.02 * (high - low)
                 if even.mean() >= 0.95 and (found[0][box] == number).mean() >= banner.FILLED:
                     yield slice(rows.start + box[0].start, rows.start + box[0].stop), box[1]
+
+
+def _is_banner(image: Float32[np.ndarray, "h w"], area: banner.Area) -> bool:
+    """Return whether most of what is outside of `area` is one value: not rows with a scale bar."""
+    outside = np.ones(image.shape, bool)
+    outside[area] = False
+    if not outside.any():
+        return False
+    far = np.abs(image[outside] - np.median(image[outside]))
+    return bool(np.mean(far <= banner.EVEN * (image.max() - image.min())) >= banner.ONE_VALUE)
+
+
+def _digests(pair: Pair, views: int) -> tuple[bytes, bytes]:
+    """Return the digests of image and mask in the view of the image with the least first rows."""
+    heads = [turned_to(pair.image, k)[:2].tobytes() for k in range(views)]
+    least = [k for k, head in enumerate(heads) if head == min(heads)]
+    return min((_digest(turned_to(pair.image, k)), _digest(turned_to(pair.mask, k))) for k in least)
 
 
 def _digest(image: np.ndarray) -> bytes:
