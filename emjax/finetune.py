@@ -24,8 +24,8 @@ import jax
 import numpy as np
 
 from data_builders import common
-from data_builders.micrographs import Micrographs, pairs
-from data_builders.micrographs.examination import Examination, Finding, Pair
+from data_builders.micrographs import Micrographs, checking, pairs
+from data_builders.micrographs.examination import Finding
 from data_builders.micrographs.listing import Listing, Source
 from data_builders.micrographs.reading import ReadOptions, foreground_of
 from emjax import cli, micrographs, pictures
@@ -50,7 +50,7 @@ RECIPES = {
     "superresolution": ("restore_temimagenet", "superresolution,unet_4_424"),
 }
 RECORD = "finetune.json"  # what the command was called with, and what came of it
-MOST_CLASSES = 8  # values of masks that are asked about; more are the numbers of particles
+JUDGED = 100  # pairs whose masks are compared with what the base predicts
 CHANGED = "changed"  # micrographs/CHANGED are the records of what was corrected
 TRIAL = 10  # --base=auto tries each for this part of the updates
 EVERYTHING = 1.0  # share of the images that a build may leave out: they were examined before
@@ -103,13 +103,13 @@ def main(arguments: Sequence[str]) -> int:
     listing = pairs.find(options.images, options.targets or options.images, options.table, target)
     pairs.check_some(listing, options.images)
     print(f"{len(listing.sources)} pairs of an image and a {target}")
-    examined = examine(listing, read_options, options)
+    base = options.base or (BASE if target == "mask" else "none")
+    examined = examine(listing, read_options, BASE if base == "auto" else base, options)
     begun = begin(out, options, pairs.target_digests(listing.sources))
     earlier = Earlier.of(begun) if begun["earlier"] else None
     parts = pairs.divide(examined.kept, earlier.splits if earlier else None)
     begun["splits"] = parts[0] if len(parts) == 1 else None
     print(divided_in_words(parts))
-    base = options.base or (BASE if target == "mask" else "none")
     if base == "auto":
         base = better_base(examined, parts[0], options, out / "trials")
     runs: dict[str, Run] = {}
@@ -155,13 +155,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--images", required=True, type=Path, help="folder of micrographs; of the table's paths")
     add("--targets", type=Path, help="folder of masks or restored images; default: --images")
     add("--table", type=Path, help="CSV with the columns image and mask (or denoised, "
-        "background_removed, superresolved), and if need be source, split, nm_per_pixel")  # fmt: skip
+        "background_removed, superresolved); also source, split, nm_per_pixel")  # fmt: skip
     add("--out", required=True, type=Path, help="folder for the model and the report")
     add("--task", default="segmentation", help=f"{', '.join(RECIPES)}; default: %(default)s")
     add("--base", help="what to start from: a model that comes with emjax, a folder, a run, none, "
         f"or auto, which tries; default: {BASE} for masks, else none")  # fmt: skip
     add("--foreground", help="in masks: nonzero, a value, or R,G,B")
     add("--classes", type=int, help="masks hold the numbers of so many classes, 0 to N - 1")
+    add("--keep_all", action="store_true", help="leave no pair out for what its mask shows")
     add("--steps", type=int, help="updates of the training, instead of those of the rules")
     add("--seed", type=int, default=0, help="of weights and augmentation; default: %(default)s")
     add("--index", type=int, help="which image, of files that hold several")
@@ -246,99 +247,43 @@ def check_out(out: Path, options: argparse.Namespace) -> None:
         raise UsageError(f"--out={out} was begun with {listed}; choose another --out or delete it")
 
 
-def examine(listing: Listing, read_options: ReadOptions, options: argparse.Namespace) -> Examined:
-    """Read all pairs once; print what is wrong with them.
+def examine(
+    listing: Listing, read_options: ReadOptions, base: str, options: argparse.Namespace
+) -> Examined:
+    """Read all pairs once; print what is wrong with them; return what can be used.
 
-    Raises: InputError if too many are wrong, UsageError if masks may have several classes.
+    Raises: as `checking.check`.
     """
     is_mask = options.task == "segmentation"
-    examination = Examination()
-    usable: list[Source] = []
-    findings = [Finding(p.name, "no partner", reason, True) for p, reason in listing.skipped]
-    shapes, shares = {}, []
-    values: list[set[float]] = []  # of each mask
+    judges = base in pretrained.DIGESTS and base_model(base, options.task)[1]
+    judges = judges and not (options.classes or options.foreground)
+    model = finetuning.Predictor(base) if judges else None
     thumbnails: dict[str, Picture] = {}
-    names = names_of(listing.sources, options.images)
-    for source in listing.sources:
-        name = names[source.name]
-        try:
-            planes = [*pairs.read(source, read_options)]
-        except InputError as error:
-            findings.append(Finding(name, "unusable", cli.message(error), True))
-            continue
-        first = planes[0]
-        shape = first.micrograph.image.shape
-        if min(shape) < choices.SMALLEST:
-            text = f"{shape[0]} x {shape[1]} pixels, expected {choices.SMALLEST} at least per side"
-            findings.append(Finding(name, "too small", text, True))
-            continue
-        usable.append(source)
-        shapes[source.name] = shape
-        drawn = first.target if is_mask else np.zeros(shape, np.uint8)
-        overlaid = pictures.overlay(first.micrograph.image, drawn)
-        thumbnails[name] = finetuning.picture(overlaid, name)
-        if is_mask:
-            for plane in planes:
-                shares.append(float((plane.target > 0).mean()))
-                if plane.found:
-                    values.append({v[0] for v in plane.found.values if len(v) == 1 and v[0]})
-                pair = Pair(name, plane.micrograph.image, plane.target, None, source.group,
-                            plane.micrograph.nm_per_pixel)  # fmt: skip
-                examination.add(pair)
-    ask_about_classes(values, options)
-    findings += examination.findings()
-    wrong = {finding.name for finding in findings if finding.certain}
-    for finding in findings:
-        print(f"{finding.name}: {'left out' if finding.certain else 'doubtful'}: {finding.text}")
-    if problem := examination.of_the_set():
-        raise InputError(f"{options.images}: nothing is trained: {problem}")
-    kept = [source for source in usable if names[source.name] not in wrong]
-    if not kept:
-        raise InputError(f"{options.images}: no pair can be used; the reasons are above")
-    called = {names[source.name]: source.name for source in kept}
-    alike = {called.get(f.name, ""): called.get(f.other, "") for f in findings if f.other}
-    shown = {
-        f.name: [thumbnails[n] for n in (f.name, f.other) if n in thumbnails] for f in findings
-    }
-    data = choices.Data(
-        pairs=len(kept),
-        shapes=[shapes[source.name] for source in kept],
-        foreground=float(np.mean(shares)) if is_mask else None,
-        classes=options.classes or 2,
+
+    def watch(name: str, micrograph: micrographs.Micrograph, target: np.ndarray) -> float | None:
+        drawn = target if is_mask else np.zeros(target.shape, np.uint8)
+        thumbnails[name] = finetuning.picture(pictures.overlay(micrograph.image, drawn), name)
+        if model is None or len(thumbnails) > JUDGED or np.ptp(micrograph.image) == 0:
+            return None
+        return finetuning.agreement(model, micrograph, target)
+
+    checked = checking.check(
+        listing,
+        read_options,
+        options.images,
+        is_mask=is_mask,
+        smallest=choices.SMALLEST,
+        asks=is_mask and not (options.classes or options.foreground),
+        keep_all=options.keep_all,
+        watch=watch,
     )
-    return Examined(pairs.with_groups(kept, alike), findings, shown, data)
-
-
-def names_of(sources: Sequence[Source], images: Path) -> dict[str, str]:
-    """Return {name of a source: its file as the user knows it}, below `images` where it is."""
-    root = images.resolve()
-    paths = {source.name: source.image.resolve() for source in sources}
-    return {
-        name: str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-        for name, path in paths.items()
+    shown = {
+        one.name: [thumbnails[name] for name in (one.name, one.other) if name in thumbnails]
+        for one in checked.findings
     }
-
-
-def ask_about_classes(values: Sequence[set[float]], options: argparse.Namespace) -> None:
-    """Raise UsageError if masks hold several values that may be classes.
-
-    The numbers of particles are no classes: masks differ in how many there are.
-
-    Args:
-        values: of each mask, but 0.
-    """
-    if options.classes or options.foreground:
-        return
-    every = set[float]().union(*values)
-    with_all = sum(each == every for each in values)
-    if 2 <= len(every) <= MOST_CLASSES and 2 * with_all >= len(values):
-        listed = ", ".join(f"{value:g}" for value in sorted(every))
-        classes = f"--classes={max(every) + 1:g} keeps all, "
-        classes = classes if sorted(every) == [*range(1, len(every) + 1)] else ""
-        raise UsageError(
-            f"the masks hold the values {listed} besides 0, which may be classes: {classes}"
-            f"--foreground={max(every):g} takes one of them, --foreground=nonzero all as one"
-        )
+    shapes, foreground = checked.shapes, checked.foreground
+    data = choices.Data(len(checked.kept), shapes, foreground, options.classes or 2)
+    return Examined(checked.kept, checked.findings, shown, data)
 
 
 def divided_in_words(parts: Sequence[Mapping[str, str]]) -> str:

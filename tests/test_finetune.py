@@ -10,10 +10,11 @@ import pytest
 import tifffile
 
 import emjax
-from data_builders.micrographs import pairs
+from data_builders.micrographs import checking, pairs
 from data_builders.micrographs.listing import Source
 from emjax import finetune, main
 from emjax.errors import InputError, UsageError
+from emjax.experiments import finetuning
 from emjax.experiments.finetuning import dice
 from emjax.models import saved
 from emjax.models.build import create
@@ -124,28 +125,56 @@ def test_one_line_gives_a_model_a_score_and_a_page(base, tmp_path, capsys):
 
 
 def test_few_pairs_are_each_held_out_once(base, tmp_path, capsys):
-    folder, out = write_pairs(tmp_path / "pairs", 3, suffix="-labels"), tmp_path / "out"
+    folder, out = write_pairs(tmp_path / "pairs", 2, suffix="-labels"), tmp_path / "out"
     assert run(folder, out, f"--base={base()}") == 0
     said = capsys.readouterr().out
-    assert "3 pairs are few: each is held out once, by 3 trainings" in said
-    assert "of 3 images, each predicted by one of 3 networks that did not see it" in said
-    assert sorted(record(out)["images"]) == ["m00.tif", "m01.tif", "m02.tif"]
-    for fold in "123":
-        assert splits_of(out / "folds" / fold) == ["train", "train", "val"]
-    assert splits_of(out) == ["train"] * 3
+    assert "2 pairs are few: each is held out once, by 2 trainings" in said
+    assert "of 2 images, each predicted by one of 2 networks that did not see it" in said
+    assert sorted(record(out)["images"]) == ["m00.tif", "m01.tif"]
+    for fold in "12":
+        assert splits_of(out / "folds" / fold) == ["train", "val"]
+    assert splits_of(out) == ["train"] * 2
     assert json.loads((out / "config.json").read_text())["select"] == "last"
 
 
-def test_a_single_pair_has_no_score_and_says_so(base, tmp_path, capsys):
-    folder, out = write_pairs(tmp_path / "pairs", 1), tmp_path / "out"
+def test_a_single_pair_has_no_score_and_says_so():
+    (split_of,) = pairs.divide([Source("a", "a", {}, "a", None, (np.nan,) * 3)])
+    assert split_of == {"a": "train"}
+    assert "so there will be no score" in finetune.divided_in_words([split_of])
+    said = finetuning.in_words([], is_mask=True, folds=0, before={})
+    assert said.startswith("There is no score: with a single image")
+
+
+def test_wrong_masks_are_left_out_and_a_wrong_set_trains_nothing(base, tmp_path, capsys):
+    folder, out = write_pairs(tmp_path / "pairs", 9), tmp_path / "out"
+    path = folder / "m03_mask.tif"
+    tifffile.imwrite(path, 255 - tifffile.imread(path))
     assert run(folder, out, f"--base={base()}") == 0
-    assert "There is no score: with a single image" in capsys.readouterr().out
-    assert record(out)["score"] == {"mean": None, "low": None, "high": None}
+    assert "m03.tif: left out: mask labels what is darker, unlike most" in capsys.readouterr().out
+    table = (out / "data" / "pairs.csv").read_text()
+    assert "m03" not in table and "m02" in table
+    page = (out / "report.html").read_text()
+    assert "left out" in page and "the background seems to be labelled" in page
+
+    for path in folder.glob("*_mask.tif"):
+        tifffile.imwrite(path, np.roll(tifffile.imread(path), 12, axis=0))
+    with pytest.raises(InputError, match="nothing is trained: .*shifted.*--keep_all takes"):
+        run(folder, tmp_path / "none", f"--base={base()}")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_trained_model_tells_inverted_masks():
+    agreement = {"a": 0.8, "b": 0.7, "c": -0.9, "d": 0.6}
+    assert [one.name for one in checking.opposed(agreement, set())] == ["c"]
+    assert checking.opposed(agreement, {"c"}) == []
+    assert checking.opposed({"a": -0.9, "b": -0.8}, set()) == []
+    assert checking.all_opposed(agreement) is None and checking.all_opposed({}) is None
+    assert "2 of 3 masks label" in checking.all_opposed({"a": -0.9, "b": -0.8, "c": 0.1})
 
 
 def test_restorations_are_finetuned_too(base, tmp_path, capsys):
     folder = tmp_path / "pairs"
-    for number in range(2):
+    for number in range(8):
         image, _ = drawn(number)
         for name, pixels in (("noisy", image), ("clean", np.sort(image, axis=1))):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -158,11 +187,11 @@ def test_restorations_are_finetuned_too(base, tmp_path, capsys):
 
 
 def test_images_of_several_sizes_become_patches(base, tmp_path, capsys):
-    folder = write_pairs(tmp_path / "pairs", 2)
-    for number, side in ((2, 80), (3, 200)):
+    folder = write_pairs(tmp_path / "pairs", 6)
+    for number, side in ((6, 80), (7, 200)):
         image, mask = drawn(number, side)
-        tifffile.imwrite(folder / f"m{number}.tif", image)
-        tifffile.imwrite(folder / f"m{number}_mask.tif", mask)
+        tifffile.imwrite(folder / f"m0{number}.tif", image)
+        tifffile.imwrite(folder / f"m0{number}_mask.tif", mask)
     tifffile.imwrite(folder / "small.tif", image[:20, :20])
     tifffile.imwrite(folder / "small_mask.tif", mask[:20, :20])
     tifffile.imwrite(folder / "other.tif", image)
@@ -173,36 +202,50 @@ def test_images_of_several_sizes_become_patches(base, tmp_path, capsys):
     assert "alone.tif: left out: no mask of this stem" in said
     assert "small.tif: left out: 20 x 20 pixels, expected 64 at least per side" in said
     assert "other.tif: left out: " in said and "is 199x200, expected the size of its image" in said
-    assert len(record(tmp_path / "out")["images"]) == 4
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["augment"]["crop"] == 64
 
 
-def test_auto_tries_both_and_says_which(base, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(finetune, "BASE", str(base()))
-    folder, out = write_pairs(tmp_path / "pairs", 8), tmp_path / "out"
-    assert run(folder, out, "--base=auto") == 0
+def test_auto_takes_what_was_better(tmp_path, capsys, monkeypatch):
+    """The trainings are replaced: only the choice is tested here."""
+    config = {
+        "task": "segmentation",
+        "seed": 0,
+        "epochs": 1,
+        "data": {"evals": {"val": ["a", "b"]}},
+    }
+
+    def trained(folder, examined, split_of, base, options, steps):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(config))
+        score = {"particles": 0.7, "none": 0.8}[base]
+        row = {"step": steps, "total": steps, "val/dice": score}
+        (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+
+    monkeypatch.setattr(finetune, "train_part", trained)
+    asked = finetune.parse([f"--images={tmp_path}", "--out=o", "--steps=50"])
+    assert finetune.better_base(None, {"a": "val"}, asked, tmp_path / "trials") == "none"
     said = capsys.readouterr().out
-    assert "--base=auto takes " in said and "after 1 updates each, val/dice: " in said
-    assert record(out)["base"] in ("none", finetune.BASE)
+    assert "--base=auto takes none: after 5 updates each, val/dice: particles 0.7000" in said
+    with pytest.raises(UsageError, match="--base=auto: no image is left to choose by"):
+        finetune.better_base(None, {"a": "train"}, asked, tmp_path / "trials")
 
 
 @pytest.mark.parametrize(
-    "values, options, expected",
+    "values, expected",
     [
-        ([{1, 2}, {1, 2}, {1}], {}, "1, 2 besides 0, .*: --classes=3 keeps all, --foreground=2"),
-        ([{128, 255}], {}, "the masks hold the values 128, 255 besides 0, .*: --foreground=255"),
-        ([{1, 2}, {1, 2}], {"classes": 3}, None),
-        ([{1, 2}, {1, 2}], {"foreground": "nonzero"}, None),
-        ([{1, 2, 3}, {1, 2}, {1, 2, 3, 4, 5}], {}, None),  # numbers of particles
-        ([{255}, set()], {}, None),
+        ([{1, 2}, {1, 2}, {1}], "1, 2 besides 0, .*: --classes=3 keeps all, --foreground=2"),
+        ([{128, 255}], "the masks hold the values 128, 255 besides 0, .*: --foreground=255"),
+        ([{1, 2, 3}, {1, 2}, {1, 2, 3, 4, 5}], None),  # numbers of particles
+        ([{255}, set()], None),
     ],
 )
-def test_several_values_are_asked_about(values, options, expected):
-    asked = finetune.argparse.Namespace(**{"classes": None, "foreground": None, **options})
+def test_several_values_are_asked_about(values, expected):
     if expected is None:
-        finetune.ask_about_classes(values, asked)
+        checking.ask_about_classes(values)
     else:
         with pytest.raises(UsageError, match=expected):
-            finetune.ask_about_classes(values, asked)
+            checking.ask_about_classes(values)
 
 
 @pytest.mark.parametrize(

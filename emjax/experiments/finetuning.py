@@ -55,6 +55,19 @@ def dice(predicted: Real[np.ndarray, "h w"], truth: Real[np.ndarray, "h w"]) -> 
     return float(np.mean(values)) if values else 1.0
 
 
+def agreement(
+    model: Predictor, micrograph: Micrograph, mask: Real[np.ndarray, "h w"]
+) -> float | None:
+    """Return the correlation, from -1 to 1, of a mask with what `model` predicts; None of one kind.
+
+    Source: the phi coefficient (K. Pearson 1900), also named after Matthews.
+    """
+    predicted, drawn = model.mask(micrograph.image, micrograph.nm_per_pixel) > 0, mask > 0
+    if predicted.all() or drawn.all() or not (predicted.any() and drawn.any()):
+        return None
+    return float(np.corrcoef(predicted.ravel(), drawn.ravel())[0, 1])
+
+
 def score(
     model: Predictor, name: str, micrograph: Micrograph, truth: Real[np.ndarray, "h w"]
 ) -> Scored:
