@@ -26,6 +26,7 @@ PAGES = ROOT / "docs" / "reference"
 RECIPES = ("pretrain", "segment_au", "restore_temimagenet")
 COMMANDS = {  # verb: module
     "train": "emjax.main",
+    "finetune": "emjax.finetune",
     "predict": "emjax.predict",
     "measure": "emjax.measure",
     "report": "emjax.report",

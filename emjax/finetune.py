@@ -29,7 +29,7 @@ from data_builders.micrographs.examination import Finding
 from data_builders.micrographs.listing import Listing, Source
 from data_builders.micrographs.reading import ReadOptions, foreground_of
 from emjax import cli, micrographs, pictures
-from emjax.config import SPLITS, Config, find_recipe, read_recipe
+from emjax.config import SPLITS, Config, find_recipe, generator_of, read_recipe
 from emjax.data.records import has_split, open_records
 from emjax.errors import InputError, UsageError, choose
 from emjax.experiments import finetuning
@@ -398,7 +398,7 @@ def config_of(
         platform=jax.default_backend(),
         has_base=base != "none" and same_task,
         steps=steps or options.steps,
-        divisor=build_abstract(config.model.to_dict()).divisor,
+        divisor=build_abstract(generator_of(config)).divisor,
         selects=selects,
     )
     choices.apply(config, settings, card["splits"]["train"] + more)

@@ -1,6 +1,6 @@
 """Train: python -m emjax.main --config=RECIPE[:variant] [--workdir=DIR] [--config.a.b=v].
 
-RECIPE is one of the names below or a Python file. A run continues from the latest checkpoint in its
+RECIPE is one of the names below, a Python file, or the config.json of a run. A run continues from the latest checkpoint in its
 workdir. --deterministic: the same bits on a GPU in every run, which is slower. --require=gpu or
 tpu: refuse to run on anything else. --profile=FROM:TO: trace these steps into the workdir's
 profile/.

@@ -16,14 +16,13 @@ def grey(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return np.rint(255 * np.clip(unit, 0, 1)).astype(np.uint8)
 
 
-def stretched(image: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
-    """Return uint8 [h, w] of an image: black at `low` and below, white at `high` and above.
+def stretched(image: np.ndarray, ends: tuple[float, float] | None = None) -> np.ndarray:
+    """Return uint8 [h, w] of an image: black at the lower end and below, white at the upper.
 
     Args:
-        low, high: grey values; by default the 0.1 and 99.9 % of the pixels.
+        ends: grey values; by default the 0.1 and 99.9 % of the pixels.
     """
-    lowest, highest = np.percentile(image, [0.1, 99.9])
-    low, high = lowest if low is None else low, highest if high is None else high
+    low, high = ends or np.percentile(image, [0.1, 99.9])
     return (255 * np.clip((image - low) / max(float(high - low), 1e-9), 0, 1)).astype(np.uint8)
 
 

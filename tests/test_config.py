@@ -104,3 +104,11 @@ def test_a_recipe_is_loaded_from_any_file(tmp_path):
     path = tmp_path / "a recipe [1].py"
     path.write_text("answer = 42")
     assert load_file(path)["answer"] == 42
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"task": "segmentation"}'])
+def test_a_json_file_that_is_no_config_is_refused(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"--config=.*config\.json: .*expected .*config\.json"):
+        config.read_recipe(path, None)

@@ -221,7 +221,7 @@ def as_picture(values: np.ndarray, low: float, high: float, caption: str) -> Pic
     """Return `values` in grey, at most SIDE pixels high and wide."""
     from PIL import Image
 
-    picture = Image.fromarray(stretched(values, low, high))
+    picture = Image.fromarray(stretched(values, (low, high)))
     picture.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
     return Picture(png(np.asarray(picture)), caption)
 
