@@ -9,14 +9,18 @@ a cross-validation. OUT/model is the model, for `emjax predict --model=OUT`, OUT
 scores, pictures, curves and what was found in the pairs; OUT/config.json is the recipe, for
 `emjax train --config=OUT/config.json`. Stopped and started again, the command goes on.
 
-Run again after targets were corrected, added or taken away, it sets OUT aside as OUT.before-1 and
+Run again after pairs were corrected, added or taken away, it sets OUT aside as OUT.before-1 and
 goes on from its model; half of what is trained on then are the pairs that changed.
 """
 
 import argparse
+import itertools
 import json
+import os
+import re
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,24 +29,29 @@ import numpy as np
 
 from data_builders import common
 from data_builders.micrographs import Micrographs, checking, pairs
-from data_builders.micrographs.examination import Finding
+from data_builders.micrographs.checking import Checked
 from data_builders.micrographs.listing import Listing, Source
+from data_builders.micrographs.pairs import Splits
 from data_builders.micrographs.reading import ReadOptions, foreground_of
 from emjax import cli, micrographs, pictures
-from emjax.config import SPLITS, Config, find_recipe, generator_of, read_recipe
-from emjax.data.records import has_split, open_records
+from emjax.config import Config, find_recipe, generator_of, read_recipe
+from emjax.data.records import open_records
 from emjax.errors import InputError, UsageError, choose
 from emjax.experiments import finetuning
+from emjax.experiments.finetuning import Scored, Truth
 from emjax.experiments.page import Picture
 from emjax.files import check_writable, write_atomically
+from emjax.micrographs import Micrograph
 from emjax.models import pretrained, saved
 from emjax.models.build import build_abstract
+from emjax.parallel import devices
 from emjax.runs.run import Run, read_run
 from emjax.tasks import TASKS
 from emjax.training import choices
 from emjax.training.train import train
 
 BASE = "particles"  # of the package, for segmentation; other tasks start from random weights
+NONE, AUTO = "none", "auto"  # values of --base
 RECIPES = {
     "segmentation": ("segment_au", None),
     "denoise": ("restore_temimagenet", "denoise,unet_4_424"),
@@ -50,44 +59,57 @@ RECIPES = {
     "superresolution": ("restore_temimagenet", "superresolution,unet_4_424"),
 }
 RECORD = "finetune.json"  # what the command was called with, and what came of it
+SETTINGS = "settings.json"  # of a training, each with its reason
+DATASET = "micrographs"  # of OUT/data
 JUDGED = 100  # pairs whose masks are compared with what the base predicts
-CHANGED = "changed"  # micrographs/CHANGED are the records of what was corrected
 TRIAL = 10  # --base=auto tries each for this part of the updates
 EVERYTHING = 1.0  # share of the images that a build may leave out: they were examined before
+PLACE = r"(_[zyx]\d+)?(_y\d+x\d+)?$"  # of a record, at the end of its name
 
 
-class Examined(NamedTuple):
-    """The pairs that can be used, and what was found in all of them."""
+class Base(NamedTuple):
+    """The weights that a training starts from.
 
-    kept: list[Source]
-    findings: list[Finding]
-    shown: dict[str, list[Picture]]  # by name, of those with a finding
-    data: choices.Data
+    Attributes:
+        name: of a model of the package, or a folder; NONE for random weights.
+        model: the field `model` of its config; {} for that of the recipe.
+        fresh: patterns of the layers that start at random.
+        does: whether it does the task already.
+        rule: of its intensity range.
+    """
+
+    name: str
+    model: dict[str, Any]
+    fresh: tuple[str, ...] = ()
+    does: bool = False
+    rule: str = "percentile"
 
 
 class Earlier(NamedTuple):
-    """A finished finetuning, set aside, some of whose targets have changed since."""
+    """A finished finetuning, set aside, some of whose pairs have changed since."""
 
     folder: Path
-    splits: dict[str, str] | None  # by name; None after a cross-validation
-    changed: list[str]  # names of pairs that are new or have another target
+    splits: Splits | None  # of those that held some out; None after a cross-validation
+    changed: list[str]  # names of pairs that are new or have changed
     gone: list[str]
 
-    @classmethod
-    def of(cls, begun: Mapping[str, Any]) -> "Earlier":
-        """Return what the one that `begun`, a record, goes on from says of itself."""
-        folder = Path(begun["earlier"])
-        record = read_record(folder)
-        old, new = record["targets"], begun["targets"]
-        changed = [name for name in new if old.get(name) != new[name]]
-        return cls(folder, record["splits"], changed, [name for name in old if name not in new])
+
+class Part(NamedTuple):
+    """One training: of a cross-validation, or the one that is the model."""
+
+    folder: Path
+    split_of: Splits
+    start: Base
 
 
 @cli.command
 def main(arguments: Sequence[str]) -> int:
     """Finetune; returns 0."""
     options = parse(arguments)
+    devices.keep_compiled()
     out: Path = options.out
+    check_out(out, options)
+    base = base_of(BASE if options.base == AUTO else options.base, options)
     target = TASKS[options.task].target
     read_options = ReadOptions(
         options.index,
@@ -99,48 +121,45 @@ def main(arguments: Sequence[str]) -> int:
         options.cut_banner,
         options.classes,
     )
-    check_out(out, options)
     listing = pairs.find(options.images, options.targets or options.images, options.table, target)
-    pairs.check_some(listing, options.images)
     print(f"{len(listing.sources)} pairs of an image and a {target}")
-    base = options.base or (BASE if target == "mask" else "none")
-    examined = examine(listing, read_options, BASE if base == "auto" else base, options)
-    begun = begin(out, options, pairs.target_digests(listing.sources))
-    earlier = Earlier.of(begun) if begun["earlier"] else None
-    parts = pairs.divide(examined.kept, earlier.splits if earlier else None)
-    begun["splits"] = parts[0] if len(parts) == 1 else None
-    print(divided_in_words(parts))
-    if base == "auto":
-        base = better_base(examined, parts[0], options, out / "trials")
+    checked, shown = examine(listing, read_options, base, options)
+    record = begin(out, options, pairs.digests(listing.sources))
+    earlier = earlier_of(record)
+    before = earlier.splits if earlier else None
+    splits = trainable(pairs.divide(checked.kept, checked.cluster_of, before), checked.foreground)
+    print(finetuning.divided_in_words(splits))
+    if options.base == AUTO:
+        base = better_base(checked, splits[0], options, out / "trials")
+    parts = [
+        *(Part(out / "folds" / str(n), s, base) for n, s in enumerate(splits[:-1], 1)),
+        Part(out, splits[-1], start_of(base, earlier, splits, options)),
+    ]
+    scores: list[Scored] = []
+    untrained: list[Scored] = []  # of what was started from, without finetuning
     runs: dict[str, Run] = {}
-    scores: list[finetuning.Scored] = []
-    untrained: list[finetuning.Scored] = []  # of the base, without finetuning
-    notes: list[str] = []
-    settings: list[choices.Choice] = []
-    for number, split_of in enumerate(parts, 1):
-        last = number == len(parts)
-        folder = out if last else out / "folds" / str(number)
-        # What has seen all pairs may go on, but not be scored on them.
-        goes_on = earlier and last and (len(parts) > 1 or earlier.splits)
-        start = str(earlier.folder) if earlier and goes_on else base
-        changed = earlier.changed if earlier and last else ()
-        card, settings = train_part(folder, examined, split_of, start, options, changed=changed)
-        notes = card["notes"]
-        runs["all" if len(parts) > 1 and last else f"part {number}"] = read_run(folder, out)
-        held_out = "test" if len(parts) == 1 else "val"
-        held = [source for source in examined.kept if split_of[source.name] == held_out]
-        scores += scored(folder, held, read_options)
-        if base_model(start, options.task)[1] and (options.classes or 2) == 2:
-            untrained += scored(start, held, read_options)
-    before = {start: finetuning.interval_of(untrained).mean} if untrained else {}
-    is_mask = target == "mask"
-    folds = len(parts) - 1
-    summary = finetuning.in_words(scores, is_mask=is_mask, folds=folds, before=before)
-    corrections = corrected(earlier, out) if earlier else []
-    begun["base"] = base
-    report(
-        out, examined, listing, runs, scores, settings, begun, options, notes, summary, corrections
+    for part in parts:
+        again = earlier.changed if earlier and part.folder == out else []
+        notes = train_part(part, checked, options, changed=again)
+        name = "all pairs" if part.folder == out else f"part {part.folder.name}"
+        runs["the model" if len(parts) == 1 else name] = read_run(part.folder, out)
+        held = [s for s in checked.kept if part.split_of[s.name] == held_out(part.split_of)]
+        scores += scored(str(part.folder), held, read_options)
+        if held and part.start.does:
+            untrained += scored(part.start.name, held, read_options)
+    record |= {
+        "base": base.name,
+        "splits": splits[0] if len(splits) == 1 else None,
+    }
+    corrections = corrected(earlier, checked.kept, out) if earlier else []
+    summary = finetuning.in_words(
+        scores,
+        is_mask=target == "mask",
+        folds=len(parts) - 1,
+        before={parts[0].start.name: untrained} if untrained else {},
     )
+    report(record, parts[-1], checked, shown, runs, scores, summary, options,
+           [*listing.notes, *notes], corrections)  # fmt: skip
     return 0
 
 
@@ -158,12 +177,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "background_removed, superresolved); also source, split, nm_per_pixel")  # fmt: skip
     add("--out", required=True, type=Path, help="folder for the model and the report")
     add("--task", default="segmentation", help=f"{', '.join(RECIPES)}; default: %(default)s")
-    add("--base", help="what to start from: a model that comes with emjax, a folder, a run, none, "
-        f"or auto, which tries; default: {BASE} for masks, else none")  # fmt: skip
+    add("--base", help="what to start from: a model that comes with emjax, a folder, a run, "
+        f"{NONE}, or {AUTO}, which tries; default: {BASE} for masks, else {NONE}")  # fmt: skip
     add("--foreground", help="in masks: nonzero, a value, or R,G,B")
     add("--classes", type=int, help="masks hold the numbers of so many classes, 0 to N - 1")
     add("--keep_all", action="store_true", help="leave no pair out for what its mask shows")
-    add("--steps", type=int, help="updates of the training, instead of those of the rules")
+    add("--steps", type=int, help="updates of the training, instead of those of the rules; one "
+        "pass over the data at least")  # fmt: skip
     add("--seed", type=int, default=0, help="of weights and augmentation; default: %(default)s")
     add("--index", type=int, help="which image, of files that hold several")
     add("--channel", help="which channel, by name or number, of images that have several")
@@ -173,18 +193,61 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     choose("task", options.task, RECIPES)
     if options.steps is not None and options.steps < 1:
         raise UsageError(f"--steps={options.steps}, expected at least 1")
+    if options.classes is not None and not 2 <= options.classes <= 255:
+        raise UsageError(f"--classes={options.classes}, expected 2 to 255, the background too")
+    if options.classes and options.foreground:
+        raise UsageError("--classes and --foreground: expected one of them")
     if options.task != "segmentation" and (options.foreground or options.classes):
         raise UsageError(
             f"--foreground and --classes are of masks, but the task is {options.task}; leave them "
             "out"
         )
+    options.base = options.base or (BASE if options.task == "segmentation" else NONE)
     return options
+
+
+def base_of(name: str, options: argparse.Namespace) -> Base:
+    """Return what to start from.
+
+    Args:
+        name: a value of --base, but AUTO.
+
+    Raises: InputError if it is no model.
+    """
+    is_mask = options.task == "segmentation"
+    if name == NONE:
+        return Base(NONE, base_of(BASE, options).model if is_mask else {})
+    folder = saved.inside(name)
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text())
+        model: dict[str, Any] = dict(config["model"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--base={name}: expected a model, the workdir of a run, one of "
+            f"{', '.join(pretrained.DIGESTS)}, {NONE} or {AUTO}; {path}: {error}"
+        ) from None
+    task, outputs = config.get("task"), model.get("out_channels") or 1
+    classes = options.classes or 2
+    fits = outputs in (1, 2) if classes == 2 else outputs == classes
+    if not fits or classes > 2:
+        model.pop("out_channels", None)
+    keeps_head = fits and task == "segmentation" if is_mask else task != "segmentation"
+    untrained = tuple(map(re.escape, config.get("untrained", ())))
+    rule = config.get("range_rule")
+    return Base(
+        name if name in pretrained.DIGESTS else os.path.abspath(folder),
+        model,
+        untrained if keeps_head else ("head/.*", *untrained),
+        keeps_head and task == options.task,
+        rule if rule in micrographs.RULES else "percentile",
+    )
 
 
 def told(options: argparse.Namespace) -> dict[str, Any]:
     """Return what a run was asked for, as it reads back from JSON."""
     values = {name: value for name, value in vars(options).items() if name != "out"}
-    return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+    return {n: os.path.abspath(v) if isinstance(v, Path) else v for n, v in values.items()}
 
 
 def read_record(out: Path) -> dict[str, Any]:
@@ -192,11 +255,12 @@ def read_record(out: Path) -> dict[str, Any]:
 
     Raises: UsageError for a folder of something else.
     """
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or not any(not p.name.endswith(".partial") for p in out.iterdir()):
         return {}
     try:
         record = json.loads((out / RECORD).read_text())
-        return {key: record[key] for key in ("options", "targets", "earlier", "splits", "score")}
+        [record[key] for key in ("options", "pairs", "earlier", "splits", "finished")]
+        return record
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(
             f"--out={out}: expected a new folder or one of emjax finetune, got other files; choose "
@@ -204,66 +268,137 @@ def read_record(out: Path) -> dict[str, Any]:
         ) from None
 
 
-def begin(out: Path, options: argparse.Namespace, targets: dict[str, str]) -> dict[str, Any]:
-    """Return the record of a finetuning, new or begun before, and write it if it is new.
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write the record of a finetuning."""
+    write_atomically(folder / RECORD, (json.dumps(record, indent=1) + "\n").encode())
 
-    A finished one in `out` with other `targets` is set aside first.
 
-    Args:
-        targets: {name: digest}.
-    """
-    record = read_record(out)
-    earlier = None
-    if record and record["score"] is not None and record["targets"] != targets:
-        taken = len([*out.parent.glob(f"{out.name}.before-*")])
-        earlier = out.with_name(f"{out.name}.before-{taken + 1}")
-        out.rename(earlier)
-        print(f"targets have changed: {out} is {earlier} now, and its model is gone on from")
-        record = {}
-    if not record:
-        record = {
-            "options": told(options),
-            "targets": targets,
-            "earlier": str(earlier) if earlier else None,
-            "splits": None,
-            "score": None,
-        }
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / RECORD, json.dumps(record, indent=1).encode())
-    return record
+def begun(out: Path) -> Path:
+    """Return the folder that becomes `out` when what is in `out` is set aside."""
+    return out.with_name(f".{out.name}.begun")
 
 
 def check_out(out: Path, options: argparse.Namespace) -> None:
     """Raise UsageError unless `out` is new, or of this command with the same options."""
     check_writable(out)
-    record = read_record(out)
-    if not record:
-        return
-    before = record["options"]
+    if not out.exists() and begun(out).exists():  # stopped between two renames
+        begun(out).rename(out)
+    before = read_record(out).get("options")
     asked = told(options)
+    if before is None or before == asked:
+        return
     changed = sorted(name for name in {**before, **asked} if before.get(name) != asked.get(name))
-    if changed:
-        listed = ", ".join(f"--{name}={before.get(name)}" for name in changed)
-        raise UsageError(f"--out={out} was begun with {listed}; choose another --out or delete it")
+    listed = ", ".join(f"--{name}={before.get(name)}" for name in changed)
+    raise UsageError(f"--out={out} was begun with {listed}; choose another --out or delete it")
+
+
+def begin(out: Path, options: argparse.Namespace, digests: Splits) -> dict[str, Any]:
+    """Return the record of a finetuning, new or begun before, and write it if it is new.
+
+    What is in `out` of other pairs is set aside first; a finished one is to be gone on from.
+    """
+    record = read_record(out)
+    if record and record["pairs"] == digests:
+        return record
+    new = dict(options=told(options), pairs=digests, earlier=None, splits=None, finished=False)
+    if not record:
+        out.mkdir(parents=True, exist_ok=True)
+        write_record(out, new)
+        return new
+    pattern = re.compile(re.escape(f"{out.name}.before-") + r"(\d+)")
+    numbers = [
+        int(m[1]) for p in out.absolute().parent.iterdir() if (m := pattern.fullmatch(p.name))
+    ]
+    aside = out.absolute().with_name(f"{out.name}.before-{max(numbers, default=0) + 1}")
+    if record["finished"]:
+        new["earlier"] = str(aside)
+    shutil.rmtree(begun(out), ignore_errors=True)
+    begun(out).mkdir()
+    write_record(begun(out), new)
+    for path in out.glob("**/config.json"):  # its records move with it
+        if path.parent.name != "model":
+            config = json.loads(path.read_text())
+            inside = os.path.relpath(path.parent, out)
+            config["data"]["dir"] = str(Path(os.path.normpath(aside / inside), "data"))
+            write_atomically(path, json.dumps(config, indent=2).encode())
+    out.rename(aside)
+    begun(out).rename(out)
+    print(f"the pairs have changed: {out} is {aside} now")
+    return new
+
+
+def earlier_of(record: Mapping[str, Any]) -> Earlier | None:
+    """Return the finetuning that a record goes on from, if it does.
+
+    Raises: InputError if it is gone.
+    """
+    if not record["earlier"]:
+        return None
+    folder = Path(record["earlier"])
+    before = read_record(folder)
+    if not before:
+        raise InputError(f"{folder} is gone, from which --out goes on; choose another --out")
+    old, new = before["pairs"], record["pairs"]
+    splits = before["splits"]
+    if splits and held_out(splits) not in splits.values():
+        splits = None
+    changed = [name for name in new if old.get(name) != new[name]]
+    return Earlier(folder, splits, changed, [name for name in old if name not in new])
+
+
+def held_out(split_of: Splits) -> str:
+    """Return the split that is for the score: `test`, or `val` where there is no `test`."""
+    return "test" if "test" in split_of.values() else "val"
+
+
+def start_of(
+    base: Base, earlier: Earlier | None, splits: Sequence[Splits], options: argparse.Namespace
+) -> Base:
+    """Return what the model starts from: the earlier model, unless it has seen what is held out."""
+    if not earlier:
+        return base
+    held = {name for name, split in splits[-1].items() if split != "train"}
+    seen = {name for name in held if (earlier.splits or {}).get(name, "train") == "train"}
+    known = {*read_record(earlier.folder)["pairs"]}
+    if seen & known:
+        print(f"{earlier.folder} was trained on what is held out now: not gone on from")
+        return base
+    print(f"goes on from {earlier.folder}")
+    return base_of(str(earlier.folder), options)
+
+
+def trainable(splits: Sequence[Splits], foreground: Mapping[str, float] | None) -> list[Splits]:
+    """Return those of a cross-validation's trainings, and the last, whose masks have foreground.
+
+    Raises: InputError if there is nothing to train on.
+    """
+    kept: list[Splits] = []
+    for number, split_of in enumerate(splits, 1):
+        names = [name for name, split in split_of.items() if split == "train"]
+        if not names:
+            raise InputError("no pair is in the split train; name some in the table")
+        if number == len(splits) or not foreground or any(foreground[name] for name in names):
+            kept.append(split_of)
+    return kept
 
 
 def examine(
-    listing: Listing, read_options: ReadOptions, base: str, options: argparse.Namespace
-) -> Examined:
-    """Read all pairs once; print what is wrong with them; return what can be used.
+    listing: Listing, read_options: ReadOptions, base: Base, options: argparse.Namespace
+) -> tuple[Checked, dict[str, Picture]]:
+    """Read all pairs once; print what is wrong with them; return (what can be used, pictures).
 
     Raises: as `checking.check`.
     """
     is_mask = options.task == "segmentation"
-    judges = base in pretrained.DIGESTS and base_model(base, options.task)[1]
-    judges = judges and not (options.classes or options.foreground)
-    model = finetuning.Predictor(base) if judges else None
+    asks = is_mask and not (options.classes or options.foreground)
+    judges = asks and base.does and base.name in pretrained.DIGESTS
+    model = finetuning.Predictor(base.name) if judges else None
     thumbnails: dict[str, Picture] = {}
 
-    def watch(name: str, micrograph: micrographs.Micrograph, target: np.ndarray) -> float | None:
+    def watch(name: str, micrograph: Micrograph, target: np.ndarray) -> float | None:
         drawn = target if is_mask else np.zeros(target.shape, np.uint8)
         thumbnails[name] = finetuning.picture(pictures.overlay(micrograph.image, drawn), name)
-        if model is None or len(thumbnails) > JUDGED or np.ptp(micrograph.image) == 0:
+        if model is None or len(thumbnails) > JUDGED:
             return None
         return finetuning.agreement(model, micrograph, target)
 
@@ -273,44 +408,21 @@ def examine(
         options.images,
         is_mask=is_mask,
         smallest=choices.SMALLEST,
-        asks=is_mask and not (options.classes or options.foreground),
+        asks=asks,
         keep_all=options.keep_all,
         watch=watch,
     )
-    shown = {
-        one.name: [thumbnails[name] for name in (one.name, one.other) if name in thumbnails]
-        for one in checked.findings
-    }
-    shapes, foreground = checked.shapes, checked.foreground
-    data = choices.Data(len(checked.kept), shapes, foreground, options.classes or 2)
-    return Examined(checked.kept, checked.findings, shown, data)
-
-
-def divided_in_words(parts: Sequence[Mapping[str, str]]) -> str:
-    """Return what is trained on what, for the terminal."""
-    if len(parts) == 1:
-        splits = [*parts[0].values()]
-        counts = ", ".join(f"{splits.count(s)} {words}" for s, words in (
-            ("train", "to train on"), ("val", "to choose by"), ("test", "held out for the score"))
-            if s in splits)  # fmt: skip
-        single = ": a single source, so there will be no score" if {*splits} == {"train"} else ""
-        return f"{counts}{single}"
-    return (
-        f"{len(parts[0])} pairs are few: each is held out once, by {len(parts) - 1} trainings; one "
-        "more, on all of them, is the model"
-    )
+    return checked, thumbnails
 
 
 def train_part(
-    folder: Path,
-    examined: Examined,
-    split_of: Mapping[str, str],
-    base: str,
+    part: Part,
+    checked: Checked,
     options: argparse.Namespace,
     steps: int | None = None,
     changed: Sequence[str] = (),
-) -> tuple[dict[str, Any], list[choices.Choice]]:
-    """Build the records of one training in `folder` and train there; return (card, settings).
+) -> list[str]:
+    """Build the records of one training and train; return notes on the records.
 
     What is finished is left as it is.
 
@@ -318,33 +430,48 @@ def train_part(
         steps: updates, instead of those of the options.
         changed: names of pairs that half of what is trained on are.
     """
-    table, again = folder / "data" / "pairs.csv", folder / "data" / "changed.csv"
-    pairs.write_table(table, examined.kept, split_of)
-    card = built(table, examined.data, options)
-    anew = [s for s in examined.kept if s.name in changed and split_of[s.name] == "train"]
-    more = 0
-    if anew:
-        pairs.write_table(again, anew, split_of)
-        more = built(again, examined.data, options, name=CHANGED)["splits"]["train"]
-    config, settings = config_of(folder, examined.data, card, more, base, options, steps)
-    for choice in settings:
-        print(f"  {choice.field} = {choice.value}: {choice.why}")
-    train(config, folder)
-    return card, settings
+    data = part.folder / "data"
+    pairs.write_table(data / "pairs.csv", checked.kept, part.split_of)
+    card = built(data, checked.shapes, part.start.rule, options)
+    if (part.folder / "config.json").exists():  # it goes on as it was begun, on any device
+        train(read_recipe(part.folder / "config.json", None), part.folder)
+        return card["notes"]
+    config = config_of(part, card, options, changed_slices(data, checked.kept, changed))
+    shares = checked.foreground or {}
+    val = [name for name, split in part.split_of.items() if split == "val"]
+    settings = choices.choose(
+        choices.Data(
+            checked.shapes,
+            float(np.mean([*shares.values()])) if shares else None,
+            options.classes or 2,
+        ),
+        platform=jax.default_backend(),
+        has_base=part.start.does,
+        steps=steps or options.steps,
+        divisor=build_abstract(generator_of(config)).divisor,
+        # A val without foreground cannot choose, and what chooses gives no honest score.
+        selects=held_out(part.split_of) == "test" and any(shares.get(name, 1) for name in val),
+    )
+    settings = choices.apply(config, settings, card["splits"]["train"])
+    rows = [{"setting": c.field, "value": str(c.value), "why": c.why} for c in settings]
+    for row in rows:
+        print(f"  {row['setting']} = {row['value']}: {row['why']}")
+    write_atomically(part.folder / SETTINGS, json.dumps(rows, indent=1).encode())
+    train(config, part.folder)
+    return card["notes"]
 
 
 def built(
-    table: Path, data: choices.Data, options: argparse.Namespace, name: str | None = None
+    data: Path, shapes: Sequence[tuple[int, int]], rule: str, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Build the records of a table beside it; return their card."""
+    """Build the records of the table in a folder; return their card."""
     parser = cli.Parser()
     Micrographs.add_options(parser)
-    side, _ = choices.patch_side(data.shapes)
     flags = {
         "source": options.images,
-        "table": table,
-        "name": name,
-        "patch": side,
+        "table": data / "pairs.csv",
+        "patch": choices.patch_side(shapes),
+        "range": rule,
         "foreground": options.foreground,
         "classes": options.classes,
         "index": options.index,
@@ -355,185 +482,170 @@ def built(
     words += ["--cut_banner"] * options.cut_banner
     dataset = Micrographs(parser.parse_args(words))
     dataset.other_name = "--out"
-    return common.build(dataset, table.parent, max_skipped=EVERYTHING)[0]
+    return common.build(dataset, data, max_skipped=EVERYTHING)[0]
+
+
+def names_in(records: Any, kept: Sequence[Source]) -> list[str]:
+    """Return, for each record of a split, the name of the pair that it was cut from."""
+    known = pairs.record_names(kept)
+    named = [records.source[index]["name"].decode() for index in range(len(records.source))]
+    return [known.get(name) or known[re.sub(PLACE, "", name)] for name in named]
+
+
+def changed_slices(data: Path, kept: Sequence[Source], changed: Sequence[str]) -> list[str]:
+    """Return the slices of the split train that hold the pairs `changed`: "train[3:5]"."""
+    if not changed:
+        return []
+    of = names_in(open_records(data, DATASET, "train"), kept)
+    slices, start = [], 0
+    for is_changed, group in itertools.groupby(of, lambda name: name in changed):
+        end = start + len([*group])
+        slices += [f"train[{start}:{end}]"] * is_changed
+        start = end
+    return slices
 
 
 def config_of(
-    folder: Path,
-    data: choices.Data,
-    card: Mapping[str, Any],
-    more: int,
-    base: str,
-    options: argparse.Namespace,
-    steps: int | None,
-) -> tuple[Config, list[choices.Choice]]:
-    """Return (the config of a training, the settings that the rules have chosen).
+    part: Part, card: Mapping[str, Any], options: argparse.Namespace, again: Sequence[str]
+) -> Config:
+    """Return the config of a training, before the settings that rules choose.
 
     Args:
         card: of the records.
-        more: records of the pairs that changed, which are trained on once more.
+        again: slices of the split train that are half of what is trained on.
     """
     recipe, variant = RECIPES[options.task]
     config = read_recipe(find_recipe(recipe), variant)
-    selects = "val" in card["splits"] and "test" in card["splits"]
-    model, same_task = base_model(BASE if base == "none" and not variant else base, options.task)
     config.seed = options.seed
     config.log_every = 20
-    if model:
-        with config.ignore_type():
-            config.model = {name: v for name, v in model.items() if name != "out_channels"}
-    config.data.dir = str(folder / "data")
-    config.data.train = ("micrographs", "train")
-    if more:
-        parts = [("micrographs", "train", 1.0), (f"micrographs/{CHANGED}", "train", 1.0)]
-        with config.ignore_type():
-            config.data.train = tuple(parts)
-    config.data.evals = {"val": ("micrographs", "val" if "val" in card["splits"] else "train")}
-    if base != "none":
-        keeps_head = data.foreground is None or (same_task and data.classes == 2)
-        config.initialise.workdir = base
-        config.initialise.fresh = () if keeps_head else ("head/.*",)
-    settings = choices.choose(
-        data,
-        platform=jax.default_backend(),
-        has_base=base != "none" and same_task,
-        steps=steps or options.steps,
-        divisor=build_abstract(generator_of(config)).divisor,
-        selects=selects,
-    )
-    choices.apply(config, settings, card["splits"]["train"] + more)
-    if (folder / "config.json").exists():  # it goes on as it was begun, also on another device
-        config = read_recipe(folder / "config.json", None)
-    return config, settings
-
-
-def base_model(base: str, task: str) -> tuple[dict[str, Any], bool]:
-    """Return (the field `model` of a base, whether it was trained for `task`); {} of none.
-
-    Raises: InputError if the base is no model.
-    """
-    if base == "none":
-        return {}, False
-    path = saved.inside(base) / "config.json"
-    try:
-        config = json.loads(path.read_text())
-        return dict(config["model"]), config.get("task") == task
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"--base={base}: expected a model, the workdir of a run, one of "
-            f"{', '.join(pretrained.DIGESTS)}, none or auto; {path}: {error}"
-        ) from None
+    data = os.path.abspath(part.folder / "data")
+    parts = [(DATASET, "train", 1.0), *((DATASET, some, 1 / len(again)) for some in again)]
+    with config.ignore_type():
+        if part.start.model:
+            config.model = part.start.model
+        config.data.train = tuple(parts) if again else (DATASET, "train")
+    config.data.dir = data
+    config.data.evals = {"val": (DATASET, "val" if "val" in card["splits"] else "train")}
+    if part.start.name != NONE:
+        config.initialise.workdir = part.start.name
+        config.initialise.fresh = part.start.fresh
+    return config
 
 
 def better_base(
-    examined: Examined, split_of: Mapping[str, str], options: argparse.Namespace, folder: Path
-) -> str:
-    """Return the base, of BASE and none, whose validation score is better after a short training.
+    checked: Checked, split_of: Splits, options: argparse.Namespace, folder: Path
+) -> Base:
+    """Return BASE or random weights, whichever has the better score after a short training.
 
     Raises: UsageError if there is no validation.
     """
     if "val" not in split_of.values():
-        raise UsageError("--base=auto: no image is left to choose by; name a base, or none")
+        raise UsageError(f"--base={AUTO}: no image is left to choose by; name a base, or {NONE}")
     steps = max(1, (options.steps or choices.updates(jax.default_backend())) // TRIAL)
-    best: dict[str, float] = {}
-    for base, name in ((BASE, "trained"), ("none", "random")):
-        train_part(folder / name, examined, split_of, base, options, steps)
-        run = read_run(folder / name, folder)
-        best[base] = run.sign * max(run.sign * row[run.score] for row in run.evaluations)
-    sign = run.sign
-    chosen = max(best, key=lambda base: sign * best[base])
-    tried = ", ".join(f"{base} {value:.4f}" for base, value in best.items())
-    print(f"--base=auto takes {chosen}: after {steps} updates each, {run.score}: {tried}")
-    return chosen
+    tried: dict[str, float] = {}
+    bases = {name: base_of(name, options) for name in (BASE, NONE)}
+    for number, base in enumerate(bases.values()):
+        part = Part(folder / str(number), split_of, base)
+        train_part(part, checked, options, steps)
+        run = read_run(part.folder, folder)
+        tried[base.name] = max(run.sign * row[run.score] for row in run.evaluations)
+    chosen = max(tried, key=lambda name: tried[name])
+    listed = ", ".join(f"{name} {abs(value):.4f}" for name, value in tried.items())
+    print(f"--base={AUTO} takes {chosen}: after {steps} updates each, {run.score}: {listed}")
+    return bases[chosen]
 
 
-def scored(
-    folder: str | Path, held: Sequence[Source], read_options: ReadOptions
-) -> list[finetuning.Scored]:
-    """Return the scores of `held` by the model of `folder`, plane by plane."""
+def scored(folder: str, held: Sequence[Source], read_options: ReadOptions) -> list[Scored]:
+    """Return the scores of `held` by the model of `folder`; of stacks, means over their planes."""
     if not held:
         return []
     model = finetuning.Predictor(folder)
-    found = []
-    for source in held:
-        for number, plane in enumerate(pairs.read(source, read_options)):
-            name = f"{source.image.name}, plane {number}" if number else source.image.name
-            found.append(finetuning.score(model, name, plane.micrograph, plane.target))
-    return found
+
+    def planes_of(source: Source) -> Iterator[Truth]:
+        for plane in pairs.read(source, read_options):
+            numbers = sum(any(value) for value in plane.found.values) if plane.found else 0
+            yield Truth(plane.micrograph, plane.target, numbers)
+
+    return [finetuning.score(model, each.name, lambda e=each: planes_of(e)) for each in held]
 
 
-def corrected(earlier: Earlier, out: Path) -> list[dict[str, str]]:
+def corrected(earlier: Earlier, kept: Sequence[Source], out: Path) -> list[dict[str, str]]:
     """Return a row for each pair that changed since: in how many pixels its target did."""
-    old, new = masks_of(earlier.folder), masks_of(out)
+    old = targets_of(earlier.folder, kept)
+    new = targets_of(out, kept)
     rows = []
     for name in earlier.changed:
-        parts = [key for key in new if key == name or key.startswith(f"{name}_")]
-        both = [key for key in parts if key in old and old[key].shape == new[key].shape]
-        differs = sum(int((old[key] != new[key]).sum()) for key in both)
-        total = sum(new[key].size for key in both)
-        what = f"changed in {100 * differs / total:.2g} % of its pixels" if both else "new"
-        rows.append({"pair": name, "": what if parts else "left out"})
+        theirs, ours = old.get(name), new.get(name)
+        what = "left out" if ours is None else "new"
+        if theirs is not None and ours is not None:
+            what = "changed"
+            if [each.shape for each in theirs] == [each.shape for each in ours]:
+                differs = sum(int((a != b).sum()) for a, b in zip(theirs, ours, strict=True))
+                share = 100 * differs / sum(each.size for each in ours)
+                what = f"changed in {share:.2g} % of its pixels"
+        rows.append({"pair": name, "": what})
     return [*rows, *({"pair": name, "": "no longer there"} for name in earlier.gone)]
 
 
-def masks_of(folder: Path) -> dict[str, np.ndarray]:
-    """Return {name of a record: its target} of a finetuning's records."""
-    found: dict[str, np.ndarray] = {}
-    for split in SPLITS:
-        if has_split(folder / "data", "micrographs", split):
-            records = open_records(folder / "data", "micrographs", split)
-            (target,) = records.card["targets"]
-            for index in range(len(records.source)):
-                record = records.source[index]
-                name = record["name"]
-                found[name.decode() if isinstance(name, bytes) else str(name)] = record[target]
+def targets_of(folder: Path, kept: Sequence[Source]) -> dict[str, list[np.ndarray]]:
+    """Return {name of a pair: the targets of its records} of a finetuning, of pairs in `kept`."""
+    home = folder / "data"
+    card = common.read_card(home / DATASET)
+    (target,) = card["targets"]
+    known = pairs.record_names(kept)
+    found: dict[str, list[np.ndarray]] = {}
+    for split in card["splits"]:
+        records = open_records(home, DATASET, split).source
+        for index in range(len(records)):
+            name = records[index]["name"].decode()
+            pair = known.get(name) or known.get(re.sub(PLACE, "", name))
+            if pair:
+                found.setdefault(pair, []).append(records[index][target])
     return found
 
 
 def report(
-    out: Path,
-    examined: Examined,
-    listing: Listing,
+    record: dict[str, Any],
+    last: Part,
+    checked: Checked,
+    shown: Mapping[str, Picture],
     runs: Mapping[str, Run],
-    scores: Sequence[finetuning.Scored],
-    settings: Sequence[choices.Choice],
-    begun: Mapping[str, Any],
+    scores: Sequence[Scored],
+    summary: str,
     options: argparse.Namespace,
     notes: Sequence[str],
-    summary: str,
     corrections: Sequence[Mapping[str, str]],
 ) -> None:
     """Write the page, the record and the scores of the model's card; print the summary."""
+    out = last.folder
     labels = [
         (
-            {"file": f.name, "": "left out" if f.certain else "doubtful", "what": f.text},
-            examined.shown.get(f.name, []),
+            {"file": one.name, "": "left out" if one.certain else "doubtful", "what": one.text},
+            [shown[name] for name in (one.name, one.other) if name in shown],
         )
-        for f in examined.findings
+        for one in checked.findings
     ]
     facts = finetuning.Facts(
         title=f"{out.name}: a finetuned model",
-        base="" if begun["base"] == "none" else begun["earlier"] or begun["base"],
+        base=last.start.name,
         task=options.task,
-        pairs=len(examined.kept),
-        choices=[{"setting": c.field, "value": str(c.value), "why": c.why} for c in settings],
+        pairs=len(checked.kept),
+        settings=json.loads((out / SETTINGS).read_text()),
         labels=labels,
-        notes=[*listing.notes, *notes],
+        notes=notes,
         corrections=corrections,
     )
     html = finetuning.render(facts, runs, scores, summary=summary)
     write_atomically(out / "report.html", html.encode())
-    middle = finetuning.interval_of(scores)
-    record = {
-        **begun,
-        "score": {
-            name: None if np.isnan(value) else value for name, value in middle._asdict().items()
-        },
+    middle = finetuning.interval_of(scores)._asdict()
+    record |= {
+        "finished": True,
+        "score": {name: None if np.isnan(value) else value for name, value in middle.items()},
         "images": {s.name: {"score": s.score, "found": s.found, "drawn": s.drawn} for s in scores},
-        "findings": [f._asdict() for f in examined.findings],
+        "findings": [one._asdict() for one in checked.findings],
     }
-    write_atomically(out / RECORD, json.dumps(record, indent=1).encode())
     saved.annotate(out / "model", {"held_out": summary})
+    write_record(out, record)
     print(f"\n{summary}")
     print(f"{out / 'report.html'}\nemjax predict --model={out} FILE_OR_FOLDER")
 

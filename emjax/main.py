@@ -1,9 +1,9 @@
 """Train: python -m emjax.main --config=RECIPE[:variant] [--workdir=DIR] [--config.a.b=v].
 
-RECIPE is one of the names below, a Python file, or the config.json of a run. A run continues from the latest checkpoint in its
-workdir. --deterministic: the same bits on a GPU in every run, which is slower. --require=gpu or
-tpu: refuse to run on anything else. --profile=FROM:TO: trace these steps into the workdir's
-profile/.
+RECIPE is one of the names below, a Python file, or the config.json of a run. A run continues from
+the latest checkpoint in its workdir. --deterministic: the same bits on a GPU in every run, which is
+slower. --require=gpu or tpu: refuse to run on anything else. --profile=FROM:TO: trace these steps
+into the workdir's profile/.
 
 On several hosts, run the same command on each: on a TPU pod and under SLURM they find each other;
 elsewhere by --coordinator=HOST:PORT --processes=N --process=I. --processes=1 is a run without
@@ -144,7 +144,7 @@ def find_variant(recipe: str) -> tuple[Path, str | None]:
 
 def known_recipes() -> str:
     """Return the names of the recipes and what else --config takes."""
-    return f"{', '.join(recipes())} or a Python file"
+    return f"{', '.join(recipes())}, a Python file or the config.json of a run"
 
 
 def recipes_listed() -> str:

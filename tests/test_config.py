@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import paper, pretrain, real_small, restore_temimagenet, segment_au
-from emjax.config import FIELDS, RANGES, check_ranges, flat, load_file, settle
+from emjax.config import FIELDS, RANGES, check_ranges, flat, load_file, read_recipe, settle
 from emjax.errors import UsageError
 from emjax.main import parse
 from emjax.training.assemble import assemble
@@ -111,4 +111,4 @@ def test_a_json_file_that_is_no_config_is_refused(tmp_path, text):
     path = tmp_path / "config.json"
     path.write_text(text)
     with pytest.raises(UsageError, match=r"--config=.*config\.json: .*expected .*config\.json"):
-        config.read_recipe(path, None)
+        read_recipe(path, None)

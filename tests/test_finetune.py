@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 
 import jax
 import numpy as np
@@ -12,8 +13,12 @@ import tifffile
 import emjax
 from data_builders.micrographs import checking, pairs
 from data_builders.micrographs.listing import Source
+from data_builders.micrographs.masks import Found
+from data_builders.micrographs.reading import ReadOptions
+from data_builders.micrographs.summary import Finding
 from emjax import finetune, main
-from emjax.errors import InputError, UsageError
+from emjax.data.records import open_records
+from emjax.errors import EmjaxError, InputError, UsageError
 from emjax.experiments import finetuning
 from emjax.experiments.finetuning import dice
 from emjax.models import saved
@@ -78,7 +83,7 @@ def test_one_line_gives_a_model_a_score_and_a_page(base, tmp_path, capsys):
     assert "10 pairs of an image and a mask" in said
     assert "7 to train on, 1 to choose by, 2 held out" in said
     assert "augment.crop = 64: " in said and "steps = 4: --steps" in said
-    assert f"Without finetuning, {start} has" in said
+    assert f"Without this training, {start} has" in said
 
     found = record(out)
     assert len(found["images"]) == 2 and found["findings"] == []
@@ -113,10 +118,15 @@ def test_one_line_gives_a_model_a_score_and_a_page(base, tmp_path, capsys):
     before = tmp_path / "out.before-1"
     assert f"{out} is {before} now" in capsys.readouterr().out
     assert record(before) == found and record(out)["earlier"] == str(before)
-    assert {**record(out)["splits"], "m77": "-"} == {**found["splits"], "m77": "-"}
+    assert record(out)["splits"] == {**found["splits"], "m77.tif": "train"}
+    moved = json.loads((before / "config.json").read_text())
+    assert moved["data"]["dir"] == str(before / "data")
     config = json.loads((out / "config.json").read_text())
-    assert config["initialise"]["workdir"] == str(before)
-    assert [part[0] for part in config["data"]["train"]] == ["micrographs", "micrographs/changed"]
+    assert config["initialise"]["workdir"] == str(before / "model")
+    (_, split, whole), *parts = config["data"]["train"]
+    assert split == "train" and whole == sum(part[2] for part in parts) == 1
+    records = open_records(out / "data", "micrographs", parts[0][1]).source
+    assert records[0]["name"].decode() in ("m02", "m77")
     page = (out / "report.html").read_text()
     assert "Corrected since" in page and "% of its pixels" in page and ">new<" in page
     finished = (out / "metrics.jsonl").read_text()
@@ -128,7 +138,7 @@ def test_few_pairs_are_each_held_out_once(base, tmp_path, capsys):
     folder, out = write_pairs(tmp_path / "pairs", 2, suffix="-labels"), tmp_path / "out"
     assert run(folder, out, f"--base={base()}") == 0
     said = capsys.readouterr().out
-    assert "2 pairs are few: each is held out once, by 2 trainings" in said
+    assert "2 pairs are of few sources: each is held out once, by 2 trainings" in said
     assert "of 2 images, each predicted by one of 2 networks that did not see it" in said
     assert sorted(record(out)["images"]) == ["m00.tif", "m01.tif"]
     for fold in "12":
@@ -138,11 +148,11 @@ def test_few_pairs_are_each_held_out_once(base, tmp_path, capsys):
 
 
 def test_a_single_pair_has_no_score_and_says_so():
-    (split_of,) = pairs.divide([Source("a", "a", {}, "a", None, (np.nan,) * 3)])
+    (split_of,) = pairs.divide([source("a")], {"a": "x"})
     assert split_of == {"a": "train"}
-    assert "so there will be no score" in finetune.divided_in_words([split_of])
+    assert "so there will be no score" in finetuning.divided_in_words([split_of])
     said = finetuning.in_words([], is_mask=True, folds=0, before={})
-    assert said.startswith("There is no score: with a single image")
+    assert said == "There is no score: no image was held out."
 
 
 def test_wrong_masks_are_left_out_and_a_wrong_set_trains_nothing(base, tmp_path, capsys):
@@ -170,6 +180,63 @@ def test_a_trained_model_tells_inverted_masks():
     assert checking.opposed({"a": -0.9, "b": -0.8}, set()) == []
     assert checking.all_opposed(agreement) is None and checking.all_opposed({}) is None
     assert "2 of 3 masks label" in checking.all_opposed({"a": -0.9, "b": -0.8, "c": 0.1})
+
+
+def test_a_stack_is_left_out_for_most_of_its_planes_and_scored_as_one(tmp_path):
+    found = [
+        Finding("s.tif, plane 1", "constant", "all pixels are 0", True),
+        Finding("s.tif, plane 2", "repeated", "is plane 0 again", True, "s.tif, plane 0"),
+        Finding("a.tif", "shifted", "mask is shifted", True),
+    ]
+    of = {f"s.tif, plane {k}": "s.tif" for k in range(4)} | {"a.tif": "a.tif"}
+    kept = [(one.name, one.kind, one.certain) for one in checking._of_sources(found, of)]
+    assert kept == [("s.tif", "constant", False), ("a.tif", "shifted", True)]
+
+
+def test_loose_files_of_the_same_name_leave_no_pair_out(tmp_path, capsys):
+    folder = write_pairs(tmp_path / "pairs", 3)
+    (folder / "emjax-results").mkdir()
+    tifffile.imwrite(folder / "emjax-results" / "m00.tif", drawn(0)[1])
+    (folder / "old").mkdir()
+    tifffile.imwrite(folder / "old" / "x00_mask.tif", drawn(0)[1])
+    listing = pairs.find(folder, folder, None, "mask")
+    assert [each.name for each in listing.sources] == ["m00.tif", "m01.tif", "m02.tif"]
+    options = ReadOptions(None, 1 << 30, None, None)
+    how = dict(is_mask=True, smallest=8, asks=True, keep_all=False, watch=lambda *_: None)
+    checked = checking.check(listing, options, folder, **how)
+    assert len(checked.kept) == 3
+    assert "old/x00_mask.tif: left out: a mask without an image" in capsys.readouterr().out
+
+
+def test_a_run_stopped_between_its_renames_goes_on(tmp_path):
+    out = tmp_path / "out"
+    asked = finetune.parse([f"--images={tmp_path}", f"--out={out}"])
+    first = finetune.begin(out, asked, {"a": "1"})
+    assert finetune.begin(out, asked, {"a": "1"}) == first
+    finetune.write_record(out, {**first, "finished": True})
+    second = finetune.begin(out, asked, {"a": "2"})
+    assert second["earlier"] == str(tmp_path / "out.before-1")
+    out.rename(finetune.begun(out))  # as a kill leaves it
+    finetune.check_out(out, asked)
+    assert finetune.read_record(out) == second
+    third = finetune.begin(out, asked, {"a": "3"})  # unfinished: set aside, not gone on from
+    assert third["earlier"] is None and (tmp_path / "out.before-2").is_dir()
+    (tmp_path / "out.before-1").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="out.before-1 is gone"):
+        finetune.earlier_of(second)
+
+
+def test_an_earlier_model_that_saw_what_is_held_out_is_not_gone_on_from(tmp_path, base, capsys):
+    asked = finetune.parse([f"--images={tmp_path}", "--out=o", f"--base={base()}"])
+    start = finetune.base_of(asked.base, asked)
+    folder = tmp_path / "before"
+    folder.mkdir()
+    record = dict(options={}, pairs={"a": "1", "b": "1"}, earlier=None, splits=None, finished=True)
+    finetune.write_record(folder, record)
+    earlier = finetune.Earlier(folder, {"a": "train", "b": "test"}, [], [])
+    now = [{"a": "test", "b": "test"}]
+    assert finetune.start_of(start, earlier, now, asked) == start
+    assert "was trained on what is held out now" in capsys.readouterr().out
 
 
 def test_restorations_are_finetuned_too(base, tmp_path, capsys):
@@ -215,16 +282,16 @@ def test_auto_takes_what_was_better(tmp_path, capsys, monkeypatch):
         "data": {"evals": {"val": ["a", "b"]}},
     }
 
-    def trained(folder, examined, split_of, base, options, steps):
-        folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps(config))
-        score = {"particles": 0.7, "none": 0.8}[base]
+    def trained(part, checked, options, steps):
+        part.folder.mkdir(parents=True)
+        (part.folder / "config.json").write_text(json.dumps(config))
+        score = {"particles": 0.7, "none": 0.8}[part.start.name]
         row = {"step": steps, "total": steps, "val/dice": score}
-        (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        (part.folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
 
     monkeypatch.setattr(finetune, "train_part", trained)
     asked = finetune.parse([f"--images={tmp_path}", "--out=o", "--steps=50"])
-    assert finetune.better_base(None, {"a": "val"}, asked, tmp_path / "trials") == "none"
+    assert finetune.better_base(None, {"a": "val"}, asked, tmp_path / "trials").name == "none"
     said = capsys.readouterr().out
     assert "--base=auto takes none: after 5 updates each, val/dice: particles 0.7000" in said
     with pytest.raises(UsageError, match="--base=auto: no image is left to choose by"):
@@ -234,18 +301,24 @@ def test_auto_takes_what_was_better(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "values, expected",
     [
-        ([{1, 2}, {1, 2}, {1}], "1, 2 besides 0, .*: --classes=3 keeps all, --foreground=2"),
-        ([{128, 255}], "the masks hold the values 128, 255 besides 0, .*: --foreground=255"),
-        ([{1, 2, 3}, {1, 2}, {1, 2, 3, 4, 5}], None),  # numbers of particles
-        ([{255}, set()], None),
+        ([{0, 1, 2}, {0, 1, 2}, {0, 1}], "1 and 2 besides 0, .*: --classes=3 keeps all, "),
+        ([{0, 128, 255}], "the values 128 and 255 besides 0, .*: --foreground=255 takes one"),
+        ([{(0, 0, 0), (255, 0, 0), (0, 0, 255)}], "0,0,255 and 255,0,0 besides 0"),
+        ([{0, 1, 2, 3}, {0, 1, 2}, {0, 1, 2, 3, 4, 5}], None),  # numbers of particles
+        ([{0, 255}, {0}], None),
+        ([{1, 2}], None),  # without a background: refused elsewhere
     ],
 )
 def test_several_values_are_asked_about(values, expected):
+    held = [
+        [Found(Counter({v if isinstance(v, tuple) else (v,): 1 for v in each}), 0.5, 0.5, "")]
+        for each in values
+    ]
     if expected is None:
-        checking.ask_about_classes(values)
+        checking.ask_about_classes(held)
     else:
         with pytest.raises(UsageError, match=expected):
-            checking.ask_about_classes(values)
+            checking.ask_about_classes(held)
 
 
 @pytest.mark.parametrize(
@@ -254,10 +327,13 @@ def test_several_values_are_asked_about(values, expected):
         (["--task=counting"], "no task 'counting'; there are: background, denoise, "),
         (["--steps=0"], "--steps=0, expected at least 1"),
         (["--task=denoise", "--classes=3"], "--foreground and --classes are of masks"),
+        (["--classes=1"], "--classes=1, expected 2 to 255"),
+        (["--classes=3", "--foreground=1"], "expected one of them"),
+        (["--base=nowhere"], "--base=nowhere: expected a model, the workdir of a run"),
     ],
 )
 def test_what_is_refused_before_anything_is_read(tmp_path, flags, expected):
-    with pytest.raises(UsageError, match=expected):
+    with pytest.raises(EmjaxError, match=expected):
         finetune.main([f"--images={tmp_path}", f"--out={tmp_path / 'out'}", *flags])
     assert not (tmp_path / "out").exists()
 
@@ -275,24 +351,32 @@ def test_other_files_and_no_pairs_are_refused(base, tmp_path):
         run(folder, tmp_path / "new")
 
 
-def test_parts_hold_every_group_out_once_and_groups_stay_together():
-    sources = [Source(n, n, {}, n, None, (np.nan,) * 3) for n in "abcdefg"]
-    joined = pairs.with_groups(sources, {"a": "c", "c": "f", "x": "b"})
-    groups = {source.name: source.group for source in joined}
-    assert groups["a"] == groups["c"] == groups["f"] and len({*groups.values()}) == 5
-    *folds, everything = pairs.divide(joined)
+def source(name, group=None, split=None):
+    return Source(name, name, {}, group or name, split, (np.nan,) * 3)
+
+
+def test_parts_hold_every_cluster_out_once():
+    sources = [*map(source, "abcdef"), source("g", group="b")]
+    of = pairs.clusters(sources, [("a", "c"), ("c", "f"), ("x", "b")])
+    assert of["a"] == of["c"] == of["f"] and of["b"] == of["g"] and len({*of.values()}) == 4
+    *folds, everything = pairs.divide(sources, of)
     assert len(folds) == pairs.FOLDS and {*everything.values()} == {"train"}
     held = [name for split_of in folds for name, split in split_of.items() if split == "val"]
     assert sorted(held) == [*"abcdefg"]
     for split_of in folds:
         assert len({split_of[name] for name in "acf"}) == 1
-    eight = [*sources, sources[0]._replace(name="h", group="h")]
-    (split_of,) = pairs.divide(eight)
+
+
+def test_what_was_held_out_stays_so_with_what_looks_like_it():
+    sources = [*map(source, "abcdefgh")]
+    (split_of,) = pairs.divide(sources, pairs.clusters(sources, []))
     assert {*split_of.values()} == {"train", "val", "test"}
-    nine = [*eight, sources[0]._replace(name="i", group="i")]
-    assert pairs.divide(nine, split_of) == [{**split_of, "i": "train"}]
-    alike = [*eight, sources[0]._replace(name="i", group=held_out(split_of))]
-    assert pairs.divide(alike, split_of) == [{**split_of, "i": "test"}]
+    nine = [*sources, source("i")]
+    assert pairs.divide(nine, pairs.clusters(nine, []), split_of) == [{**split_of, "i": "train"}]
+    of = pairs.clusters(nine, [("i", held_out(split_of))])
+    assert pairs.divide(nine, of, split_of) == [{**split_of, "i": "test"}]
+    tabled = [source("a", split="train"), source("b", split="test")]
+    assert pairs.divide(tabled, {}) == [{"a": "train", "b": "test"}]
 
 
 def held_out(split_of):
@@ -301,7 +385,7 @@ def held_out(split_of):
 
 def test_rules_follow_the_data_and_the_device():
     def chosen(shapes=((256, 256),), foreground=0.3, platform="cpu", steps=None, selects=True):
-        data = choices.Data(len(shapes), shapes, foreground)
+        data = choices.Data(shapes, foreground)
         found = choices.choose(data, platform=platform, has_base=True, steps=steps, divisor=16,
                                selects=selects)  # fmt: skip
         return {choice.field: choice.value for choice in found}
@@ -314,9 +398,9 @@ def test_rules_follow_the_data_and_the_device():
         selects=False
     )
     assert chosen(steps=7)["steps"] == 7
-    assert choices.patch_side([(256, 256)] * 3)[0] is None
-    assert choices.patch_side([(2048, 2048)])[0] == 512
-    assert choices.patch_side([(90, 300), (256, 256)])[0] == 80
+    assert choices.patch_side([(256, 256)] * 3) is None
+    assert choices.patch_side([(2048, 2048)]) == 512
+    assert choices.patch_side([(90, 300), (256, 256)]) == 80
 
 
 def test_dice_of_classes_is_the_mean_of_those_there():

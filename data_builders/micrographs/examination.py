@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from data_builders.micrographs.alignment import SLACK, VIEWS, turned_to, way
 from data_builders.micrographs.summary import KINDS, SMALL, Finding, Pair, Summary, summarise
 
 __all__ = ["KINDS", "Examination", "Finding", "Pair"]
 
-HARMLESS = ("repeated",)  # certain, but no sign that the masks are wrong
 SHIFT = 6  # pixels; a shorter shift of one mask is none: outlines are drawn as inexactly
 COMMON_SHIFT = 4  # a shift of all masks is one from here
 # Limits of alignment.Fit: (height at least, as_is and second at most).
@@ -27,7 +27,6 @@ FEW = 4  # other pairs at least to compare one with
 LOOKS = 0.8  # correlation of small pictures that look alike
 SATURATED = 0.3  # of the pixels at one end, and three times the share that is usual in the set
 FACTOR = 2.0  # between pixel sizes
-TOO_MANY = 0.25  # of the pairs certainly wrong: the set is not fit for training
 
 
 class Examination:
@@ -57,24 +56,25 @@ class Examination:
         return sorted(found, key=lambda one: (one.name, order.index(one.kind), one.other))
 
     def of_the_set(self) -> str | None:
-        """Return why nothing should be trained on these pairs as they are, in one line, or None."""
+        """Return the fault that all pairs share, in one line, or None."""
         known = self.summaries
         if not known:
             return None
-        for problem in (_all_empty_or_full(known), _all_shifted(known), _all_inverted(known)):
-            if problem:
-                return problem
-        wrong = [one for one in self.findings() if one.certain and one.kind not in HARMLESS]
-        names = {one.name for one in wrong}
-        if len(names) <= TOO_MANY * len(known):
-            return None
-        kind, count = Counter(one.kind for one in wrong).most_common(1)[0]
-        first = next(one for one in wrong if one.kind == kind)
-        return (
-            f"{len(names)} of {len(known)} pairs are certainly wrong, most often because "
-            f"{KINDS[kind]} ({count}), such as {first.name}: {first.text}; check how the masks "
-            "were exported and paired"
-        )
+        return _all_empty_or_full(known) or _all_shifted(known) or _all_inverted(known)
+
+    def alike(self) -> list[tuple[str, str]]:
+        """Return the names of all pairs whose images are the same or look alike, turned or not."""
+        known = self.summaries
+        found = []
+        for i, one in enumerate(known[1:], start=1):
+            likeness = _likeness(one, known[:i])
+            same = [one.image == other.image for other in known[:i]]
+            found += [
+                (known[j].name, one.name)
+                for j in range(i)
+                if (same[j] or likeness[j] >= LOOKS) and known[j].name != one.name
+            ]
+        return found
 
 
 def _lies(known: Sequence[Summary]) -> Iterator[Finding]:
@@ -156,10 +156,8 @@ def _copies(known: Sequence[Summary]) -> Iterator[Finding]:
             text = f"image is that of {other.name} again{_turned(one, other)}, with another mask"
             yield Finding(one.name, "contradicted", text, False, other.name)
     shown = [group[0] for group in groups.values() if group[0].small.size == SMALL**2]
-    pictures = np.array([one.small.ravel() for one in shown])
     for i, one in enumerate(shown[1:], start=1):
-        views = [turned_to(one.small, k).ravel() for k in range(one.views)]
-        alike = (pictures[:i] @ np.array(views).T).max(axis=1)
+        alike = _likeness(one, shown[:i])
         alike[[bool(one.source) and one.source == other.source for other in shown[:i]]] = 0
         other = shown[int(alike.argmax())]
         if alike.max() >= LOOKS:
@@ -168,6 +166,19 @@ def _copies(known: Sequence[Summary]) -> Iterator[Finding]:
                 "place, give them one source, so that none tests the other"
             )
             yield Finding(one.name, "alike", text, False, other.name)
+
+
+def _likeness(one: Summary, others: Sequence[Summary]) -> Float[np.ndarray, " n"]:
+    """Return the largest correlation of the small picture of `one`, turned, with each of `others`.
+
+    0 where one of both has fewer pixels than a small picture.
+    """
+    if one.small.size < SMALL**2:
+        return np.zeros(len(others))
+    views = np.array([turned_to(one.small, k).ravel() for k in range(one.views)])
+    blank = np.zeros(SMALL**2)
+    pictures = np.array([o.small.ravel() if o.small.size == SMALL**2 else blank for o in others])
+    return (pictures @ views.T).max(axis=1)
 
 
 def _turned(one: Summary, other: Summary) -> str:

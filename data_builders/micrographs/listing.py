@@ -12,6 +12,7 @@ from data_builders.micrographs import tables
 from emjax import micrographs
 from emjax.errors import InputError, UsageError, note
 from emjax.micrographs import names
+from emjax.micrographs.made_by import RESULTS
 
 UNKNOWN = (np.nan, np.nan, np.nan)  # nm per pixel
 
@@ -54,9 +55,10 @@ def from_folders(root: Path, folders: Mapping[str, str]) -> Listing:
     wanted = tuple(target for target in TARGETS if target in folders)
     roots = {target: Path(folders[target]) for target in wanted}
     found: dict[str, dict[Path, PurePath]] = {}
-    images: list[Path] = micrographs.find(root)
+    images = [p for p in micrographs.find(root) if RESULTS not in p.relative_to(root).parts]
     for target, folder in roots.items():
-        found[target] = {path: path.relative_to(folder) for path in micrographs.find(folder)}
+        paths = {path: path.relative_to(folder) for path in micrographs.find(folder)}
+        found[target] = {path: r for path, r in paths.items() if RESULTS not in r.parts}
         own = {path for path in images if path.resolve().is_relative_to(folder.resolve())}
         if root.resolve().is_relative_to(folder.resolve()):
             named = names.targets_among(found[target].values(), target)
@@ -95,9 +97,9 @@ def from_folders(root: Path, folders: Mapping[str, str]) -> Listing:
                 f"{min(masks)}; to pair them: --target mask={root}"
             )
     sources, files, skipped = [], [], []
-    names_of = _names(list(relative.values()))
+    called = names_of(list(relative.values()))
     exports = Counter(path.with_suffix("").as_posix() for path in relative.values())
-    for path, name in zip(images, names_of, strict=True):
+    for path, name in zip(images, called, strict=True):
         missing = [t for t in wanted if path not in partners[t]]
         if missing:
             skipped.append((path, f"no {', no '.join(missing)} of this stem"))
@@ -107,9 +109,9 @@ def from_folders(root: Path, folders: Mapping[str, str]) -> Listing:
         bare = relative[path].with_suffix("").as_posix()
         group = bare if exports[bare] > 1 else relative[path].as_posix()
         sources.append(Source(name, path, targets, group, None, UNKNOWN))
-        files += _content(f"image/{relative[path].as_posix()}", path)
+        files += content(f"image/{relative[path].as_posix()}", path)
         for t, partner in targets.items():
-            files += _content(f"{t}/{found[t][partner].as_posix()}", partner)
+            files += content(f"{t}/{found[t][partner].as_posix()}", partner)
     for target, theirs in found.items():
         for path in sorted(theirs.keys() - partners[target].values()):
             skipped.append((path, f"a {target} without an image of this stem"))
@@ -153,8 +155,8 @@ def from_table(root: Path, table: str | Path, picked: Mapping[str, str]) -> List
             f"{table}, line {rows[0][0]}: there is no {root / rows[0][1]['image']}, and none of "
             f"the others; expected paths below --source={root}"
         )
-    names_of = _names([Path(row["image"].replace("\\", "/")) for _, row in rows])
-    for (line, row), path, name in zip(rows, paths, names_of, strict=True):
+    called = names_of([Path(row["image"].replace("\\", "/")) for _, row in rows])
+    for (line, row), path, name in zip(rows, paths, called, strict=True):
         where, image = f"{table}, line {line}", row["image"]
         if path in line_of:
             raise InputError(f"{where}: {image} is in line {line_of[path]} already")
@@ -175,13 +177,13 @@ def from_table(root: Path, table: str | Path, picked: Mapping[str, str]) -> List
         nm_per_pixel = _nm_per_pixel(where, size.replace(",", ".") if decimal_comma else size)
         targets = {target: file_at(row[target]) for target in wanted}
         sources.append(Source(name, path, targets, group, split, nm_per_pixel))
-        files += _content(f"image/{image}", path)
+        files += content(f"image/{image}", path)
         for t, partner in targets.items():
-            files += _content(f"{t}/{row[t]}", partner)
+            files += content(f"{t}/{row[t]}", partner)
     return Listing(wanted, sources, files, skipped)
 
 
-def _content(label: str, path: Path) -> list[tuple[str, Path]]:
+def content(label: str, path: Path) -> list[tuple[str, Path]]:
     """Return [(label, file)] of a file, or of all files of a Zarr store."""
     if not path.is_dir():
         return [(label, path)]
@@ -189,7 +191,7 @@ def _content(label: str, path: Path) -> list[tuple[str, Path]]:
     return [(f"{label}/{file.relative_to(path).as_posix()}", file) for file in sorted(files)]
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def names_of(paths: Sequence[Path]) -> list[str]:
     """Return one name per path: the stem; if stems repeat the path, with its suffix if need be."""
     called = [path.stem for path in paths]
     if len(set(called)) < len(called):

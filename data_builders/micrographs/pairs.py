@@ -2,7 +2,9 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+import os
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +12,8 @@ import numpy as np
 from jaxtyping import Real
 
 from data_builders.common import by_hash, sha256_of, split_by_source
-from data_builders.micrographs.listing import Listing, Source, from_folders, from_table
+from data_builders.micrographs import listing as listings
+from data_builders.micrographs.listing import Listing, Source
 from data_builders.micrographs.masks import Found
 from data_builders.micrographs.reading import ReadOptions, planes_of
 from emjax.errors import InputError
@@ -19,7 +22,8 @@ from emjax.micrographs import Micrograph
 
 ENOUGH = 8  # sources from which some are held out; of fewer each is held out once
 FOLDS = 3  # parts of so few
-PLANES = 8  # of a stack that are examined
+
+Splits = dict[str, str]  # by name of a source
 
 
 class Plane(NamedTuple):
@@ -33,93 +37,111 @@ class Plane(NamedTuple):
 def find(images: Path, targets: Path, table: Path | None, target: str) -> Listing:
     """Return the pairs of two folders, which may be one, or of a table.
 
+    Each source is named by its image's path below `images`, or else by its absolute path.
+
     Args:
         images: also what the paths of the table are relative to.
         target: such as "mask".
 
-    Raises: InputError as `from_folders` and `from_table`.
+    Raises: InputError as `from_folders` and `from_table`, and if there is no pair.
     """
     if table:
-        return from_table(images, table, {target: ""})
-    return from_folders(images, {target: str(targets)})
+        found = listings.from_table(images, table, {target: ""})
+    else:
+        found = listings.from_folders(images, {target: str(targets)})
+    if not found.sources:
+        reasons = "; ".join(f"{path}: {reason}" for path, reason in found.skipped[:3])
+        raise InputError(f"{images}: no pair of an image and a target: {reasons}")
+    return found._replace(
+        sources=[source._replace(name=name_of(source.image, images)) for source in found.sources]
+    )
+
+
+def name_of(path: Path, root: Path) -> str:
+    """Return a file as its owner knows it: below `root`, or else where it is."""
+    whole, folder = Path(os.path.abspath(path)), Path(os.path.abspath(root))
+    return whole.relative_to(folder).as_posix() if whole.is_relative_to(folder) else str(whole)
 
 
 def read(source: Source, options: ReadOptions) -> Iterator[Plane]:
-    """Yield the first planes of a pair.
+    """Yield the planes of a pair.
 
     Raises: InputError as `planes_of`.
     """
     masks: list[Found] = []
-    for number, (micrograph, targets) in enumerate(planes_of(source, "z", options, masks)):
-        if number == PLANES:
-            return
+    for micrograph, targets in planes_of(source, "z", options, masks):
         (pixels,) = targets.values()
-        yield Plane(micrograph, pixels, masks[-1] if masks else None)
+        yield Plane(micrograph, pixels, masks.pop() if masks else None)
 
 
-def with_groups(sources: Sequence[Source], alike: Mapping[str, str]) -> list[Source]:
-    """Return `sources` with one group for all that are alike, so that they stay in one split.
+def clusters(sources: Sequence[Source], alike: Collection[tuple[str, str]]) -> Splits:
+    """Return {name: cluster}: what has one group or looks alike is in one, directly or by others.
 
     Args:
-        alike: {name: the name of one that looks the same}.
+        alike: pairs of names.
     """
-    leader = {source.group: source.group for source in sources}
+    leader: dict[str, str] = {}
 
-    def first(group: str) -> str:
-        while leader[group] != group:
-            group = leader[group]
-        return group
+    def first(one: str) -> str:
+        while leader.setdefault(one, one) != one:
+            one = leader[one]
+        return one
 
-    group_of = {source.name: source.group for source in sources}
-    for one, other in alike.items():
-        if one in group_of and other in group_of:
-            low, high = sorted((first(group_of[one]), first(group_of[other])))
-            leader[high] = low
-    return [source._replace(group=first(source.group)) for source in sources]
+    names = {source.name for source in sources}
+    links = [(f"file {s.name}", f"group {s.group}") for s in sources]
+    links += [(f"file {a}", f"file {b}") for a, b in alike if a in names and b in names]
+    for one, other in links:
+        low, high = sorted((first(one), first(other)))
+        leader[high] = low
+    return {source.name: first(f"file {source.name}") for source in sources}
 
 
 def divide(
-    sources: Sequence[Source], before: Mapping[str, str] | None = None
-) -> list[dict[str, str]]:
-    """Return {name: split} of every training: one, or those of a cross-validation and the last.
+    sources: Sequence[Source], cluster_of: Splits, before: Splits | None = None
+) -> list[Splits]:
+    """Return the splits of every training: one, or those of a cross-validation and the last.
 
-    Splits of a table are taken as they are. Of eight groups and more some are held out, by hash. Of
-    fewer, each is held out once, as `val` of one of up to three trainings; another training, the
-    last, has all of them in `train`. A single group is only trained on.
+    Splits of a table are taken as they are. Of eight clusters and more some are held out, by hash.
+    Of fewer, each is held out once, as `val` of one of up to three trainings; another training, the
+    last, has all of them in `train`. A single cluster is only trained on.
 
     Args:
-        before: the splits of an earlier training, if it held some out: its sources stay where they
-            are, others are trained on unless their group is held out.
+        before: the splits of an earlier training that held some out: what was held out stays so,
+            with all that is in its cluster now; others are trained on.
     """
     if all(source.split for source in sources):
         return [{source.name: str(source.split) for source in sources}]
-    groups = by_hash(source.group for source in sources)
+    names = [source.name for source in sources]
+    groups = by_hash(cluster_of[name] for name in names)
     if len(groups) >= ENOUGH:
         split_of = split_by_source(groups)
         if before:
-            held = {
-                s.group: before[s.name] for s in sources if before.get(s.name, "train") != "train"
-            }
-            split_of = {group: held.get(group, "train") for group in groups}
-        return [{source.name: split_of[source.group] for source in sources}]
+            split_of = dict.fromkeys(groups, "train")
+            for held in ("val", "test"):
+                split_of |= {cluster_of[n]: held for n in names if before.get(n) == held}
+        return [{name: split_of[cluster_of[name]] for name in names}]
     folds = min(len(groups), FOLDS) if len(groups) > 1 else 0
     held_out = [set(groups[fold::folds]) for fold in range(folds)]
     return [
-        {source.name: "val" if source.group in held else "train" for source in sources}
+        {name: "val" if cluster_of[name] in held else "train" for name in names}
         for held in [*held_out, set()]
     ]
 
 
-def target_digests(sources: Sequence[Source]) -> dict[str, str]:
-    """Return {name: the SHA-256 of its target's file}."""
+def digests(sources: Sequence[Source]) -> Splits:
+    """Return {name: the SHA-256 of the contents of its image and target}."""
     return {
-        source.name: sha256_of([(target, path)])
+        source.name: sha256_of(
+            itertools.chain.from_iterable(
+                listings.content(label, path)
+                for label, path in [("image", source.image), *source.targets.items()]
+            )
+        )
         for source in sources
-        for target, path in source.targets.items()
     }
 
 
-def write_table(path: Path, sources: Sequence[Source], split_of: Mapping[str, str]) -> None:
+def write_table(path: Path, sources: Sequence[Source], split_of: Splits) -> None:
     """Write the pairs and their splits to a table that `emjax build micrographs --table` reads."""
     text = io.StringIO()
     (target,) = sources[0].targets
@@ -128,14 +150,13 @@ def write_table(path: Path, sources: Sequence[Source], split_of: Mapping[str, st
     table.writerow(columns)
     for source in sources:
         sizes = [f"{size:.9g}" for size in source.nm_per_pixel if np.isfinite(size)]
-        paths = [source.image.resolve(), source.targets[target].resolve()]
+        paths = [os.path.abspath(each) for each in (source.image, source.targets[target])]
         table.writerow([*paths, source.group, split_of[source.name], " ".join(sizes)])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.getvalue().encode())
 
 
-def check_some(listing: Listing, images: Path) -> None:
-    """Raise InputError if a listing has no pair."""
-    if not listing.sources:
-        reasons = "; ".join(f"{path}: {reason}" for path, reason in listing.skipped[:3])
-        raise InputError(f"{images}: no pair of an image and a target: {reasons}")
+def record_names(sources: Sequence[Source]) -> Splits:
+    """Return {the name that the records of `write_table` have: name of the source}."""
+    paths = [Path(os.path.abspath(source.image)) for source in sources]
+    return dict(zip(listings.names_of(paths), [s.name for s in sources], strict=True))

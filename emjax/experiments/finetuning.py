@@ -1,6 +1,6 @@
 """What a finetuning has brought: scores of held-out images, and its page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from emjax.inference.predictor import Predictor
 from emjax.micrographs import Micrograph
 from emjax.runs.run import Run
 
+FEW = 5  # images whose bootstrap is too narrow
 SHOWN = 3  # images of the best and of the worst scores
 SIDE = 384  # pixels of a picture, at most
 LATE = 0.9  # of the steps: a best score after them asks for more
@@ -32,6 +33,14 @@ class Scored(NamedTuple):
     row: Sequence[Picture]
 
 
+class Truth(NamedTuple):
+    """A plane and what is true of it."""
+
+    micrograph: Micrograph
+    target: Real[np.ndarray, "h w"]  # the mask, 0 and 1 or numbers of classes; the restored image
+    numbers: int  # different values in the mask as stored, but 0: particles of label images
+
+
 class Facts(NamedTuple):
     """What the page says about a finetuning."""
 
@@ -39,7 +48,7 @@ class Facts(NamedTuple):
     base: str
     task: str
     pairs: int
-    choices: Sequence[Row]
+    settings: Sequence[Row]
     labels: Sequence[tuple[Row, Sequence[Picture]]]  # what was found in the pairs
     notes: Sequence[str]
     corrections: Sequence[Row] = ()  # what changed since an earlier finetuning
@@ -68,36 +77,38 @@ def agreement(
     return float(np.corrcoef(predicted.ravel(), drawn.ravel())[0, 1])
 
 
-def score(
-    model: Predictor, name: str, micrograph: Micrograph, truth: Real[np.ndarray, "h w"]
-) -> Scored:
-    """Return the score of what `model` makes of an image that did not train it.
+def score(model: Predictor, name: str, planes: Callable[[], Iterable[Truth]]) -> Scored:
+    """Return the score of what `model` makes of a file that did not train it.
+
+    Its planes have one intensity range, as `emjax predict` gives them; the score is their mean.
 
     Args:
-        truth: the mask, 0 and 1 or the numbers of classes; or the restored image.
+        planes: yields them, at each call from the first on.
     """
-    image = micrograph.image
-    if model.is_mask:
-        predicted = model.mask(image, micrograph.nm_per_pixel)
-        predicted = (predicted > 0).astype(np.uint8) if model.classes == 2 else predicted
-        value = dice(predicted, truth)
-        found, drawn = (int(label_particles(m.astype(np.uint8)).max()) for m in (predicted, truth))
-        caption = f"Dice {value:.3f}, {found} particles, labels {drawn}"
-        row = [
-            picture(image, f"{name}"),
-            picture(pictures.overlay(image, truth), "labels"),
-            picture(pictures.overlay(image, predicted), f"prediction: {caption}"),
-        ]
-        return Scored(name, value, found, drawn, row)
-    low, high = model.intensity_range([image])
-    predicted = model.predict(image, micrograph.nm_per_pixel)
-    value = float(np.abs(predicted - truth.astype(np.float32)).mean()) / (high - low)
-    row = [
-        picture(image, name),
-        picture(truth, "target"),
-        picture(predicted, f"prediction: L1 {value:.4f}"),
-    ]
-    return Scored(name, value, None, None, row)
+    values, found, drawn, row = [], 0, 0, []
+    intensity_range = model.intensity_range(plane.micrograph.image for plane in planes())
+    low, high = intensity_range
+    for micrograph, truth, numbers in planes():
+        image, sizes = micrograph.image, micrograph.nm_per_pixel
+        if model.is_mask:
+            predicted = model.mask(image, sizes, intensity_range=intensity_range)
+            predicted = (predicted > 0).astype(np.uint8) if model.classes == 2 else predicted
+            values.append(dice(predicted, truth))
+            found += int(label_particles(predicted.astype(np.uint8)).max())
+            drawn += max(numbers, int(label_particles(truth.astype(np.uint8)).max()))
+        else:
+            predicted = model.predict(image, sizes, intensity_range=intensity_range)
+            difference = np.abs(predicted - truth.astype(np.float32))
+            values.append(float(difference.mean()) / (high - low))
+        if not row:
+            shown = [truth, predicted]
+            if model.is_mask:
+                shown = [pictures.overlay(image, mask) for mask in shown]
+            kind = "Dice" if model.is_mask else "L1"
+            captions = ("labels" if model.is_mask else "target", f"{kind} {values[0]:.4f}")
+            row = [picture(image, name), *map(picture, shown, captions)]
+    counts = (found, drawn) if model.is_mask else (None, None)
+    return Scored(name, float(np.mean(values)), *counts, row)
 
 
 def picture(image: np.ndarray, caption: str) -> Picture:
@@ -113,25 +124,46 @@ def interval_of(scores: Sequence[Scored]) -> Interval:
 
 
 def in_words(
-    scores: Sequence[Scored], *, is_mask: bool, folds: int, before: Mapping[str, float]
+    scores: Sequence[Scored], *, is_mask: bool, folds: int, before: Mapping[str, Sequence[Scored]]
 ) -> str:
     """Return the score of the held-out images in a sentence or two.
 
     Args:
         folds: networks of a cross-validation; 0 without one.
-        before: {base: its mean score on the same images, without finetuning}, or {}.
+        before: {base: its scores on the same images, without finetuning}, or {}.
     """
     if not scores:
-        return "There is no score: with a single image, none could be held out."
+        return "There is no score: no image was held out."
     name = "Dice" if is_mask else "L1 (fraction of the input's range; less is better)"
     how = f"each predicted by one of {folds} networks that did not see it" if folds else "held out"
     text = f"{name} {interval_of(scores).text('.3f')} of {len(scores)} images, {how}"
+    if 1 < len(scores) <= FEW:
+        text += " (an interval of so few is too narrow)"
     if is_mask:
         found = sum(each.found or 0 for each in scores)
         drawn = sum(each.drawn or 0 for each in scores)
         text += f"; {found} particles found, {drawn} in the labels"
-    earlier = "".join(f" Without finetuning, {b} has {v:.3f}." for b, v in before.items())
+    earlier = "".join(
+        f" Without this training, {base} has {interval_of(theirs).mean:.3f}."
+        for base, theirs in before.items()
+    )
     return f"{text}.{earlier}"
+
+
+def divided_in_words(splits: Sequence[Mapping[str, str]]) -> str:
+    """Return what is trained on what, for the terminal."""
+    if len(splits) > 1:
+        return (
+            f"{len(splits[0])} pairs are of few sources: each is held out once, by "
+            f"{len(splits) - 1} trainings; one more, on all of them, is the model"
+        )
+    names = [*splits[0].values()]
+    uses = {"train": "to train on", "val": "to choose by", "test": "held out for the score"}
+    if "test" not in names:
+        uses["val"] = uses["test"]
+    counts = [f"{names.count(split)} {use}" for split, use in uses.items() if split in names]
+    alone = "; none is held out, so there will be no score" if {*names} == {"train"} else ""
+    return f"{', '.join(counts)}{alone}"
 
 
 def remarks(runs: Sequence[Run], scores: Sequence[Scored], *, is_mask: bool) -> list[str]:
@@ -184,7 +216,8 @@ def render(facts: Facts, runs: Mapping[str, Run], scores: Sequence[Scored], *, s
     is_mask = facts.task == "segmentation"
     ranked = sorted(scores, key=lambda each: each.score, reverse=not is_mask)
     chosen = ranked if len(ranked) <= 2 * SHOWN else [*ranked[:SHOWN], *ranked[-SHOWN:]]
-    curves = curves_png("validation", {"": [(name, [run]) for name, run in runs.items()]})
+    title = "score on val; on the training images where none is held out"
+    curves = curves_png(title, {"": [(name, [run]) for name, run in runs.items()]})
     problems = [row for row, _ in facts.labels]
     sections = [
         Section("Scores", table=table(scores, is_mask=is_mask)),
@@ -197,13 +230,14 @@ def render(facts: Facts, runs: Mapping[str, Run], scores: Sequence[Scored], *, s
         ),
         Section("Corrected since", table=facts.corrections),
         Section("Curves", curves=Picture(curves, "validation scores over epochs")),
-        Section("Settings", table=facts.choices),
+        Section("Settings", table=facts.settings),
         Section("Data", table=[{"": note} for note in facts.notes]),
     ]
     sections = [each for each in sections if each.title != "Corrected since" or each.table]
     paragraphs = [
         summary,
-        f"{facts.pairs} pairs; task {facts.task}; started from {facts.base or 'random weights'}.",
+        f"{facts.pairs} pairs; task {facts.task}; started from "
+        f"{'random weights' if facts.base == 'none' else facts.base}.",
         *remarks([*runs.values()], scores, is_mask=is_mask),
     ]
     return page.render(facts.title, paragraphs, sections)

@@ -10,8 +10,6 @@ from emjax import micrographs
 from emjax.errors import InputError, UsageError, note
 from emjax.micrographs import made_by
 
-DEFAULT = "emjax-results"  # folder beside the inputs
-
 # Of a file that lies next to a result, and by its name: x.tif, x.overlay.png, x.labels.tif. Each
 # class of a model of several has a probability of its own: x.probability_1.tif.
 NEXT_TO_MASKS = ("overlay", "labels", "probability", "spread")
@@ -19,7 +17,7 @@ SUFFIXES = {"overlay": ".png", "check": ".html"}  # of all others .tif
 
 
 def default_folder(names: Sequence[str]) -> Path:
-    """Return where results go if nothing is said: DEFAULT beside the inputs.
+    """Return where results go if nothing is said: made_by.RESULTS beside the inputs.
 
     Of the current folder, in it.
 
@@ -36,7 +34,7 @@ def default_folder(names: Sequence[str]) -> Path:
     if len(folders) > 1:
         listed = ", ".join(map(str, folders.values()))
         raise UsageError(f"--out=DIR is missing: the inputs lie in several folders, {listed}")
-    return next(iter(folders.values())) / DEFAULT
+    return next(iter(folders.values())) / made_by.RESULTS
 
 
 def find_inputs(

@@ -19,6 +19,7 @@ from PIL import Image
 
 from emjax.errors import UsageError
 
+RESULTS = "emjax-results"  # folder beside the inputs, where results go by default
 START = 'emjax {"'
 HEAD = 1 << 16  # bytes, of which the first ones hold the line
 

@@ -1,5 +1,6 @@
 """The settings of a finetuning, by rules about its data and the device; each with its reason."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,6 @@ PATCH = 512  # side of the patches of larger images, and of images of different 
 class Data(NamedTuple):
     """What is known of the pairs of a finetuning."""
 
-    pairs: int
     shapes: Sequence[tuple[int, int]]  # of the images, h and w
     foreground: float | None  # mean share of the pixels of masks; None of other targets
     classes: int = 2
@@ -31,13 +31,15 @@ class Choice(NamedTuple):
     why: str
 
 
-def patch_side(shapes: Sequence[tuple[int, int]]) -> tuple[int | None, str]:
-    """Return (the side of the patches that images are cut into, why); None: they stay whole."""
+def patch_side(shapes: Sequence[tuple[int, int]]) -> int | None:
+    """Return the side of the patches that images are cut into; None: they stay whole.
+
+    They stay whole if they have one size, of at most a megapixel.
+    """
     shortest = min(min(shape) for shape in shapes)
-    if len({*shapes}) == 1 and shapes[0][0] * shapes[0][1] <= WHOLE and shortest >= SMALLEST:
-        return None, "all images have one size, of at most a megapixel"
-    side = max(SMALLEST, min(PATCH, shortest // 16 * 16))
-    return side, f"images differ in size or are large; the shortest side is {shortest}"
+    if len({*shapes}) == 1 and shapes[0][0] * shapes[0][1] <= WHOLE:
+        return None
+    return min(PATCH, shortest // 16 * 16)
 
 
 def choose(
@@ -53,8 +55,7 @@ def choose(
         selects: whether a validation score chooses the best network and stops the run.
     """
     accelerated = platform != "cpu"
-    patch, _ = patch_side(data.shapes)
-    shortest = patch or min(min(shape) for shape in data.shapes)
+    shortest = patch_side(data.shapes) or min(min(shape) for shape in data.shapes)
     largest = 448 if accelerated else 192
     crop = max(divisor, min(largest, shortest // divisor * divisor))
     lr = 1e-3 if has_base else 2e-3
@@ -82,8 +83,8 @@ def choose(
         choices.append(Choice("early_stopping", PATIENCE, "evaluations without a better score"))
     else:
         choices.append(Choice("select", "last", "no image is left to choose by"))
-    why = "--steps" if steps else f"device: {platform}"
-    return [*choices, Choice("steps", steps or updates(platform), why)]
+    why = "asked for" if steps else f"device: {platform}"
+    return [*choices, Choice("steps", steps or updates(platform), f"{why}; in whole epochs")]
 
 
 def updates(platform: str) -> int:
@@ -91,18 +92,21 @@ def updates(platform: str) -> int:
     return 400 if platform == "cpu" else 2000
 
 
-def apply(config: Config, choices: Sequence[Choice], records: int) -> None:
-    """Set the fields of `config`; the field "steps" becomes epochs and passes of `records`.
+def apply(config: Config, choices: Sequence[Choice], records: int) -> list[Choice]:
+    """Set the fields of `config`; return `choices` with the updates that are made of "steps".
 
-    An epoch ends with each of the EVALUATIONS.
+    A run has whole epochs of `records`, each of one pass at least, and EVALUATIONS.
     """
     fields: dict[str, Any] = {choice.field: choice.value for choice in choices}
     steps = fields.pop("steps")
     config.update_from_flattened_dict(known(config, fields))
-    per_epoch = max(1, steps // EVALUATIONS)
-    config.passes_per_epoch = max(1, round(per_epoch * config.data.batch_size / records))
+    wanted = max(1, steps // EVALUATIONS)
+    config.passes_per_epoch = max(1, round(wanted * config.data.batch_size / records))
     config.epochs = 1
-    config.epochs = max(1, round(steps / count_steps(config, records)[0]))
+    config.epochs = max(1, math.ceil(steps / count_steps(config, records)[0]))
+    total = count_steps(config, records)[1]
+    config.eval_every = max(1, total // EVALUATIONS)
+    return [c._replace(value=total) if c.field == "steps" else c for c in choices]
 
 
 def known(config: Config, fields: Mapping[str, Any]) -> dict[str, Any]:
