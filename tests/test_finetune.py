@@ -82,7 +82,7 @@ def test_one_line_gives_a_model_a_score_and_a_page(base, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "10 pairs of an image and a mask" in said
     assert "7 to train on, 1 to choose by, 2 held out" in said
-    assert "augment.crop = 64: " in said and "steps = 4: --steps" in said
+    assert "augment.crop = 64: " in said and "steps = 4: asked for" in said
     assert f"Without this training, {start} has" in said
 
     found = record(out)
