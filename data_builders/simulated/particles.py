@@ -205,7 +205,7 @@ def specimen(rng: np.random.Generator, size: int, resolved: bool) -> tuple[Speci
     """
     nm_per_pixel = log_uniform(rng, 0.02, 0.15) if resolved else log_uniform(rng, 0.1, 5)
     spacing = rng.uniform(*SPACINGS) / nm_per_pixel
-    radius = log_uniform(rng, 5, size / 4)
+    radius = log_uniform(rng, 2.5, size / 4)
     spread = rng.choice([rng.uniform(0.02, 0.12), rng.uniform(0.1, 0.5)])
     covered = [0.0, log_uniform(rng, 0.01, 0.9), rng.uniform(0.05, 1)]
     coverage = rng.choice(covered, p=[0.04, 0.48, 0.48])
@@ -220,7 +220,7 @@ def specimen(rng: np.random.Generator, size: int, resolved: bool) -> tuple[Speci
     middles = positions(rng, size, radius, coverage) if coverage else np.zeros((0, 2))
     for cy, cx in middles:
         family = families[int(chance(rng, 0.15))]
-        own = float(np.clip(radius * rng.lognormal(0, spread), 3, size / 2))
+        own = float(np.clip(radius * rng.lognormal(0, spread), 2, size / 2))
         reach = own * max(1.6, shell * 1.3) + 2
         near = window(size, cy, cx, reach)
         py, px = y[near[0]] - np.float32(cy), x[:, near[1]] - np.float32(cx)
