@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import emjax
+from data_builders.micrographs.checking import too_many
 from data_builders.micrographs.examination import Examination, Finding, Pair
 from data_builders.micrographs.masks import interpret
 from data_builders.micrographs.summary import summarise
@@ -223,7 +224,7 @@ def examined(summaries) -> list[Finding]:
 def of_all(summaries) -> str | None:
     examination = Examination()
     examination.summaries += summaries
-    return examination.of_the_set()
+    return examination.of_the_set() or too_many(examination.findings(), len(summaries))
 
 
 def measure(name, counts, untouched, lines):

@@ -4,7 +4,7 @@ Each draws its own microscope (bright field, high resolution, dark field, second
 specimen (size, shape, arrangement and contrast of particles; film, holes, lumps, residues) and
 treatment (dose, drift, charging, scale bar, banner, JPEG). The ranges are meant to be wider than
 what microscopes show, after Tobin et al., "Domain randomization" (arXiv 1703.06907). Four images of
-np_sintering chose grain, shared noise and the smallest radius: docs/background/models.md.
+np_sintering chose grain and shared noise; this and the smallest radius: docs/background/models.md.
 """
 
 import io
