@@ -7,10 +7,10 @@ one. The pairs are examined first: what is certainly wrong is left out, what is 
 Of eight images and more some are held out, for an honest score; of fewer each is held out once, by
 a cross-validation. OUT/model is the model, for `emjax predict --model=OUT`, OUT/report.html shows
 scores, pictures, curves and what was found in the pairs; OUT/config.json is the recipe, for
-`emjax train --config=OUT/config.json`. Stopped and started again, the command goes on.
+`emjax train --config=OUT/config.json`. Stopped and started again, the command continues.
 
 Run again after pairs were corrected, added or taken away, it sets OUT aside as OUT.before-1 and
-goes on from its model; half of what is trained on then are the pairs that changed.
+continues from its model; half of what is trained on then are the pairs that changed.
 """
 
 import argparse
@@ -295,12 +295,14 @@ def check_out(out: Path, options: argparse.Namespace) -> None:
 def begin(out: Path, options: argparse.Namespace, digests: Splits) -> dict[str, Any]:
     """Return the record of a finetuning, new or begun before, and write it if it is new.
 
-    What is in `out` of other pairs is set aside first; a finished one is to be gone on from.
+    What is in `out` of other pairs is set aside first; a finished one is to be continued.
     """
     record = read_record(out)
     if record and record["pairs"] == digests:
         return record
-    new = dict(options=told(options), pairs=digests, earlier=None, splits=None, finished=False)
+    new: dict[str, Any] = dict(
+        options=told(options), pairs=digests, earlier=None, splits=None, finished=False
+    )
     if not record:
         out.mkdir(parents=True, exist_ok=True)
         write_record(out, new)
@@ -328,7 +330,7 @@ def begin(out: Path, options: argparse.Namespace, digests: Splits) -> dict[str, 
 
 
 def earlier_of(record: Mapping[str, Any]) -> Earlier | None:
-    """Return the finetuning that a record goes on from, if it does.
+    """Return the finetuning that a record continues, if it does.
 
     Raises: InputError if it is gone.
     """
@@ -337,7 +339,10 @@ def earlier_of(record: Mapping[str, Any]) -> Earlier | None:
     folder = Path(record["earlier"])
     before = read_record(folder)
     if not before:
-        raise InputError(f"{folder} is gone, from which --out goes on; choose another --out")
+        raise InputError(
+            f"{folder}: no such folder, expected the finetuning that --out continues; choose "
+            "another --out"
+        )
     old, new = before["pairs"], record["pairs"]
     splits = before["splits"]
     if splits and held_out(splits) not in splits.values():
@@ -361,9 +366,9 @@ def start_of(
     seen = {name for name in held if (earlier.splits or {}).get(name, "train") == "train"}
     known = {*read_record(earlier.folder)["pairs"]}
     if seen & known:
-        print(f"{earlier.folder} was trained on what is held out now: not gone on from")
+        print(f"{earlier.folder} was trained on what is held out now, and is not continued")
         return base
-    print(f"goes on from {earlier.folder}")
+    print(f"continues from {earlier.folder}")
     return base_of(str(earlier.folder), options)
 
 
@@ -433,7 +438,7 @@ def train_part(
     data = part.folder / "data"
     pairs.write_table(data / "pairs.csv", checked.kept, part.split_of)
     card = built(data, checked.shapes, part.start.rule, options)
-    if (part.folder / "config.json").exists():  # it goes on as it was begun, on any device
+    if (part.folder / "config.json").exists():  # it continues as it was begun, on any device
         train(read_recipe(part.folder / "config.json", None), part.folder)
         return card["notes"]
     config = config_of(part, card, options, changed_slices(data, checked.kept, changed))

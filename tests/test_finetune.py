@@ -222,7 +222,7 @@ def test_a_run_stopped_between_its_renames_goes_on(tmp_path):
     third = finetune.begin(out, asked, {"a": "3"})  # unfinished: set aside, not gone on from
     assert third["earlier"] is None and (tmp_path / "out.before-2").is_dir()
     (tmp_path / "out.before-1").rename(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="out.before-1 is gone"):
+    with pytest.raises(InputError, match="out.before-1: no such folder"):
         finetune.earlier_of(second)
 
 

@@ -22,7 +22,7 @@ from emjax.micrographs import Micrograph
 EXAMINED = 8  # planes of a stack
 MOST_CLASSES = 8  # values of masks that are asked about; more are the numbers of particles
 NAMED = 5  # files without a partner that are named
-OPPOSED = -0.5  # agreement of a mask with a prediction from which it may be inverted
+OPPOSED = -0.4  # agreement of a mask with a prediction from which it may be inverted
 AGREES = 0.3  # agreement of most others then
 TOO_MANY = 0.25  # of the pairs certainly wrong: the set is not fit for training
 ALONE = "no partner"
@@ -153,7 +153,8 @@ def _read(source: Source, options: ReadOptions) -> tuple[list[Plane], list[Found
             masks.append(plane.found)
     if not planes:
         raise InputError("no plane in it")
-    micrographs.intensity_range([plane.micrograph.image for plane in planes], "percentile")
+    images = [plane.micrograph.image for plane in planes]
+    micrographs.intensity_range(images, "percentile", defects=lambda share: None)
     return planes, masks, count
 
 

@@ -13,8 +13,9 @@ from emjax.experiments.curves import curves_png
 from emjax.experiments.intervals import Interval, interval
 from emjax.experiments.page import Picture, Row, Section
 from emjax.inference.labels import label_particles
-from emjax.inference.predictor import Predictor
+from emjax.inference.predictor import THRESHOLD, Predictor
 from emjax.micrographs import Micrograph
+from emjax.micrographs.intensity import Range
 from emjax.runs.run import Run
 
 FEW = 5  # images whose bootstrap is too narrow
@@ -71,10 +72,23 @@ def agreement(
 
     Source: the phi coefficient (K. Pearson 1900), also named after Matthews.
     """
-    predicted, drawn = model.mask(micrograph.image, micrograph.nm_per_pixel) > 0, mask > 0
+    values = model.intensity_range([micrograph.image])
+    predicted, drawn = prediction(model, micrograph, values) > 0, mask > 0
     if predicted.all() or drawn.all() or not (predicted.any() and drawn.any()):
         return None
     return float(np.corrcoef(predicted.ravel(), drawn.ravel())[0, 1])
+
+
+def prediction(model: Predictor, micrograph: Micrograph, values: Range) -> np.ndarray:
+    """Return what `model` makes of a plane, [h, w]: 0 and 1, numbers of classes, or grey values.
+
+    Args:
+        values: the intensity range in which it is seen.
+    """
+    output = model(micrograph.image, values, model.scale(micrograph.nm_per_pixel))
+    if not model.is_mask:
+        return output
+    return (output > THRESHOLD if model.classes == 2 else output.argmax(-1)).astype(np.uint8)
 
 
 def score(model: Predictor, name: str, planes: Callable[[], Iterable[Truth]]) -> Scored:
@@ -89,15 +103,12 @@ def score(model: Predictor, name: str, planes: Callable[[], Iterable[Truth]]) ->
     intensity_range = model.intensity_range(plane.micrograph.image for plane in planes())
     low, high = intensity_range
     for micrograph, truth, numbers in planes():
-        image, sizes = micrograph.image, micrograph.nm_per_pixel
+        image, predicted = micrograph.image, prediction(model, micrograph, intensity_range)
         if model.is_mask:
-            predicted = model.mask(image, sizes, intensity_range=intensity_range)
-            predicted = (predicted > 0).astype(np.uint8) if model.classes == 2 else predicted
             values.append(dice(predicted, truth))
             found += int(label_particles(predicted.astype(np.uint8)).max())
             drawn += max(numbers, int(label_particles(truth.astype(np.uint8)).max()))
         else:
-            predicted = model.predict(image, sizes, intensity_range=intensity_range)
             difference = np.abs(predicted - truth.astype(np.float32))
             values.append(float(difference.mean()) / (high - low))
         if not row:
