@@ -151,7 +151,7 @@ def main(arguments: Sequence[str]) -> int:
         "base": base.name,
         "splits": splits[0] if len(splits) == 1 else None,
     }
-    corrections = corrected(earlier, checked.kept, out) if earlier else []
+    corrections = corrected(earlier, out, options.images) if earlier else []
     summary = finetuning.in_words(
         scores,
         is_mask=target == "mask",
@@ -441,7 +441,7 @@ def train_part(
     if (part.folder / "config.json").exists():  # it continues as it was begun, on any device
         train(read_recipe(part.folder / "config.json", None), part.folder)
         return card["notes"]
-    config = config_of(part, card, options, changed_slices(data, checked.kept, changed))
+    config = config_of(part, card, options, changed_slices(data, options.images, changed))
     shares = checked.foreground or {}
     val = [name for name, split in part.split_of.items() if split == "val"]
     settings = choices.choose(
@@ -490,18 +490,20 @@ def built(
     return common.build(dataset, data, max_skipped=EVERYTHING)[0]
 
 
-def names_in(records: Any, kept: Sequence[Source]) -> list[str]:
-    """Return, for each record of a split, the name of the pair that it was cut from."""
-    known = pairs.record_names(kept)
-    named = [records.source[index]["name"].decode() for index in range(len(records.source))]
-    return [known.get(name) or known[re.sub(PLACE, "", name)] for name in named]
+def records_of(data: Path, split: str, images: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield (name of the pair it was cut from, record) for all records of a split."""
+    known = pairs.record_names(data / "pairs.csv", images)
+    records = open_records(data, DATASET, split).source
+    for record in (records[index] for index in range(len(records))):
+        name = record["name"].decode()
+        yield known.get(name) or known[re.sub(PLACE, "", name)], record
 
 
-def changed_slices(data: Path, kept: Sequence[Source], changed: Sequence[str]) -> list[str]:
+def changed_slices(data: Path, images: Path, changed: Sequence[str]) -> list[str]:
     """Return the slices of the split train that hold the pairs `changed`: "train[3:5]"."""
     if not changed:
         return []
-    of = names_in(open_records(data, DATASET, "train"), kept)
+    of = [name for name, _ in records_of(data, "train", images)]
     slices, start = [], 0
     for is_changed, group in itertools.groupby(of, lambda name: name in changed):
         end = start + len([*group])
@@ -574,10 +576,9 @@ def scored(folder: str, held: Sequence[Source], read_options: ReadOptions) -> li
     return [finetuning.score(model, each.name, lambda e=each: planes_of(e)) for each in held]
 
 
-def corrected(earlier: Earlier, kept: Sequence[Source], out: Path) -> list[dict[str, str]]:
+def corrected(earlier: Earlier, out: Path, images: Path) -> list[dict[str, str]]:
     """Return a row for each pair that changed since: in how many pixels its target did."""
-    old = targets_of(earlier.folder, kept)
-    new = targets_of(out, kept)
+    old, new = (targets_of(folder / "data", images) for folder in (earlier.folder, out))
     rows = []
     for name in earlier.changed:
         theirs, ours = old.get(name), new.get(name)
@@ -592,20 +593,14 @@ def corrected(earlier: Earlier, kept: Sequence[Source], out: Path) -> list[dict[
     return [*rows, *({"pair": name, "": "no longer there"} for name in earlier.gone)]
 
 
-def targets_of(folder: Path, kept: Sequence[Source]) -> dict[str, list[np.ndarray]]:
-    """Return {name of a pair: the targets of its records} of a finetuning, of pairs in `kept`."""
-    home = folder / "data"
-    card = common.read_card(home / DATASET)
+def targets_of(data: Path, images: Path) -> dict[str, list[np.ndarray]]:
+    """Return {name of a pair: the targets of its records} of a finetuning's data."""
+    card = common.read_card(data / DATASET)
     (target,) = card["targets"]
-    known = pairs.record_names(kept)
     found: dict[str, list[np.ndarray]] = {}
     for split in card["splits"]:
-        records = open_records(home, DATASET, split).source
-        for index in range(len(records)):
-            name = records[index]["name"].decode()
-            pair = known.get(name) or known.get(re.sub(PLACE, "", name))
-            if pair:
-                found.setdefault(pair, []).append(records[index][target])
+        for name, record in records_of(data, split, images):
+            found.setdefault(name, []).append(record[target])
     return found
 
 

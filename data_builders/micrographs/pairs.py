@@ -13,6 +13,7 @@ from jaxtyping import Real
 
 from data_builders.common import by_hash, sha256_of, split_by_source
 from data_builders.micrographs import listing as listings
+from data_builders.micrographs import tables
 from data_builders.micrographs.listing import Listing, Source
 from data_builders.micrographs.masks import Found
 from data_builders.micrographs.reading import ReadOptions, planes_of
@@ -156,7 +157,11 @@ def write_table(path: Path, sources: Sequence[Source], split_of: Splits) -> None
     write_atomically(path, text.getvalue().encode())
 
 
-def record_names(sources: Sequence[Source]) -> Splits:
-    """Return {the name that the records of `write_table` have: name of the source}."""
-    paths = [Path(os.path.abspath(source.image)) for source in sources]
-    return dict(zip(listings.names_of(paths), [s.name for s in sources], strict=True))
+def record_names(table: Path, root: Path) -> Splits:
+    """Return {name of a record: name of its source} of what was built from a `write_table`.
+
+    Args:
+        root: the folder of the images.
+    """
+    paths = [Path(row["image"]) for _, row in tables.read(table)[1]]
+    return dict(zip(listings.names_of(paths), [name_of(p, root) for p in paths], strict=True))
