@@ -275,7 +275,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 def begun(out: Path) -> Path:
     """Return the folder that becomes `out` when what is in `out` is set aside."""
-    return out.with_name(f".{out.name}.begun")
+    return out.absolute().with_name(f".{out.absolute().name}.begun")
 
 
 def check_out(out: Path, options: argparse.Namespace) -> None:
@@ -307,11 +307,12 @@ def begin(out: Path, options: argparse.Namespace, digests: Splits) -> dict[str, 
         out.mkdir(parents=True, exist_ok=True)
         write_record(out, new)
         return new
-    pattern = re.compile(re.escape(f"{out.name}.before-") + r"(\d+)")
+    whole = out.absolute()
+    pattern = re.compile(re.escape(f"{whole.name}.before-") + r"(\d+)")
     numbers = [
         int(m[1]) for p in out.absolute().parent.iterdir() if (m := pattern.fullmatch(p.name))
     ]
-    aside = out.absolute().with_name(f"{out.name}.before-{max(numbers, default=0) + 1}")
+    aside = whole.with_name(f"{whole.name}.before-{max(numbers, default=0) + 1}")
     if record["finished"]:
         new["earlier"] = str(aside)
     shutil.rmtree(begun(out), ignore_errors=True)
@@ -323,8 +324,8 @@ def begin(out: Path, options: argparse.Namespace, digests: Splits) -> dict[str, 
             inside = os.path.relpath(path.parent, out)
             config["data"]["dir"] = str(Path(os.path.normpath(aside / inside), "data"))
             write_atomically(path, json.dumps(config, indent=2).encode())
-    out.rename(aside)
-    begun(out).rename(out)
+    whole.rename(aside)
+    begun(out).rename(whole)
     print(f"the pairs have changed: {out} is {aside} now")
     return new
 

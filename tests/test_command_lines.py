@@ -30,6 +30,7 @@ IN_MAKE_TEST = 300
 SPELLINGS = int(os.environ.get("SPELLINGS", IN_MAKE_TEST))
 MODULES = [module for module, _ in VERBS.values()]
 REQUIRED = {  # what gets a command beyond its first check; nothing of it exists
+    "emjax.finetune": ["--images=no", "--out=out"],
     "emjax.predict": ["--model=no", "--out=out", "no.tif"],
     "emjax.measure": ["--model=no", "--out=out", "no.tif"],
     "emjax.report": ["--runs=no", "--out=out"],

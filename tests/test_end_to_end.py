@@ -119,7 +119,7 @@ def test_exit_codes_and_single_lines(tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     done = command("emjax", "nonsense")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "expected a verb, one of build, train, predict, " in done.stderr
+    assert "expected a verb, one of build, train, finetune, predict, " in done.stderr
     done = command("emjax.main", "--help")
     assert done.returncode == 0 and "\n  pretrain  " in done.stdout
 
