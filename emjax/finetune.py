@@ -442,7 +442,8 @@ def train_part(
     if (part.folder / "config.json").exists():  # it continues as it was begun, on any device
         train(read_recipe(part.folder / "config.json", None), part.folder)
         return card["notes"]
-    config = config_of(part, card, options, changed_slices(data, options.images, changed))
+    again, more = changed_slices(data, options.images, changed)
+    config = config_of(part, card, options, again)
     shares = checked.foreground or {}
     val = [name for name, split in part.split_of.items() if split == "val"]
     settings = choices.choose(
@@ -458,7 +459,7 @@ def train_part(
         # A val without foreground cannot choose, and what chooses gives no honest score.
         selects=held_out(part.split_of) == "test" and any(shares.get(name, 1) for name in val),
     )
-    settings = choices.apply(config, settings, card["splits"]["train"])
+    settings = choices.apply(config, settings, card["splits"]["train"] + more)
     rows = [{"setting": c.field, "value": str(c.value), "why": c.why} for c in settings]
     for row in rows:
         print(f"  {row['setting']} = {row['value']}: {row['why']}")
@@ -500,17 +501,20 @@ def records_of(data: Path, split: str, images: Path) -> Iterator[tuple[str, Mapp
         yield known.get(name) or known[re.sub(PLACE, "", name)], record
 
 
-def changed_slices(data: Path, images: Path, changed: Sequence[str]) -> list[str]:
-    """Return the slices of the split train that hold the pairs `changed`: "train[3:5]"."""
+def changed_slices(data: Path, images: Path, changed: Sequence[str]) -> tuple[list[str], int]:
+    """Return (slices of the split train that hold the pairs `changed`, how many records they are).
+
+    A slice is as in "train[3:5]".
+    """
     if not changed:
-        return []
+        return [], 0
     of = [name for name, _ in records_of(data, "train", images)]
     slices, start = [], 0
     for is_changed, group in itertools.groupby(of, lambda name: name in changed):
         end = start + len([*group])
         slices += [f"train[{start}:{end}]"] * is_changed
         start = end
-    return slices
+    return slices, sum(name in changed for name in of)
 
 
 def config_of(
