@@ -18,7 +18,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,11 +39,13 @@ from emjax.errors import InputError, UsageError, choose
 from emjax.experiments import finetuning
 from emjax.experiments.finetuning import Scored, Truth
 from emjax.experiments.page import Picture
-from emjax.files import check_writable, write_atomically
+from emjax.files import write_atomically
 from emjax.micrographs import Micrograph
 from emjax.models import pretrained, saved
 from emjax.models.build import build_abstract
 from emjax.parallel import devices
+from emjax.runs import rounds
+from emjax.runs.rounds import Earlier
 from emjax.runs.run import Run, read_run
 from emjax.tasks import TASKS
 from emjax.training import choices
@@ -58,7 +59,6 @@ RECIPES = {
     "background": ("restore_temimagenet", "background,unet_4_424"),
     "superresolution": ("restore_temimagenet", "superresolution,unet_4_424"),
 }
-RECORD = "finetune.json"  # what the command was called with, and what came of it
 SETTINGS = "settings.json"  # of a training, each with its reason
 DATASET = "micrographs"  # of OUT/data
 JUDGED = 100  # pairs whose masks are compared with what the base predicts
@@ -85,15 +85,6 @@ class Base(NamedTuple):
     rule: str = "percentile"
 
 
-class Earlier(NamedTuple):
-    """A finished finetuning, set aside, some of whose pairs have changed since."""
-
-    folder: Path
-    splits: Splits | None  # of those that held some out; None after a cross-validation
-    changed: list[str]  # names of pairs that are new or have changed
-    gone: list[str]
-
-
 class Part(NamedTuple):
     """One training: of a cross-validation, or the one that is the model."""
 
@@ -108,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     devices.keep_compiled()
     out: Path = options.out
-    check_out(out, options)
+    rounds.check_out(out, told(options))
     base = base_of(BASE if options.base == AUTO else options.base, options)
     target = TASKS[options.task].target
     read_options = ReadOptions(
@@ -124,8 +115,8 @@ def main(arguments: Sequence[str]) -> int:
     listing = pairs.find(options.images, options.targets or options.images, options.table, target)
     print(f"{len(listing.sources)} pairs of an image and a {target}")
     checked, shown = examine(listing, read_options, base, options)
-    record = begin(out, options, pairs.digests(listing.sources))
-    earlier = earlier_of(record)
+    record = rounds.begin(out, told(options), pairs.digests(listing.sources))
+    earlier = rounds.earlier_of(record)
     before = earlier.splits if earlier else None
     splits = trainable(pairs.divide(checked.kept, checked.cluster_of, before), checked.foreground)
     print(finetuning.divided_in_words(splits))
@@ -143,7 +134,7 @@ def main(arguments: Sequence[str]) -> int:
         notes = train_part(part, checked, options, changed=again)
         name = "all pairs" if part.folder == out else f"part {part.folder.name}"
         runs["the model" if len(parts) == 1 else name] = read_run(part.folder, out)
-        held = [s for s in checked.kept if part.split_of[s.name] == held_out(part.split_of)]
+        held = [s for s in checked.kept if part.split_of[s.name] == rounds.held_out(part.split_of)]
         scores += scored(str(part.folder), held, read_options)
         if held and part.start.does:
             untrained += scored(part.start.name, held, read_options)
@@ -250,113 +241,6 @@ def told(options: argparse.Namespace) -> dict[str, Any]:
     return {n: os.path.abspath(v) if isinstance(v, Path) else v for n, v in values.items()}
 
 
-def read_record(out: Path) -> dict[str, Any]:
-    """Return the record of a finetuning; {} of a folder that is not there or empty.
-
-    Raises: UsageError for a folder of something else.
-    """
-    if not out.exists() or not any(not p.name.endswith(".partial") for p in out.iterdir()):
-        return {}
-    try:
-        record = json.loads((out / RECORD).read_text())
-        [record[key] for key in ("options", "pairs", "earlier", "splits", "finished")]
-        return record
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(
-            f"--out={out}: expected a new folder or one of emjax finetune, got other files; choose "
-            "another"
-        ) from None
-
-
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write the record of a finetuning."""
-    write_atomically(folder / RECORD, (json.dumps(record, indent=1) + "\n").encode())
-
-
-def begun(out: Path) -> Path:
-    """Return the folder that becomes `out` when what is in `out` is set aside."""
-    return out.absolute().with_name(f".{out.absolute().name}.begun")
-
-
-def check_out(out: Path, options: argparse.Namespace) -> None:
-    """Raise UsageError unless `out` is new, or of this command with the same options."""
-    check_writable(out)
-    if not out.exists() and begun(out).exists():  # stopped between two renames
-        begun(out).rename(out)
-    before = read_record(out).get("options")
-    asked = told(options)
-    if before is None or before == asked:
-        return
-    changed = sorted(name for name in {**before, **asked} if before.get(name) != asked.get(name))
-    listed = ", ".join(f"--{name}={before.get(name)}" for name in changed)
-    raise UsageError(f"--out={out} was begun with {listed}; choose another --out or delete it")
-
-
-def begin(out: Path, options: argparse.Namespace, digests: Splits) -> dict[str, Any]:
-    """Return the record of a finetuning, new or begun before, and write it if it is new.
-
-    What is in `out` of other pairs is set aside first; a finished one is to be continued.
-    """
-    record = read_record(out)
-    if record and record["pairs"] == digests:
-        return record
-    new: dict[str, Any] = dict(
-        options=told(options), pairs=digests, earlier=None, splits=None, finished=False
-    )
-    if not record:
-        out.mkdir(parents=True, exist_ok=True)
-        write_record(out, new)
-        return new
-    whole = out.absolute()
-    pattern = re.compile(re.escape(f"{whole.name}.before-") + r"(\d+)")
-    numbers = [
-        int(m[1]) for p in out.absolute().parent.iterdir() if (m := pattern.fullmatch(p.name))
-    ]
-    aside = whole.with_name(f"{whole.name}.before-{max(numbers, default=0) + 1}")
-    if record["finished"]:
-        new["earlier"] = str(aside)
-    shutil.rmtree(begun(out), ignore_errors=True)
-    begun(out).mkdir()
-    write_record(begun(out), new)
-    for path in out.glob("**/config.json"):  # its records move with it
-        if path.parent.name != "model":
-            config = json.loads(path.read_text())
-            inside = os.path.relpath(path.parent, out)
-            config["data"]["dir"] = str(Path(os.path.normpath(aside / inside), "data"))
-            write_atomically(path, json.dumps(config, indent=2).encode())
-    whole.rename(aside)
-    begun(out).rename(whole)
-    print(f"the pairs have changed: {out} is {aside} now")
-    return new
-
-
-def earlier_of(record: Mapping[str, Any]) -> Earlier | None:
-    """Return the finetuning that a record continues, if it does.
-
-    Raises: InputError if it is gone.
-    """
-    if not record["earlier"]:
-        return None
-    folder = Path(record["earlier"])
-    before = read_record(folder)
-    if not before:
-        raise InputError(
-            f"{folder}: no such folder, expected the finetuning that --out continues; choose "
-            "another --out"
-        )
-    old, new = before["pairs"], record["pairs"]
-    splits = before["splits"]
-    if splits and held_out(splits) not in splits.values():
-        splits = None
-    changed = [name for name in new if old.get(name) != new[name]]
-    return Earlier(folder, splits, changed, [name for name in old if name not in new])
-
-
-def held_out(split_of: Splits) -> str:
-    """Return the split that is for the score: `test`, or `val` where there is no `test`."""
-    return "test" if "test" in split_of.values() else "val"
-
-
 def start_of(
     base: Base, earlier: Earlier | None, splits: Sequence[Splits], options: argparse.Namespace
 ) -> Base:
@@ -365,7 +249,7 @@ def start_of(
         return base
     held = {name for name, split in splits[-1].items() if split != "train"}
     seen = {name for name in held if (earlier.splits or {}).get(name, "train") == "train"}
-    known = {*read_record(earlier.folder)["pairs"]}
+    known = {*rounds.read_record(earlier.folder)["pairs"]}
     if seen & known:
         print(f"{earlier.folder} was trained on what is held out now, and is not continued")
         return base
@@ -457,7 +341,8 @@ def train_part(
         steps=steps or options.steps,
         divisor=build_abstract(generator_of(config)).divisor,
         # A val without foreground cannot choose, and what chooses gives no honest score.
-        selects=held_out(part.split_of) == "test" and any(shares.get(name, 1) for name in val),
+        selects=rounds.held_out(part.split_of) == "test"
+        and any(shares.get(name, 1) for name in val),
     )
     settings = choices.apply(config, settings, card["splits"]["train"] + more)
     rows = [{"setting": c.field, "value": str(c.value), "why": c.why} for c in settings]
@@ -650,7 +535,7 @@ def report(
         "findings": [one._asdict() for one in checked.findings],
     }
     saved.annotate(out / "model", {"held_out": summary})
-    write_record(out, record)
+    rounds.write_record(out, record)
     print(f"\n{summary}")
     print(f"{out / 'report.html'}\nemjax predict --model={out} FILE_OR_FOLDER")
 

@@ -23,6 +23,7 @@ from emjax.experiments import finetuning
 from emjax.experiments.finetuning import dice
 from emjax.models import saved
 from emjax.models.build import create
+from emjax.runs import rounds
 from emjax.training import choices
 
 UNET = dict(name="unet", blocks=2, receptive_field=44)
@@ -73,7 +74,7 @@ def splits_of(out):
 
 
 def record(out):
-    return json.loads((out / finetune.RECORD).read_text())
+    return json.loads((out / rounds.RECORD).read_text())
 
 
 def test_one_line_gives_a_model_a_score_and_a_page(base, tmp_path, capsys):
@@ -210,20 +211,20 @@ def test_loose_files_of_the_same_name_leave_no_pair_out(tmp_path, capsys):
 
 def test_a_run_stopped_between_its_renames_goes_on(tmp_path):
     out = tmp_path / "out"
-    asked = finetune.parse([f"--images={tmp_path}", f"--out={out}"])
-    first = finetune.begin(out, asked, {"a": "1"})
-    assert finetune.begin(out, asked, {"a": "1"}) == first
-    finetune.write_record(out, {**first, "finished": True})
-    second = finetune.begin(out, asked, {"a": "2"})
+    asked = finetune.told(finetune.parse([f"--images={tmp_path}", f"--out={out}"]))
+    first = rounds.begin(out, asked, {"a": "1"})
+    assert rounds.begin(out, asked, {"a": "1"}) == first
+    rounds.write_record(out, {**first, "finished": True})
+    second = rounds.begin(out, asked, {"a": "2"})
     assert second["earlier"] == str(tmp_path / "out.before-1")
-    out.rename(finetune.begun(out))  # as a kill leaves it
-    finetune.check_out(out, asked)
-    assert finetune.read_record(out) == second
-    third = finetune.begin(out, asked, {"a": "3"})  # unfinished: set aside, not gone on from
+    out.rename(rounds.begun(out))  # as a kill leaves it
+    rounds.check_out(out, asked)
+    assert rounds.read_record(out) == second
+    third = rounds.begin(out, asked, {"a": "3"})  # unfinished: set aside, not gone on from
     assert third["earlier"] is None and (tmp_path / "out.before-2").is_dir()
     (tmp_path / "out.before-1").rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="out.before-1: no such folder"):
-        finetune.earlier_of(second)
+        rounds.earlier_of(second)
 
 
 def test_an_earlier_model_that_saw_what_is_held_out_is_not_gone_on_from(tmp_path, base, capsys):
@@ -232,8 +233,8 @@ def test_an_earlier_model_that_saw_what_is_held_out_is_not_gone_on_from(tmp_path
     folder = tmp_path / "before"
     folder.mkdir()
     record = dict(options={}, pairs={"a": "1", "b": "1"}, earlier=None, splits=None, finished=True)
-    finetune.write_record(folder, record)
-    earlier = finetune.Earlier(folder, {"a": "train", "b": "test"}, [], [])
+    rounds.write_record(folder, record)
+    earlier = rounds.Earlier(folder, {"a": "train", "b": "test"}, [], [])
     now = [{"a": "test", "b": "test"}]
     assert finetune.start_of(start, earlier, now, asked) == start
     assert "was trained on what is held out now" in capsys.readouterr().out

@@ -1,0 +1,139 @@
+"""A finetuning's folder: its record, and what is set aside when the pairs have changed."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from emjax.errors import InputError, UsageError
+from emjax.files import check_writable, write_atomically
+
+RECORD = "finetune.json"  # what the command was called with, and what came of it
+
+Splits = dict[str, str]  # by name of a pair
+
+
+class Earlier(NamedTuple):
+    """A finished finetuning, set aside, some of whose pairs have changed since."""
+
+    folder: Path
+    splits: Splits | None  # of those that held some out; None after a cross-validation
+    changed: list[str]  # names of pairs that are new or have changed
+    gone: list[str]
+
+
+def read_record(out: Path) -> dict[str, Any]:
+    """Return the record of a finetuning; {} of a folder that is not there or empty.
+
+    Raises: UsageError for a folder of something else.
+    """
+    if not out.exists() or not any(not p.name.endswith(".partial") for p in out.iterdir()):
+        return {}
+    try:
+        record = json.loads((out / RECORD).read_text())
+        [record[key] for key in ("options", "pairs", "earlier", "splits", "finished")]
+        return record
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"--out={out}: expected a new folder or one of emjax finetune, got other files; choose "
+            "another"
+        ) from None
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write the record of a finetuning."""
+    write_atomically(folder / RECORD, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def begun(out: Path) -> Path:
+    """Return the folder that becomes `out` when what is in `out` is set aside."""
+    return out.absolute().with_name(f".{out.absolute().name}.begun")
+
+
+def check_out(out: Path, asked: Mapping[str, Any]) -> None:
+    """Raise UsageError unless `out` is new, or of a finetuning with the same options.
+
+    Args:
+        asked: the options, as they read back from JSON.
+    """
+    check_writable(out)
+    if not out.exists() and begun(out).exists():  # stopped between two renames
+        begun(out).rename(out)
+    before = read_record(out).get("options")
+    if before is None or before == asked:
+        return
+    changed = sorted(name for name in {**before, **asked} if before.get(name) != asked.get(name))
+    listed = ", ".join(f"--{name}={before.get(name)}" for name in changed)
+    raise UsageError(f"--out={out} was begun with {listed}; choose another --out or delete it")
+
+
+def begin(out: Path, asked: Mapping[str, Any], digests: Splits) -> dict[str, Any]:
+    """Return the record of a finetuning, new or begun before, and write it if it is new.
+
+    What is in `out` of other pairs is set aside first; a finished one is to be continued.
+
+    Args:
+        asked: as `check_out` takes it.
+        digests: of the pairs, by name.
+    """
+    record = read_record(out)
+    if record and record["pairs"] == digests:
+        return record
+    new: dict[str, Any] = dict(
+        options=asked, pairs=digests, earlier=None, splits=None, finished=False
+    )
+    if not record:
+        out.mkdir(parents=True, exist_ok=True)
+        write_record(out, new)
+        return new
+    whole = out.absolute()
+    pattern = re.compile(re.escape(f"{whole.name}.before-") + r"(\d+)")
+    numbers = [
+        int(m[1]) for p in out.absolute().parent.iterdir() if (m := pattern.fullmatch(p.name))
+    ]
+    aside = whole.with_name(f"{whole.name}.before-{max(numbers, default=0) + 1}")
+    if record["finished"]:
+        new["earlier"] = str(aside)
+    shutil.rmtree(begun(out), ignore_errors=True)
+    begun(out).mkdir()
+    write_record(begun(out), new)
+    for path in out.glob("**/config.json"):  # its records move with it
+        if path.parent.name != "model":
+            config = json.loads(path.read_text())
+            inside = os.path.relpath(path.parent, out)
+            config["data"]["dir"] = str(Path(os.path.normpath(aside / inside), "data"))
+            write_atomically(path, json.dumps(config, indent=2).encode())
+    whole.rename(aside)
+    begun(out).rename(whole)
+    print(f"the pairs have changed: {out} is {aside} now")
+    return new
+
+
+def earlier_of(record: Mapping[str, Any]) -> Earlier | None:
+    """Return the finetuning that a record continues, if it does.
+
+    Raises: InputError if it is gone.
+    """
+    if not record["earlier"]:
+        return None
+    folder = Path(record["earlier"])
+    before = read_record(folder)
+    if not before:
+        raise InputError(
+            f"{folder}: no such folder, expected the finetuning that --out continues; choose "
+            "another --out"
+        )
+    old, new = before["pairs"], record["pairs"]
+    splits = before["splits"]
+    if splits and held_out(splits) not in splits.values():
+        splits = None
+    changed = [name for name in new if old.get(name) != new[name]]
+    return Earlier(folder, splits, changed, [name for name in old if name not in new])
+
+
+def held_out(split_of: Splits) -> str:
+    """Return the split that is for the score: `test`, or `val` where there is no `test`."""
+    return "test" if "test" in split_of.values() else "val"
