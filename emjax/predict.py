@@ -116,8 +116,7 @@ def write_results(
             continue
         pixels = outputs[kind] if kind in outputs else label_particles(result)
         if kind == "labels":
-            number = int(pixels.max())
-            facts += f", {counted(number)}"
+            facts += f", {counted(int(pixels.max()))}"
         line = made_by.line(made, kind, pixels)
         micrographs.write(path, pixels, sizes, info=info, software=line)
     if np.isfinite(sizes).all():

@@ -115,12 +115,11 @@ def check(
         known = [one._replace(certain=False) for one in known]
     found = sorted([*found, *known], key=lambda one: one.name)
     tell(found)
-    problem = None
-    if is_mask and not keep_all:
-        problem = examination.of_the_set() or all_opposed(agreement)
+    inverted = all_opposed(agreement)
+    problem = (examination.of_the_set() or inverted) if is_mask and not keep_all else None
     problem = problem or too_many(found, len(listing.sources))
     if problem:
-        by_masks = any(one.certain for one in known) or all_opposed(agreement)
+        by_masks = any(one.certain for one in known) or inverted
         advice = " (--keep_all takes the masks as they are)" if by_masks and not keep_all else ""
         raise InputError(f"{root}: nothing is trained: {problem}{advice}")
     wrong = {one.name for one in found if one.certain and one.kind != ALONE}

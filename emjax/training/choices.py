@@ -1,7 +1,9 @@
 """The settings of a finetuning, by rules about its data and the device; each with its reason."""
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from emjax.config import Config
@@ -99,7 +101,9 @@ def apply(config: Config, choices: Sequence[Choice], records: int) -> list[Choic
     """
     fields: dict[str, Any] = {choice.field: choice.value for choice in choices}
     steps = fields.pop("steps")
-    config.update_from_flattened_dict(known(config, fields))
+    for field, value in fields.items():  # recipes may lack some
+        *parts, last = field.split(".")
+        functools.reduce(operator.getitem, parts, config)[last] = value
     wanted = max(1, steps // EVALUATIONS)
     config.passes_per_epoch = max(1, round(wanted * config.data.batch_size / records))
     config.epochs = 1
@@ -107,15 +111,3 @@ def apply(config: Config, choices: Sequence[Choice], records: int) -> list[Choic
     total = count_steps(config, records)[1]
     config.eval_every = max(1, total // EVALUATIONS)
     return [c._replace(value=total) if c.field == "steps" else c for c in choices]
-
-
-def known(config: Config, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `fields`; those that recipes may lack are added to `config` first."""
-    for field, value in fields.items():
-        *parts, last = field.split(".")
-        where = config
-        for part in parts:
-            where = where[part]
-        if last not in where:
-            where[last] = value
-    return dict(fields)
