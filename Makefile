@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO := runs/demo
 
-.PHONY: demo test lint smoke soak models venv
+.PHONY: demo test test-handon lint smoke soak models venv
 
 demo: venv
 	$(PY) -m data_builders.build simulated/nanoparticles --data_dir=$(DEMO)/data --records=160 \
@@ -31,6 +31,23 @@ lint: venv
 	$(PY) -m ruff format --check .
 	$(PY) -m pyright --pythonpath $(PY)
 	$(PY) -m pyright --pythonpath $(PY) --project pyrightconfig.strict.json
+
+# Exports and engines, whose libraries are extras: one environment for them, and one for
+# bioimageio.core, which holds bioimageio.spec back. A skipped test is a failure here.
+HANDON := .venv-handon
+BIOIMAGEIO := .venv-bioimageio
+test-handon: $(HANDON)/installed $(BIOIMAGEIO)/installed
+	BIOIMAGEIO_PYTHON=$(CURDIR)/$(BIOIMAGEIO)/bin/python $(HANDON)/bin/python -m pytest \
+	    --no-skips tests/test_stablehlo.py tests/test_onnx.py tests/test_bioimageio.py
+$(HANDON)/installed: requirements.txt tests/handon.txt pyproject.toml
+	test -x $(HANDON)/bin/python || $(PYTHON) -m venv $(HANDON)
+	$(HANDON)/bin/python -m pip install -q -r requirements.txt -r tests/handon.txt
+	$(HANDON)/bin/python -m pip install -q --no-deps -e .
+	touch $@
+$(BIOIMAGEIO)/installed: tests/bioimageio.txt
+	test -x $(BIOIMAGEIO)/bin/python || $(PYTHON) -m venv $(BIOIMAGEIO)
+	$(BIOIMAGEIO)/bin/python -m pip install -q -r tests/bioimageio.txt
+	touch $@
 
 # The commands of the README once, on tiny data.
 smoke: venv

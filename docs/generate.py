@@ -31,6 +31,7 @@ COMMANDS = {  # verb: module
     "measure": "emjax.measure",
     "report": "emjax.report",
     "sweep": "emjax.sweep",
+    "export": "emjax.export",
     "convert": "emjax.convert",
     "models": "emjax.models",
     "doctor": "emjax.doctor",
@@ -111,6 +112,7 @@ API = {
     "emjax": ("read", "read_stack", "load_model", "write"),
     "emjax.micrographs": ("open_all", "planes", "read_pixels", "find", "intensity_range"),
     "emjax.measurement": ("label", "measure"),
+    "emjax.export": ("export",),
     "emjax.metrics": None,
     "emjax.metrics.losses": None,
 }
@@ -148,6 +150,7 @@ def api_page() -> str:
         parts += [entry(f"{name}.{member}", getattr(module, member)) for member in members]
         if name == "emjax":
             parts += [
+                entry(f"{name}.Model", module.Model),
                 entry(f"{name}.Predictor", module.Predictor),
                 entry(f"{name}.Micrograph", module.Micrograph),
             ]

@@ -15,20 +15,25 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emjax.inference.predictor import Predictor, load_model
+    from emjax.apps.model import Model, load_model
+    from emjax.inference.predictor import Predictor
     from emjax.micrographs import Micrograph, read, read_stack, write
 
 __version__ = "0.1.0"
 
-__all__ = ["Micrograph", "Predictor", "load_model", "read", "read_stack", "versions", "write"]
+__all__ = [
+    *("Micrograph", "Model", "Predictor"),
+    *("load_model", "read", "read_stack", "versions", "write"),
+]
 
 MODULES = {  # where each name is that is loaded when it is first used (PEP 562)
     "Micrograph": "emjax.micrographs",
     "read": "emjax.micrographs",
     "read_stack": "emjax.micrographs",
     "write": "emjax.micrographs",
+    "Model": "emjax.apps.model",
     "Predictor": "emjax.inference.predictor",
-    "load_model": "emjax.inference.predictor",
+    "load_model": "emjax.apps.model",
 }
 
 

@@ -15,6 +15,7 @@ VERBS = {  # in the order of use: the module of each, and what it does
     "measure": ("emjax.measure", "measure the particles of masks or micrographs"),
     "sweep": ("emjax.sweep", "train all runs of a matrix, in dependency order"),
     "report": ("emjax.report", "write tables, curves and pictures of all runs in a folder"),
+    "export": ("emjax.export", "write a model as one file, for other programs"),
     "convert": ("emjax.convert", "read and write weights of PyTorch"),
     "export-records": ("data_builders.export", "write records back as micrographs"),
     "models": ("emjax.models.__main__", "print what each network costs and sees"),
@@ -48,7 +49,7 @@ def run_verb(arguments: list[str]) -> int | None:
             raise
         raise UsageError(
             f"emjax {verb}: expected {error.name}, which there is for Linux and macOS only; on "
-            "Windows use WSL, or the verbs predict, measure, convert and doctor"
+            "Windows use WSL, or the verbs predict, measure, export, convert and doctor"
         ) from None
     return module.main(others)
 

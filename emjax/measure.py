@@ -198,7 +198,8 @@ def job_of(options: argparse.Namespace, limit: int, files: Mapping[Path, str]) -
     from emjax.predict import Job
 
     devices.keep_compiled()
-    job = Job(Predictor(flags.model(options), limit), options, limit, ["mask"])
+    model = Predictor(flags.model(options), limit, options.engine)
+    job = Job(model, options, limit, ["mask"])
     if options.range == "shared":
         job.share_range(files)
     return job
@@ -210,16 +211,7 @@ class Segmented:
     def __init__(self, options: argparse.Namespace, limit: int, files: Mapping[Path, str]) -> None:
         self.job = job_of(options, limit, files)
         self.model, name = self.job.model, flags.model(options)
-        if not self.model.is_mask:
-            raise UsageError(
-                f"--model={name}: expected a model that segments, got one that restores images "
-                f"(task {self.model.config['task']})"
-            )
-        if self.model.classes > 2:
-            raise UsageError(
-                f"--model={name}: expected a model of particles and background, got one of "
-                f"{self.model.classes} classes; predict, and measure the masks of each class"
-            )
+        self.model.check_finds_particles(f"--model={name}")
 
     def __call__(self, file: Path) -> Iterator[Plane]:
         found = self.job.survey(file)
@@ -261,15 +253,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         raise UsageError("--split and --no_split: expected one of them")
     seen = {"--range": options.range, "--cut_banner": options.cut_banner,
             "--no_resample": options.no_resample}  # fmt: skip
+    network = {"--engine": options.engine}
     particles = {"--masks": options.masks, "--split": options.split, "--no_split": options.no_split,
                  "--border_weights": options.border_weights, "--min_size": options.min_size,
                  "--images": options.images}  # fmt: skip
     if options.atoms:
         refuse({**particles, "--cut_banner": options.cut_banner}, "particles, not for --atoms")
         if not options.model:
-            refuse(seen, "--atoms with a --model")
+            refuse({**network, **seen}, "--atoms with a --model")
     elif options.masks:
-        refuse({"--model": options.model, **seen}, "micrographs, without --masks")
+        refuse({"--model": options.model, **network, **seen}, "micrographs, without --masks")
     else:
         refuse({"--images": options.images}, "masks, with --masks")
     return options

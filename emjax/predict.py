@@ -336,7 +336,7 @@ def main(arguments: Sequence[str]) -> int:
     options.out = options.out or results.default_folder(options.inputs)
     check_writable(options.out)
     devices.keep_compiled()
-    model = Predictor(flags.model(options), limit)
+    model = Predictor(flags.model(options), limit, options.engine)
     kinds = kinds_of(model, options)
     found = results.find_inputs(options.inputs, options.out, kinds)
     first, step = options.share

@@ -57,6 +57,17 @@ def tiny_hrnet(monkeypatch):
     monkeypatch.setitem(hrnet.VARIANTS, "tiny", TINY_HRNET)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--no-skips", action="store_true", help="fail if a test is skipped")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Fail where a test was skipped though all that it needs should be there."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption("--no-skips") and reporter.stats.get("skipped"):
+        session.exitstatus = exitstatus or pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_collection_modifyitems(items):
     """Begin with the tests marked `long`, so that no worker is left alone with one at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)

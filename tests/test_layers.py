@@ -20,6 +20,7 @@ LAYERS = [
     {"training"},
     {"experiments", "measurement"},
     {"commands"},
+    {"apps"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 LAST_FOR_BUILDERS = RANK["data"]

@@ -164,6 +164,7 @@ COMMANDS = {  # every file that has a command, and its verb
     "data_builders.export": "export-records",
     "emjax.convert": "convert",
     "emjax.doctor": "doctor",
+    "emjax.export": "export",
     "emjax.finetune": "finetune",
     "emjax.main": "train",
     "emjax.models.__main__": "models",

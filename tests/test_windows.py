@@ -53,6 +53,7 @@ def ended(tmp_path_factory):
         ["predict", "--model=m", "--out=masks", "in"],
         ["measure", "--model=m", "--out=sizes", "in"],
         ["convert", "--from=m", "--to=torch.safetensors"],
+        ["export", "m", "--to=m.stablehlo"],
         ["doctor"],
         ["train", "--config=pretrain:smoke", "--workdir=w"],
         ["build", "simulated/unlabelled", "--data_dir=d"],
@@ -67,9 +68,8 @@ def ended(tmp_path_factory):
 
 def test_prediction_and_measurement_work(ended):
     folder, codes = ended
-    assert {verb: codes[verb] for verb in ("predict", "measure", "convert", "doctor")} == {
-        "predict": 0, "measure": 0, "convert": 0, "doctor": 0,
-    }  # fmt: skip
+    works = ("predict", "measure", "convert", "export", "doctor")
+    assert {verb: codes[verb] for verb in works} == dict.fromkeys(works, 0)
     mask = tifffile.imread(folder / "masks/a.tif")
     np.testing.assert_array_equal(tifffile.imread(folder / "through.tif"), mask)
     assert (folder / "sizes/particles.parquet").exists()

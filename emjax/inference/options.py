@@ -8,6 +8,7 @@ import numpy as np
 
 from emjax import micrographs
 from emjax.errors import UsageError
+from emjax.inference.engines import ENGINES
 from emjax.micrographs import units
 from emjax.micrographs.intensity import Range
 from emjax.models import pretrained
@@ -17,10 +18,12 @@ MODEL = "particles"  # of those that come with emjax, where none is named
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add --model to a parser; without it, a command takes MODEL."""
+    """Add --model and --engine to a parser; without them, a command takes MODEL in JAX."""
     names = ", ".join(pretrained.DIGESTS)
-    parser.add_argument("--model", help=f"a run's workdir, its model/ folder, or a model that "
-        f"comes with emjax: {names}; default: {MODEL}")  # fmt: skip
+    parser.add_argument("--model", help=f"a run's workdir, its model/ folder, a file that emjax "
+        f"export wrote, or a model that comes with emjax: {names}; default: {MODEL}")  # fmt: skip
+    parser.add_argument("--engine", choices=ENGINES, help="what runs the network; default: jax, of "
+        "ONNX files onnxruntime")  # fmt: skip
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -3,26 +3,25 @@
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from emjax import micrographs
-from emjax.errors import InputError, UsageError, note
+from emjax.errors import InputError, UsageError, choose, note
 from emjax.inference import tiles, training_data
+from emjax.inference.engines import ENGINES
+from emjax.inference.network import Network, from_folder, needs_whole_image, task_in
 from emjax.inference.training_data import Levels, Watch
 from emjax.micrographs import Micrograph, banner
 from emjax.micrographs.reading import Grey
 from emjax.micrographs.resampling import resample
 from emjax.micrographs.units import UNKNOWN, AnyPixelSize, PixelSize, amount, pixel_size
 from emjax.micrographs.writers import Planes
-from emjax.models import cost, saved
 from emjax.parallel import devices
-from emjax.tasks import task_of
 
 DTYPES = ("uint8", "uint16", "float32")
 MAX_MAGNIFICATION = 8.0  # times; beyond it, particles that small are hardly seen
@@ -34,19 +33,6 @@ Mask = UInt8[np.ndarray, "h w"]
 Outputs = dict[str, Planes]  # by kind, as predict_planes returns them
 Scale = tuple[float, float]  # pixels per length (y, x), in those of the image
 Range = tuple[float, float]  # the grey values that become -1 and 1
-
-
-def load_model(folder: str | Path, memory: int = micrographs.LIMIT) -> "Predictor":
-    """Return the trained model in `folder`, ready for `model.predict(image)`.
-
-    Args:
-        folder: the workdir of a run, its model/, or a folder that `emjax.convert` wrote.
-        memory: bytes that the network may take for an image, if it runs on the CPU; larger images
-            are predicted in tiles. A GPU or TPU gives half of its own memory instead.
-
-    Raises: InputError if there is no readable model; UsageError if it cannot predict yet.
-    """
-    return Predictor(folder, memory)
 
 
 class Predictor:
@@ -62,35 +48,38 @@ class Predictor:
             in bytes; 0 if there was none.
 
     Args:
-        folder, memory: as `load_model` takes them.
+        folder, memory, engine: as `emjax.load_model` takes them.
     """
 
-    def __init__(self, folder: str | Path, memory: int = micrographs.LIMIT) -> None:
-        module, self.config = saved.load(folder)
+    def __init__(
+        self, folder: str | Path, memory: int = micrographs.LIMIT, engine: str | None = None
+    ) -> None:
         self.folder = folder
-        if reason := self.config.get("only_to_start_from"):
-            raise UsageError(
-                f"{folder}: this model cannot predict, {reason}; finetune it first, from "
-                f"initialise.workdir={folder}"
-            )
-        name = self.config["task"]
-        task = task_of(name, self.config["model"]) if name else None
+        self.network = open_network(folder, engine)
+        self.config = self.network.config
+        task = task_in(self.config)
         self.is_mask = task is not None and task.is_mask
         self.classes = task.classes if task else 2
-        self.divisor = module.divisor
-        self.margin = tiles.margin(module)
+        self.divisor, self.margin = self.network.divisor, self.network.margin
         self.device_memory = devices.memory().get("bytes_limit", 0)
         self.memory = self.device_memory // 2 or memory
         self.memory_for_whole = 0
         self.whole_image_reason = needs_whole_image(self.config["model"])
         self.shapes: set[tuple[int, ...]] = set()  # of tiles, which have programs of their own
+        self.apply = self.network.apply
 
-        def forward(images: jax.Array) -> jax.Array:
-            output = module(images, train=False)
-            return task.prediction(output) if task else output[..., :1]
-
-        self.forward = forward
-        self.apply: Any = jax.jit(forward)  # the type that JAX declares has no clear_cache
+    def check_finds_particles(self, name: object) -> None:
+        """Raise UsageError, with the model's `name`, unless it tells particles from background."""
+        if not self.is_mask:
+            raise UsageError(
+                f"{name}: expected a model that segments, got one that restores images "
+                f"(task {self.config['task']})"
+            )
+        if self.classes > 2:
+            raise UsageError(
+                f"{name}: expected a model of particles and background, got one of "
+                f"{self.classes} classes; predict, and measure the masks of each class"
+            )
 
     def intensity_range(self, images: Iterable[Grey]) -> Range:
         """Return the (low, high) of all `images`, by the rule that the model was trained with.
@@ -259,12 +248,12 @@ class Predictor:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of all that determines the predictions, in hexadecimal digits."""
-        return saved.digest(self.folder)
+        return self.network.digest()
 
     @functools.cached_property
     def bytes_per_pixel(self) -> int:
         """Memory that the network takes per pixel of an image, roughly."""
-        return cost.bytes_per_pixel(self.forward, self.divisor)
+        return self.network.bytes_per_pixel()
 
     def square_tile(
         self, shape: tuple[int, ...], *, largest: int, margin: int, divisor: int
@@ -282,7 +271,7 @@ class Predictor:
             exact = margin == self.margin and not self.whole_image_reason
             if exact and (square := tiles.square(shape, largest, margin, divisor)):
                 return square
-            self.apply.clear_cache()
+            self.network.forget()
             self.shapes.clear()
         self.shapes.add(tile)
         return None
@@ -350,13 +339,34 @@ def check_image(image: Any) -> None:
         )
 
 
-def needs_whole_image(model: Mapping[str, Any]) -> str:
-    """Return why outputs of a config's `model` depend on the whole image; empty if they do not."""
-    if (norm := model.get("norm")) in ("instance", "group"):
-        return f"norm={norm} takes statistics over the whole image"
-    if model.get("upsampling") == "bilinear_corners":
-        return "upsampling=bilinear_corners stretches with the size of the image"
-    return ""
+def open_network(model: str | Path, engine: str | None = None) -> Network:
+    """Return the network of a folder, of a model that comes with the package, or of an export.
+
+    Raises: InputError, UsageError as `emjax.load_model`.
+    """
+    if engine is not None:
+        choose("engine", engine, dict.fromkeys(ENGINES))
+    suffix = Path(model).suffix.lower()
+    if suffix not in (".stablehlo", ".onnx") or Path(model).is_dir():
+        network = from_folder(model)
+        if engine in (None, "jax"):
+            return network
+        from emjax.interchange import onnx  # of which most runs need nothing
+
+        return onnx.converted(network, engine)
+    default, possible = ("jax", ["jax"]) if suffix == ".stablehlo" else ("onnxruntime", ENGINES[1:])
+    if engine is not None and engine not in possible:
+        raise UsageError(
+            f"engine={engine}: {model} runs in {' or '.join(possible)}; leave the engine out, or "
+            "give the folder of the model"
+        )
+    if suffix == ".onnx":
+        from emjax.interchange import onnx
+
+        return onnx.read(Path(model), engine or default)
+    from emjax.interchange import stablehlo
+
+    return stablehlo.read(Path(model))
 
 
 def mask_of(probability: tiles.Output, threshold: float = THRESHOLD) -> Mask:

@@ -109,7 +109,7 @@ def square(shape: tuple[int, ...], largest: int, margin: int, divisor: int) -> i
 
 
 def apply(
-    function: Callable[[Batch], jax.Array],
+    function: Callable[[Batch], jax.Array | np.ndarray],
     image: Image,
     *,
     largest: int,
@@ -134,7 +134,9 @@ def apply(
     # One tile is computed while the previous one is fetched. A CPU would compute both at once.
     in_flight = 1 if jax.default_backend() == "cpu" else 2
     output: np.ndarray | None = None
-    queue: deque[tuple[tuple[int, int, int], tuple[int, int, int], jax.Array]] = deque()
+    queue: deque[tuple[tuple[int, int, int], tuple[int, int, int], jax.Array | np.ndarray]] = (
+        deque()
+    )
 
     def fetch() -> None:
         nonlocal output
@@ -149,7 +151,8 @@ def apply(
             fetch()
         y, x = row[0], column[0]
         tile = function(image[None, y : y + h, x : x + w, None])
-        tile.copy_to_host_async()
+        if isinstance(tile, jax.Array):  # of another engine it is on the host
+            tile.copy_to_host_async()
         queue.append((row, column, tile))
     while queue:
         fetch()

@@ -12,6 +12,7 @@ RULES = ("percentile", "fixed", "sigma")
 # Of values: the middle 96 %, and what the percentile rule takes. If the latter is so many times as
 # wide, single pixels decide it. (A normal distribution has 1.5, an exponential one 1.8.)
 MIDDLE, ENDS, TIMES = (0.02, 0.98), (0.001, 0.999), 4
+SIGMAS = 4  # standard deviations on each side of the mean, of the sigma rule
 SOLID = 3  # pixels: what holds a square of this side is an object, whatever its values
 MOST_DEFECTS = 0.01  # of the pixels of an image
 
@@ -68,7 +69,7 @@ def intensity_range(
     if rule == "sigma":
         mean = np.average(values, weights=weights)
         sd = np.sqrt(np.average((values - mean) ** 2, weights=weights))
-        low, high = mean - 4 * sd, mean + 4 * sd
+        low, high = mean - SIGMAS * sd, mean + SIGMAS * sd
     else:
         order = np.argsort(values)
         below = np.cumsum(weights[order])

@@ -272,12 +272,17 @@ def upsample_bilinear(x: Images, size: int, *, corners: bool = False) -> Images:
     return jnp.einsum("vw,bowc->bovc", w, jnp.einsum("oh,bhwc->bowc", h, x))
 
 
-def interpolation_matrix(n: int, size: int, corners: bool) -> Float[np.ndarray, "m n"]:
-    """Return the matrix [n * size, n] that interpolates n values linearly."""
-    index = np.arange(n * size)
+def interpolation_matrix(n: Any, size: int, corners: bool) -> Any:
+    """Return the matrix [n * size, n] that interpolates n values linearly.
+
+    Args:
+        n: a number, or a dimension of `jax.export` that gets one when the program runs.
+    """
+    numpy: Any = np if isinstance(n, int) else jnp
+    index = numpy.arange(n * size)
     position = index * (n - 1) / (n * size - 1) if corners else (index + 0.5) / size - 0.5
-    distance = np.abs(np.clip(position, 0, n - 1)[:, None] - np.arange(n))
-    return np.maximum(1 - distance, 0)
+    distance = numpy.abs(numpy.clip(position, 0, n - 1)[:, None] - numpy.arange(n)[None])
+    return numpy.maximum(1 - distance, 0)
 
 
 UPSAMPLING: dict[str, Callable[[Images, int], Images]] = {

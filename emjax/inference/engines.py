@@ -1,0 +1,3 @@
+"""The names of the libraries that run a network."""
+
+ENGINES = ("jax", "onnxruntime", "openvino")

@@ -1,0 +1,158 @@
+"""What every export of a model says about it, and how an export is compared with the model."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from jaxtyping import Float32, Shaped
+
+import emjax
+from emjax.errors import EmjaxError, InputError
+from emjax.inference import tiles
+from emjax.inference.network import Network, from_folder, needs_whole_image
+
+FORMAT = 1
+TOLERANCE = 1e-4  # of the standard deviation of a model's output: an export is as near to it
+ROUNDING = 1e-6  # of its largest value, where it hardly varies
+
+ROOM = 160  # pixels: exports of networks that see more are compared without a whole margin
+
+Image = Shaped[np.ndarray, "h w"]
+Images = Float32[np.ndarray, "b h w c"]
+
+
+class Facts(NamedTuple):
+    """What predictions with an export need to know, and what its digest was.
+
+    Attributes:
+        config: what the model's config.json says.
+        digest: `saved.digest` of the model.
+        divisor, margin, bytes_per_pixel: as a Network has them.
+        card: the model's README.md.
+        written_by: versions of the libraries.
+    """
+
+    config: dict[str, Any]
+    digest: str
+    divisor: int
+    margin: int
+    bytes_per_pixel: int
+    card: str
+    written_by: dict[str, str]
+
+    @classmethod
+    def of(cls, network: Network, card: str) -> Self:
+        """Return the Facts of a network that was read from a folder, with its card."""
+        return cls(
+            dict(network.config),
+            network.digest(),
+            network.divisor,
+            network.margin,
+            network.bytes_per_pixel(),
+            card,
+            emjax.versions(["jax", "numpy"]),
+        )
+
+    @classmethod
+    def parse(cls, path: Path, text: str | bytes) -> Self:
+        """Return the Facts that `dump` wrote.
+
+        Raises: InputError, with the file's `path`, if they are not.
+        """
+        try:
+            found = json.loads(text)
+            written = found.pop("export")
+            facts = cls(**found)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(
+                f"{path}: expected an export of emjax, got a file without readable facts about "
+                "the model; export it again"
+            ) from error
+        if written != FORMAT:
+            raise InputError(
+                f"{path}: expected an export of format {FORMAT}, got {written}; a newer emjax may "
+                "read it"
+            )
+        return facts
+
+    def dump(self) -> str:
+        """Return them as JSON."""
+        return json.dumps({"export": FORMAT, **self._asdict()}, sort_keys=True)
+
+    @property
+    def output(self) -> str:
+        """What the output is, in words."""
+        if self.config["task"] != "segmentation":
+            return "the restored image, -1 to 1 as the input"
+        if (self.config["model"].get("out_channels") or 1) > 2:
+            return "the probability of each class, 0 is the background"
+        return "the probability of a particle"
+
+    @property
+    def tiling(self) -> str:
+        """How parts of an image have to overlap to give the values of the whole one, in words."""
+        if reason := needs_whole_image(self.config["model"]):
+            return f"the whole image is needed: {reason}"
+        return (
+            f"in tiles that start at multiples of {self.divisor} pixels and lose {self.margin} "
+            "pixels on each side that is not a border of the image"
+        )
+
+
+def facts_of(folder: str | Path) -> tuple[Network, Facts]:
+    """Return the network in `folder`, as `saved.inside` finds it, and its Facts."""
+    network = from_folder(folder)
+    card = network.folder / "README.md"
+    return network, Facts.of(network, card.read_text() if card.is_file() else "")
+
+
+def noise(h: int, w: int) -> Image:
+    """Return float32 [h, w] of noise that fills [-1, 1]."""
+    return np.random.default_rng(h * w).uniform(-1, 1, (h, w)).astype(np.float32)
+
+
+def as_batch(image: Image) -> Images:
+    """Return float32 [1, h, w, 1] of an image."""
+    return np.asarray(image, np.float32)[None, ..., None]
+
+
+def compare(
+    what: str,
+    network: Network,
+    theirs: Callable[[Images], Images],
+    *,
+    shown: Callable[[int, int], Image] = noise,
+    seen: Callable[[Image], Images] = as_batch,
+) -> float:
+    """Return the largest difference of an export to `network`, in deviations of its output.
+
+    It is looked for at the smallest size, with odd sides, and with room for a margin.
+
+    Args:
+        what: the export, for messages.
+        theirs: what the export does, of any height and width.
+        shown: returns the image [h, w] of a size that the export gets.
+        seen: returns what the network gets of that image.
+
+    Raises: EmjaxError for a difference above TOLERANCE.
+    """
+    d, largest = network.divisor, 0.0
+    room = tiles.round_up(min(network.margin, ROOM) + d, d)
+    for h, w in ((2 * d, 3 * d), (3 * d + 1, 2 * d + d // 2 + 1), (2 * room, room)):
+        image = shown(h, w)
+        padding = [(0, 0), *((0, -side % d) for side in (h, w)), (0, 0)]
+        padded = np.pad(seen(image), padding, mode="reflect")
+        ours = np.asarray(network.apply(padded))[:, :h, :w]
+        found = theirs(as_batch(image))
+        spread = float(ours.std(dtype=np.float64))
+        far = float(np.abs(ours - found).max()) if found.shape == ours.shape else np.inf
+        if not far <= TOLERANCE * spread + ROUNDING * float(np.abs(ours).max()):
+            raise EmjaxError(
+                f"{what}: at {h} x {w} pixels it differs from the model by up to {far:.3g}, "
+                f"expected at most {TOLERANCE} of the output's standard deviation, {spread:.3g}; "
+                "nothing was written"
+            )
+        largest = max(largest, far / spread if spread else 0.0)
+    return largest

@@ -1,0 +1,153 @@
+"""A model as one file that JAX runs without the code of its network.
+
+The file is a zip archive, not compressed: `facts.json`, `program` (what `jax.export` serialises,
+for cpu, cuda, tpu and rocm, with any batch and any sides that the divisor divides), `README.md`.
+"""
+
+import contextlib
+import hashlib
+import io
+import zipfile
+from collections.abc import Generator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from emjax.errors import InputError, UsageError, first_line
+from emjax.files import write_atomically
+from emjax.inference.network import Network
+from emjax.interchange import exports
+from emjax.interchange.exports import Facts
+from emjax.models.formulation import FASTEST, PLAIN, Formulation, formulated
+
+SUFFIX = ".stablehlo"
+PLATFORMS = ("cpu", "cuda", "tpu", "rocm")
+ENTRIES = ("facts.json", "program", "README.md")
+WRITTEN = (1980, 1, 1, 0, 0, 0)  # the time that the entries have, so that equal models are equal
+
+
+def write(folder: str | Path, path: Path) -> float:
+    """Write the model in `folder` to `path`, whole or not at all.
+
+    Returns: the largest difference to the model, in standard deviations of its output.
+
+    Raises: as `from_folder` and `exports.compare`.
+    """
+    network, facts = exports.facts_of(folder)
+    program = bytes(exported(network).serialize())
+    entries = {
+        "facts.json": facts._replace(
+            written_by={**facts.written_by, "program": hashlib.sha256(program).hexdigest()}
+        ).dump(),
+        "program": program,
+        "README.md": facts.card,
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(zipfile.ZipInfo(name, WRITTEN), content)
+    content = buffer.getvalue()
+    read = parse(path, content)
+
+    def theirs(images: Any) -> Any:
+        h, w = images.shape[1:3]
+        padding = [(0, 0), *((0, -side % read.divisor) for side in (h, w)), (0, 0)]
+        return np.asarray(read.apply(np.pad(images, padding, mode="reflect")))[:, :h, :w]
+
+    far = exports.compare(str(path), network, theirs)
+    write_atomically(path, content)
+    return far
+
+
+def exported(network: Network) -> export.Exported:
+    """Return the program of `network` for all PLATFORMS, with batch and sides free."""
+    forward, d = network.forward, network.divisor
+    assert forward is not None
+
+    def traced(formulation: Formulation, images: jax.Array) -> jax.Array:
+        with formulated(formulation):
+            return forward(images)
+
+    def chosen(images: jax.Array) -> jax.Array:
+        ways = {name: partial(traced, FASTEST[name]) for name in FASTEST}
+        return jax.lax.platform_dependent(images, **ways, default=partial(traced, PLAIN))
+
+    shape = export.symbolic_shape(f"b, {d}*h, {d}*w, 1")
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    with without_locations():
+        return export.export(jax.jit(chosen), platforms=PLATFORMS)(images)
+
+
+@contextlib.contextmanager
+def without_locations() -> Generator[None]:
+    """Trace programs that do not hold the paths and lines of the code that they come from."""
+    option = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, option)
+    jax.config.update(option, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
+
+
+def read(path: Path) -> Network:
+    """Return the network that `write` wrote.
+
+    Raises: InputError if there is no such file, or it is damaged, or of a newer JAX.
+    """
+    try:
+        return parse(path, path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; expected a model that emjax exported") from error
+
+
+def parse(path: Path, content: bytes) -> Network:
+    """Return the network of the `content` of a file.
+
+    Raises: InputError as `read`, with the file's `path`.
+    """
+    damaged = f"{path}: expected a model that emjax exported, got a damaged or another file"
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        stored = {info.filename: info.compress_type for info in archive.infolist()}
+        if stored != dict.fromkeys(ENTRIES, zipfile.ZIP_STORED):
+            raise zipfile.BadZipFile(f"it holds {', '.join(stored) or 'nothing'}")
+        text, program = archive.read("facts.json"), archive.read("program")
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, OSError) as error:
+        raise InputError(f"{damaged}: {first_line(error)}; export it again") from error
+    facts = Facts.parse(path, text)
+    if hashlib.sha256(program).hexdigest() != facts.written_by.get("program"):
+        raise InputError(f"{damaged}: its program does not have its digest; export it again")
+    check_version(path, facts)
+    try:
+        function = export.deserialize(bytearray(program))
+    except Exception as error:  # of any kind: it is not said which
+        raise InputError(f"{damaged}: {first_line(error)}; export it again") from error
+    apply: Any = jax.jit(function.call)
+    digest = hashlib.sha256(content).hexdigest()
+    return Network(
+        apply,
+        apply.clear_cache,
+        facts.config,
+        lambda: digest,
+        facts.divisor,
+        facts.margin,
+        lambda: facts.bytes_per_pixel,
+        path,
+    )
+
+
+def check_version(path: Path, facts: Facts) -> None:
+    """Raise UsageError if the file was written by a newer JAX, whose programs this may not read."""
+    theirs, ours = facts.written_by.get("jax", ""), jax.__version__
+    numbers = [tuple(map(int, version.split(".")[:2])) for version in (theirs, ours)]
+    if numbers[0] > numbers[1]:
+        raise UsageError(
+            f"{path}: was exported with JAX {theirs} and needs {'.'.join(theirs.split('.')[:2])} "
+            f"or newer, here is {ours}; install it, or export the model with an older one"
+        )

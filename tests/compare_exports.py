@@ -1,0 +1,94 @@
+"""How near exports and engines are to predict, as the table of docs/reference/exports.md.
+
+    make test-handon
+    BIOIMAGEIO_PYTHON=.venv-bioimageio/bin/python .venv-handon/bin/python -m tests.compare_exports
+
+Every model that comes with emjax on three real micrographs of $EMJAX_REAL_DATA: of odd sides, of 16
+bits, and larger than a tile. A cell is the largest difference in standard deviations of what
+predict gives, and for masks how many of a million pixels differ. The largest micrograph is too large
+for bioimageio.core, which keeps it whole.
+"""
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import emjax
+from emjax.models import pretrained
+from tests.test_bioimageio import CORE
+
+MICROGRAPHS = (
+    "au/au_hrtem_750C/image/*",
+    "formats/tiff_microscope/*",
+    "au/scottlab_hrtem_generalization/*",
+)
+SIDES = (0, 600, 4000)  # at least; the first file of each pattern that has them
+ENGINES = {
+    "StableHLO": (".stablehlo", None),
+    "ONNX, onnxruntime": (".onnx", "onnxruntime"),
+    "ONNX, OpenVINO": (".onnx", "openvino"),
+}
+
+
+def micrographs(root):
+    """Return {name: Micrograph}."""
+    found = {}
+    for pattern, side in zip(MICROGRAPHS, SIDES, strict=True):
+        for path in sorted(root.glob(pattern)):
+            read = emjax.read(path)
+            if min(read.image.shape) >= side and (side != 600 or read.image.dtype == np.uint16):
+                h, w = read.image.shape
+                found[f"{path.parent.name}, {h} x {w}, {read.image.dtype}"] = read
+                break
+    return found
+
+
+def cell(found, expected, is_mask):
+    """Return the text of a cell."""
+    text = f"{np.abs(found - expected).max() / expected.std(dtype=np.float64):.0e}"
+    if not is_mask:
+        return text
+    differ = np.mean((found > 0.5) != (expected > 0.5))
+    return f"{text}, {1e6 * differ:.3g}"
+
+
+def by_core(package, image):
+    """Return what bioimageio.core makes of an image; None if it is too large, or not there."""
+    python = os.environ.get("BIOIMAGEIO_PYTHON")
+    if not python or image.size > 2**21:
+        return None
+    with tempfile.TemporaryDirectory() as name:
+        np.save(Path(name) / "a.image.npy", image)
+        subprocess.run([python, "-c", CORE, package, name], check=True, capture_output=True)
+        return np.load(Path(name) / "a.found.npy")[0]
+
+
+def main():
+    """Print the table."""
+    columns = ["model", "micrograph", *ENGINES, "bioimage.io, bioimageio.core"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    shown = micrographs(Path(os.environ["EMJAX_REAL_DATA"]))
+    with tempfile.TemporaryDirectory() as name:
+        for model in pretrained.DIGESTS:
+            ours = emjax.load_model(model)
+            for suffix in (".stablehlo", ".onnx", ".zip"):
+                ours.export(Path(name) / f"{model}{suffix}")
+            for title, (image, *_) in shown.items():
+                values = ours.intensity_range([image])
+                expected = ours(image, values)
+                cells = []
+                for suffix, engine in ENGINES.values():
+                    theirs = emjax.load_model(Path(name) / f"{model}{suffix}", engine=engine)
+                    cells.append(cell(theirs(image, values), expected, ours.is_mask))
+                found = by_core(Path(name) / f"{model}.zip", image)
+                if found is not None and not ours.is_mask:
+                    found = emjax.micrographs.to_range(found, values)
+                cells.append("-" if found is None else cell(found, expected, ours.is_mask))
+                print(f"| `{model}` | {title} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
