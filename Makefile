@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO := runs/demo
 
-.PHONY: demo test test-handon lint smoke soak models venv
+.PHONY: demo test test-handon browser lint smoke soak models venv
 
 demo: venv
 	$(PY) -m data_builders.build simulated/nanoparticles --data_dir=$(DEMO)/data --records=160 \
@@ -36,9 +36,14 @@ lint: venv
 # bioimageio.core, which holds bioimageio.spec back. A skipped test is a failure here.
 HANDON := .venv-handon
 BIOIMAGEIO := .venv-bioimageio
-test-handon: $(HANDON)/installed $(BIOIMAGEIO)/installed
-	BIOIMAGEIO_PYTHON=$(CURDIR)/$(BIOIMAGEIO)/bin/python $(HANDON)/bin/python -m pytest \
-	    --no-skips tests/test_stablehlo.py tests/test_onnx.py tests/test_bioimageio.py
+test-handon: $(HANDON)/installed $(BIOIMAGEIO)/installed browser
+	BIOIMAGEIO_PYTHON=$(CURDIR)/$(BIOIMAGEIO)/bin/python $(HANDON)/bin/python -m pytest --no-skips \
+	    $(shell command -v chromedriver >/dev/null || echo "-m 'not browser'") \
+	    tests/test_stablehlo.py tests/test_onnx.py tests/test_bioimageio.py tests/test_serve.py
+# The tests in a browser are left out where there is none, and none may be installed.
+browser:
+	command -v chromedriver || (apt-get update -qq && apt-get install -y -qq chromium-driver) || \
+	    echo "no Chromium and its driver: the tests in a browser are left out"
 $(HANDON)/installed: requirements.txt tests/handon.txt pyproject.toml
 	test -x $(HANDON)/bin/python || $(PYTHON) -m venv $(HANDON)
 	$(HANDON)/bin/python -m pip install -q -r requirements.txt -r tests/handon.txt

@@ -31,6 +31,7 @@ COMMANDS = {  # verb: module
     "measure": "emjax.measure",
     "report": "emjax.report",
     "sweep": "emjax.sweep",
+    "serve": "emjax.serve",
     "export": "emjax.export",
     "convert": "emjax.convert",
     "models": "emjax.models",

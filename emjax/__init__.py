@@ -22,8 +22,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    *("Micrograph", "Model", "Predictor"),
-    *("load_model", "read", "read_stack", "versions", "write"),
+    "Micrograph",
+    "Model",
+    "Predictor",
+    "load_model",
+    "read",
+    "read_stack",
+    "versions",
+    "write",
 ]
 
 MODULES = {  # where each name is that is loaded when it is first used (PEP 562)

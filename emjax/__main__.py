@@ -13,6 +13,7 @@ VERBS = {  # in the order of use: the module of each, and what it does
     "finetune": ("emjax.finetune", "finetune a model on a few images and masks of yours"),
     "predict": ("emjax.predict", "apply a trained model to micrographs"),
     "measure": ("emjax.measure", "measure the particles of masks or micrographs"),
+    "serve": ("emjax.serve", "a page in the browser to drop micrographs on"),
     "sweep": ("emjax.sweep", "train all runs of a matrix, in dependency order"),
     "report": ("emjax.report", "write tables, curves and pictures of all runs in a folder"),
     "export": ("emjax.export", "write a model as one file, for other programs"),

@@ -293,12 +293,16 @@ def started(
 def main(arguments: Sequence[str]) -> int:
     """Measure every input; returns 0, or 3 if some could not be read (they are named)."""
     options = parse(arguments)
+    kinds = ("overlay", "probability") if options.masks else ("mask", *predicted.NEXT_TO_MASKS)
+    return measure_files(options, find_inputs(options.inputs, kinds))
+
+
+def measure_files(options: argparse.Namespace, files: Mapping[Path, str]) -> int:
+    """Measure {file: its name in the results} as the options ask for it; returns the exit code."""
     limit = flags.limit(options)
     check_writable(options.out)
     if not options.overwrite:
         results.check_replaceable(options.out)
-    kinds = ("overlay", "probability") if options.masks else ("mask", *predicted.NEXT_TO_MASKS)
-    files = find_inputs(options.inputs, kinds)
     add, found, job = started(options, limit, files)
     unread = 0
     for file, name in cli.progress(files.items(), len(files)):

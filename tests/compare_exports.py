@@ -5,8 +5,8 @@
 
 Every model that comes with emjax on three real micrographs of $EMJAX_REAL_DATA: of odd sides, of 16
 bits, and larger than a tile. A cell is the largest difference in standard deviations of what
-predict gives, and for masks how many of a million pixels differ. The largest micrograph is too large
-for bioimageio.core, which keeps it whole.
+predict gives, and for masks how many of a million pixels differ. The largest micrograph is too
+large for bioimageio.core, which keeps it whole.
 """
 
 import os

@@ -171,6 +171,7 @@ COMMANDS = {  # every file that has a command, and its verb
     "emjax.measure": "measure",
     "emjax.predict": "predict",
     "emjax.report": "report",
+    "emjax.serve": "serve",
     "emjax.sweep": "sweep",
 }
 

@@ -14,6 +14,7 @@ from emjax.micrographs.intensity import Range
 from emjax.models import pretrained
 
 GIB = 2**30
+MEMORY = 4  # GiB for an image, and the network on it
 MODEL = "particles"  # of those that come with emjax, where none is named
 
 
@@ -39,7 +40,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--range", type=given_range, help="LOW,HIGH: grey values that the network sees as darkest "
         "and brightest; shared: one range for all inputs")  # fmt: skip
     add("--mrc_rows", choices=micrographs.MRC_ROWS, help="where the first row of MRC files belongs")
-    add("--memory_limit", type=float, default=4, help="GiB for an image, and the network on it")
+    add("--memory_limit", type=float, default=MEMORY, help="GiB for an image and the network")
 
 
 def model(options: argparse.Namespace) -> str | Path:

@@ -1,0 +1,326 @@
+"""The page's server: an ASGI application of Starlette.
+
+Nobody but the visitor of a session can act in it: each request has to name this server as its host,
+and each that does something has to bring the session's cookie, its token in a header, and no origin
+but this one.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from emjax import micrographs
+from emjax.apps.web.sessions import FORGOTTEN, GONE, Limits, Session
+from emjax.errors import UsageError
+from emjax.models import pretrained
+
+COOKIE = "emjax_session"
+AT_ONCE = 1  # pieces of work: each may take the memory limit
+SAFE = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'"
+    "; script-src 'self'; connect-src 'self'; frame-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'self'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+# A report is a page of its own with pictures in it, and no script.
+REPORT = {
+    "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "sandbox; frame-ancestors 'self'"
+}
+TYPES = {".png": "image/png", ".html": "text/html; charset=utf-8"}
+FLAGS = {  # what the page may set, and of which kind
+    "model": str,
+    "pixel_size": float,
+    "range": str,
+    "mrc_rows": str,
+    "cut_banner": bool,
+    "no_resample": bool,
+    "min_size": int,
+    "no_split": bool,
+}
+Handler = Callable[[Request, Session], Awaitable[Response]]
+
+
+class Refused(Exception):
+    """A request that is not answered as it asks: its status, and why in one line."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+class Page:
+    """All sessions, and what each request does.
+
+    Args:
+        hosts: what a request may name as its host, such as "127.0.0.1:8765".
+        key: what the address of the page has to hold as ?key=; "" on this machine alone.
+    """
+
+    def __init__(self, hosts: set[str], limits: Limits, key: str = "") -> None:
+        self.hosts, self.limits, self.key = hosts, limits, key
+        self.sessions: dict[str, Session] = {}
+        self.turn = asyncio.Semaphore(AT_ONCE)
+        self.root = Path(tempfile.mkdtemp(prefix="emjax-serve-"))  # for this user alone
+        template = Path(__file__).with_name("page.html").read_text()
+        self.template = jinja2.Environment(autoescape=True).from_string(template)
+        self.script = Path(__file__).with_name("page.js").read_text()
+
+    def application(self) -> Starlette:
+        """Return the ASGI application."""
+
+        def own(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+            async def handle(request: Request) -> Response:
+                return await handler(request, self.session_of(request))
+
+            return handle
+
+        return Starlette(
+            routes=[
+                Route("/", self.page),
+                Route("/page.js", self.send_script),
+                Route("/files", own(self.receive), methods=["POST"]),
+                Route("/files/{file:int}", own(self.forget), methods=["DELETE"]),
+                Route("/work", own(self.start), methods=["POST"]),
+                Route("/work/{work:int}", own(self.tell)),
+                Route("/work/{work:int}", own(self.stop), methods=["DELETE"]),
+                Route("/work/{work:int}/{name:path}", own(self.send)),
+                Route("/here", own(self.here), methods=["POST"]),
+            ],
+            middleware=[Middleware(Guard, page=self)],
+            lifespan=self.lifespan,
+        )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        """Look after the sessions while the server runs; delete everything at its end."""
+        watch = asyncio.create_task(self.watch())
+        try:
+            yield
+        finally:
+            watch.cancel()
+            await asyncio.gather(*(session.close() for session in self.sessions.values()))
+            shutil.rmtree(self.root, ignore_errors=True)
+
+    async def watch(self) -> None:
+        """Stop the work of pages that were closed; later delete their files."""
+        while True:
+            await asyncio.sleep(5)
+            await self.tend()
+
+    async def tend(self) -> None:
+        """Do what `watch` does, once."""
+        for name, session in list(self.sessions.items()):
+            silent = time.monotonic() - session.heard
+            if silent > FORGOTTEN:
+                del self.sessions[name]
+                await session.close()
+            elif silent > GONE:
+                await session.stop()
+
+    def check(self, request: Request) -> None:
+        """Raise Refused unless a request names this server, and comes from its page."""
+        if request.headers.get("host", "") not in self.hosts:
+            raise Refused(421, "this server is not called so; open the address that it printed")
+        acts = request.method not in ("GET", "HEAD")
+        origin = request.headers.get("origin")
+        site = request.headers.get("sec-fetch-site", "same-origin")
+        mine = {f"{scheme}://{host}" for host in self.hosts for scheme in ("http", "https")}
+        if origin is not None and origin not in mine:
+            raise Refused(403, "a page of another origin cannot do this")
+        if acts and site not in ("same-origin", "none"):
+            raise Refused(403, "a page of another site cannot do this")
+
+    def session_of(self, request: Request) -> Session:
+        """Return the session of a request.
+
+        Raises: Refused if it has none, or does not show that it comes from the session's page.
+        """
+        session = self.sessions.get(request.cookies.get(COOKIE, ""))
+        if session is None:
+            raise Refused(401, "this page is too old: load it again")
+        if request.method not in ("GET", "HEAD"):
+            shown = request.headers.get("x-emjax-token", "")
+            if not secrets.compare_digest(shown.encode(), session.token.encode()):
+                raise Refused(403, "the token of the page is missing: load it again")
+        session.heard = time.monotonic()
+        return session
+
+    async def page(self, request: Request) -> Response:
+        """Send the page, with a session of its own."""
+        given = request.query_params.get("key", "")
+        if self.key and not secrets.compare_digest(given.encode(), self.key.encode()):
+            raise Refused(403, "open the address that emjax serve printed, with its key")
+        session = self.sessions.get(request.cookies.get(COOKIE, ""))
+        if session is None:
+            if len(self.sessions) >= self.limits.sessions:
+                raise Refused(503, "too many visitors; close another page and wait half an hour")
+            session = Session(self.root, self.limits)
+            name = secrets.token_urlsafe(32)
+            self.sessions[name] = session
+        else:
+            name = request.cookies[COOKIE]
+        session.heard = time.monotonic()
+        text = self.template.render(
+            token=session.token, models=list(pretrained.DIGESTS), rows=micrographs.MRC_ROWS
+        )
+        response = HTMLResponse(text)
+        response.set_cookie(COOKIE, name, httponly=True, samesite="strict")
+        return response
+
+    async def send_script(self, request: Request) -> Response:
+        """Send what the page does."""
+        return Response(self.script, media_type="text/javascript")
+
+    async def receive(self, request: Request, session: Session) -> Response:
+        """Keep a file, and begin to look at it."""
+        length = request.headers.get("content-length", "")
+        name = request.query_params.get("name", "")
+        declared = int(length) if length.isdecimal() else None
+        number = await session.receive(name, declared, request.stream())
+        work = session.start(dict(kind="look", files=[number], flags={}), self.turn)
+        return JSONResponse({"file": number, "label": session.files[number].label, "work": work})
+
+    async def forget(self, request: Request, session: Session) -> Response:
+        """Delete a file."""
+        number = request.path_params["file"]
+        if number not in session.files:
+            raise Refused(404, "there is no such file")
+        session.forget(number)
+        return JSONResponse({})
+
+    async def start(self, request: Request, session: Session) -> Response:
+        """Begin to predict and measure."""
+        order = await request.json()
+        if not isinstance(order, dict) or not isinstance(order.get("files"), list):
+            raise UsageError("expected files and flags")
+        files = [each for each in order["files"] if isinstance(each, int)]
+        if not files or any(each not in session.files for each in files):
+            raise UsageError("no such file; drop it again")
+        flags = checked_flags(order.get("flags", {}))
+        work = session.start(dict(kind="run", files=files, flags=flags), self.turn)
+        return JSONResponse({"work": work})
+
+    def work_of(self, request: Request, session: Session) -> Any:
+        """Return the Work that a request names."""
+        work = session.works.get(request.path_params["work"])
+        if work is None:
+            raise Refused(404, "there is no such work")
+        return work
+
+    async def tell(self, request: Request, session: Session) -> Response:
+        """Say how work goes."""
+        work = self.work_of(request, session)
+        return JSONResponse(
+            {"state": work.state, "lines": work.lines, "result": work.result or None}
+        )
+
+    async def stop(self, request: Request, session: Session) -> Response:
+        """Stop work."""
+        self.work_of(request, session)
+        await session.stop(request.path_params["work"])
+        return JSONResponse({})
+
+    async def send(self, request: Request, session: Session) -> Response:
+        """Send a file that work has written: a picture, a report, or a download."""
+        work, name = self.work_of(request, session), request.path_params["name"]
+        there = {
+            path.relative_to(work.folder).as_posix(): path
+            for path in work.folder.rglob("*")
+            if path.is_file() and not path.is_symlink()
+        }
+        if name not in there:
+            raise Refused(404, "there is no such result")
+        path = there[name]
+        shown = TYPES.get(path.suffix)
+        label = request.query_params.get("as", "")
+        if shown and not label:
+            headers = REPORT if path.suffix == ".html" else {}
+            return FileResponse(path, media_type=shown, headers=headers)
+        called = quote(label[:200] or path.name, safe="")
+        return FileResponse(
+            path,
+            media_type="application/octet-stream",
+            headers={"Content-Disposition": f"attachment; filename*=UTF-8''{called}"},
+        )
+
+    async def here(self, request: Request, session: Session) -> Response:
+        """Note that the page is still open."""
+        return JSONResponse({})
+
+
+def checked_flags(given: Any) -> dict[str, Any]:
+    """Return the flags of an order.
+
+    Raises: UsageError for one that there is not, or of another kind.
+    """
+    flags: dict[str, Any] = {}
+    for name, value in given.items() if isinstance(given, dict) else [("flags", given)]:
+        kind = FLAGS.get(name)
+        if kind is None:
+            raise UsageError(f"{name}: expected one of {', '.join(FLAGS)}")
+        if value in (None, ""):
+            continue
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not kind:
+            raise UsageError(f"{name}={value!r}: expected {kind.__name__}")
+        flags[name] = value
+    model = flags.get("model")
+    if model is not None and model not in pretrained.DIGESTS:
+        raise UsageError(f"model={model}: expected one of {', '.join(pretrained.DIGESTS)}")
+    return flags
+
+
+class Guard:
+    """Checks each request before anything else, and makes one line of what is refused."""
+
+    def __init__(self, app: Any, page: Page) -> None:
+        self.app, self.page = app, page
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                there = {name.lower() for name, _ in message["headers"]}
+                message["headers"] += [
+                    (name.lower().encode(), value.encode())
+                    for name, value in SAFE.items()
+                    if name.lower().encode() not in there
+                ]
+            await send(message)
+
+        request = Request(scope, receive)
+        try:
+            self.page.check(request)
+            await self.app(scope, receive, with_headers)
+        except Refused as error:
+            await JSONResponse({"error": error.reason}, error.status)(scope, receive, with_headers)
+        except UsageError as error:
+            await JSONResponse({"error": str(error)}, 400)(scope, receive, with_headers)
+        except ClientDisconnect:
+            pass
+        except ValueError:
+            answer = JSONResponse({"error": "expected JSON"}, 400)
+            await answer(scope, receive, with_headers)

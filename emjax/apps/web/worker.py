@@ -1,0 +1,128 @@
+"""One piece of work of the page, in a process of its own: reads an order, prints what it does.
+
+The order is a line of JSON: `kind` (look, run), `files` {path: label}, `out`, `memory`, and `flags`
+{name: value} of `emjax predict`. To look at a file writes a picture of it; a run does what
+`emjax predict` and `emjax measure` do, by these commands themselves.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emjax import cli, micrographs
+from emjax.apps.web.sessions import RESULT
+from emjax.errors import EmjaxError, InputError
+from emjax.inference.options import GIB, MEMORY
+from emjax.micrographs import banner
+from emjax.micrographs.resampling import resample
+from emjax.pictures import png, stretched
+
+SHOWN = 1200  # pixels: the longer side of a picture on the page
+PREDICTED = ("cut_banner", "engine", "model", "mrc_rows", "no_resample", "pixel_size", "range")
+MEASURED = ("min_size", "no_split", "split")
+
+
+def reduced(image: np.ndarray) -> np.ndarray:
+    """Return an image with a longer side of SHOWN pixels at most, by area means."""
+    factor = min(1.0, SHOWN / max(image.shape))
+    return image if factor == 1 else resample(image.astype(np.float32), (factor, factor))
+
+
+def look(order: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a picture of the first plane of a file; return what is known of the file."""
+    (name, _), *_ = order["files"].items()
+    file, out = Path(name), Path(order["out"])
+    rows = None if micrographs.top_row_is_stated(file) else "top"
+    planes = micrographs.planes(file, None, int(order["memory"] * GIB), mrc_rows=rows)
+    first = next(planes)
+    count = 1 + sum(1 for _ in planes)
+    image = first.image
+    seen = micrographs.intensity_range([image], "percentile")
+    (out / "picture.png").write_bytes(png(stretched(reduced(image), seen)))
+    known = bool(np.isfinite(first.nm_per_pixel).all())
+    return {
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "dtype": str(image.dtype),
+        "planes": count,
+        "nm_per_pixel": [float(side) for side in first.nm_per_pixel] if known else None,
+        "origin": first.origin,
+        "range": list(seen),
+        "rows": rows,
+        "banner": banner.described(image.shape, banner.picture(image)),
+    }
+
+
+def flags(order: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
+    """Return the flags of an order that a command has."""
+    given = {name: value for name, value in order["flags"].items() if name in names}
+    return [f"--{name}" if value is True else f"--{name}={value}"
+            for name, value in given.items() if value not in (None, False, "")]  # fmt: skip
+
+
+def run(order: Mapping[str, Any]) -> dict[str, Any]:
+    """Predict the files, and measure the particles of masks; return what was written."""
+    from emjax import measure, predict  # JAX, which a look does without
+
+    out, files = Path(order["out"]), {Path(path): label for path, label in order["files"].items()}
+    # Left out where it is the commands' own: results keep the options that made them.
+    memory = [] if order["memory"] == MEMORY else [f"--memory_limit={order['memory']}"]
+    common = [*memory, *flags(order, PREDICTED)]
+    code = predict.main([*common, f"--out={out / 'predicted'}", *map(str, files)])
+    result: dict[str, Any] = {"code": code, "files": {}}
+    written = sorted(path for path in (out / "predicted").rglob("*") if path.is_file())
+    for file in files:
+        # A folder of its own, file-N, is what tells the results of several files apart.
+        own = [path for path in written if len(files) == 1 or file.parent.name in path.parts]
+        number = file.parent.name.removeprefix("file-")
+        result["files"][number] = [path.relative_to(out).as_posix() for path in own]
+    if not any(path.name.endswith(".overlay.png") for path in written):
+        return result
+    options = measure.parse(
+        [*common, *flags(order, MEASURED), f"--out={out / 'sizes'}", *map(str, files)]
+    )
+    result["code"] = max(code, measure.measure_files(options, files))
+    result["sizes"] = sorted(
+        path.relative_to(out).as_posix()
+        for path in (out / "sizes").glob("*")
+        if not path.name.startswith(".")
+    )
+    for path in written:
+        if path.name.endswith(".overlay.png"):
+            picture = micrographs_picture(path)
+            path.with_name(path.name.replace(".overlay.png", ".small.png")).write_bytes(picture)
+    return result
+
+
+def micrographs_picture(path: Path) -> bytes:
+    """Return the bytes of a picture in colour, reduced for the page."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        picture.thumbnail((SHOWN, SHOWN), Image.Resampling.BOX)
+        return png(np.asarray(picture))
+
+
+def main() -> int:
+    """Do what the order on stdin says."""
+    order = json.loads(sys.stdin.readline())
+    sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]  # a TextIOWrapper
+    with cli.printed_notes():
+        try:
+            result = look(order) if order["kind"] == "look" else run(order)
+        except EmjaxError as error:
+            print(f"error: {cli.message(error)}")
+            return error.code
+        except (OSError, MemoryError) as error:
+            print(f"error: {error or 'too little memory'}")
+            return InputError.code
+    print(RESULT + json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""A page to drop micrographs on: python -m emjax.serve
+
+Prints an address to open in a browser on this machine. What is dropped there is kept in a private
+folder, predicted and measured as `emjax predict` and `emjax measure` do it, and deleted half an
+hour after the page was closed, or when this command ends.
+"""
+
+import secrets
+import sys
+from collections.abc import Sequence
+
+from emjax import cli
+from emjax.errors import UsageError, note
+from emjax.inference.options import MEMORY
+from emjax.interchange import runtimes
+
+LOOPBACK = ("127.0.0.1", "localhost")
+CONCURRENT = 64  # requests at once; further ones are told to come back
+
+
+@cli.command
+def main(arguments: Sequence[str]) -> int:
+    """Serve the page until the command is stopped; returns 0."""
+    parser = cli.Parser(prog="emjax serve", description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--port", type=int, default=8765, help="default: 8765")
+    add("--host", default=LOOPBACK[0], help="the address of this machine to listen at; by default "
+        "127.0.0.1, which other machines cannot reach")  # fmt: skip
+    add("--memory_limit", type=float, default=MEMORY, help="GiB for an image and the network")
+    add("--upload_limit", type=float, default=2, help="GiB of one file")
+    options = parser.parse_args(arguments)
+    if not 0 < options.port < 1 << 16:
+        raise UsageError(f"--port={options.port}: expected a number from 1 to 65535")
+    for name in ("memory_limit", "upload_limit"):
+        if not 0 < getattr(options, name) < 1 << 20:
+            raise UsageError(f"--{name}={getattr(options, name)}: expected GiB, more than 0")
+    if options.host in ("0.0.0.0", "::"):
+        raise UsageError(
+            f"--host={options.host}: expected one address or name of this machine, by which pages "
+            "will call it"
+        )
+    runtimes.imported("starlette", "app")
+    uvicorn = runtimes.imported("uvicorn", "app")
+    from emjax.apps.web.server import Page
+    from emjax.apps.web.sessions import Limits
+
+    upload = int(options.upload_limit * (1 << 30))
+    limits = Limits(upload=upload, session=4 * upload, memory=options.memory_limit)
+    key, names = "", LOOPBACK
+    if options.host not in LOOPBACK:
+        key, names = secrets.token_urlsafe(16), (options.host,)
+        note(f"--host={options.host}", "other machines can reach this page; whoever has its "
+             "address with the key can use it, and others may read along")  # fmt: skip
+    page = Page({f"{name}:{options.port}" for name in names}, limits, key)
+    address = f"http://{names[0]}:{options.port}/{f'?key={key}' if key else ''}"
+    print(f"open {address} in a browser; Ctrl-C ends it", flush=True)
+    config = uvicorn.Config(
+        page.application(), host=options.host, port=options.port, log_level="error",
+        limit_concurrency=CONCURRENT, timeout_keep_alive=30, h11_max_incomplete_event_size=1 << 16,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    try:
+        server.run()
+    except KeyboardInterrupt:  # how it is meant to end
+        return 0
+    except SystemExit:  # uvicorn's, where it cannot listen
+        raise UsageError(
+            f"--port={options.port}: cannot be used, another program may have it; give another"
+        ) from None
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main, sys.argv[1:])

@@ -1,0 +1,440 @@
+"""The page of emjax serve: it answers as the commands do, and nobody else can act in it."""
+
+import asyncio
+import http.client
+import json
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+import tifffile
+
+from emjax import measure, predict
+from emjax.micrographs import write
+from tests.exported_networks import field
+
+pytest.importorskip("starlette", reason="needs the extra app: make test-handon")
+pytest.importorskip("uvicorn", reason="needs the extra app: make test-handon")
+
+from emjax.apps.web import server, sessions  # noqa: E402
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def port():
+    """The port of a running page, whose uploads are at most 2 MB."""
+    port = free_port()
+    line = [sys.executable, "-m", "emjax.serve", f"--port={port}", "--upload_limit=0.002"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout.readline() == (
+        f"open http://127.0.0.1:{port}/ in a browser; Ctrl-C ends it\n"
+    )
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield port
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[0] == ""
+    assert process.returncode == 0
+
+
+class Visitor:
+    """A browser that has opened the page."""
+
+    def __init__(self, port, cookie=None):
+        self.port, self.headers = port, {}
+        status, headers, body = self.ask("GET", "/")
+        assert status == 200
+        self.page, self.answer = body.decode(), headers
+        cookie = headers["set-cookie"].partition(";")[0]
+        token = re.search('name="token" content="([^"]+)"', self.page)[1]
+        self.headers = {"Cookie": cookie, "X-Emjax-Token": token}
+
+    def ask(self, method, path, body=None, **headers):
+        """Return (status, headers, content) of a request."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body, {**self.headers, **named})
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        return answer.status, {k.lower(): v for k, v in answer.getheaders()}, content
+
+    def json(self, method, path, body=None, **headers):
+        status, _, content = self.ask(method, path, body, **headers)
+        return status, json.loads(content)
+
+    def send(self, name, content):
+        """Send a file; return (its number, the work that looks at it)."""
+        status, found = self.json("POST", f"/files?name={name}", content)
+        assert status == 200, found
+        return found["file"], self.ended(found["work"])
+
+    def ended(self, work):
+        for _ in range(1200):
+            _, found = self.json("GET", f"/work/{work}")
+            if found["state"] not in ("waiting", "running"):
+                return found
+            time.sleep(0.1)
+        raise AssertionError("it does not end")
+
+    def run(self, files, **flags):
+        status, found = self.json("POST", "/work", json.dumps({"files": files, "flags": flags}))
+        assert status == 200, found
+        return found["work"], self.ended(found["work"])
+
+
+@pytest.fixture
+def visitor(port):
+    return Visitor(port)
+
+
+@pytest.fixture(scope="module")
+def micrograph(tmp_path_factory):
+    path = tmp_path_factory.mktemp("in") / "field.tif"
+    write(path, field(120, 150), 0.5)
+    return path
+
+
+def png_of(side):
+    """Return a PNG that says it has side x side pixels, and holds none of them."""
+
+    def chunk(kind, data):
+        content = kind + data
+        return struct.pack(">I", len(data)) + content + struct.pack(">I", zlib.crc32(content))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def test_it_answers_as_the_commands_do(visitor, micrograph, tmp_path):
+    number, seen = visitor.send("field.tif", micrograph.read_bytes())
+    facts = seen["result"]
+    assert (facts["height"], facts["width"], facts["dtype"]) == (120, 150, "uint16")
+    assert facts["nm_per_pixel"] == [0.5, 0.5] and facts["planes"] == 1
+    work, found = visitor.run([number], min_size=20)
+    assert found["state"] == "done", found
+    assert predict.main([f"--out={tmp_path / 'masks'}", str(micrograph)]) == 0
+    assert measure.main([f"--out={tmp_path / 'sizes'}", "--min_size=20", str(micrograph)]) == 0
+
+    def content(name):
+        status, _, got = visitor.ask("GET", f"/work/{work}/{name}?as=a")
+        assert status == 200
+        return got
+
+    assert found["result"]["files"][str(number)] == [
+        "predicted/micrograph.overlay.png", "predicted/micrograph.tif"
+    ]  # fmt: skip
+    for theirs, ours in {
+        "predicted/micrograph.tif": "masks/field.tif",
+        "predicted/micrograph.overlay.png": "masks/field.overlay.png",
+        "sizes/particles.csv": "sizes/particles.csv",
+        "sizes/summary.json": "sizes/summary.json",
+        "sizes/report.html": "sizes/report.html",
+    }.items():
+        assert content(theirs) == (tmp_path / ours).read_bytes(), theirs
+    assert "field.tif" in found["lines"][0] and "/tmp" not in "".join(found["lines"])
+    status, headers, _ = visitor.ask("GET", f"/work/{work}/predicted/micrograph.small.png")
+    assert (status, headers["content-type"]) == (200, "image/png")
+    status, headers, _ = visitor.ask("GET", f"/work/{work}/sizes/report.html")
+    assert "sandbox" in headers["content-security-policy"]
+    _, headers, _ = visitor.ask("GET", f"/work/{work}/predicted/micrograph.tif?as=%22a%0d%0ab.tif")
+    assert headers["content-disposition"] == "attachment; filename*=UTF-8''%22a%0D%0Ab.tif"
+
+
+def test_files_of_one_name_are_apart(visitor):
+    first, second = (visitor.send("a.tif", _tiff(k))[0] for k in range(2))
+    work, found = visitor.run([first, second], pixel_size=1.0)
+    files = found["result"]["files"]
+    assert [name for each in (first, second) for name in files[str(each)]] == [
+        f"predicted/file-{each}/micrograph{end}" for each in (first, second)
+        for end in (".overlay.png", ".tif")
+    ]  # fmt: skip
+
+
+def _tiff(seed):
+    import io
+
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, field(64, 70, seed=seed))
+    return buffer.getvalue()
+
+
+BAD = {
+    "text.tif": b"no image at all",
+    "empty.png": b"",
+    "bomb.png": png_of(60000),
+    "cut.tif": _tiff(0)[:-2000],
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_one_line_and_the_page_lives(visitor, name):
+    _, found = visitor.send(name, BAD[name])
+    assert found["state"] == "failed" and found["result"] is None
+    errors = [line for line in found["lines"] if line.startswith("error: ")]
+    assert len(errors) == 1 and name in errors[0], found
+    assert visitor.ask("GET", "/")[0] == 200
+
+
+def test_a_bad_file_among_good_ones_is_named(visitor):
+    good, bad = visitor.send("a.tif", _tiff(1))[0], visitor.send("text.tif", BAD["text.tif"])[0]
+    _, found = visitor.run([good, bad])
+    assert found["state"] == "done" and found["result"]["code"] == 3
+    assert any(line.startswith("error: text.tif") for line in found["lines"])
+    assert len(found["result"]["files"][str(good)]) == 2
+
+
+def test_requests_from_elsewhere_do_nothing(port, visitor):
+    host = f"127.0.0.1:{port}"
+    refused = [
+        (421, dict(Host="example.org")),
+        (421, dict(Host=f"example.org:{port}")),
+        (403, dict(Origin="http://example.org")),
+        (403, dict(Origin="null")),
+        (403, dict(Sec_Fetch_Site="cross-site")),
+        (403, {"X-Emjax-Token": "another"}),
+        (403, {"X-Emjax-Token": ""}),
+        (401, dict(Cookie="emjax_session=another")),
+    ]
+    for status, headers in refused:
+        answer = visitor.json("POST", "/files?name=a.tif", _tiff(0), **headers)
+        assert (answer[0], list(answer[1])) == (status, ["error"]), headers
+    assert visitor.json("POST", "/here", Host=host, Origin=f"http://{host}")[0] == 200
+    for name, value in (("x-content-type-options", "nosniff"), ("cache-control", "no-store"),
+                        ("referrer-policy", "no-referrer")):  # fmt: skip
+        assert visitor.answer[name] == value
+    assert "HttpOnly" in visitor.answer["set-cookie"]
+    assert "samesite=strict" in visitor.answer["set-cookie"].lower()
+
+
+def test_visitors_do_not_see_each_other(port, visitor):
+    number, _ = visitor.send("a.tif", _tiff(0))
+    work, _ = visitor.run([number])
+    other = Visitor(port)
+    assert other.ask("GET", f"/work/{work}")[0] == 404
+    assert other.ask("GET", f"/work/{work}/predicted/micrograph.tif")[0] == 404
+    assert other.ask("DELETE", f"/files/{number}")[0] == 404
+    assert other.json("POST", "/work", json.dumps({"files": [number]}))[0] == 400
+    mixed = {"Cookie": visitor.headers["Cookie"]}
+    assert other.ask("DELETE", f"/files/{number}", **mixed)[0] == 403  # not with its own token
+    assert visitor.ask("DELETE", f"/files/{number}")[0] == 200
+    assert visitor.ask("DELETE", f"/files/{number}")[0] == 404
+
+
+PATHS = ["..%2F..%2Fetc%2Fpasswd", "../../file-1/micrograph.tif", "/etc/passwd", "%00", "picture"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_only_results_are_sent(visitor, path):
+    number, _ = visitor.send("a.tif", _tiff(0))
+    assert visitor.ask("GET", f"/work/{number + 1}/picture.png")[0] == 200
+    assert visitor.ask("GET", f"/work/{number + 1}/{path}")[0] in (404, 307)
+
+
+@pytest.mark.parametrize(
+    "order, words",
+    [
+        ({"files": []}, "no such file"),
+        ({"files": [99]}, "no such file"),
+        ({"files": ["1"]}, "no such file"),
+        ([], "expected files and flags"),
+        ({"files": [1], "flags": {"out": "/tmp"}}, "out: expected one of model, pixel_size"),
+        ({"files": [1], "flags": {"model": "../x"}}, "model=../x: expected one of particles"),
+        ({"files": [1], "flags": {"pixel_size": "1"}}, "pixel_size='1': expected float"),
+        ({"files": [1], "flags": []}, "flags: expected one of"),
+    ],
+)
+def test_wrong_orders_are_one_line(visitor, order, words):
+    number, _ = visitor.send("a.tif", _tiff(0))
+    assert number == 1
+    status, answer = visitor.json("POST", "/work", json.dumps(order))
+    assert (status, list(answer)) == (400, ["error"]) and answer["error"].startswith(words)
+    assert visitor.json("POST", "/work", "{")[0] == 400
+
+
+def test_a_wrong_value_ends_the_work_with_its_line(visitor):
+    number, _ = visitor.send("a.tif", _tiff(0))
+    _, found = visitor.run([number], range="7,1")
+    assert found["state"] == "failed"
+    assert found["lines"][-1].startswith("error: ") and "expected LOW,HIGH" in found["lines"][-1]
+
+
+def test_what_is_too_large_is_not_kept(visitor):
+    large = bytes(3 << 20)
+    status, answer = visitor.json("POST", "/files?name=large.tif", large)
+    assert status == 400 and answer["error"].startswith("large.tif: more than 2.15 MB")
+    parts = iter([large[: 1 << 20]] * 3)  # without a length
+    assert visitor.json("POST", "/files?name=large.tif", parts)[0] == 400
+    assert visitor.json("POST", "/work", json.dumps({"files": [1]}))[0] == 400
+
+
+def test_an_upload_that_breaks_off_is_not_kept(port, visitor):
+    connection = socket.create_connection(("127.0.0.1", port))
+    head = {**visitor.headers, "Host": f"127.0.0.1:{port}", "Content-Length": "100000"}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+    connection.sendall(f"POST /files?name=a.tif HTTP/1.1\r\n{lines}\r\n".encode() + bytes(5000))
+    connection.close()
+    time.sleep(0.5)
+    assert visitor.json("POST", "/work", json.dumps({"files": [1]}))[0] == 400
+    number, found = visitor.send("b.tif", _tiff(0))
+    assert found["state"] == "done"
+
+
+def test_work_can_be_stopped(visitor):
+    number, _ = visitor.send("a.tif", _tiff(0))
+    status, found = visitor.json("POST", "/work", json.dumps({"files": [number]}))
+    time.sleep(0.5)
+    assert visitor.ask("DELETE", f"/work/{found['work']}")[0] == 200
+    assert visitor.ended(found["work"])["state"] == "stopped"
+    assert visitor.run([number])[1]["state"] == "done"  # the next one gets its turn
+
+
+def test_many_requests_at_once_lose_nothing(port, visitor):
+    """What cannot be answered is refused; a file that was taken stays."""
+    number, _ = visitor.send("a.tif", _tiff(0))
+    answers = []
+
+    def ask():
+        for _ in range(40):
+            try:
+                answers.append(visitor.ask("POST", "/here")[0])
+            except OSError:
+                answers.append(0)
+
+    threads = [threading.Thread(target=ask) for _ in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(answers) <= {0, 200, 503} and answers.count(200) > 100
+    assert visitor.run([number])[1]["state"] == "done"
+
+
+def test_a_closed_page_is_stopped_and_later_forgotten(monkeypatch):
+    async def live():
+        page = server.Page({"127.0.0.1:1"}, sessions.Limits())
+        session = page.sessions["name"] = sessions.Session(page.root, page.limits)
+        work = sessions.Work(session.folder)
+        work.task = asyncio.create_task(session.do(work, {"kind": "look"}, asyncio.Semaphore(0)))
+        session.works[1] = work
+        await page.tend()
+        assert work.state == "waiting"
+        session.heard -= sessions.GONE + 1
+        await page.tend()
+        assert work.state == "stopped" and session.folder.is_dir()
+        session.heard -= sessions.FORGOTTEN
+        await page.tend()
+        assert not session.folder.exists() and not page.sessions
+        shutil.rmtree(page.root)
+
+    asyncio.run(live())
+
+
+def test_files_of_others_are_not_readable(tmp_path):
+    session = sessions.Session(tmp_path, sessions.Limits())
+    assert session.folder.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "name, label, suffix",
+    [
+        ("../../etc/passwd", "passwd", ""),
+        ("C:\\data\\a.DM4", "a.DM4", ".dm4"),
+        ("a.ome.tif", "a.ome.tif", ".tif"),
+        ("a.mrc.gz", "a.mrc.gz", ".mrc.gz"),
+        ("x\n\x1b[1m.tif", "x??[1m.tif", ".tif"),
+        ("", "file", ""),
+        ("/", "file", ""),
+        ("a.exe", "a.exe", ""),
+        ("n" * 500 + ".png", "n" * 116 + ".png", ".png"),
+    ],
+)
+def test_names_are_labels(name, label, suffix):
+    assert sessions.label_of(name) == label
+    assert sessions.suffix_of(label) == suffix
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        (["--port=0"], "--port=0: expected a number from 1 to 65535"),
+        (["--memory_limit=0"], "--memory_limit=0.0: expected GiB, more than 0"),
+        (["--host=0.0.0.0"], "--host=0.0.0.0: expected one address or name of this machine"),
+    ],
+)
+def test_wrong_lines(line, words):
+    from emjax import serve
+    from emjax.errors import UsageError
+
+    with pytest.raises(UsageError, match=re.escape(words)):
+        serve.main(line)
+
+
+def test_a_port_that_is_taken_is_one_line(port):
+    done = subprocess.run([sys.executable, "-m", "emjax.serve", f"--port={port}"],
+                          capture_output=True, text=True, timeout=60)  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: --port={port}: cannot be used")
+
+
+@pytest.mark.browser
+def test_in_a_browser(port, micrograph, tmp_path):
+    """Choose two files, one of them bad; predict; read the sizes; download the table."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: make test-handon")
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("needs Chromium and its driver: make test-handon")
+    options = webdriver.ChromeOptions()
+    for flag in ("--headless=new", "--no-sandbox", "--window-size=1200,2200",
+                 f"--user-data-dir={tmp_path / 'profile'}"):  # fmt: skip
+        options.add_argument(flag)
+    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path)})
+    options.binary_location = shutil.which("chromium")
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    browser = webdriver.Chrome(options=options, service=service)
+    wait = WebDriverWait(browser, 90)
+    try:
+        browser.get(f"http://127.0.0.1:{port}/")
+        bad = tmp_path / "<img src=x onerror=alert(1)>.tif"
+        bad.write_bytes(b"no image")
+        browser.find_element(By.ID, "choose").send_keys(f"{micrograph}\n{bad}")
+        wait.until(lambda _: "uint16" in browser.find_element(By.ID, "files").text)
+        wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "#files .error"))
+        assert "0.5 x 0.5 nm per pixel" in browser.find_element(By.ID, "files").text
+        assert not browser.find_elements(By.CSS_SELECTOR, "#files img[src=x]")
+        browser.find_element(By.ID, "run").click()
+        wait.until(lambda _: "done after" in browser.find_element(By.ID, "status").text)
+        wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "#results iframe"))
+        shown = browser.find_elements(By.CSS_SELECTOR, "#files img")
+        wait.until(lambda _: all(browser.execute_script("return arguments[0].naturalWidth", each)
+                                 for each in shown))  # fmt: skip
+        assert len(shown) == 2
+        browser.find_element(By.LINK_TEXT, "particles.csv").click()
+        wait.until(lambda _: (tmp_path / "particles.csv").exists())
+        assert (tmp_path / "particles.csv").read_text().startswith('"image","plane"')
+        browser.save_screenshot(str(Path(tmp_path / "page.png")))
+        logs = [each for each in browser.get_log("browser") if each["level"] == "SEVERE"]
+        assert logs == []
+        browser.switch_to.frame(browser.find_element(By.CSS_SELECTOR, "#results iframe"))
+        assert "Particles:" in browser.find_element(By.TAG_NAME, "body").text
+    finally:
+        browser.quit()
