@@ -39,7 +39,8 @@ BIOIMAGEIO := .venv-bioimageio
 test-handon: $(HANDON)/installed $(BIOIMAGEIO)/installed browser
 	BIOIMAGEIO_PYTHON=$(CURDIR)/$(BIOIMAGEIO)/bin/python $(HANDON)/bin/python -m pytest --no-skips \
 	    $(shell command -v chromedriver >/dev/null || echo "-m 'not browser'") \
-	    tests/test_stablehlo.py tests/test_onnx.py tests/test_bioimageio.py tests/test_serve.py
+	    tests/test_stablehlo.py tests/test_onnx.py tests/test_bioimageio.py tests/test_hub.py \
+	    tests/test_serve.py
 # The tests in a browser are left out where there is none, and none may be installed.
 browser:
 	command -v chromedriver || (apt-get update -qq && apt-get install -y -qq chromium-driver) || \

@@ -33,6 +33,7 @@ COMMANDS = {  # verb: module
     "sweep": "emjax.sweep",
     "serve": "emjax.serve",
     "export": "emjax.export",
+    "publish": "emjax.publish",
     "convert": "emjax.convert",
     "models": "emjax.models",
     "doctor": "emjax.doctor",

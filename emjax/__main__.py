@@ -17,6 +17,7 @@ VERBS = {  # in the order of use: the module of each, and what it does
     "sweep": ("emjax.sweep", "train all runs of a matrix, in dependency order"),
     "report": ("emjax.report", "write tables, curves and pictures of all runs in a folder"),
     "export": ("emjax.export", "write a model as one file, for other programs"),
+    "publish": ("emjax.publish", "lay a model out as model hubs have it"),
     "convert": ("emjax.convert", "read and write weights of PyTorch"),
     "export-records": ("data_builders.export", "write records back as micrographs"),
     "models": ("emjax.models.__main__", "print what each network costs and sees"),

@@ -1,8 +1,10 @@
-"""Exceptions with exit codes, notes, and looking up a name in a dict."""
+"""Exceptions with exit codes, notes, and looking up a name or a library."""
 
+import importlib
 import logging
 from collections.abc import Mapping
 from contextvars import ContextVar
+from types import ModuleType
 from typing import TypeVar
 
 Entry = TypeVar("Entry")
@@ -81,3 +83,18 @@ def choose(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
     if name not in table:
         raise UsageError(f"no {kind} {name!r}; there are: {', '.join(sorted(table))}")
     return table[name]
+
+
+def imported(library: str, extra: str) -> ModuleType:
+    """Return a library of an extra.
+
+    Raises: UsageError, with the extra, if it is not installed.
+    """
+    try:
+        return importlib.import_module(library)
+    except ModuleNotFoundError as error:
+        if not library.startswith(error.name or "-"):
+            raise
+        raise UsageError(
+            f"{library} is not installed; python -m pip install 'emjax[{extra}]'"
+        ) from None

@@ -10,9 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from emjax import cli
-from emjax.errors import UsageError, note
+from emjax.errors import UsageError, imported, note
 from emjax.inference.options import MEMORY
-from emjax.interchange import runtimes
 
 LOOPBACK = ("127.0.0.1", "localhost")
 CONCURRENT = 64  # requests at once; further ones are told to come back
@@ -39,8 +38,8 @@ def main(arguments: Sequence[str]) -> int:
             f"--host={options.host}: expected one address or name of this machine, by which pages "
             "will call it"
         )
-    runtimes.imported("starlette", "app")
-    uvicorn = runtimes.imported("uvicorn", "app")
+    imported("starlette", "app")
+    uvicorn = imported("uvicorn", "app")
     from emjax.apps.web.server import Page
     from emjax.apps.web.sessions import Limits
 

@@ -36,6 +36,7 @@ REQUIRED = {  # what gets a command beyond its first check; nothing of it exists
     "emjax.report": ["--runs=no", "--out=out"],
     "emjax.sweep": ["--config=paper", "--runs=no"],
     "emjax.convert": ["--from=no", "--to=no"],
+    "emjax.publish": ["no", "--to=no"],
     "emjax.export": ["no", "--to=no.stablehlo"],
     "data_builders.export": ["no", "--data_dir=no", "--split=val", "--out=out"],
 }

@@ -170,6 +170,7 @@ COMMANDS = {  # every file that has a command, and its verb
     "emjax.models.__main__": "models",
     "emjax.measure": "measure",
     "emjax.predict": "predict",
+    "emjax.publish": "publish",
     "emjax.report": "report",
     "emjax.serve": "serve",
     "emjax.sweep": "sweep",

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 import emjax
-from emjax import export, measure, predict
+from emjax import errors, export, measure, predict
 from emjax.errors import EmjaxError, InputError, UsageError
 from emjax.interchange import exports, onnx, runtimes
 from tests.exported_networks import NETWORKS, agrees, field, written
@@ -217,7 +217,7 @@ def test_a_library_that_is_not_installed_is_one_line(model, monkeypatch):
             return __import__(name)
 
         with monkeypatch.context() as patch:
-            patch.setattr(runtimes.importlib, "import_module", imported)
+            patch.setattr(errors.importlib, "import_module", imported)
             words = rf"{missing} is not installed; python -m pip install 'emjax\[onnx\]'"
             with pytest.raises(UsageError, match=words):
                 emjax.load_model(model, engine=engine)

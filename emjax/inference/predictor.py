@@ -346,7 +346,7 @@ def open_network(model: str | Path, engine: str | None = None) -> Network:
     """
     if engine is not None:
         choose("engine", engine, dict.fromkeys(ENGINES))
-    suffix = Path(model).suffix.lower()
+    suffix = "" if str(model).startswith("hf:") else Path(model).suffix.lower()
     if suffix not in (".stablehlo", ".onnx") or Path(model).is_dir():
         network = from_folder(model)
         if engine in (None, "jax"):

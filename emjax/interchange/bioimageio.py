@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from emjax import micrographs
-from emjax.errors import EmjaxError, UsageError, first_line
+from emjax.errors import EmjaxError, UsageError, first_line, imported
 from emjax.files import write_atomically
 from emjax.inference import tiles
 from emjax.interchange import exports, onnx, runtimes
@@ -47,7 +47,7 @@ def write(folder: str | Path, path: Path, *, author: str = "", licence: str = ""
 
     Raises: as `onnx.write`; UsageError for a licence that SPDX does not know.
     """
-    spec = runtimes.imported("bioimageio.spec", "bioimageio")
+    spec = imported("bioimageio.spec", "bioimageio")
     network, facts = exports.facts_of(folder)
     content = onnx.serialised(network, facts, grey=True)
     session = runtimes.onnxruntime_session(content)
@@ -86,7 +86,7 @@ def write(folder: str | Path, path: Path, *, author: str = "", licence: str = ""
 @contextlib.contextmanager
 def quiet() -> Generator[None]:
     """Keep what bioimageio.spec tells while it packs from the terminal; errors are raised."""
-    loguru: Any = runtimes.imported("loguru", "bioimageio")
+    loguru: Any = imported("loguru", "bioimageio")
     loguru.logger.disable("bioimageio")
     logger = logging.getLogger("bioimageio")
     level = logger.level

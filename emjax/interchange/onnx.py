@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from emjax.errors import InputError, UsageError, choose, first_line
+from emjax.errors import InputError, UsageError, choose, first_line, imported
 from emjax.files import write_atomically
 from emjax.inference.network import Network
 from emjax.interchange import exports, runtimes
@@ -257,7 +257,7 @@ def serialised(network: Network, facts: Facts, *, grey: bool = False) -> bytes:
     Raises: UsageError if `onnx` is not installed, for a network that is not of NETWORKS, and with
         `grey` as `in_range`.
     """
-    onnx = runtimes.imported("onnx", "onnx")
+    onnx = imported("onnx", "onnx")
     name = network.config["model"]["name"]
     draw = choose("ONNX graph of the network", name, NETWORKS)
     g = Graph(onnx)
@@ -321,7 +321,7 @@ def read(path: Path, engine: str) -> Network:
     Raises: InputError if there is no such file, or it is damaged, or not by emjax; UsageError if
         the engine is not installed.
     """
-    onnx = runtimes.imported("onnx", "onnx")
+    onnx = imported("onnx", "onnx")
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:

@@ -1,33 +1,16 @@
 """Other libraries than JAX that run a network, on the CPU: onnxruntime and OpenVINO."""
 
-import importlib
 import threading
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from emjax.errors import UsageError
+from emjax.errors import imported
 
 Images = Float32[np.ndarray, "b h w c"]
 Session = Callable[[Images], Images]
-
-
-def imported(library: str, extra: str) -> ModuleType:
-    """Return a library of an extra.
-
-    Raises: UsageError, with the extra, if it is not installed.
-    """
-    try:
-        return importlib.import_module(library)
-    except ModuleNotFoundError as error:
-        if error.name != library:
-            raise
-        raise UsageError(
-            f"{library} is not installed; python -m pip install 'emjax[{extra}]'"
-        ) from None
 
 
 def channels_first(images: Images) -> Float32[np.ndarray, "b c h w"]:

@@ -17,9 +17,14 @@ def find(model: str | Path) -> Path:
     """Return the folder of `model`: of the package if it is one of its names, else as given.
 
     A Path is always a folder of the user's, as is a text with a separator, such as "./particles".
+    A text that begins with "hf:" is fetched from the Hugging Face Hub.
 
-    Raises: UsageError for a name of the package that is also a path here.
+    Raises: UsageError for a name of the package that is also a path here; else as `hub.fetch`.
     """
+    if isinstance(model, str) and model.startswith("hf:"):
+        from emjax.models import hub  # of which most need nothing
+
+        return hub.fetch(model)
     if not isinstance(model, str) or model not in DIGESTS:
         return Path(model)
     if os.path.lexists(model):
