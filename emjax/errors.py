@@ -93,7 +93,7 @@ def imported(library: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(library)
     except ModuleNotFoundError as error:
-        if not library.startswith(error.name or "-"):
+        if not f"{library}.".startswith(f"{error.name}."):
             raise
         raise UsageError(
             f"{library} is not installed; python -m pip install 'emjax[{extra}]'"

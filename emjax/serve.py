@@ -5,7 +5,10 @@ folder, predicted and measured as `emjax predict` and `emjax measure` do it, and
 hour after the page was closed, or when this command ends.
 """
 
+import contextlib
+import ipaddress
 import secrets
+import socket
 import sys
 from collections.abc import Sequence
 
@@ -33,11 +36,6 @@ def main(arguments: Sequence[str]) -> int:
     for name in ("memory_limit", "upload_limit"):
         if not 0 < getattr(options, name) < 1 << 20:
             raise UsageError(f"--{name}={getattr(options, name)}: expected GiB, more than 0")
-    if options.host in ("0.0.0.0", "::"):
-        raise UsageError(
-            f"--host={options.host}: expected one address or name of this machine, by which pages "
-            "will call it"
-        )
     imported("starlette", "app")
     uvicorn = imported("uvicorn", "app")
     from emjax.apps.web.server import Page
@@ -47,26 +45,55 @@ def main(arguments: Sequence[str]) -> int:
     limits = Limits(upload=upload, session=4 * upload, memory=options.memory_limit)
     key, names = "", LOOPBACK
     if options.host not in LOOPBACK:
-        key, names = secrets.token_urlsafe(16), (options.host,)
+        key, names = secrets.token_urlsafe(16), (in_address(options.host),)
+    listening = listen(options.host, options.port)
+    if key:
         note(f"--host={options.host}", "other machines can reach this page; whoever has its "
              "address with the key can use it, and others may read along")  # fmt: skip
-    page = Page({f"{name}:{options.port}" for name in names}, limits, key)
-    address = f"http://{names[0]}:{options.port}/{f'?key={key}' if key else ''}"
+    end = "" if options.port == 80 else f":{options.port}"  # which browsers leave out, too
+    page = Page({f"{name}{end}" for name in names}, limits, key)
+    address = f"http://{names[0]}{end}/{f'?key={key}' if key else ''}"
     print(f"open {address} in a browser; Ctrl-C ends it", flush=True)
     config = uvicorn.Config(
-        page.application(), host=options.host, port=options.port, log_level="error",
-        limit_concurrency=CONCURRENT, timeout_keep_alive=30, h11_max_incomplete_event_size=1 << 16,
+        page.application(), log_level="error", limit_concurrency=CONCURRENT, timeout_keep_alive=30,
+        timeout_graceful_shutdown=3, h11_max_incomplete_event_size=1 << 16,
     )  # fmt: skip
-    server = uvicorn.Server(config)
-    try:
-        server.run()
-    except KeyboardInterrupt:  # how it is meant to end
-        return 0
-    except SystemExit:  # uvicorn's, where it cannot listen
-        raise UsageError(
-            f"--port={options.port}: cannot be used, another program may have it; give another"
-        ) from None
+    with contextlib.suppress(KeyboardInterrupt), listening:  # how it is meant to end
+        uvicorn.Server(config).run(sockets=[listening])
     return 0
+
+
+def in_address(host: str) -> str:
+    """Return how browsers write a host.
+
+    Raises: UsageError if it stands for all addresses of this machine.
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        if host:
+            return host.lower()
+        address = None
+    if address is None or address.is_unspecified:
+        raise UsageError(
+            f"--host={host}: expected one address or name of this machine, by which browsers will "
+            "call it"
+        )
+    return f"[{address}]" if address.version == 6 else str(address)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens there.
+
+    Raises: UsageError if that is impossible.
+    """
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((where[0], where[1]), family=family)
+    except OSError as error:
+        raise UsageError(
+            f"--host={host} --port={port}: cannot be listened at: {error.strerror}; choose another"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ print(json.dumps(status))
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """The folder of a U-Net that segments."""
-    return written(tmp_path_factory.mktemp("unet"), "unet_mask", held_out="Dice 0.91 of 4 images")
+    return written(tmp_path_factory.mktemp("unet"), "unet_mask", held_out="Dice 0.91 of 4 images",
+                   title="run1: a finetuned model of runs/segment/w.pt")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,7 @@ def package(model):
 def test_the_package_is_valid_and_says_what_the_model_is(package, model):
     described = spec.load_description(package, format_version="latest", perform_io_checks=False)
     assert described.validation_summary.status.startswith("valid")
+    assert described.name == "emjax run1- a finetuned model of runs-segment-w-pt"
     assert [author.name for author in described.authors] == ["A. Developer"]
     assert str(described.license) == "CC-BY-4.0"
     (given,), (answer,) = described.inputs, described.outputs

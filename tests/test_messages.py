@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image, ImageFile
 
 from emjax import cli, micrographs
-from emjax.errors import InputError
+from emjax.errors import InputError, UsageError, imported
 from tests import format_samples
 from tests.format_samples import GREY
 
@@ -167,3 +167,16 @@ def test_several_frames_are_refused(tmp_path):
         frames[0].save(tmp_path / name, form, save_all=True, append_images=frames[1:])
         with pytest.raises(InputError, match="2 frames, expected one 2-D image"):
             micrographs.read(tmp_path / name)
+
+
+@pytest.mark.parametrize("library", ["nothing_like_it", "nothing_like_it.part", "json.nothing"])
+def test_a_library_of_an_extra_that_is_missing_is_one_line(library):
+    with pytest.raises(UsageError, match=rf"{library} is not installed; .*'emjax\[some\]'"):
+        imported(library, "some")
+
+
+def test_what_a_library_of_an_extra_lacks_itself_is_not_hidden(tmp_path, monkeypatch):
+    (tmp_path / "incomplete.py").write_text("import incomplete_part")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="incomplete_part"):
+        imported("incomplete", "some")

@@ -92,6 +92,7 @@ def test_the_file_says_what_the_model_is(file, model):
     read = library.load(file)
     props = {each.key: each.value for each in read.metadata_props}
     assert props["task"] == "segmentation" and props["intensity_range"] == "percentile"
+    assert props["input"].endswith("of a micrograph, clipped there")
     assert props["output"] == "the probability of a particle"
     assert props["digest"] == emjax.load_model(model).digest
     assert props["nm_per_pixel"] == "any"
@@ -124,6 +125,10 @@ def test_the_commands_take_engines(model, engine, tmp_path, monkeypatch, capsys)
     # Results of another engine are not the same results.
     assert predict.main([f"--model={model}", "--out=theirs", *line]) == 0
     assert "is finished" not in capsys.readouterr().out
+    other = ENGINES[ENGINES.index(engine) - 1]
+    pytest.importorskip(other, reason="needs this engine: make test-handon")
+    assert predict.main(["--model=m.onnx", f"--engine={other}", "--out=file", *line]) == 0
+    assert "is finished" not in capsys.readouterr().out
     assert measure.main([*named, "--out=sizes", "a.tif"]) == 0
     assert (tmp_path / "sizes/summary.json").exists()
 
@@ -141,6 +146,12 @@ def test_grey_values_get_the_range_of_the_rule(rule, clip, tmp_path):
         found = session(np.stack(images).astype(np.float32)[..., None])
         for image, output in zip(images, found, strict=True):
             assert agrees(output[..., 0], ours(image))
+
+
+def test_a_constant_image_gives_numbers(tmp_path):
+    network, facts = exports.facts_of(written(tmp_path / "model", "unet_mask"))
+    session = runtimes.onnxruntime_session(onnx.serialised(network, facts, grey=True))
+    assert np.isfinite(session(np.full((1, 32, 32, 1), 7, np.float32))).all()
 
 
 def test_a_rule_of_a_number_format_has_no_graph(tmp_path):

@@ -2,7 +2,9 @@
 
 import asyncio
 import http.client
+import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -15,10 +17,12 @@ import time
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tifffile
 
-from emjax import measure, predict
+from emjax import measure, predict, serve
+from emjax.errors import UsageError
 from emjax.micrographs import write
 from tests.exported_networks import field
 
@@ -35,11 +39,18 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def port():
+def root(tmp_path_factory):
+    """The folder in which the page keeps what it is given."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="module")
+def port(root):
     """The port of a running page, whose uploads are at most 2 MB."""
     port = free_port()
     line = [sys.executable, "-m", "emjax.serve", f"--port={port}", "--upload_limit=0.002"]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               env={**os.environ, "TMPDIR": str(root)})  # fmt: skip
     assert process.stdout.readline() == (
         f"open http://127.0.0.1:{port}/ in a browser; Ctrl-C ends it\n"
     )
@@ -52,12 +63,13 @@ def port():
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=20)[0] == ""
     assert process.returncode == 0
+    assert list(root.iterdir()) == []
 
 
 class Visitor:
     """A browser that has opened the page."""
 
-    def __init__(self, port, cookie=None):
+    def __init__(self, port):
         self.port, self.headers = port, {}
         status, headers, body = self.ask("GET", "/")
         assert status == 200
@@ -139,40 +151,62 @@ def test_it_answers_as_the_commands_do(visitor, micrograph, tmp_path):
         return got
 
     assert found["result"]["files"][str(number)] == [
-        "predicted/micrograph.overlay.png", "predicted/micrograph.tif"
+        "predicted/micrograph-1.overlay.png", "predicted/micrograph-1.tif"
     ]  # fmt: skip
     for theirs, ours in {
-        "predicted/micrograph.tif": "masks/field.tif",
-        "predicted/micrograph.overlay.png": "masks/field.overlay.png",
+        "predicted/micrograph-1.tif": "masks/field.tif",
+        "predicted/micrograph-1.overlay.png": "masks/field.overlay.png",
         "sizes/particles.csv": "sizes/particles.csv",
         "sizes/summary.json": "sizes/summary.json",
         "sizes/report.html": "sizes/report.html",
     }.items():
         assert content(theirs) == (tmp_path / ours).read_bytes(), theirs
     assert "field.tif" in found["lines"][0] and "/tmp" not in "".join(found["lines"])
-    status, headers, _ = visitor.ask("GET", f"/work/{work}/predicted/micrograph.small.png")
+    status, headers, _ = visitor.ask("GET", f"/work/{work}/predicted/micrograph-1.small.png")
     assert (status, headers["content-type"]) == (200, "image/png")
     status, headers, _ = visitor.ask("GET", f"/work/{work}/sizes/report.html")
     assert "sandbox" in headers["content-security-policy"]
-    _, headers, _ = visitor.ask("GET", f"/work/{work}/predicted/micrograph.tif?as=%22a%0d%0ab.tif")
+    _, headers, _ = visitor.ask(
+        "GET", f"/work/{work}/predicted/micrograph-1.tif?as=%22a%0d%0ab.tif"
+    )
     assert headers["content-disposition"] == "attachment; filename*=UTF-8''%22a%0D%0Ab.tif"
 
 
 def test_files_of_one_name_are_apart(visitor):
     first, second = (visitor.send("a.tif", _tiff(k))[0] for k in range(2))
-    work, found = visitor.run([first, second], pixel_size=1.0)
+    third = visitor.send("b.npy", _npy())[0]
+    work, found = visitor.run([first, second, third], pixel_size=1.0)
     files = found["result"]["files"]
-    assert [name for each in (first, second) for name in files[str(each)]] == [
-        f"predicted/file-{each}/micrograph{end}" for each in (first, second)
-        for end in (".overlay.png", ".tif")
-    ]  # fmt: skip
+    assert {each: files[str(each)] for each in (first, second, third)} == {
+        each: [f"predicted/micrograph-{each}{end}" for end in (".overlay.png", ".tif")]
+        for each in (first, second, third)
+    }
+    _, _, content = visitor.ask("GET", f"/work/{work}/sizes/summary.json?as=a")
+    names = [each["image"] for each in json.loads(content)["images"]]
+    assert names == ["a.tif", "a.tif (2)", "b.npy"]
 
 
-def _tiff(seed):
-    import io
+def test_what_cannot_be_measured_is_still_predicted(visitor):
+    """One file states its pixel size, the other does not."""
+    known, unknown = visitor.send("a.tif", _tiff(0, 0.5))[0], visitor.send("b.tif", _tiff(1))[0]
+    _, found = visitor.run([known, unknown])
+    assert found["state"] == "done" and found["result"]["sizes"] == []
+    assert all(len(found["result"]["files"][str(each)]) == 2 for each in (known, unknown))
+    assert found["lines"][-1].startswith("error: not measured: a.tif states its pixel size, b.tif")
 
+
+def _npy():
     buffer = io.BytesIO()
-    tifffile.imwrite(buffer, field(64, 70, seed=seed))
+    np.save(buffer, field(70, 64, seed=5))
+    return buffer.getvalue()
+
+
+def _tiff(seed, nm_per_pixel=None):
+    buffer = io.BytesIO()
+    size = {}
+    if nm_per_pixel:
+        size = dict(resolution=(1 / nm_per_pixel,) * 2, imagej=True, metadata={"unit": "nm"})
+    tifffile.imwrite(buffer, field(64, 70, seed=seed), **size)
     return buffer.getvalue()
 
 
@@ -203,15 +237,17 @@ def test_a_bad_file_among_good_ones_is_named(visitor):
 
 def test_requests_from_elsewhere_do_nothing(port, visitor):
     host = f"127.0.0.1:{port}"
+    assert visitor.ask("GET", "/", Cookie="", Sec_Fetch_Site="cross-site")[0] == 403
     refused = [
         (421, dict(Host="example.org")),
         (421, dict(Host=f"example.org:{port}")),
         (403, dict(Origin="http://example.org")),
         (403, dict(Origin="null")),
         (403, dict(Sec_Fetch_Site="cross-site")),
+        (403, dict(Sec_Fetch_Site="same-site")),
         (403, {"X-Emjax-Token": "another"}),
         (403, {"X-Emjax-Token": ""}),
-        (401, dict(Cookie="emjax_session=another")),
+        (401, dict(Cookie=f"emjax_session_{port}=another")),
     ]
     for status, headers in refused:
         answer = visitor.json("POST", "/files?name=a.tif", _tiff(0), **headers)
@@ -229,16 +265,21 @@ def test_visitors_do_not_see_each_other(port, visitor):
     work, _ = visitor.run([number])
     other = Visitor(port)
     assert other.ask("GET", f"/work/{work}")[0] == 404
-    assert other.ask("GET", f"/work/{work}/predicted/micrograph.tif")[0] == 404
+    assert other.ask("GET", f"/work/{work}/predicted/micrograph-1.tif")[0] == 404
     assert other.ask("DELETE", f"/files/{number}")[0] == 404
     assert other.json("POST", "/work", json.dumps({"files": [number]}))[0] == 400
     mixed = {"Cookie": visitor.headers["Cookie"]}
     assert other.ask("DELETE", f"/files/{number}", **mixed)[0] == 403  # not with its own token
+    assert visitor.json("GET", "/files")[1] == [{"file": number, "label": "a.tif", "work": 2}]
+    assert other.json("GET", "/files")[1] == []
+    assert visitor.ask("GET", "/work/2/picture.png")[0] == 200
     assert visitor.ask("DELETE", f"/files/{number}")[0] == 200
     assert visitor.ask("DELETE", f"/files/{number}")[0] == 404
+    assert visitor.ask("GET", "/work/2/picture.png")[0] == 404
+    assert visitor.json("GET", "/files")[1] == []
 
 
-PATHS = ["..%2F..%2Fetc%2Fpasswd", "../../file-1/micrograph.tif", "/etc/passwd", "%00", "picture"]
+PATHS = ["..%2F..%2Fetc%2Fpasswd", "../../file-1/micrograph-1.tif", "/etc/passwd", "%00", "picture"]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -276,33 +317,49 @@ def test_a_wrong_value_ends_the_work_with_its_line(visitor):
     assert found["lines"][-1].startswith("error: ") and "expected LOW,HIGH" in found["lines"][-1]
 
 
-def test_what_is_too_large_is_not_kept(visitor):
+def test_what_is_too_large_is_not_kept(visitor, root):
     large = bytes(3 << 20)
     status, answer = visitor.json("POST", "/files?name=large.tif", large)
     assert status == 400 and answer["error"].startswith("large.tif: more than 2.15 MB")
     parts = iter([large[: 1 << 20]] * 3)  # without a length
     assert visitor.json("POST", "/files?name=large.tif", parts)[0] == 400
-    assert visitor.json("POST", "/work", json.dumps({"files": [1]}))[0] == 400
+    assert visitor.json("GET", "/files")[1] == []
+    assert sum(path.stat().st_size > 1 << 20 for path in root.rglob("micrograph-*")) == 0
+    status, answer = visitor.json("POST", "/work", b" " * (2 << 20))
+    assert (status, answer["error"]) == (400, "expected an order of at most 1048576 bytes")
+    assert visitor.json("POST", "/work", "[" * 100000)[0] == 400
 
 
-def test_an_upload_that_breaks_off_is_not_kept(port, visitor):
+def test_an_upload_that_breaks_off_is_not_kept(port, visitor, root):
+    before = sorted(root.rglob("micrograph-*"))
     connection = socket.create_connection(("127.0.0.1", port))
     head = {**visitor.headers, "Host": f"127.0.0.1:{port}", "Content-Length": "100000"}
     lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
     connection.sendall(f"POST /files?name=a.tif HTTP/1.1\r\n{lines}\r\n".encode() + bytes(5000))
     connection.close()
     time.sleep(0.5)
-    assert visitor.json("POST", "/work", json.dumps({"files": [1]}))[0] == 400
+    assert sorted(root.rglob("micrograph-*")) == before
     number, found = visitor.send("b.tif", _tiff(0))
     assert found["state"] == "done"
 
 
+def workers():
+    """Return the numbers of the processes that work for a page."""
+    lines = (path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
+    return sum(b"emjax.apps.web.worker" in line for line in lines)
+
+
 def test_work_can_be_stopped(visitor):
     number, _ = visitor.send("a.tif", _tiff(0))
-    status, found = visitor.json("POST", "/work", json.dumps({"files": [number]}))
-    time.sleep(0.5)
+    _, found = visitor.json("POST", "/work", json.dumps({"files": [number]}))
+    for _ in range(100):
+        if workers():
+            break
+        time.sleep(0.05)
+    assert workers() == 1
     assert visitor.ask("DELETE", f"/work/{found['work']}")[0] == 200
     assert visitor.ended(found["work"])["state"] == "stopped"
+    assert workers() == 0
     assert visitor.run([number])[1]["state"] == "done"  # the next one gets its turn
 
 
@@ -352,6 +409,46 @@ def test_files_of_others_are_not_readable(tmp_path):
     assert session.folder.stat().st_mode & 0o077 == 0
 
 
+def test_work_that_waits_is_limited(tmp_path):
+    async def live():
+        session = sessions.Session(tmp_path, sessions.Limits())
+        turn = asyncio.Semaphore(0)
+        for _ in range(sessions.UNFINISHED):
+            session.start(dict(kind="look", files=[], flags={}), turn)
+        with pytest.raises(UsageError, match="8 pieces of work are not finished; wait for one"):
+            session.start(dict(kind="look", files=[], flags={}), turn)
+        await session.close()
+
+    asyncio.run(live())
+
+
+def test_the_oldest_visitor_without_files_makes_room():
+    async def live():
+        page = server.Page({"127.0.0.1:1"}, sessions.Limits(sessions=2))
+        for name in ("with a file", "older", "newer"):
+            await page.make_room()
+            page.sessions[name] = sessions.Session(page.root, page.limits)
+            page.sessions[name].files = {1: None} if name == "with a file" else {}
+            page.sessions[name].heard = len(page.sessions)
+        assert list(page.sessions) == ["with a file", "newer"]
+        page.sessions["newer"].files = {1: None}
+        with pytest.raises(server.Refused, match="too many visitors"):
+            await page.make_room()
+        shutil.rmtree(page.root)
+
+    asyncio.run(live())
+
+
+def test_labels_become_distinct():
+    assert sessions.distinct(["a", "a", "b", "a (2)", "a"]) == [
+        "a",
+        "a (2)",
+        "b",
+        "a (2) (2)",
+        "a (3)",
+    ]
+
+
 @pytest.mark.parametrize(
     "name, label, suffix",
     [
@@ -377,21 +474,30 @@ def test_names_are_labels(name, label, suffix):
         (["--port=0"], "--port=0: expected a number from 1 to 65535"),
         (["--memory_limit=0"], "--memory_limit=0.0: expected GiB, more than 0"),
         (["--host=0.0.0.0"], "--host=0.0.0.0: expected one address or name of this machine"),
+        (["--host=::"], "--host=::: expected one address or name of this machine"),
+        (["--host="], "--host=: expected one address or name of this machine"),
+        (["--host=no.such.name.invalid"], "--host=no.such.name.invalid --port=8765: cannot be"),
     ],
 )
 def test_wrong_lines(line, words):
-    from emjax import serve
-    from emjax.errors import UsageError
-
     with pytest.raises(UsageError, match=re.escape(words)):
         serve.main(line)
+
+
+@pytest.mark.parametrize(
+    "host, named", [("MyHost", "myhost"), ("::1", "[::1]"), ("192.168.0.7", "192.168.0.7")]
+)
+def test_hosts_are_written_as_browsers_do(host, named):
+    assert serve.in_address(host) == named
 
 
 def test_a_port_that_is_taken_is_one_line(port):
     done = subprocess.run([sys.executable, "-m", "emjax.serve", f"--port={port}"],
                           capture_output=True, text=True, timeout=60)  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(f"error: --port={port}: cannot be used")
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: --host=127.0.0.1 --port={port}: cannot be listened at: ")
 
 
 @pytest.mark.browser

@@ -64,7 +64,7 @@ class Model(Predictor):
         self.check_is_folder()
         flags = dict(base=self.folder, images=images, targets=targets, out=out)
         finetune.main([*(f"--{name}={value}" for name, value in flags.items()), *options])
-        return load_model(out)
+        return load_model(out, self.limit, self.engine)
 
     def export(self, path: str | Path, *, author: str = "", licence: str = "") -> float | None:
         """Write this model to a file; as `emjax.export.export`, which has the formats."""

@@ -25,6 +25,7 @@ class Network(NamedTuple):
         margin: `tiles.margin` of the network.
         bytes_per_pixel: returns the memory that it takes per pixel of an image, roughly.
         folder: or file that it was read from.
+        in_jax: whether it takes the memory of JAX's device.
         forward: what JAX traces, for exports; None where there is only a program.
         module: the nnx.Module; None where there is only a program.
     """
@@ -37,6 +38,7 @@ class Network(NamedTuple):
     margin: int
     bytes_per_pixel: Callable[[], int]
     folder: Path
+    in_jax: bool = True
     forward: Callable[[Any], jax.Array] | None = None
     module: Any = None
 
@@ -78,8 +80,8 @@ def from_folder(folder: str | Path) -> Network:
         tiles.margin(module),
         lambda: cost.bytes_per_pixel(forward, module.divisor),
         saved.inside(folder),
-        forward,
-        module,
+        forward=forward,
+        module=module,
     )
 
 

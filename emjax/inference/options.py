@@ -21,8 +21,9 @@ MODEL = "particles"  # of those that come with emjax, where none is named
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add --model and --engine to a parser; without them, a command takes MODEL in JAX."""
     names = ", ".join(pretrained.DIGESTS)
-    parser.add_argument("--model", help=f"a run's workdir, its model/ folder, a file that emjax "
-        f"export wrote, or a model that comes with emjax: {names}; default: {MODEL}")  # fmt: skip
+    parser.add_argument("--model", help="a run's workdir, its model/ folder, a .stablehlo or .onnx "
+        "file of emjax export, hf:OWNER/NAME of a hub, or a model that comes with emjax: "
+        f"{names}; default: {MODEL}")  # fmt: skip
     parser.add_argument("--engine", choices=ENGINES, help="what runs the network; default: jax, of "
         "ONNX files onnxruntime")  # fmt: skip
 

@@ -54,14 +54,15 @@ class Predictor:
     def __init__(
         self, folder: str | Path, memory: int = micrographs.LIMIT, engine: str | None = None
     ) -> None:
-        self.folder = folder
+        self.folder, self.limit, self.engine = folder, memory, engine
         self.network = open_network(folder, engine)
         self.config = self.network.config
         task = task_in(self.config)
         self.is_mask = task is not None and task.is_mask
         self.classes = task.classes if task else 2
         self.divisor, self.margin = self.network.divisor, self.network.margin
-        self.device_memory = devices.memory().get("bytes_limit", 0)
+        own = devices.memory() if self.network.in_jax else {}
+        self.device_memory = own.get("bytes_limit", 0)
         self.memory = self.device_memory // 2 or memory
         self.memory_for_whole = 0
         self.whole_image_reason = needs_whole_image(self.config["model"])

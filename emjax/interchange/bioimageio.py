@@ -13,6 +13,7 @@ divisor, everywhere.
 import contextlib
 import io
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Generator
@@ -32,7 +33,9 @@ from emjax.pictures import png, stretched
 SUFFIX = ".zip"
 PAPER = "Kazimi, Ruzaeva and Sandfeld, Self-supervised learning with generative adversarial "\
     "networks for electron microscopy"  # fmt: skip
-ADDRESS = "https://arxiv.org/abs/2402.18286"
+DOI = "10.48550/arXiv.2402.18286"
+ODD = r"[^A-Za-z0-9_+() -]+"  # letters that the name of a package may not have
+LONGEST_NAME = 64
 SIDES = (96, 128)  # of the image that tests a package, at least
 
 
@@ -78,7 +81,8 @@ def write(folder: str | Path, path: Path, *, author: str = "", licence: str = ""
                     f"licence={licence}: {first_line(error)}; expected an identifier of SPDX, such "
                     "as CC-BY-4.0"
                 ) from error
-            raise EmjaxError(f"{path}: bioimageio.spec refuses the package: {error}") from error
+            reason = " ".join(str(error).split())
+            raise EmjaxError(f"{path}: bioimageio.spec refuses the package: {reason}") from error
         write_atomically(path, made.read_bytes())
     return far
 
@@ -124,10 +128,12 @@ def documentation(facts: Facts) -> str:
 ## How this package is used
 
 - Give it whole micrographs, of any height and width from {facts.divisor} pixels on. Do not process
-  them in blocks: its axes are not `concatenable`. {facts.tiling.capitalize()}: emjax does that.
+  them in blocks: its axes are not `concatenable`. Parts of an image would have to overlap as emjax
+  lets them: {facts.tiling}.
 - Input: grey values as they are. The graph takes the intensity range `{facts.config["range_rule"]}`
   of each image. emjax also leaves hot and dead pixels out of that range, and widens it for a field
-  of hardly more than noise; the graph does neither.
+  of hardly more than noise; the graph does neither. Where all pixels are the same, emjax refuses
+  the image.
 - Output: {facts.output}.
 - Digest of the model: {facts.digest}
 
@@ -165,10 +171,10 @@ def description(parts: Path, facts: Facts, author: str, licence: str) -> Any:
     ]
     is_mask = facts.config["task"] == "segmentation"
     return v.ModelDescr(
-        name=f"emjax {facts.config.get('title', 'model')}"[:64],
+        name=re.sub(ODD, "-", f"emjax {facts.config.get('title', 'model')}")[:LONGEST_NAME],
         description=f"{(facts.config['task'] or 'restoration').capitalize()} of micrographs.",
         authors=[v.Author(name=author)] if author else [],
-        cite=[v.CiteEntry(text=PAPER, url=v.HttpUrl(ADDRESS))],
+        cite=[v.CiteEntry(text=PAPER, doi=v.Doi(DOI))],
         license=v.LicenseId(licence) if licence else None,
         documentation=files["README.md"],
         covers=[files["cover.png"]],

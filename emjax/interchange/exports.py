@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import jax
 import numpy as np
 from jaxtyping import Float32, Shaped
 
@@ -65,6 +66,8 @@ class Facts(NamedTuple):
             found = json.loads(text)
             written = found.pop("export")
             facts = cls(**found)
+            if not all(isinstance(each, dict) for each in (facts.config, facts.written_by)):
+                raise TypeError("expected two tables")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(
                 f"{path}: expected an export of emjax, got a file without readable facts about "
@@ -102,10 +105,19 @@ class Facts(NamedTuple):
 
 
 def facts_of(folder: str | Path) -> tuple[Network, Facts]:
-    """Return the network in `folder`, as `saved.inside` finds it, and its Facts."""
+    """Return the network in `folder`, as `saved.inside` finds it, and its Facts.
+
+    It computes in float32 also where a device has something faster.
+    """
     network = from_folder(folder)
+
+    def precise(images: Images) -> jax.Array:
+        with jax.default_matmul_precision("highest"):  # GPUs and TPUs round float32 otherwise
+            return network.apply(images)
+
     card = network.folder / "README.md"
-    return network, Facts.of(network, card.read_text() if card.is_file() else "")
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    return network._replace(apply=precise), Facts.of(network, text)
 
 
 def noise(h: int, w: int) -> Image:

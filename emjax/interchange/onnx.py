@@ -243,7 +243,8 @@ def in_range(g: Graph, x: str, config: Mapping[str, Any]) -> str:
             "export to .onnx or .stablehlo"
         )
     low, high = (g.add("Reshape", end, g.whole(-1, 1, 1, 1)) for end in (low, high))
-    factor = g.add("Div", g.constant(2), g.add("Sub", high, low))
+    width = g.add("Max", g.add("Sub", high, low), g.constant(np.finfo(np.float32).tiny))
+    factor = g.add("Div", g.constant(2), width)
     x = g.add("Sub", g.add("Mul", g.add("Sub", x, low), factor), g.constant(1))
     return g.add("Clip", x, g.constant(-1), g.constant(1)) if config.get("clip", True) else x
 
@@ -289,8 +290,9 @@ def metadata(facts: Facts, grey: bool) -> dict[str, str]:
     config = facts.config
     sizes = config.get("nm_per_pixel")
     scaled = "-1 and 1 are the ends of the intensity range of a micrograph"
+    clipped = ", clipped there" if config.get("clip", True) else ", values beyond them stay"
     return {
-        "input": f"one channel, {'grey values' if grey else scaled}",
+        "input": f"one channel, {'grey values' if grey else scaled + clipped}",
         "intensity_range": config["range_rule"],
         "output": facts.output,
         "task": config["task"] or "restoration",
@@ -335,7 +337,7 @@ def read(path: Path, engine: str) -> Network:
             f"{first_line(error)}; export it again"
         ) from error
     facts = Facts.parse(path, props.get("emjax", ""))
-    return network_of(content, facts, engine, path, hashlib.sha256(content).hexdigest())
+    return network_of(content, facts, engine, path)
 
 
 def converted(network: Network, engine: str) -> Network:
@@ -343,14 +345,13 @@ def converted(network: Network, engine: str) -> Network:
 
     Raises: UsageError if the engine is not installed, or cannot run this network.
     """
-    digest = f"{network.digest()} {engine}"
     facts = Facts.of(network, "")
-    content = serialised(network, facts)
-    return network_of(content, facts, engine, network.folder, digest)
+    return network_of(serialised(network, facts), facts, engine, network.folder)
 
 
-def network_of(content: bytes, facts: Facts, engine: str, path: Path, digest: str) -> Network:
-    """Return the Network of an ONNX file's `content`."""
+def network_of(content: bytes, facts: Facts, engine: str, path: Path) -> Network:
+    """Return the Network of an ONNX file's `content`; its digest is of this and of the engine."""
+    digest = hashlib.sha256(engine.encode() + b" " + content).hexdigest()
     try:
         apply = runtimes.SESSIONS[engine](content)
     except (UsageError, InputError):
@@ -368,4 +369,5 @@ def network_of(content: bytes, facts: Facts, engine: str, path: Path, digest: st
         facts.margin,
         lambda: facts.bytes_per_pixel,
         path,
+        in_jax=False,
     )

@@ -41,7 +41,7 @@ def onnxruntime_session(content: bytes) -> Session:
 def openvino_session(content: bytes) -> Session:
     """Return the function of an ONNX file's `content` in OpenVINO, computed in float32.
 
-    Its own choice on processors that have it is bfloat16, which is wrong by per cents.
+    Its own choice on processors that have it is bfloat16, which is off by several percent.
     """
     openvino: Any = imported("openvino", "openvino")
     core = openvino.Core()

@@ -118,7 +118,7 @@ def parse(path: Path, content: bytes) -> Network:
         if stored != dict.fromkeys(ENTRIES, zipfile.ZIP_STORED):
             raise zipfile.BadZipFile(f"it holds {', '.join(stored) or 'nothing'}")
         text, program = archive.read("facts.json"), archive.read("program")
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, OSError) as error:
+    except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, OSError) as error:
         raise InputError(f"{damaged}: {first_line(error)}; export it again") from error
     facts = Facts.parse(path, text)
     if hashlib.sha256(program).hexdigest() != facts.written_by.get("program"):
@@ -144,7 +144,7 @@ def parse(path: Path, content: bytes) -> Network:
 
 def check_version(path: Path, facts: Facts) -> None:
     """Raise UsageError if the file was written by a newer JAX, whose programs this may not read."""
-    theirs, ours = facts.written_by.get("jax", ""), jax.__version__
+    theirs, ours = facts.written_by.get("jax", "0.0"), jax.__version__
     numbers = [tuple(map(int, version.split(".")[:2])) for version in (theirs, ours)]
     if numbers[0] > numbers[1]:
         raise UsageError(

@@ -16,7 +16,10 @@ async function ask(method, path, body) {
   const options = { method, headers: { "X-Emjax-Token": token }, body };
   const answer = await fetch(path, options);
   const found = await answer.json().catch(() => ({ error: `${answer.status} ${answer.statusText}` }));
-  if (!answer.ok) throw new Error(found.error || `${answer.status} ${answer.statusText}`);
+  if (!answer.ok) {
+    const reason = found.error || `${answer.status} ${answer.statusText}`;
+    throw Object.assign(new Error(reason), { status: answer.status });
+  }
   return found;
 }
 
@@ -24,11 +27,23 @@ function say(text, isError = false) {
   at("status").replaceChildren(make("pre", text, { className: isError ? "error" : "" }));
 }
 
+// A server that is busy, or a connection that was away for a moment, is no end of the work.
+async function patiently(question) {
+  for (let failed = 0; ; failed += 1) {
+    try {
+      return await question();
+    } catch (error) {
+      if (failed >= 20 || (error.status && error.status !== 503)) throw error;
+      await pause(1 + failed / 2);
+    }
+  }
+}
+
 const pause = (seconds) => new Promise((go) => setTimeout(go, 1000 * seconds));
 
 async function ended(work, tell = () => {}) {
   for (;;) {
-    const found = await ask("GET", `/work/${work}`);
+    const found = await patiently(() => ask("GET", `/work/${work}`));
     tell(found);
     if (!["waiting", "running"].includes(found.state)) return found;
     await pause(0.5);
@@ -69,13 +84,13 @@ function describe(facts) {
   return texts;
 }
 
-async function add(file) {
+async function add(label, send) {
   const element = make("section");
-  element.append(make("h2", file.name), make("pre", "is sent ..."));
+  element.append(make("h2", label), make("pre", "is sent ..."));
   at("files").append(element);
+  let sent = null;
   try {
-    const name = encodeURIComponent(file.name);
-    const sent = await ask("POST", `/files?name=${name}`, file);
+    sent = await send();
     element.lastChild.textContent = "is read ...";
     const found = await ended(sent.work);
     if (found.state !== "done") throw new Error(found.lines.join("\n") || found.state);
@@ -92,6 +107,7 @@ async function add(file) {
   } catch (error) {
     element.lastChild.textContent = error.message;
     element.lastChild.className = "error";
+    if (sent) ask("DELETE", `/files/${sent.file}`).catch(() => {});
   }
   update();
 }
@@ -117,6 +133,7 @@ function chosen() {
     no_split: at("no_split").checked,
     no_resample: at("no_resample").checked,
   };
+  for (const name of ["range", "mrc_rows"]) if (!flags[name]) delete flags[name];
   if (at("pixel_size").value) flags.pixel_size = Number(at("pixel_size").value);
   if (at("min_size").value) flags.min_size = Number(at("min_size").value);
   return flags;
@@ -150,7 +167,7 @@ function show(work, found) {
     const list = make("ul", "", { className: "made" });
     const stem = file.label.replace(/\.[^.]*$/, "");
     own.forEach((name) => {
-      const end = name.split("/").pop().replace(/^micrograph/, "");
+      const end = name.split("/").pop().replace(/^micrograph-\d+/, "");
       list.append(link(work, name, `${stem}.emjax${end}`));
     });
     file.pictures.append(list);
@@ -189,7 +206,10 @@ async function run() {
 }
 
 async function addAll(list) {
-  for (const file of list) await add(file);
+  for (const file of list) {
+    const name = encodeURIComponent(file.name);
+    await add(file.name, () => ask("POST", `/files?name=${name}`, file));
+  }
 }
 
 at("choose").addEventListener("change", (event) => {
@@ -205,4 +225,7 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
 }
 at("run").addEventListener("click", run);
 at("stop").addEventListener("click", () => running && ask("DELETE", `/work/${running}`));
+ask("GET", "/files").then((list) => { // of before the page was loaded again
+  for (const file of list) add(file.label, async () => file);
+});
 setInterval(() => ask("POST", "/here").catch(() => {}), 20000);

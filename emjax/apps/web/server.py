@@ -5,8 +5,11 @@ and each that does something has to bring the session's cookie, its token in a h
 but this one.
 """
 
+# pyright: reportMissingImports=false  # Starlette is of the extra `app`
+
 import asyncio
 import contextlib
+import json
 import secrets
 import shutil
 import tempfile
@@ -28,7 +31,8 @@ from emjax.apps.web.sessions import FORGOTTEN, GONE, Limits, Session
 from emjax.errors import UsageError
 from emjax.models import pretrained
 
-COOKIE = "emjax_session"
+COOKIE = "emjax_session_{}"  # with the port: browsers send cookies to all ports of a host
+LARGEST = 1 << 20  # bytes of an order
 AT_ONCE = 1  # pieces of work: each may take the memory limit
 SAFE = {
     "Cache-Control": "no-store",
@@ -79,9 +83,9 @@ class Page:
         self.sessions: dict[str, Session] = {}
         self.turn = asyncio.Semaphore(AT_ONCE)
         self.root = Path(tempfile.mkdtemp(prefix="emjax-serve-"))  # for this user alone
-        template = Path(__file__).with_name("page.html").read_text()
+        template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
         self.template = jinja2.Environment(autoescape=True).from_string(template)
-        self.script = Path(__file__).with_name("page.js").read_text()
+        self.script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
 
     def application(self) -> Starlette:
         """Return the ASGI application."""
@@ -96,6 +100,7 @@ class Page:
             routes=[
                 Route("/", self.page),
                 Route("/page.js", self.send_script),
+                Route("/files", own(self.list), methods=["GET"]),
                 Route("/files", own(self.receive), methods=["POST"]),
                 Route("/files/{file:int}", own(self.forget), methods=["DELETE"]),
                 Route("/work", own(self.start), methods=["POST"]),
@@ -153,7 +158,7 @@ class Page:
 
         Raises: Refused if it has none, or does not show that it comes from the session's page.
         """
-        session = self.sessions.get(request.cookies.get(COOKIE, ""))
+        session = self.sessions.get(request.cookies.get(cookie_of(request), ""))
         if session is None:
             raise Refused(401, "this page is too old: load it again")
         if request.method not in ("GET", "HEAD"):
@@ -168,22 +173,34 @@ class Page:
         given = request.query_params.get("key", "")
         if self.key and not secrets.compare_digest(given.encode(), self.key.encode()):
             raise Refused(403, "open the address that emjax serve printed, with its key")
-        session = self.sessions.get(request.cookies.get(COOKIE, ""))
+        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            raise Refused(403, "open this page by its address, not from another page")
+        name = request.cookies.get(cookie_of(request), "")
+        session = self.sessions.get(name)
         if session is None:
-            if len(self.sessions) >= self.limits.sessions:
-                raise Refused(503, "too many visitors; close another page and wait half an hour")
-            session = Session(self.root, self.limits)
-            name = secrets.token_urlsafe(32)
+            await self.make_room()
+            session, name = Session(self.root, self.limits), secrets.token_urlsafe(32)
             self.sessions[name] = session
-        else:
-            name = request.cookies[COOKIE]
         session.heard = time.monotonic()
         text = self.template.render(
             token=session.token, models=list(pretrained.DIGESTS), rows=micrographs.MRC_ROWS
         )
         response = HTMLResponse(text)
-        response.set_cookie(COOKIE, name, httponly=True, samesite="strict")
+        response.set_cookie(cookie_of(request), name, httponly=True, samesite="strict")
         return response
+
+    async def make_room(self) -> None:
+        """Forget the oldest session without files if there are too many.
+
+        Raises: Refused if all have files.
+        """
+        if len(self.sessions) < self.limits.sessions:
+            return
+        idle = [name for name, session in self.sessions.items() if not session.files]
+        if not idle:
+            raise Refused(503, "too many visitors; close another page and wait half an hour")
+        oldest = min(idle, key=lambda name: self.sessions[name].heard)
+        await self.sessions.pop(oldest).close()
 
     async def send_script(self, request: Request) -> Response:
         """Send what the page does."""
@@ -195,28 +212,44 @@ class Page:
         name = request.query_params.get("name", "")
         declared = int(length) if length.isdecimal() else None
         number = await session.receive(name, declared, request.stream())
-        work = session.start(dict(kind="look", files=[number], flags={}), self.turn)
-        return JSONResponse({"file": number, "label": session.files[number].label, "work": work})
+        file = session.files[number]
+        try:
+            file.look = session.start(dict(kind="look", files=[number], flags={}), self.turn)
+        except UsageError:
+            await session.forget(number)
+            raise
+        return JSONResponse({"file": number, "label": file.label, "work": file.look})
+
+    async def list(self, request: Request, session: Session) -> Response:
+        """Say which files are there, for a page that was loaded again."""
+        files = [
+            {"file": number, "label": file.label, "work": file.look}
+            for number, file in session.files.items()
+        ]
+        return JSONResponse(files)
 
     async def forget(self, request: Request, session: Session) -> Response:
         """Delete a file."""
         number = request.path_params["file"]
         if number not in session.files:
             raise Refused(404, "there is no such file")
-        session.forget(number)
+        await session.forget(number)
         return JSONResponse({})
 
     async def start(self, request: Request, session: Session) -> Response:
         """Begin to predict and measure."""
-        order = await request.json()
+        order = await read_json(request)
         if not isinstance(order, dict) or not isinstance(order.get("files"), list):
             raise UsageError("expected files and flags")
         files = [each for each in order["files"] if isinstance(each, int)]
         if not files or any(each not in session.files for each in files):
             raise UsageError("no such file; drop it again")
         flags = checked_flags(order.get("flags", {}))
-        work = session.start(dict(kind="run", files=files, flags=flags), self.turn)
-        return JSONResponse({"work": work})
+        for number, work in list(session.works.items()):  # one run is kept
+            if work.kind == "run":
+                await session.drop(number)
+        number = session.start(dict(kind="run", files=files, flags=flags), self.turn)
+        return JSONResponse({"work": number})
 
     def work_of(self, request: Request, session: Session) -> Any:
         """Return the Work that a request names."""
@@ -266,6 +299,27 @@ class Page:
         return JSONResponse({})
 
 
+def cookie_of(request: Request) -> str:
+    """Return the name of the cookie of this server."""
+    return COOKIE.format(request.url.port or 80)
+
+
+async def read_json(request: Request) -> Any:
+    """Return what the body of a request says.
+
+    Raises: UsageError for a large one, or if it is not JSON.
+    """
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > LARGEST:
+            raise UsageError(f"expected an order of at most {LARGEST} bytes")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise UsageError("expected JSON") from None
+
+
 def checked_flags(given: Any) -> dict[str, Any]:
     """Return the flags of an order.
 
@@ -276,9 +330,7 @@ def checked_flags(given: Any) -> dict[str, Any]:
         kind = FLAGS.get(name)
         if kind is None:
             raise UsageError(f"{name}: expected one of {', '.join(FLAGS)}")
-        if value in (None, ""):
-            continue
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        if kind is float and type(value) is int and abs(value) < LARGEST:
             value = float(value)
         if type(value) is not kind:
             raise UsageError(f"{name}={value!r}: expected {kind.__name__}")
@@ -321,6 +373,6 @@ class Guard:
             await JSONResponse({"error": str(error)}, 400)(scope, receive, with_headers)
         except ClientDisconnect:
             pass
-        except ValueError:
-            answer = JSONResponse({"error": "expected JSON"}, 400)
+        except OSError as error:  # the disk is full
+            answer = JSONResponse({"error": f"cannot be kept: {error.strerror}"}, 507)
             await answer(scope, receive, with_headers)

@@ -23,12 +23,14 @@ from emjax.errors import InputError, UsageError
 from emjax.micrographs import reading
 from emjax.micrographs.units import amount
 
+RESULT = "result: "  # begins the line in which a worker says its result
 LINES = 200  # of a piece of work that are kept
 LONGEST = 500  # characters of a line
 LONGEST_NAME = 120  # characters of a label
-GONE = 60  # seconds without a word from the page, after which its work is stopped
+GONE = 240  # seconds without a word from the page, after which its work is stopped; browsers let
+# pages in the background speak once a minute
 FORGOTTEN = 1800  # seconds after which its files are deleted
-KINDS = ("look", "run")
+UNFINISHED = 8  # pieces of work of a visitor that may wait
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Limits:
 
     Attributes:
         upload: bytes of one file.
-        session: bytes of all files of a visitor.
+        session: bytes of all files of a visitor, results included.
         files: of a visitor.
         sessions: visitors at once.
         memory: GiB for an image, and the network on it.
@@ -52,12 +54,11 @@ class Limits:
 
 @dataclass
 class File:
-    """A micrograph that was dropped: its label, and where it is."""
+    """A micrograph that was dropped: its label, where it is, and the work that looks at it."""
 
     label: str
     path: Path
-    size: int
-    facts: dict[str, Any] = field(default_factory=dict)
+    look: int = 0
 
 
 @dataclass
@@ -65,17 +66,28 @@ class Work:
     """A process that looks at a file, or predicts and measures.
 
     Attributes:
+        kind: look or run.
         state: waiting, running, done, failed or stopped.
         lines: what it said, paths replaced by labels.
         result: what its worker returned.
     """
 
     folder: Path
+    kind: str = "run"
     state: str = "waiting"
     lines: list[str] = field(default_factory=list)
     result: dict[str, Any] = field(default_factory=dict)
-    process: asyncio.subprocess.Process | None = None
     task: asyncio.Task[None] | None = None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it waits or runs."""
+        return self.state in ("waiting", "running")
+
+
+def named(number: int) -> str:
+    """Return what the file of a number is called, without its suffix; so are its results."""
+    return f"micrograph-{number}"
 
 
 def label_of(name: str) -> str:
@@ -83,6 +95,27 @@ def label_of(name: str) -> str:
     last = name.replace("\\", "/").rpartition("/")[2]
     kept = "".join(letter if letter.isprintable() else "?" for letter in last).strip()
     return kept[-LONGEST_NAME:] or "file"
+
+
+def distinct(labels: list[str]) -> list[str]:
+    """Return labels of which no two are the same: a.tif, a.tif (2)."""
+    found: list[str] = []
+    for label in labels:
+        number, named = 1, label
+        while named in found:
+            number += 1
+            named = f"{label} ({number})"
+        found.append(named)
+    return found
+
+
+def used(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    sizes = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # it may be deleted just now
+            sizes += path.stat().st_size if path.is_file() else 0
+    return sizes
 
 
 def suffix_of(label: str) -> str:
@@ -103,7 +136,6 @@ class Session:
         self.works: dict[int, Work] = {}
         self.heard = time.monotonic()
         self.next = 1
-        self.receiving = 0  # bytes of files that are on their way
 
     def number(self) -> int:
         """Return a number that was not given before."""
@@ -121,44 +153,47 @@ class Session:
         label, number = label_of(name), self.number()
         folder = self.folder / f"file-{number}"
         folder.mkdir()
-        path = folder / f"micrograph{suffix_of(label)}"
-        size = 0
+        path = folder / f"{named(number)}{suffix_of(label)}"
+        size, room = 0, self.limits.session - used(self.folder)
         try:
-            self.check_room(label, declared or 0)
+            self.check_room(label, declared or 0, room)
             with open(path, "wb") as file:
                 async for part in body:
                     size += len(part)
-                    self.receiving += len(part)
-                    self.check_room(label, size)
+                    self.check_room(label, size, room)
                     file.write(part)
             if declared is not None and size != declared:
                 raise UsageError(f"{label}: only {amount(size)} of {amount(declared)} arrived")
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        finally:
-            self.receiving -= size
-        self.files[number] = File(label, path, size)
+        self.files[number] = File(label, path)
         return number
 
-    def check_room(self, label: str, size: int) -> None:
-        """Raise UsageError if a file of `size` bytes is too large, or all are together."""
+    def check_room(self, label: str, size: int, room: int) -> None:
+        """Raise UsageError if a file of `size` bytes is too large, or there is no `room` for it."""
         if size > self.limits.upload:
             raise UsageError(
                 f"{label}: more than {amount(self.limits.upload)}; use emjax predict, which has no "
                 "limit"
             )
-        kept = sum(file.size for file in self.files.values())
-        if kept + max(size, self.receiving) > self.limits.session:
+        if size > room:
             raise UsageError(
-                f"{label}: with it, your files are more than {amount(self.limits.session)}; delete "
-                "some"
+                f"{label}: with it, your files and results are more than "
+                f"{amount(self.limits.session)}; remove some"
             )
 
-    def forget(self, number: int) -> None:
-        """Delete a file."""
+    async def forget(self, number: int) -> None:
+        """Delete a file, and what was made to look at it."""
         file = self.files.pop(number)
         shutil.rmtree(file.path.parent, ignore_errors=True)
+        await self.drop(file.look)
+
+    async def drop(self, number: int) -> None:
+        """Stop a piece of work and delete its results."""
+        if number in self.works:
+            await self.stop(number)
+            shutil.rmtree(self.works.pop(number).folder, ignore_errors=True)
 
     def start(self, order: dict[str, Any], turn: asyncio.Semaphore) -> int:
         """Begin work; returns its number.
@@ -166,12 +201,18 @@ class Session:
         Args:
             order: what `worker.main` takes, less the folder; `files` are numbers.
             turn: that work waits for.
+
+        Raises: UsageError if too much waits already.
         """
+        if sum(work.is_unfinished for work in self.works.values()) >= UNFINISHED:
+            raise UsageError(f"{UNFINISHED} pieces of work are not finished; wait for one")
         number = self.number()
         folder = self.folder / f"work-{number}"
         folder.mkdir()
-        work = self.works[number] = Work(folder)
-        files = {str(self.files[each].path): self.files[each].label for each in order["files"]}
+        work = self.works[number] = Work(folder, order["kind"])
+        chosen = [self.files[each] for each in order["files"]]
+        labels = distinct([file.label for file in chosen])
+        files = {str(file.path): label for file, label in zip(chosen, labels, strict=True)}
         whole = {**order, "files": files, "out": str(folder), "memory": self.limits.memory}
         work.task = asyncio.create_task(self.do(work, whole, turn))
         return number
@@ -192,10 +233,10 @@ class Session:
         """Start the process of `work` and take what it says."""
         pipe = asyncio.subprocess.PIPE
         work.state = "running"
-        work.process = process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "emjax.apps.web.worker"),
+        # -P: a tifffile.py in the current folder is not the library.
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "emjax.apps.web.worker"),
             stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.STDOUT, limit=1 << 20,
-            start_new_session=True,
         )  # fmt: skip
         assert process.stdin and process.stdout
         try:
@@ -208,7 +249,7 @@ class Session:
         finally:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, 9)
+                    process.kill()
                 await process.wait()
         work.state = "done" if work.result and code in (0, InputError.code) else "failed"
         if code not in (0, InputError.code, UsageError.code):
@@ -235,13 +276,10 @@ class Session:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for work in chosen:
-            if work.state in ("waiting", "running"):  # it had not begun
+            if work.is_unfinished:  # it had not begun
                 work.state = "stopped"
 
     async def close(self) -> None:
         """Stop all work and delete all files."""
         await self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-RESULT = "result: "  # begins the line in which a worker says its result

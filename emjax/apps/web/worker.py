@@ -22,8 +22,8 @@ from emjax.micrographs.resampling import resample
 from emjax.pictures import png, stretched
 
 SHOWN = 1200  # pixels: the longer side of a picture on the page
-PREDICTED = ("cut_banner", "engine", "model", "mrc_rows", "no_resample", "pixel_size", "range")
-MEASURED = ("min_size", "no_split", "split")
+PREDICTED = ("cut_banner", "model", "mrc_rows", "no_resample", "pixel_size", "range")
+MEASURED = ("min_size", "no_split")
 
 
 def reduced(image: np.ndarray) -> np.ndarray:
@@ -37,11 +37,15 @@ def look(order: Mapping[str, Any]) -> dict[str, Any]:
     (name, _), *_ = order["files"].items()
     file, out = Path(name), Path(order["out"])
     rows = None if micrographs.top_row_is_stated(file) else "top"
-    planes = micrographs.planes(file, None, int(order["memory"] * GIB), mrc_rows=rows)
-    first = next(planes)
-    count = 1 + sum(1 for _ in planes)
+    limit = int(order["memory"] * GIB)
+    first = next(micrographs.planes(file, None, limit, mrc_rows=rows))
+    with micrographs.open_all(file, limit) as signals:
+        count = max(signal.planes for signal in signals if not signal.refused)
     image = first.image
-    seen = micrographs.intensity_range([image], "percentile")
+    try:
+        seen = micrographs.intensity_range([image], "percentile")
+    except micrographs.NoRange:  # the first plane of a stack may be empty
+        seen = float(image.min()), float(image.max())
     (out / "picture.png").write_bytes(png(stretched(reduced(image), seen)))
     known = bool(np.isfinite(first.nm_per_pixel).all())
     return {
@@ -61,7 +65,7 @@ def flags(order: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
     """Return the flags of an order that a command has."""
     given = {name: value for name, value in order["flags"].items() if name in names}
     return [f"--{name}" if value is True else f"--{name}={value}"
-            for name, value in given.items() if value not in (None, False, "")]  # fmt: skip
+            for name, value in given.items() if value is not False]  # fmt: skip
 
 
 def run(order: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,29 +80,33 @@ def run(order: Mapping[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {"code": code, "files": {}}
     written = sorted(path for path in (out / "predicted").rglob("*") if path.is_file())
     for file in files:
-        # A folder of its own, file-N, is what tells the results of several files apart.
-        own = [path for path in written if len(files) == 1 or file.parent.name in path.parts]
-        number = file.parent.name.removeprefix("file-")
+        name = file.name.partition(".")[0]
+        own = [path for path in written if path.name.partition(".")[0] == name]
+        number = name.rpartition("-")[2]
         result["files"][number] = [path.relative_to(out).as_posix() for path in own]
-    if not any(path.name.endswith(".overlay.png") for path in written):
+    overlays = [path for path in written if path.name.endswith(".overlay.png")]
+    if not overlays:
         return result
-    options = measure.parse(
-        [*common, *flags(order, MEASURED), f"--out={out / 'sizes'}", *map(str, files)]
-    )
-    result["code"] = max(code, measure.measure_files(options, files))
+    for path in overlays:
+        small = path.with_name(path.name.replace(".overlay.png", ".small.png"))
+        small.write_bytes(reduced_picture(path))
+    try:
+        options = measure.parse(
+            [*common, *flags(order, MEASURED), f"--out={out / 'sizes'}", *map(str, files)]
+        )
+        result["code"] = max(code, measure.measure_files(options, files))
+    except EmjaxError as error:  # the masks are there
+        print(f"error: not measured: {cli.message(error)}")
+        result["code"] = max(code, error.code)
     result["sizes"] = sorted(
         path.relative_to(out).as_posix()
         for path in (out / "sizes").glob("*")
         if not path.name.startswith(".")
     )
-    for path in written:
-        if path.name.endswith(".overlay.png"):
-            picture = micrographs_picture(path)
-            path.with_name(path.name.replace(".overlay.png", ".small.png")).write_bytes(picture)
     return result
 
 
-def micrographs_picture(path: Path) -> bytes:
+def reduced_picture(path: Path) -> bytes:
     """Return the bytes of a picture in colour, reduced for the page."""
     from PIL import Image
 
