@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO := runs/demo
 
-.PHONY: demo test test-handon browser lint smoke soak models venv
+.PHONY: demo test test-handon screen lint smoke soak models venv
 
 demo: venv
 	$(PY) -m data_builders.build simulated/nanoparticles --data_dir=$(DEMO)/data --records=160 \
@@ -36,15 +36,19 @@ lint: venv
 # bioimageio.core, which holds bioimageio.spec back. A skipped test is a failure here.
 HANDON := .venv-handon
 BIOIMAGEIO := .venv-bioimageio
-test-handon: $(HANDON)/installed $(BIOIMAGEIO)/installed browser
-	BIOIMAGEIO_PYTHON=$(CURDIR)/$(BIOIMAGEIO)/bin/python $(HANDON)/bin/python -m pytest --no-skips \
-	    $(shell command -v chromedriver >/dev/null || echo "-m 'not browser'") \
+test-handon: $(HANDON)/installed $(BIOIMAGEIO)/installed screen
+	BIOIMAGEIO_PYTHON=$(CURDIR)/$(BIOIMAGEIO)/bin/python PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 \
+	    $(HANDON)/bin/python -m pytest --no-skips $(shell { $(SCREEN); } >/dev/null || echo "-m 'not screen'") \
 	    tests/test_stablehlo.py tests/test_onnx.py tests/test_bioimageio.py tests/test_hub.py \
-	    tests/test_serve.py
-# The tests in a browser are left out where there is none, and none may be installed.
-browser:
-	command -v chromedriver || (apt-get update -qq && apt-get install -y -qq chromium-driver) || \
-	    echo "no Chromium and its driver: the tests in a browser are left out"
+	    tests/test_serve.py tests/test_napari.py
+# The tests in a browser and in a window are left out where these are missing, and this user may
+# install nothing.
+SCREEN := command -v chromium && command -v chromedriver && command -v Xvfb
+screen:
+	$(SCREEN) || { test "$$(id -u)" = 0 && apt-get update -qq && \
+	    apt-get install -y -qq chromium chromium-driver xvfb \
+	    libegl1 libgl1 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxcb-shape0 libxkbcommon-x11-0; } || \
+	    echo "no Chromium, its driver and Xvfb: the tests in a browser and a window are left out"
 $(HANDON)/installed: requirements.txt tests/handon.txt pyproject.toml
 	test -x $(HANDON)/bin/python || $(PYTHON) -m venv $(HANDON)
 	$(HANDON)/bin/python -m pip install -q -r requirements.txt -r tests/handon.txt

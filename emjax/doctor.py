@@ -23,6 +23,7 @@ EXTRAS = {  # module: (the extra that installs it, its purpose)
     "tensorboardX": ("tensorboard", "curves and pictures of runs in TensorBoard"),
     "rsciio": ("rsciio", "micrographs in blockfile, semper, prz and tvips files"),
     "hdf5plugin": ("hdf5plugin", "HDF5 compressed by bitshuffle, LZ4, Blosc, Zstandard or bzip2"),
+    "napari": ("napari", "micrographs and particles in napari"),
     "huggingface_hub": ("hub", "models by name from the Hugging Face Hub"),
     "starlette": ("app", "the page of emjax serve"),
     "onnxruntime": ("onnx", "models as ONNX files, and onnxruntime as an engine"),

@@ -500,7 +500,7 @@ def test_a_port_that_is_taken_is_one_line(port):
     assert line.startswith(f"error: --host=127.0.0.1 --port={port}: cannot be listened at: ")
 
 
-@pytest.mark.browser
+@pytest.mark.screen
 def test_in_a_browser(port, micrograph, tmp_path):
     """Choose two files, one of them bad; predict; read the sizes; download the table."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: make test-handon")

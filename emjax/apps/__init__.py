@@ -1,1 +1,1 @@
-"""Ways to use emjax other than by its commands: a Python object, a page in the browser."""
+"""Ways to use emjax other than by its commands: a Python object, a page, napari."""

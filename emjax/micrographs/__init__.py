@@ -16,6 +16,7 @@ from emjax.micrographs.reading import (
     planes,
     read,
     read_pixels,
+    read_plane,
     read_stack,
     top_row_is_stated,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "planes",
     "read",
     "read_pixels",
+    "read_plane",
     "read_stack",
     "to_range",
     "top_row_is_stated",

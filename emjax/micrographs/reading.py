@@ -406,6 +406,16 @@ def read_stack(
         return Micrograph(volume, signal.nm_per_pixel, signal.origin)
 
 
+def read_plane(path: StrPath, plane: int, index: int | None = None, limit: int = LIMIT) -> Grey:
+    """Return plane number `plane` of the image or stack in a file, as `planes` yields it.
+
+    Raises: InputError as `planes` does.
+    """
+    with open_all(path, limit) as signals:
+        signal = _as_asked(path, _choose(path, signals, index, None))
+        return np.ascontiguousarray(_luminance(path, _pixels(path, signal, plane), plane > 0))
+
+
 def read_pixels(path: StrPath, limit: int = LIMIT) -> Grey | RGB:
     """Return a file with its colours: [h, w], or [h, w, 3] red, green, blue.
 
@@ -505,7 +515,7 @@ def find(folder: StrPath) -> list[Path]:
         stores = [name for name in folders if is_zarr(Path(parent, name))]
         folders[:] = [n for n in folders if n not in stores and not n.startswith(".")]
         for path in (Path(parent, name) for name in (*stores, *files)):
-            if path.name.startswith(".") or not _has_known_suffix(path):
+            if path.name.startswith(".") or not has_known_suffix(path):
                 continue
             if not path.resolve().is_relative_to(inside):
                 note(path, f"leads out of {folder} and is left out")
@@ -516,7 +526,8 @@ def find(folder: StrPath) -> list[Path]:
     return sorted(path for path in paths if path.suffix.lower() != ".emi" or not _has_ser(path))
 
 
-def _has_known_suffix(path: Path) -> bool:
+def has_known_suffix(path: Path) -> bool:
+    """Return whether a file or folder is named as micrographs are."""
     return path.suffix.lower() in SUFFIXES or path.name.lower().endswith(COMPRESSED)
 
 

@@ -5,7 +5,8 @@ and each that does something has to bring the session's cookie, its token in a h
 but this one.
 """
 
-# pyright: reportMissingImports=false  # Starlette is of the extra `app`
+# Starlette is of the extra `app`.
+# pyright: reportMissingImports=false
 
 import asyncio
 import contextlib
