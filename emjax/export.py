@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     if os.path.lexists(to) and not options.overwrite:
         raise UsageError(f"--to={to} is there already; choose another name, or --overwrite")
     if not to.parent.is_dir():
-        raise UsageError(f"--to={to}: there is no folder {to.parent}; make it")
+        raise UsageError(f"--to={to}: the folder {to.parent} does not exist; make it")
     check_writable(to.parent)
     far = export(options.model, to, author=options.author, licence=options.licence)
     agreement = "" if far is None else f", at most {far:.1g} standard deviations from the model"

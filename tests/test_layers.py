@@ -19,8 +19,7 @@ LAYERS = [
     {"runs"},
     {"training"},
     {"experiments", "measurement"},
-    {"commands"},
-    {"apps"},
+    {"commands", "apps"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 LAST_FOR_BUILDERS = RANK["data"]

@@ -297,7 +297,7 @@ def test_only_results_are_sent(visitor, path):
         ({"files": ["1"]}, "no such file"),
         ([], "expected files and flags"),
         ({"files": [1], "flags": {"out": "/tmp"}}, "out: expected one of model, pixel_size"),
-        ({"files": [1], "flags": {"model": "../x"}}, "model=../x: expected one of particles"),
+        ({"files": [1], "flags": {"model": "../x"}}, "model=../x: expected one of "),
         ({"files": [1], "flags": {"pixel_size": "1"}}, "pixel_size='1': expected float"),
         ({"files": [1], "flags": []}, "flags: expected one of"),
     ],

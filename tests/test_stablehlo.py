@@ -214,7 +214,7 @@ def test_an_export_that_differs_is_not_written(model, tmp_path, monkeypatch):
     "line, words",
     [
         (["--to=m.pt"], "m.pt: expected a name that ends in .stablehlo, .onnx, .zip, .safetensors"),
-        (["--to=no/m.stablehlo"], "there is no folder no; make it"),
+        (["--to=no/m.stablehlo"], "the folder no does not exist; make it"),
         (["--to=."], "--to=. is a folder, expected a file"),
         (["--to=m.stablehlo", "--licence=MIT"], "a licence are for .zip alone; leave them out"),
     ],

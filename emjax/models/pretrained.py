@@ -36,6 +36,12 @@ def find(model: str | Path) -> Path:
     return BOX / model
 
 
+def for_use() -> list[str]:
+    """Return the names of the models that have a task; the others are to start a finetuning from."""
+    configs = {name: json.loads((BOX / name / "config.json").read_text()) for name in DIGESTS}
+    return [name for name, config in configs.items() if config["task"]]
+
+
 def check(name: str, digest: str) -> None:
     """Raise InputError if a model of the package does not have the digest that it had there."""
     if DIGESTS.get(name) != digest:

@@ -69,7 +69,7 @@ class Particles(QtWidgets.QWidget):
         self.layer = QtWidgets.QComboBox()
         form.addRow("Micrograph", self.layer)
         self.name = QtWidgets.QComboBox()
-        self.name.addItems([*pretrained.DIGESTS, FOLDER])
+        self.name.addItems([*pretrained.for_use(), FOLDER])
         self.name.setCurrentText(MODEL)
         self.name.activated.connect(self.choose_model)
         form.addRow("Model", self.name)
@@ -134,7 +134,7 @@ class Particles(QtWidgets.QWidget):
     def pixel_size(self, layer: Any) -> PixelSize:
         """Return the (y, x) in nm that was typed, else that of a layer.
 
-        Raises: ValueError for what is no positive number.
+        Raises: ValueError for anything but a positive number.
         """
         text = self.size.text().strip()
         if not text:

@@ -27,7 +27,7 @@ function say(text, isError = false) {
   at("status").replaceChildren(make("pre", text, { className: isError ? "error" : "" }));
 }
 
-// A server that is busy, or a connection that was away for a moment, is no end of the work.
+// A server that is busy, or a connection that was away for a moment, does not end the work.
 async function patiently(question) {
   for (let failed = 0; ; failed += 1) {
     try {

@@ -184,7 +184,7 @@ class Page:
             self.sessions[name] = session
         session.heard = time.monotonic()
         text = self.template.render(
-            token=session.token, models=list(pretrained.DIGESTS), rows=micrographs.MRC_ROWS
+            token=session.token, models=pretrained.for_use(), rows=micrographs.MRC_ROWS
         )
         response = HTMLResponse(text)
         response.set_cookie(cookie_of(request), name, httponly=True, samesite="strict")
@@ -337,8 +337,8 @@ def checked_flags(given: Any) -> dict[str, Any]:
             raise UsageError(f"{name}={value!r}: expected {kind.__name__}")
         flags[name] = value
     model = flags.get("model")
-    if model is not None and model not in pretrained.DIGESTS:
-        raise UsageError(f"model={model}: expected one of {', '.join(pretrained.DIGESTS)}")
+    if model is not None and model not in pretrained.for_use():
+        raise UsageError(f"model={model}: expected one of {', '.join(pretrained.for_use())}")
     return flags
 
 
