@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from configs.models import MODELS
+from configs.models import MODELS, PACKED
 from emjax.files import write_atomically
 from emjax.models import pretrained, saved
 
@@ -22,7 +22,7 @@ def pack(runs: Path) -> list[str]:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(runs / name / "model/model.safetensors", folder)
         config = json.loads((runs / name / "model/config.json").read_text())
-        config["title"] = name
+        config |= {"title": name, **PACKED.get(name, {})}
         write_atomically(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
         digests = json.loads((pretrained.BOX / "digests.json").read_text())
         digests[name] = saved.digest(folder)

@@ -3,9 +3,11 @@
 On atomagined of $EMJAX_REAL_DATA (simulated by others, MIT), whose images have the TARGET
 `denoised`, `background_removed` or `superresolved`; and for `denoised` on real micrographs binned
 by four, which have little noise left, as the truth, with the noise of counted electrons added.
+
 Each model stands beside the image as it is, beside a Gaussian filter of one pixel, and beside the
-one whose width is best by the truth, which a user does not have. L1 is in standard deviations of the truth, after the gain and offset that are best by it.
-The mean over images, with a 95 % interval (bootstrap over images). For docs/background/models.md.
+one whose width is best by the truth, which a user does not have. L1 is in standard deviations of
+the truth, after the gain and offset that are best by it. The mean over images, with a 95 % interval
+(bootstrap over images). For docs/background/models.md.
 """
 
 import csv

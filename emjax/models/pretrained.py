@@ -37,7 +37,7 @@ def find(model: str | Path) -> Path:
 
 
 def for_use() -> list[str]:
-    """Return the names of the models that have a task; the others are to start a finetuning from."""
+    """Return the names of the models that have a task; others are to start a finetuning from."""
     configs = {name: json.loads((BOX / name / "config.json").read_text()) for name in DIGESTS}
     return [name for name, config in configs.items() if config["task"]]
 
