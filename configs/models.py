@@ -57,8 +57,9 @@ MODELS = {
         },
     ),
 }
-# What a model's config.json says otherwise once it is in the package. The records of simulated/atoms
-# are 8-bit and seen in one range, 0 to 255; micrographs of atoms come in every number format.
+# What a model's config.json says otherwise once it is in the package. The records of
+# simulated/atoms are 8-bit and seen in one range, 0 to 255; micrographs of atoms come in every
+# number format.
 PACKED = {"atoms": {"range_rule": "percentile", "intensity": None}}
 
 

@@ -161,6 +161,7 @@ def test_it_answers_as_the_commands_do(visitor, micrograph, tmp_path):
         "sizes/report.html": "sizes/report.html",
     }.items():
         assert content(theirs) == (tmp_path / ours).read_bytes(), theirs
+    assert len(set(found["lines"])) == len(found["lines"])
     assert "field.tif" in found["lines"][0] and "/tmp" not in "".join(found["lines"])
     status, headers, _ = visitor.ask("GET", f"/work/{work}/predicted/micrograph-1.small.png")
     assert (status, headers["content-type"]) == (200, "image/png")
@@ -311,6 +312,7 @@ def test_wrong_orders_are_one_line(visitor, order, words):
 
 
 def test_a_wrong_value_ends_the_work_with_its_line(visitor):
+    assert "<option selected>particles</option>" in visitor.page
     number, _ = visitor.send("a.tif", _tiff(0))
     _, found = visitor.run([number], range="7,1")
     assert found["state"] == "failed"

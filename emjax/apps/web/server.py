@@ -30,6 +30,7 @@ from starlette.routing import Route
 from emjax import micrographs
 from emjax.apps.web.sessions import FORGOTTEN, GONE, Limits, Session
 from emjax.errors import UsageError
+from emjax.inference.options import MODEL
 from emjax.models import pretrained
 
 COOKIE = "emjax_session_{}"  # with the port: browsers send cookies to all ports of a host
@@ -184,7 +185,10 @@ class Page:
             self.sessions[name] = session
         session.heard = time.monotonic()
         text = self.template.render(
-            token=session.token, models=pretrained.for_use(), rows=micrographs.MRC_ROWS
+            token=session.token,
+            models=pretrained.for_use(),
+            model=MODEL,
+            rows=micrographs.MRC_ROWS,
         )
         response = HTMLResponse(text)
         response.set_cookie(cookie_of(request), name, httponly=True, samesite="strict")

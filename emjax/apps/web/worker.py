@@ -119,15 +119,18 @@ def main() -> int:
     """Do what the order on stdin says."""
     order = json.loads(sys.stdin.readline())
     sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]  # a TextIOWrapper
-    with cli.printed_notes():
-        try:
-            result = look(order) if order["kind"] == "look" else run(order)
-        except EmjaxError as error:
-            print(f"error: {cli.message(error)}")
-            return error.code
-        except (OSError, MemoryError) as error:
-            print(f"error: {error or 'too little memory'}")
-            return InputError.code
+    try:
+        if order["kind"] == "look":
+            with cli.printed_notes():  # the commands have their own
+                result = look(order)
+        else:
+            result = run(order)
+    except EmjaxError as error:
+        print(f"error: {cli.message(error)}")
+        return error.code
+    except (OSError, MemoryError) as error:
+        print(f"error: {error or 'too little memory'}")
+        return InputError.code
     print(RESULT + json.dumps(result))
     return 0
 
