@@ -40,15 +40,17 @@ test-handon: $(HANDON)/installed $(BIOIMAGEIO)/installed screen
 	BIOIMAGEIO_PYTHON=$(CURDIR)/$(BIOIMAGEIO)/bin/python PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 \
 	    $(HANDON)/bin/python -m pytest --no-skips $(shell { $(SCREEN); } >/dev/null || echo "-m 'not screen'") \
 	    tests/test_stablehlo.py tests/test_onnx.py tests/test_bioimageio.py tests/test_hub.py \
-	    tests/test_serve.py tests/test_napari.py
-# The tests in a browser and in a window are left out where these are missing, and this user may
-# install nothing.
+	    tests/test_serve.py $(shell $(QT) 2>/dev/null && echo tests/test_napari.py)
+# The tests in a browser and in a window are left out where these are missing, those of napari where
+# Qt cannot be loaded, and this user may install nothing.
+QT := QT_QPA_PLATFORM=offscreen $(HANDON)/bin/python -c "import qtpy.QtWidgets"
 SCREEN := command -v chromium && command -v chromedriver && command -v Xvfb
-screen:
+screen: $(HANDON)/installed
 	$(SCREEN) || { test "$$(id -u)" = 0 && apt-get update -qq && \
 	    apt-get install -y -qq chromium chromium-driver xvfb \
 	    libegl1 libgl1 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxcb-shape0 libxkbcommon-x11-0; } || \
 	    echo "no Chromium, its driver and Xvfb: the tests in a browser and a window are left out"
+	$(QT) || echo "Qt cannot be loaded: the tests of napari are left out"
 $(HANDON)/installed: requirements.txt tests/handon.txt pyproject.toml
 	test -x $(HANDON)/bin/python || $(PYTHON) -m venv $(HANDON)
 	$(HANDON)/bin/python -m pip install -q -r requirements.txt -r tests/handon.txt
