@@ -120,3 +120,20 @@ def test_a_command_that_fails_is_noticed(tmp_path):
     page.write_text("```sh\nemjax predict --model=nowhere --out=masks missing.tif\n```\n")
     done = follow(page, tmp_path)
     assert done.returncode == 1 and "ended with 3" in done.stderr
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    import matplotlib
+
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("Agg")
+    notebook = json.loads((ROOT / "docs/tutorials/in-python.ipynb").read_text())
+    names = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+    assert len(names["diameters"]) > 5 and 0.5 < np.median(names["diameters"]) < 20
+    assert np.abs(names["same"] - names["model"].predict(names["micrograph"].image)).max() < 1e-4
+    assert (tmp_path / "sizes.png").stat().st_size > 1000
+    assert "particles, median diameter" in capsys.readouterr().out
