@@ -256,7 +256,7 @@ class Network:
 
     memory_for_whole, config, digest = 0, {"task": "denoise"}, "0"
 
-    def __init__(self, folder, limit):
+    def __init__(self, folder, limit, engine=None):
         self.is_mask, self.classes = "restores" not in folder, 3 if "classes" in folder else 2
 
     def range_and_levels(self, images, given=None):
