@@ -45,12 +45,13 @@ test-handon: $(HANDON)/installed $(BIOIMAGEIO)/installed screen
 # Qt cannot be loaded, and this user may install nothing.
 QT := QT_QPA_PLATFORM=offscreen $(HANDON)/bin/python -c "import qtpy.QtWidgets"
 SCREEN := command -v chromium && command -v chromedriver && command -v Xvfb
+APT := test "$$(id -u)" = 0 && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq
 screen: $(HANDON)/installed
-	$(SCREEN) || { test "$$(id -u)" = 0 && apt-get update -qq && \
-	    apt-get install -y -qq chromium chromium-driver xvfb \
-	    libegl1 libgl1 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxcb-shape0 libxkbcommon-x11-0; } || \
+	$(SCREEN) || { $(APT) chromium chromium-driver xvfb libxcb-cursor0 libxcb-icccm4 \
+	    libxcb-keysyms1 libxcb-shape0 libxkbcommon-x11-0; } || \
 	    echo "no Chromium, its driver and Xvfb: the tests in a browser and a window are left out"
-	$(QT) || echo "Qt cannot be loaded: the tests of napari are left out"
+	$(QT) || { $(APT) libegl1 libgl1 libxkbcommon0 libdbus-1-3 libfontconfig1 libglib2.0-0; } || \
+	    echo "Qt cannot be loaded: the tests of napari are left out"
 $(HANDON)/installed: requirements.txt tests/handon.txt pyproject.toml
 	test -x $(HANDON)/bin/python || $(PYTHON) -m venv $(HANDON)
 	$(HANDON)/bin/python -m pip install -q -r requirements.txt -r tests/handon.txt

@@ -33,6 +33,8 @@ def card(text: str, task: str | None, licence: str) -> str:
         "tags:",
         *(f"- {tag}" for tag in TAGS),
     ]
+    if text.startswith("---\n"):  # the facts of an earlier publication
+        text = text.partition("\n---\n")[2].lstrip("\n")
     return "---\n" + "\n".join(lines) + f"\n---\n\n{text}"
 
 
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         licence = licence or LICENCE
     check_writable(to)
     readme = folder / "README.md"
-    text = readme.read_text() if readme.is_file() else ""
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     to.mkdir(parents=True, exist_ok=True)
     for name in ("model.safetensors", "config.json"):
         write_atomically(to / name, (folder / name).read_bytes())

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     key, names = "", LOOPBACK
     if options.host not in LOOPBACK:
         key, names = secrets.token_urlsafe(16), (in_address(options.host),)
-    listening = listen(options.host, options.port)
+    listening = listen(options.host if key else LOOPBACK[0], options.port)
     if key:
         note(f"--host={options.host}", "other machines can reach this page; whoever has its "
              "address with the key can use it, and others may read along")  # fmt: skip
@@ -90,9 +90,10 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server((where[0], where[1]), family=family)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "no such name"
         raise UsageError(
-            f"--host={host} --port={port}: cannot be listened at: {error.strerror}; choose another"
+            f"--host={host} --port={port}: cannot be listened at: {reason}; choose another"
         ) from None
 
 

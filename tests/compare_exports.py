@@ -3,7 +3,7 @@
     make test-handon
     BIOIMAGEIO_PYTHON=.venv-bioimageio/bin/python .venv-handon/bin/python -m tests.compare_exports
 
-Every model that comes with emjax on three real micrographs of $EMJAX_REAL_DATA: of odd sides, of 16
+Every model that comes with emjax and has a task, on three real micrographs of $EMJAX_REAL_DATA: of odd sides, of 16
 bits, and one that exports get in tiles (of TILE pixels, by a limit of memory) and predict as a
 whole. A cell is the largest difference in standard deviations of what predict gives, and for masks
 how many of a million pixels differ. bioimageio.core gets whole images.
@@ -77,7 +77,7 @@ def main():
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     shown = micrographs(Path(os.environ["EMJAX_REAL_DATA"]))
     with tempfile.TemporaryDirectory() as name:
-        for model in pretrained.DIGESTS:
+        for model in pretrained.for_use():
             ours = emjax.load_model(model)
             for suffix in (".stablehlo", ".onnx", ".zip"):
                 ours.export(Path(name) / f"{model}{suffix}")

@@ -121,7 +121,7 @@ def test_a_model_is_fetched_pinned_and_kept(served, model):
     assert found == digest
     assert notes == [
         "note: hf:somebody/unet: is used for the first time here; "
-        f"--model=hf:somebody/unet@{digest[:16]} names this model for good"
+        f"--model=hf:somebody/unet@{digest[:16]} takes this model or none"
     ]
     names = ["hf:somebody/unet", f"hf:somebody/unet@{digest[:12]}", f"hf:somebody/unet@{digest}"]
     assert ask(*names) == ([digest] * 3, [])
@@ -152,7 +152,10 @@ def test_a_name_that_stands_for_another_model_is_refused(served, model):
         ("hf:somebody/another", "InputError: .* there is no such repository, or it is private"),
         ("hf:somebody", "UsageError: .* expected hf:OWNER/NAME"),
         ("hf:somebody/unet@123", "UsageError: .* expected hf:OWNER/NAME"),
-        ("hf:../../x", "UsageError: .* expected hf:OWNER/NAME|InputError: "),
+        ("hf:../x", "UsageError: "),
+        ("hf:-a/b", "UsageError: "),
+        ("hf:a/b--c", "UsageError: "),
+        ("hf:../../x", "UsageError: .* expected hf:OWNER/NAME"),
         ("hf:somebody/unet/x", "UsageError: .* expected hf:OWNER/NAME"),
     ],
 )
@@ -175,6 +178,18 @@ def test_what_is_missing_or_too_large_is_one_line(served):
     assert "there is no model.safetensors, config.json and README.md of emjax" in found
 
 
+@pytest.mark.parametrize("text", ["not JSON", "[]", '{"architectures": ["ViT"]}'])
+def test_repositories_of_others_are_refused_before_their_weights(served, text):
+    server, ask = served
+    (server.folder / "config.json").write_text(text)
+    server.lie["model.safetensors"] = 3 << 30  # which is not looked at
+    (found,), notes = ask("hf:somebody/unet")
+    assert found == (
+        "InputError: hf:somebody/unet: expected a model of emjax, got another kind of repository"
+    )
+    assert notes == []
+
+
 def test_the_layout_is_a_model(model, tmp_path, capsys):
     to = tmp_path / "hub"
     assert publish.main([str(model), f"--to={to}", "--licence=CC-BY-4.0"]) == 0
@@ -190,6 +205,9 @@ def test_the_layout_is_a_model(model, tmp_path, capsys):
     image = field(60, 70)
     assert (emjax.load_model(to).predict(image) == emjax.load_model(model).predict(image)).all()
     assert publish.main([str(model), f"--to={to}"]) == 0  # again
+    assert publish.main([str(to), f"--to={tmp_path / 'again'}", "--licence=mit"]) == 0
+    card = (tmp_path / "again/README.md").read_text()
+    assert card.count("library_name") == 1 and "license: mit\n" in card
 
 
 def test_what_is_no_model_is_not_replaced(model, tmp_path):

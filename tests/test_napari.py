@@ -66,8 +66,7 @@ def test_the_manifest_is_valid_and_what_it_names_is_there():
     manifest.validate_imports()
     patterns = manifest.contributions.readers[0].filename_patterns
     endings = {pattern.removeprefix("*") for pattern in patterns}
-    assert endings <= set(micrographs.reading.SUFFIXES)
-    assert {".dm3", ".dm4", ".emd", ".ser", ".mrc", ".tif"} <= endings
+    assert endings == {*micrographs.reading.SUFFIXES, *micrographs.reading.COMPRESSED}
 
 
 def test_an_image_keeps_its_values_and_scale(tmp_path):
@@ -147,6 +146,7 @@ def test_particles_are_those_of_the_model(application, particles):
     assert particles.table.rowCount() == len(table["label"])
     inside = int((table["border"] == 0).sum())
     assert particles.message.text().startswith(f"{inside} particles, ")
+    assert set(found.features) == {"index", "plane", *table} - {"label"}
     particles.table.selectRow(2)
     assert found.selected_label == int(particles.table.item(2, 0).text())
     found.selected_label = 1
@@ -208,6 +208,54 @@ def test_what_cannot_be_predicted_is_one_line(application, particles, data, size
     wait_for(application, lambda: particles.worker is None)
     assert particles.message.text().startswith(words)
     assert len(particles.viewer.layers) == 1
+
+
+def test_a_layer_that_is_renamed_is_still_found(application, particles):
+    layer = particles.viewer.add_image(np.full((40, 40), 7, np.uint8), name="a")
+    layer.name = "b"
+    assert particles.layer.currentText() == "b"
+    run(application, particles)
+    assert particles.message.text().startswith("error: ")
+
+
+def test_an_error_of_jax_ends_the_work(application, particles, monkeypatch):
+    def failing(name):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(widget, "load_model", failing)
+    particles.viewer.add_image(field(40, 40), name="a")
+    run(application, particles)
+    assert particles.message.text() == "error: RESOURCE_EXHAUSTED: out of memory"
+    assert particles.run.isEnabled()
+
+
+FINETUNE = "import sys, time\nprint('step 1', flush=True)\ntime.sleep({seconds})\nprint('done')"
+
+
+@pytest.mark.parametrize("seconds, cancels", [(0, False), (60, True)])
+def test_a_finetuning_is_followed_and_can_be_cancelled(
+    application, particles, monkeypatch, tmp_path, seconds, cancels
+):
+    """A program that stands for `emjax finetune`."""
+    start = subprocess.Popen
+    given = []
+
+    def popen(line, **options):
+        given.append(line)
+        return start([sys.executable, "-c", FINETUNE.format(seconds=seconds)], **options)
+
+    monkeypatch.setattr(widget.subprocess, "Popen", popen)
+    said = []
+    monkeypatch.setattr(particles, "say", said.append)
+    particles.finetune("images", "masks", str(tmp_path))
+    wait_for(application, lambda: "step 1" in said)
+    if cancels:
+        particles.stop.click()
+    wait_for(application, lambda: particles.worker is None, seconds=30)
+    assert given[0][3:] == ["emjax.finetune", "--images=images", "--base=particles",
+                            "--targets=masks", f"--out={tmp_path}"]  # fmt: skip
+    assert particles.process is None and particles.train.isEnabled()
+    assert (particles.name.currentText() == str(tmp_path)) is not cancels
 
 
 def test_without_an_image_there_is_nothing_to_do(particles):

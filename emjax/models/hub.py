@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from emjax.errors import InputError, UsageError, first_line, imported, note
-from emjax.files import write_atomically
 
 PREFIX = "hf:"
 NAME = re.compile(r"hf:([\w.-]+/[\w.-]+?)(?:@([0-9a-f]{12,64}))?")
@@ -20,16 +19,11 @@ LARGEST = {"config.json": 1 << 20, "README.md": 1 << 22, "model.safetensors": 2 
 SHORT = 16  # digits of a digest in messages
 
 
-def known_file() -> Path:
-    """Return where it is kept what names stood for."""
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "emjax/models.json"
-
-
 @functools.cache
 def fetch(name: str) -> Path:
     """Return the folder, in the Hub's cache, of hf:OWNER/NAME or hf:OWNER/NAME@DIGEST.
 
-    Without a connection, or with HF_HUB_OFFLINE=1, that is what was fetched before.
+    Without a connection, or with HF_HUB_OFFLINE=1, that is what was fetched last.
 
     Raises: UsageError for another form of name, or if huggingface_hub is not installed; InputError
         if there is no such model, a file is too large, or the digest is not the one expected.
@@ -43,15 +37,15 @@ def fetch(name: str) -> Path:
         )
     repository, pinned = match.groups()
     folder = downloaded(name, repository)
+    saved.read(folder)  # says what is wrong with it
     digest = saved.digest(folder)
-    if pinned:
-        if not digest.startswith(pinned):
-            raise InputError(
-                f"{name}: the digest of the model is {digest[: len(pinned)]}, expected {pinned}: "
-                "it was changed, or is another one"
-            )
-        return folder
-    check_known(repository, digest)
+    if not pinned:
+        check_known(repository, digest)
+    elif not digest.startswith(pinned):
+        raise InputError(
+            f"{name}: the digest of the model is {digest[: len(pinned)]}, expected {pinned}: it "
+            "was changed, or is another one"
+        )
     return folder
 
 
@@ -75,7 +69,10 @@ def downloaded(name: str, repository: str) -> Path:
                     f"{name}: its {file} has {size or 'an unknown number of'} bytes, expected at "
                     f"most {largest}"
                 )
-            folders.add(Path(hub.hf_hub_download(repository, file)).parent)
+            path = Path(hub.hf_hub_download(repository, file))
+            folders.add(path.parent)
+            if file == "config.json":
+                check_is_ours(name, path)
     except errors.EntryNotFoundError as error:
         missing = isinstance(error, errors.LocalEntryNotFoundError)
         reason = "there is no connection, and it was not fetched before" if missing else (
@@ -83,11 +80,31 @@ def downloaded(name: str, repository: str) -> Path:
         raise InputError(f"{name}: {reason}") from error
     except errors.RepositoryNotFoundError as error:
         raise InputError(f"{name}: there is no such repository, or it is private") from error
-    except (errors.HfHubHTTPError, OSError) as error:
+    except errors.HFValidationError as error:
+        raise UsageError(f"{name}: {first_line(error)}") from error
+    except InputError:
+        raise
+    except Exception as error:  # of the connection: each library has its own
         raise InputError(f"{name}: cannot be fetched: {first_line(error)}") from error
     if len(folders) != 1:
         raise InputError(f"{name}: was changed while it was fetched; run it again")
     return folders.pop()
+
+
+def check_is_ours(name: str, path: Path) -> None:
+    """Raise InputError unless a config.json is of a model of emjax, before the weights come."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        config = None
+    if not isinstance(config, dict) or not {"format", "emjax", "model"} <= config.keys():
+        raise InputError(f"{name}: expected a model of emjax, got another kind of repository")
+
+
+def known_file(repository: str) -> Path:
+    """Return where it is kept what a name stood for."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "emjax/models" / repository.replace("/", "--")
 
 
 def check_known(repository: str, digest: str) -> None:
@@ -95,22 +112,19 @@ def check_known(repository: str, digest: str) -> None:
 
     Raises: InputError if it is another model now.
     """
-    path = known_file()
+    path, named = known_file(repository), f"{PREFIX}{repository}"
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        known = json.loads(path.read_text())
-    except (OSError, ValueError):
-        known = {}
-    before = known.get(repository)
-    if before is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({**known, repository: digest}, indent=1, sort_keys=True) + "\n"
-        write_atomically(path, text.encode())
-        pin = f"{PREFIX}{repository}@{digest[:SHORT]}"
-        note(f"{PREFIX}{repository}", f"is used for the first time here; --model={pin} names this "
-             "model for good")  # fmt: skip
-    elif before != digest:
-        named = f"{PREFIX}{repository}"
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(digest)
+    except FileExistsError:
+        before = path.read_text(encoding="utf-8").strip()
+        if before == digest:
+            return
         raise InputError(
-            f"{named}: was the model {before[:SHORT]} when it was first used here, and is "
-            f"{digest[:SHORT]} now; if you trust it, name it {named}@{digest[:SHORT]}"
-        )
+            f"{named}: was the model {before[:SHORT] or 'unknown'} when it was first used here, "
+            f"and is {digest[:SHORT]} now; if you trust it, name it {named}@{digest[:SHORT]}, or "
+            f"delete {path}"
+        ) from None
+    note(named, f"is used for the first time here; --model={named}@{digest[:SHORT]} takes this "
+         "model or none")  # fmt: skip

@@ -127,6 +127,9 @@ def digest(folder: str | Path) -> str:
     folder = inside(folder)
     config = json.loads((folder / "config.json").read_text())
     used = {name: config.get(name) for name in ("model", "task", "range_rule", "clip", "intensity")}
+    # Of models from before they were used, the digest stays.
+    later = ("nm_per_pixel", "only_to_start_from")
+    used |= {name: config[name] for name in later if config.get(name)}
     total = hashlib.sha256(json.dumps(used, sort_keys=True).encode())
     total.update((folder / "model.safetensors").read_bytes())
     return total.hexdigest()

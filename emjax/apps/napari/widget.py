@@ -18,15 +18,24 @@ from napari.qt.threading import thread_worker
 from qtpy import QtCore, QtWidgets
 
 from emjax.apps.model import Model, load_model
-from emjax.errors import EmjaxError
+from emjax.errors import EmjaxError, first_line
 from emjax.inference.options import MODEL
 from emjax.measurement import SPLIT, label, measure
 from emjax.measurement.particles import Table
 from emjax.micrographs.units import UNKNOWN, PixelSize, is_known
 from emjax.models import pretrained
 
-FOLDER = "a folder or a file ..."
-SHOWN = ("label", "equivalent_diameter", "feret_max", "feret_min", "area", "circularity", "border")
+FOLDER = "a folder ..."
+SHOWN = (
+    "label",
+    "plane",
+    "equivalent_diameter",
+    "feret_max",
+    "feret_min",
+    "area",
+    "circularity",
+    "border",
+)
 FORMATS = (np.uint8, np.uint16, np.float32)
 
 
@@ -65,6 +74,7 @@ class Particles(QtWidgets.QWidget):
         self.process: subprocess.Popen[str] | None = None
         self.model: tuple[str, Model] | None = None
         self.labels: Any = None
+        self.result: Any = None
         form = QtWidgets.QFormLayout(self)
         self.layer = QtWidgets.QComboBox()
         form.addRow("Micrograph", self.layer)
@@ -85,6 +95,7 @@ class Particles(QtWidgets.QWidget):
         self.run.clicked.connect(self.start)
         self.train = QtWidgets.QPushButton("Finetune on folders ...")
         self.train.clicked.connect(self.choose_folders)
+        self.train.setVisible(sys.platform != "win32")  # training is for Linux and macOS
         self.stop = QtWidgets.QPushButton("Cancel", enabled=False)
         self.stop.clicked.connect(self.cancel)
         for button in (self.run, self.train, self.stop):
@@ -99,9 +110,23 @@ class Particles(QtWidgets.QWidget):
         self.table.setSelectionMode(QtWidgets.QAbstractItemView.SelectionMode.SingleSelection)
         self.table.itemSelectionChanged.connect(self.select_particle)
         form.addRow(self.table)
-        for event in (self.viewer.layers.events.inserted, self.viewer.layers.events.removed):
+        events = self.viewer.layers.events
+        for event in (events.inserted, events.removed, events.renamed):
             event.connect(self.list_layers)
         self.list_layers()
+        self.destroyed.connect(self.leave)
+        application = QtWidgets.QApplication.instance()
+        if application is not None:
+            application.aboutToQuit.connect(self.leave)
+
+    def leave(self) -> None:
+        """Stop what still runs when the widget or napari is closed; a finetuning has saved."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
 
     def list_layers(self, event: object = None) -> None:
         """Offer the image layers of the viewer."""
@@ -119,7 +144,9 @@ class Particles(QtWidgets.QWidget):
         chosen = QtWidgets.QFileDialog.getExistingDirectory(self, "The folder of a model or a run")
         if chosen:
             self.name.insertItem(0, chosen)
-        self.name.setCurrentIndex(0)
+            self.name.setCurrentIndex(0)
+        else:
+            self.name.setCurrentText(MODEL)
 
     def say(self, text: str) -> None:
         """Show a message."""
@@ -174,6 +201,16 @@ class Particles(QtWidgets.QWidget):
         self, name: str, planes: list[Any], size: PixelSize, split: float | None, smallest: int
     ) -> Iterator[Any]:
         """Yield how many planes are done; return (labels or restored planes, table or None)."""
+        try:
+            yield from self.predicted(name, planes, size, split, smallest)
+        except RuntimeError as error:  # of JAX; a worker would not end by it
+            raise EmjaxError(first_line(error)) from error
+        return self.result
+
+    def predicted(
+        self, name: str, planes: list[Any], size: PixelSize, split: float | None, smallest: int
+    ) -> Iterator[int]:
+        """Yield how many planes are done; `result` is then what `work` returns."""
         if self.model is None or self.model[0] != name:
             self.model = name, load_model(name)
         model, nm_per_pixel = self.model[1], size if is_known(size) else None
@@ -197,10 +234,10 @@ class Particles(QtWidgets.QWidget):
                 images.append(output.argmax(-1) if model.is_mask else output)
             yield index + 1
         whole = images[0] if len(images) == 1 else np.stack(images)
-        if not tables:
-            return whole, None, model.is_mask
-        joined = {name: np.concatenate([each[name] for each in tables]) for name in tables[0]}
-        return whole, joined, True
+        self.result = whole, None, model.is_mask
+        if tables:
+            joined = {name: np.concatenate([each[name] for each in tables]) for name in tables[0]}
+            self.result = whole, joined, True
 
     def show_result(self, layer: Any, size: PixelSize, found: Any) -> None:
         """Add the result as a layer where the micrograph is, and fill the table."""
@@ -216,7 +253,7 @@ class Particles(QtWidgets.QWidget):
             self.say("one number for each class")
             return
         shown = columns(table)
-        features = {"index": table["label"], **{k: v for k, v in shown.items() if k != "label"}}
+        features = {"index": table["label"], **{k: v for k, v in table.items() if k != "label"}}
         self.labels = self.viewer.add_labels(
             whole, name=f"{layer.name} particles", features=features, **arguments
         )
@@ -238,7 +275,8 @@ class Particles(QtWidgets.QWidget):
         for column, values in enumerate(shown.values()):
             for row, value in enumerate(values):
                 item = QtWidgets.QTableWidgetItem()
-                item.setData(QtCore.Qt.ItemDataRole.DisplayRole, float(f"{value:.5g}"))
+                number = int(value) if values.dtype.kind in "iu" else float(f"{value:.5g}")
+                item.setData(QtCore.Qt.ItemDataRole.DisplayRole, number)
                 self.table.setItem(row, column, item)
         self.table.setSortingEnabled(True)
 
@@ -267,7 +305,9 @@ class Particles(QtWidgets.QWidget):
 
     def finished(self) -> None:
         """Be ready for the next."""
-        self.worker = None
+        self.worker = self.process = None
+        if self.bar.maximum() == 0:
+            self.bar.setRange(0, 1)
         self.busy(False)
 
     def cancel(self) -> None:
@@ -291,12 +331,14 @@ class Particles(QtWidgets.QWidget):
     def finetune(self, images: str, targets: str, out: str) -> None:
         """Run `emjax finetune` on two folders; the model is chosen when it is done."""
         base = self.name.currentText()
-        line = [sys.executable, "-m", "emjax.finetune", f"--images={images}", f"--base={base}",
+        line = [sys.executable, "-P", "-m", "emjax.finetune", f"--images={images}", f"--base={base}",
                 f"--targets={targets}", f"--out={out}"]  # fmt: skip
         self.bar.setRange(0, 0)
         self.busy(True)
-        self.process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                        text=True)  # fmt: skip
+        self.process = subprocess.Popen(
+            line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            encoding="utf-8", errors="replace",
+        )  # fmt: skip
         self.worker = self.follow(self.process)
         self.worker.yielded.connect(self.say)
         self.worker.returned.connect(lambda code: self.finetuned(code, out))
@@ -313,8 +355,7 @@ class Particles(QtWidgets.QWidget):
 
     def finetuned(self, code: int, out: str) -> None:
         """Offer the new model."""
-        self.process = None
-        self.bar.setRange(0, 1)
+        self.model = None  # one of that name is another one now
         if code:
             return  # its last line says why
         self.name.insertItem(0, out)

@@ -93,7 +93,10 @@ async function add(label, send) {
     sent = await send();
     element.lastChild.textContent = "is read ...";
     const found = await ended(sent.work);
-    if (found.state !== "done") throw new Error(found.lines.join("\n") || found.state);
+    if (found.state !== "done") {
+      const reason = found.lines.join("\n") || found.state;
+      throw Object.assign(new Error(reason), { isOfFile: found.state === "failed" });
+    }
     const facts = found.result;
     element.replaceChildren(make("h2", sent.label));
     const remove = make("button", "Remove", { onclick: () => drop(sent.file) });
@@ -107,7 +110,7 @@ async function add(label, send) {
   } catch (error) {
     element.lastChild.textContent = error.message;
     element.lastChild.className = "error";
-    if (sent) ask("DELETE", `/files/${sent.file}`).catch(() => {});
+    if (sent && error.isOfFile) ask("DELETE", `/files/${sent.file}`).catch(() => {});
   }
   update();
 }
@@ -184,6 +187,7 @@ function show(work, found) {
 }
 
 async function run() {
+  at("run").disabled = true;
   at("results").replaceChildren();
   const begun = Date.now();
   try {

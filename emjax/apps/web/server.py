@@ -201,7 +201,11 @@ class Page:
         """
         if len(self.sessions) < self.limits.sessions:
             return
-        idle = [name for name, session in self.sessions.items() if not session.files]
+        idle = [
+            name
+            for name, session in self.sessions.items()
+            if not (session.files or session.arriving)
+        ]
         if not idle:
             raise Refused(503, "too many visitors; close another page and wait half an hour")
         oldest = min(idle, key=lambda name: self.sessions[name].heard)
@@ -250,10 +254,12 @@ class Page:
         if not files or any(each not in session.files for each in files):
             raise UsageError("no such file; drop it again")
         flags = checked_flags(order.get("flags", {}))
-        for number, work in list(session.works.items()):  # one run is kept
-            if work.kind == "run":
-                await session.drop(number)
+        earlier = [number for number, work in session.works.items() if work.kind == "run"]
+        if any(session.works[number].is_unfinished for number in earlier):
+            raise UsageError("a run is not finished, of this page or of another one; stop it first")
         number = session.start(dict(kind="run", files=files, flags=flags), self.turn)
+        for each in earlier:  # one run is kept
+            await session.drop(each)
         return JSONResponse({"work": number})
 
     def work_of(self, request: Request, session: Session) -> Any:

@@ -136,6 +136,7 @@ class Session:
         self.works: dict[int, Work] = {}
         self.heard = time.monotonic()
         self.next = 1
+        self.arriving: dict[int, int] = {}  # bytes of the files that are on their way, so far
 
     def number(self) -> int:
         """Return a number that was not given before."""
@@ -155,11 +156,13 @@ class Session:
         folder.mkdir()
         path = folder / f"{named(number)}{suffix_of(label)}"
         size, room = 0, self.limits.session - used(self.folder)
+        self.arriving[number] = declared or 0
         try:
             self.check_room(label, declared or 0, room)
             with open(path, "wb") as file:
                 async for part in body:
                     size += len(part)
+                    self.arriving[number] = max(size, declared or 0)
                     self.check_room(label, size, room)
                     file.write(part)
             if declared is not None and size != declared:
@@ -167,6 +170,8 @@ class Session:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        finally:
+            del self.arriving[number]
         self.files[number] = File(label, path)
         return number
 
@@ -177,7 +182,7 @@ class Session:
                 f"{label}: more than {amount(self.limits.upload)}; use emjax predict, which has no "
                 "limit"
             )
-        if size > room:
+        if max(size, sum(self.arriving.values())) > room:
             raise UsageError(
                 f"{label}: with it, your files and results are more than "
                 f"{amount(self.limits.session)}; remove some"
@@ -193,7 +198,8 @@ class Session:
         """Stop a piece of work and delete its results."""
         if number in self.works:
             await self.stop(number)
-            shutil.rmtree(self.works.pop(number).folder, ignore_errors=True)
+            if work := self.works.pop(number, None):
+                shutil.rmtree(work.folder, ignore_errors=True)
 
     def start(self, order: dict[str, Any], turn: asyncio.Semaphore) -> int:
         """Begin work; returns its number.
@@ -266,6 +272,8 @@ class Session:
         for path, label in order["files"].items():
             line = line.replace(path, label)
         line = line.replace(f"{order['out']}{os.sep}", "").replace(str(self.folder), "")
+        if line in work.lines:  # a note of both commands
+            return
         work.lines = [*work.lines, line[:LONGEST]][-LINES:]
 
     async def stop(self, number: int | None = None) -> None:

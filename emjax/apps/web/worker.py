@@ -94,7 +94,8 @@ def run(order: Mapping[str, Any]) -> dict[str, Any]:
         options = measure.parse(
             [*common, *flags(order, MEASURED), f"--out={out / 'sizes'}", *map(str, files)]
         )
-        result["code"] = max(code, measure.measure_files(options, files))
+        with cli.printed_notes():
+            result["code"] = max(code, measure.measure_files(options, files))
     except EmjaxError as error:  # the masks are there
         print(f"error: not measured: {cli.message(error)}")
         result["code"] = max(code, error.code)
@@ -118,7 +119,8 @@ def reduced_picture(path: Path) -> bytes:
 def main() -> int:
     """Do what the order on stdin says."""
     order = json.loads(sys.stdin.readline())
-    sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]  # a TextIOWrapper
+    stdout: Any = sys.stdout
+    stdout.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     try:
         if order["kind"] == "look":
             with cli.printed_notes():  # the commands have their own
