@@ -3,10 +3,10 @@
     make test-handon
     BIOIMAGEIO_PYTHON=.venv-bioimageio/bin/python .venv-handon/bin/python -m tests.compare_exports
 
-Every model that comes with emjax and has a task, on three real micrographs of $EMJAX_REAL_DATA: of odd sides, of 16
-bits, and one that exports get in tiles (of TILE pixels, by a limit of memory) and predict as a
-whole. A cell is the largest difference in standard deviations of what predict gives, and for masks
-how many of a million pixels differ. bioimageio.core gets whole images.
+Every model that comes with emjax and has a task, on three real micrographs of $EMJAX_REAL_DATA: of
+odd sides, of 16 bits, and one that exports get in tiles (of TILE pixels, by a limit of memory) and
+predict as a whole. A cell is the largest difference in standard deviations of what predict gives,
+and for masks how many of a million pixels differ. bioimageio.core gets whole images.
 """
 
 import os

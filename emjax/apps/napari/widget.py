@@ -284,7 +284,8 @@ class Particles(QtWidgets.QWidget):
         """Select in the viewer the particle whose row is selected."""
         rows = self.table.selectionModel().selectedRows()
         if rows and self.labels is not None:
-            chosen = int(self.table.item(rows[0].row(), 0).data(QtCore.Qt.ItemDataRole.DisplayRole))
+            item = self.table.item(rows[0].row(), 0)
+            chosen = int(item.data(QtCore.Qt.ItemDataRole.DisplayRole))
             if self.labels.selected_label != chosen:
                 self.labels.selected_label = chosen
 
@@ -331,8 +332,9 @@ class Particles(QtWidgets.QWidget):
     def finetune(self, images: str, targets: str, out: str) -> None:
         """Run `emjax finetune` on two folders; the model is chosen when it is done."""
         base = self.name.currentText()
-        line = [sys.executable, "-P", "-m", "emjax.finetune", f"--images={images}", f"--base={base}",
-                f"--targets={targets}", f"--out={out}"]  # fmt: skip
+        flags = dict(images=images, base=base, targets=targets, out=out)
+        line = [sys.executable, "-P", "-m", "emjax.finetune",
+                *(f"--{name}={value}" for name, value in flags.items())]  # fmt: skip
         self.bar.setRange(0, 0)
         self.busy(True)
         self.process = subprocess.Popen(
