@@ -15,6 +15,7 @@ from PIL import Image
 from emjax import measure, micrographs, pictures
 from emjax.errors import InputError, UsageError
 from emjax.files import write_atomically
+from emjax.inference.predictor import Predictor
 from emjax.micrographs import made_by
 
 RNG = np.random.default_rng(0)
@@ -255,6 +256,7 @@ class Network:
     """Stands for a trained model: what is dark is particle."""
 
     memory_for_whole, config, digest = 0, {"task": "denoise"}, "0"
+    check_finds_particles = Predictor.check_finds_particles
 
     def __init__(self, folder, limit, engine=None):
         self.is_mask, self.classes = "restores" not in folder, 3 if "classes" in folder else 2
