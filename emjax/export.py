@@ -15,6 +15,7 @@ from pathlib import Path
 from emjax import cli
 from emjax.errors import UsageError
 from emjax.files import check_writable
+from emjax.inference.options import add_model_to_hand_on
 from emjax.micrographs.units import amount
 from emjax.models import pretrained, saved
 
@@ -68,8 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     """Export a model; returns the exit code."""
     parser = cli.Parser(prog="emjax export", description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("model", metavar="MODEL", help="a run's workdir, its model/ folder, or a model that comes "
-        f"with emjax: {', '.join(pretrained.DIGESTS)}")  # fmt: skip
+    add_model_to_hand_on(parser)
     add("--to", required=True, type=Path, metavar="FILE", help="ends in " + ", ".join(FORMATS))
     add("--author", default="", help="of a .zip: a name")
     add("--licence", default="", help="of a .zip: an identifier of SPDX, such as CC-BY-4.0")

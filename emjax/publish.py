@@ -13,6 +13,7 @@ from pathlib import Path
 from emjax import cli
 from emjax.errors import UsageError
 from emjax.files import check_writable, write_atomically
+from emjax.inference.options import add_model_to_hand_on
 from emjax.models import pretrained, saved
 
 TASKS = {"segmentation": "image-segmentation"}  # else image-to-image, in words of the Hub
@@ -43,8 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     """Write the folder; returns the exit code."""
     parser = cli.Parser(prog="emjax publish", description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("model", metavar="MODEL", help="a run's workdir, its model/ folder, or a model that comes "
-        f"with emjax: {', '.join(pretrained.DIGESTS)}")  # fmt: skip
+    add_model_to_hand_on(parser)
     add("--to", required=True, type=Path, metavar="FOLDER")
     add("--licence", default="", help="as the Hub lists them, such as cc-by-4.0")
     add("--overwrite", action="store_true", help="replace files that are no model of emjax, too")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from emjax import micrographs
 from emjax.errors import UsageError
-from emjax.inference.predictor import Predictor
-from emjax.measurement import SPLIT, label, measure
+from emjax.inference.predictor import THRESHOLD, Predictor
+from emjax.measurement import SPLIT, Labels, label, measure
 from emjax.measurement.particles import Table
 from emjax.micrographs.intensity import Range
 from emjax.micrographs.reading import Grey
@@ -41,10 +41,25 @@ class Model(Predictor):
         Raises: UsageError for a model that restores images, or of several classes; else as
             `predict`.
         """
+        _, table = self.particles(
+            image, nm_per_pixel, intensity_range=intensity_range, split=split, min_size=min_size
+        )
+        return table
+
+    def particles(
+        self,
+        image: Grey,
+        nm_per_pixel: AnyPixelSize = None,
+        *,
+        intensity_range: Range | None = None,
+        split: float | None = SPLIT,
+        min_size: int = 1,
+    ) -> tuple[Labels, Table]:
+        """Return (the particles as labels, what `measure` returns), with its arguments."""
         self.check_finds_particles(self.folder)
         probability = self.predict(image, nm_per_pixel, intensity_range=intensity_range)
-        labels = label(probability > 0.5, split).without_small(min_size)
-        return measure(labels, nm_per_pixel, image=image, probability=probability)
+        labels = label(probability > THRESHOLD, split).without_small(min_size)
+        return labels, measure(labels, nm_per_pixel, image=image, probability=probability)
 
     def finetune(
         self, images: str | Path, targets: str | Path, out: str | Path, *options: str

@@ -28,6 +28,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "ONNX files onnxruntime")  # fmt: skip
 
 
+def add_model_to_hand_on(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL, a folder or a name, to the parser of export or publish."""
+    parser.add_argument("model", metavar="MODEL", help="a run's workdir, its model/ folder, or a "
+        f"model that comes with emjax: {', '.join(pretrained.DIGESTS)}")  # fmt: skip
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the flags to a parser."""
     add = parser.add_argument

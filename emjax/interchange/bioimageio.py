@@ -30,7 +30,6 @@ from emjax.interchange import exports, onnx, runtimes
 from emjax.interchange.exports import Facts
 from emjax.pictures import png, stretched
 
-SUFFIX = ".zip"
 PAPER = "Kazimi, Ruzaeva and Sandfeld, Self-supervised learning with generative adversarial "\
     "networks for electron microscopy"  # fmt: skip
 DOI = "10.48550/arXiv.2402.18286"

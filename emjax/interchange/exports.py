@@ -80,6 +80,22 @@ class Facts(NamedTuple):
             )
         return facts
 
+    def network(
+        self, path: Path, apply: Any, digest: str, *, forget: Callable[[], None], in_jax: bool
+    ) -> Network:
+        """Return the Network of an export that was read from `path`; arguments are Network's."""
+        return Network(
+            apply,
+            forget,
+            self.config,
+            lambda: digest,
+            self.divisor,
+            self.margin,
+            lambda: self.bytes_per_pixel,
+            path,
+            in_jax=in_jax,
+        )
+
     def dump(self) -> str:
         """Return them as JSON."""
         return json.dumps({"export": FORMAT, **self._asdict()}, sort_keys=True)
@@ -120,6 +136,28 @@ def facts_of(folder: str | Path) -> tuple[Network, Facts]:
     return network._replace(apply=precise), Facts.of(network, text)
 
 
+def content_of(path: Path) -> bytes:
+    """Return the content of an export.
+
+    Raises: InputError if there is no such file.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; expected a model that emjax exported") from error
+
+
+def of_any_sides(network: Network) -> Callable[[Images], Images]:
+    """Return what a network does to images whose sides its divisor need not divide."""
+
+    def apply(images: Images) -> Images:
+        h, w = images.shape[1:3]
+        padding = [(0, 0), *((0, -side % network.divisor) for side in (h, w)), (0, 0)]
+        return np.asarray(network.apply(np.pad(images, padding, mode="reflect")))[:, :h, :w]
+
+    return apply
+
+
 def noise(h: int, w: int) -> Image:
     """Return float32 [h, w] of noise that fills [-1, 1]."""
     return np.random.default_rng(h * w).uniform(-1, 1, (h, w)).astype(np.float32)
@@ -154,9 +192,7 @@ def compare(
     room = tiles.round_up(min(network.margin, ROOM) + d, d)
     for h, w in ((2 * d, 3 * d), (3 * d + 1, 2 * d + d // 2 + 1), (2 * room, room)):
         image = shown(h, w)
-        padding = [(0, 0), *((0, -side % d) for side in (h, w)), (0, 0)]
-        padded = np.pad(seen(image), padding, mode="reflect")
-        ours = np.asarray(network.apply(padded))[:, :h, :w]
+        ours = of_any_sides(network)(seen(image))
         found = theirs(as_batch(image))
         spread = float(ours.std(dtype=np.float64))
         far = float(np.abs(ours - found).max()) if found.shape == ours.shape else np.inf

@@ -21,7 +21,6 @@ from emjax.interchange.exports import Facts
 from emjax.micrographs import intensity
 from emjax.models.norms import BatchNorm, GroupNorm
 
-SUFFIX = ".onnx"
 OPSET, IR = 17, 8  # of 2022: old enough for most runtimes
 INPUT, OUTPUT = "image", "prediction"
 RESIZE = {  # the attributes of ONNX's Resize that do what `blocks.UPSAMPLING` do
@@ -318,16 +317,13 @@ def write(folder: str | Path, path: Path) -> float:
 
 
 def read(path: Path, engine: str) -> Network:
-    """Return the network that `write` wrote, in one of `runtimes.ENGINES` for ONNX.
+    """Return the network that `write` wrote, in one of `runtimes.SESSIONS`.
 
     Raises: InputError if there is no such file, or it is damaged, or not by emjax; UsageError if
         the engine is not installed.
     """
     onnx = imported("onnx", "onnx")
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; expected a model that emjax exported") from error
+    content = exports.content_of(path)
     try:
         model = onnx.load_from_string(content)
         props = {each.key: each.value for each in model.metadata_props}
@@ -360,14 +356,5 @@ def network_of(content: bytes, facts: Facts, engine: str, path: Path) -> Network
         raise InputError(
             f"{path}: {engine} cannot read it: {first_line(error)}; export it again"
         ) from error
-    return Network(
-        apply,
-        lambda: None,  # one program serves all sizes
-        facts.config,
-        lambda: digest,
-        facts.divisor,
-        facts.margin,
-        lambda: facts.bytes_per_pixel,
-        path,
-        in_jax=False,
-    )
+    # One program serves all sizes, so there is nothing to forget.
+    return facts.network(path, apply, digest, forget=lambda: None, in_jax=False)

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import export
 
 from emjax.errors import InputError, UsageError, first_line
@@ -25,7 +24,6 @@ from emjax.interchange import exports
 from emjax.interchange.exports import Facts
 from emjax.models.formulation import FASTEST, PLAIN, Formulation, formulated
 
-SUFFIX = ".stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu", "rocm")
 ENTRIES = ("facts.json", "program", "README.md")
 WRITTEN = (1980, 1, 1, 0, 0, 0)  # the time that the entries have, so that equal models are equal
@@ -52,13 +50,7 @@ def write(folder: str | Path, path: Path) -> float:
         for name, content in entries.items():
             archive.writestr(zipfile.ZipInfo(name, WRITTEN), content)
     content = buffer.getvalue()
-    read = parse(path, content)
-
-    def theirs(images: Any) -> Any:
-        h, w = images.shape[1:3]
-        padding = [(0, 0), *((0, -side % read.divisor) for side in (h, w)), (0, 0)]
-        return np.asarray(read.apply(np.pad(images, padding, mode="reflect")))[:, :h, :w]
-
+    theirs = exports.of_any_sides(parse(path, content))
     far = exports.compare(str(path), network, theirs)
     write_atomically(path, content)
     return far
@@ -100,10 +92,7 @@ def read(path: Path) -> Network:
 
     Raises: InputError if there is no such file, or it is damaged, or of a newer JAX.
     """
-    try:
-        return parse(path, path.read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; expected a model that emjax exported") from error
+    return parse(path, exports.content_of(path))
 
 
 def parse(path: Path, content: bytes) -> Network:
@@ -130,16 +119,7 @@ def parse(path: Path, content: bytes) -> Network:
         raise InputError(f"{damaged}: {first_line(error)}; export it again") from error
     apply: Any = jax.jit(function.call)
     digest = hashlib.sha256(content).hexdigest()
-    return Network(
-        apply,
-        apply.clear_cache,
-        facts.config,
-        lambda: digest,
-        facts.divisor,
-        facts.margin,
-        lambda: facts.bytes_per_pixel,
-        path,
-    )
+    return facts.network(path, apply, digest, forget=apply.clear_cache, in_jax=True)
 
 
 def check_version(path: Path, facts: Facts) -> None:

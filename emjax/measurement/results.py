@@ -68,7 +68,7 @@ def unit_of(file: Path, size: PixelSize, before: str, first: Path) -> str:
 def joined(tables: Sequence[Table]) -> Table:
     """Return the rows of all tables; a column that some lack is NaN there."""
     columns = dict.fromkeys(name for table in tables for name in table)
-    lengths = [len(table["image"]) for table in tables]
+    lengths = [len(next(iter(table.values()))) for table in tables]
     return {
         name: np.concatenate(
             [

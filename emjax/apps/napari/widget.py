@@ -20,8 +20,9 @@ from qtpy import QtCore, QtWidgets
 from emjax.apps.model import Model, load_model
 from emjax.errors import EmjaxError, first_line
 from emjax.inference.options import MODEL
-from emjax.measurement import SPLIT, label, measure
+from emjax.measurement import SPLIT
 from emjax.measurement.particles import Table
+from emjax.measurement.results import joined
 from emjax.micrographs.units import UNKNOWN, PixelSize, is_known
 from emjax.models import pretrained
 
@@ -190,7 +191,7 @@ class Particles(QtWidgets.QWidget):
         split = SPLIT if self.split.isChecked() else None
         self.worker = self.work(self.name.currentText(), planes, size, split, self.smallest.value())
         self.worker.yielded.connect(self.bar.setValue)
-        self.worker.returned.connect(lambda found: self.show_result(layer, size, found))
+        self.worker.returned.connect(lambda found: self.show_result(layer, found))
         self.worker.errored.connect(self.failed)
         self.worker.aborted.connect(lambda: self.say("cancelled"))
         self.worker.finished.connect(self.finished)
@@ -221,25 +222,24 @@ class Particles(QtWidgets.QWidget):
         values = model.intensity_range(readable(plane) for plane in planes)
         for index, plane in enumerate(planes):
             image = readable(plane)
-            output = model.predict(image, nm_per_pixel, intensity_range=values)
             if model.is_mask and model.classes == 2:
-                found = label(output > 0.5, split).without_small(smallest)
-                table = measure(found, nm_per_pixel, image=image, probability=output)
+                found, table = model.particles(
+                    image, nm_per_pixel, intensity_range=values, split=split, min_size=smallest
+                )
                 ours = np.where(found.image > 0, found.image + number, 0)
                 table["label"] = table["label"] + number
                 number += len(found.names)
                 tables.append({"plane": np.full(len(found.names), index), **table})
                 images.append(ours.astype(np.int32))
+            elif model.is_mask:
+                images.append(model.mask(image, nm_per_pixel, intensity_range=values))
             else:
-                images.append(output.argmax(-1) if model.is_mask else output)
+                images.append(model.predict(image, nm_per_pixel, intensity_range=values))
             yield index + 1
         whole = images[0] if len(images) == 1 else np.stack(images)
-        self.result = whole, None, model.is_mask
-        if tables:
-            joined = {name: np.concatenate([each[name] for each in tables]) for name in tables[0]}
-            self.result = whole, joined, True
+        self.result = whole, joined(tables) if tables else None, model.is_mask
 
-    def show_result(self, layer: Any, size: PixelSize, found: Any) -> None:
+    def show_result(self, layer: Any, found: Any) -> None:
         """Add the result as a layer where the micrograph is, and fill the table."""
         whole, table, is_mask = found
         arguments: dict[str, Any] = dict(scale=layer.scale, units=layer.units,
