@@ -66,3 +66,15 @@ def versions(libraries: Iterable[str]) -> dict[str, str]:
             return "missing"
 
     return {"emjax": __version__, **{library: version(library) for library in libraries}}
+
+
+def code_digest() -> str:
+    """Return twelve hexadecimal digits of the SHA-256 of the source files of emjax."""
+    import hashlib
+    from pathlib import Path
+
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -52,6 +52,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def cache() -> Path:
+    """Return the folder in which emjax keeps what it can make or fetch again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "emjax"
+
+
 def draft_name(name: str, ending: str = ".partial") -> str:
     """Return the name of a file that becomes `name`: with `ending`, and cut to 255 bytes."""
     kept = os.fsencode(name)[: LONGEST_NAME - len(ending)]

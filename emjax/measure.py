@@ -193,13 +193,9 @@ class Seen:
 
 def job_of(options: argparse.Namespace, limit: int, files: Mapping[Path, str]) -> Any:
     """Return the Job of predict that shows micrographs to --model."""
-    from emjax.inference.predictor import Predictor  # JAX, which masks do without
-    from emjax.parallel import devices
-    from emjax.predict import Job
+    from emjax.predict import Job  # of which masks need nothing
 
-    devices.keep_compiled()
-    model = Predictor(flags.model(options), limit, options.engine)
-    job = Job(model, options, limit, ["mask"])
+    job = Job(flags.predictor(options, limit), options, limit, ["mask"])
     if options.range == "shared":
         job.share_range(files)
     return job

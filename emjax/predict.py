@@ -19,12 +19,12 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import emjax
-from emjax import cli, micrographs
+from emjax import cli, code_digest, micrographs
 from emjax.errors import InputError, UsageError, counted, note
 from emjax.files import check_writable, write_atomically
 from emjax.inference import options as flags
@@ -41,14 +41,13 @@ from emjax.inference.predictor import (
     survey,
 )
 from emjax.inference.training_data import GIVE_A_RANGE, scaled
-from emjax.measurement import residuals
-from emjax.measurement.residuals import Check
 from emjax.micrographs import Micrograph, banner, made_by
 from emjax.micrographs.intensity import Range
 from emjax.micrographs.units import PixelSize
-from emjax.parallel import devices
 from emjax.pictures import overlay, png
-from emjax.runs.provenance import code_digest
+
+if TYPE_CHECKING:  # masks have none
+    from emjax.measurement.residuals import Check
 
 NAMED = 3  # inputs of which a remark of one kind is printed
 
@@ -84,7 +83,7 @@ def write_results(
     *,
     classes: int = 2,
     info: str = "",
-    check: Check | None = None,
+    check: "Check | None" = None,
 ) -> str:
     """Write what `predict_planes` returned to `written` and the files next to it; say so.
 
@@ -108,6 +107,8 @@ def write_results(
             write_atomically(path, png(picture, made_by.line(made, kind, picture)))
             continue
         if check and kind == "check":
+            from emjax.measurement import residuals
+
             spread = outputs.get("spread")
             spread = spread if spread is None or spread.ndim == 2 else spread[0]
             write_atomically(
@@ -122,7 +123,7 @@ def write_results(
     if np.isfinite(sizes).all():
         facts += f", {size_in_words(sizes)} nm per pixel ({first.origin})"
     facts += f", {info}" if info else ""
-    if check and residuals.alarms({"planes": check.planes}):
+    if check and check.is_alarming:
         facts += "; something in the residual is alarming, see its .check.html"
     return f"{file} -> {written}  {' x '.join(map(str, result.shape))}, {facts}"
 
@@ -223,7 +224,11 @@ class Job:
         values, scale = found.intensity_range, self.scale(found)
         self.remark(file, found)
         info = f"first row of the MRC file at the {rows} (--mrc_rows={rows})" if rows else ""
-        check = None if model.is_mask else Check()
+        check = None
+        if not model.is_mask:
+            from emjax.measurement.residuals import Check
+
+            check = Check()
         outputs = predict_planes(
             model,
             self.planes(file),
@@ -335,8 +340,7 @@ def main(arguments: Sequence[str]) -> int:
     limit = flags.limit(options)
     options.out = options.out or results.default_folder(options.inputs)
     check_writable(options.out)
-    devices.keep_compiled()
-    model = Predictor(flags.model(options), limit, options.engine)
+    model = flags.predictor(options, limit)
     kinds = kinds_of(model, options)
     found = results.find_inputs(options.inputs, options.out, kinds)
     first, step = options.share

@@ -78,7 +78,7 @@ def main():
     shown = micrographs(Path(os.environ["EMJAX_REAL_DATA"]))
     with tempfile.TemporaryDirectory() as name:
         for model in pretrained.for_use():
-            ours = emjax.load_model(model)
+            ours = emjax.load_model(model, engine="jax")
             for suffix in (".stablehlo", ".onnx", ".zip"):
                 ours.export(Path(name) / f"{model}{suffix}")
             for title, (image, *_) in shown.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 # Before JAX is imported, and for the commands that tests start.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(".pytest_cache/compiled").absolute()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # the small ones too
+os.environ["XDG_CACHE_HOME"] = str(Path(".pytest_cache/home").absolute())  # not that of the user
 # Most programs here run once, so they are compiled fast rather than well: in a quarter of the time
 # (27.8 s to 6.2 s for the gradient of an HRNet W18-small; 2-core x86 CPU, 2026-11-29). XLA ends the
 # process at a flag that it does not know; these two have been tried with jaxlib 0.10 alone.

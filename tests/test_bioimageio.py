@@ -72,14 +72,14 @@ def test_the_package_is_valid_and_says_what_the_model_is(package, model):
     card = zipfile.ZipFile(package).read("README.md").decode()
     assert (model / "README.md").read_text() in card
     assert "Dice 0.91 of 4 images" in card and "Do not process" in card
-    assert emjax.load_model(model).digest in card
+    assert emjax.load_model(model, engine="jax").digest in card
 
 
 def test_the_test_tensors_are_predictions_of_the_model(package, model):
     archive = zipfile.ZipFile(package)
     with archive.open("input.npy") as given, archive.open("output.npy") as answer:
         image, expected = np.load(given)[0, 0], np.load(answer)[0, 0]
-    assert agrees(emjax.load_model(model).predict(image), expected)
+    assert agrees(emjax.load_model(model, engine="jax").predict(image), expected)
 
 
 @pytest.mark.parametrize("name", ["unet_mask", "unet_classes", "unet_no_norm", "hrnet"])
@@ -90,7 +90,7 @@ def test_its_own_library_predicts_the_same_at_any_size(name, tmp_path, tiny_hrne
         pytest.skip("needs bioimageio.core: make test-handon")
     folder = written(tmp_path / "model", name)
     bioimageio.write(folder, tmp_path / "m.zip", author="A. Developer", licence="MIT")
-    ours, expected = emjax.load_model(folder), {}
+    ours, expected = emjax.load_model(folder, engine="jax"), {}
     for shape, dtype in (((101, 67), np.uint16), ((128, 96), np.uint8), ((70, 133), np.float32)):
         image = (field(*shape, np.float32) / 8).astype(dtype)
         found = ours.predict(image)

@@ -1,12 +1,14 @@
 """States on disk: exact, the latest two and the best kept, found again; never a broken one."""
 
 import contextlib
+import gc
 import hashlib
 import resource
 import shutil
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -411,6 +413,9 @@ def test_a_save_that_cannot_be_read_back_is_not_sealed(state, tmp_path, monkeypa
     with pytest.raises(InputError, match=words):
         checkpoints.wait()
     assert saved_steps(tmp_path) == [1]
+    del checkpoints
+    gc.collect()
+    time.sleep(2)  # the reads end within this test, not in the next one
 
 
 def test_a_checkpoint_of_other_arrays_or_another_step_does_not_read_back(state, three):

@@ -255,7 +255,7 @@ def test_sizes_known_and_unknown_are_not_mixed(tmp_path):
 class Network:
     """Stands for a trained model: what is dark is particle."""
 
-    memory_for_whole, config, digest = 0, {"task": "denoise"}, "0"
+    memory_for_whole, config, digest, engine = 0, {"task": "denoise"}, "0", "jax"
     check_finds_particles = Predictor.check_finds_particles
 
     def __init__(self, folder, limit, engine=None):

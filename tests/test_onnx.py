@@ -1,16 +1,20 @@
 """Models as ONNX files, and onnxruntime and OpenVINO as engines of predict."""
 
 import functools
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 import tifffile
+from safetensors.numpy import load_file, save
 
 import emjax
 from emjax import errors, export, measure, predict
 from emjax.errors import EmjaxError, InputError, UsageError
 from emjax.interchange import exports, onnx, runtimes
+from emjax.models import saved
 from tests.exported_networks import NETWORKS, agrees, field, written
 
 ENGINES = list(runtimes.SESSIONS)
@@ -22,6 +26,13 @@ pytest.importorskip("onnxruntime", reason="needs the extra onnx: make test-hando
 def engine(request):
     pytest.importorskip(request.param, reason="needs this engine: make test-handon")
     return request.param
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder of the kept graphs, which is empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/emjax/graphs"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +53,7 @@ def file(model):
 def test_every_network_gives_its_values_at_any_size(name, engine, tmp_path, tiny_hrnet):
     folder = written(tmp_path / "model", name)
     assert onnx.write(folder, tmp_path / "m.onnx") <= exports.TOLERANCE
-    ours = emjax.load_model(folder)
+    ours = emjax.load_model(folder, engine="jax")
     for theirs in (emjax.load_model(tmp_path / "m.onnx", engine=engine),
                    emjax.load_model(folder, engine=engine)):  # fmt: skip
         assert (theirs.divisor, theirs.margin) == (ours.divisor, ours.margin)
@@ -94,7 +105,7 @@ def test_the_file_says_what_the_model_is(file, model):
     assert props["task"] == "segmentation" and props["intensity_range"] == "percentile"
     assert props["input"].endswith("of a micrograph, clipped there")
     assert props["output"] == "the probability of a particle"
-    assert props["digest"] == emjax.load_model(model).digest
+    assert props["digest"] == emjax.load_model(model, engine="jax").digest
     assert props["nm_per_pixel"] == "any"
     assert "lose 26 pixels on each side" in props["tiles"]
     assert read.doc_string == (model / "README.md").read_text()
@@ -113,7 +124,7 @@ def test_the_commands_take_engines(model, engine, tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     tifffile.imwrite("a.tif", field(90, 77))
     line = ["--probabilities", "a.tif"]
-    assert predict.main([f"--model={model}", "--out=ours", *line]) == 0
+    assert predict.main([f"--model={model}", "--engine=jax", "--out=ours", *line]) == 0
     named = [f"--model={model}", f"--engine={engine}"]
     assert predict.main([*named, "--out=theirs", *line]) == 0
     ours, theirs = (tifffile.imread(f"{each}/a.probability.tif") for each in ("ours", "theirs"))
@@ -123,7 +134,7 @@ def test_the_commands_take_engines(model, engine, tmp_path, monkeypatch, capsys)
     assert agrees(tifffile.imread("file/a.probability.tif"), ours)
     capsys.readouterr()
     # Results of another engine are not the same results.
-    assert predict.main([f"--model={model}", "--out=theirs", *line]) == 0
+    assert predict.main([f"--model={model}", "--engine=jax", "--out=theirs", *line]) == 0
     assert "is finished" not in capsys.readouterr().out
     other = ENGINES[ENGINES.index(engine) - 1]
     pytest.importorskip(other, reason="needs this engine: make test-handon")
@@ -140,7 +151,7 @@ def test_grey_values_get_the_range_of_the_rule(rule, clip, tmp_path):
     folder = written(tmp_path / "model", "unet_mask", range_rule=rule, clip=clip)
     network, facts = exports.facts_of(folder)
     session = runtimes.onnxruntime_session(onnx.serialised(network, facts, grey=True))
-    ours = emjax.load_model(folder)
+    ours = emjax.load_model(folder, engine="jax")
     for dtype, shape in ((np.uint8, (100, 80)), (np.uint16, (97, 83)), (np.float32, (64, 64))):
         images = [(field(*shape, np.float32, seed=k) / (9 - k)).astype(dtype) for k in range(2)]
         found = session(np.stack(images).astype(np.float32)[..., None])
@@ -219,7 +230,7 @@ def test_openvino_computes_in_float32(model):
     assert asked["INFERENCE_PRECISION_HINT"] == "f32" and asked["device"] == "CPU"
 
 
-def test_a_library_that_is_not_installed_is_one_line(model, monkeypatch):
+def test_a_library_that_is_not_installed_is_one_line(model, cache, monkeypatch):
     for missing, engine in (("onnx", "openvino"), ("onnxruntime", "onnxruntime")):
 
         def imported(name, missing=missing):
@@ -232,3 +243,58 @@ def test_a_library_that_is_not_installed_is_one_line(model, monkeypatch):
             words = rf"{missing} is not installed; python -m pip install 'emjax\[onnx\]'"
             with pytest.raises(UsageError, match=words):
                 emjax.load_model(model, engine=engine)
+
+
+def test_a_second_process_predicts_without_jax(model, engine, cache, tmp_path):
+    """From the graph that the first has kept; the values are the same."""
+    np.save(tmp_path / "first.npy", emjax.load_model(model, engine=engine).predict(field(60, 70)))
+    (kept,) = cache.iterdir()
+    assert kept.name.startswith(saved.digest(model)[:32])
+    code = f"""if True:
+        import sys
+        import numpy as np
+        import emjax
+        from tests.exported_networks import field
+
+        found = emjax.load_model({str(model)!r}, engine={engine!r}).predict(field(60, 70))
+        assert (found == np.load({str(tmp_path / "first.npy")!r})).all()
+        print(*({{"jax", "flax", "onnx"}} & set(sys.modules)))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
+
+
+def test_a_kept_graph_is_made_again_where_it_is_not_the_right_one(
+    model, engine, cache, monkeypatch
+):
+    def predicted():
+        return emjax.load_model(model, engine=engine).predict(field(60, 70))
+
+    expected = predicted()
+    (kept,) = cache.iterdir()
+    whole = kept.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], whole[:2000] + b"\0\0\0" + whole[2003:]):
+        kept.write_bytes(damaged)
+        assert (predicted() == expected).all()
+        assert kept.read_bytes() == whole
+    monkeypatch.setattr(emjax, "code_digest", lambda: "another")
+    assert (predicted() == expected).all()
+    assert [path.name for path in cache.iterdir()] == [f"{kept.name.split('-')[0]}-another"]
+
+
+def test_a_graph_that_cannot_be_kept_is_used(model, engine, cache):
+    cache.parent.mkdir(parents=True)
+    cache.write_text("no folder")
+    assert emjax.load_model(model, engine=engine).predict(field(60, 70)).shape == (60, 70)
+
+
+def test_a_changed_model_has_another_graph(engine, cache, tmp_path):
+    folder = written(tmp_path / "model", "unet_mask")
+    before = emjax.load_model(folder, engine=engine).predict(field(60, 70))
+    params, _, _ = saved.read(folder)
+    changed = {f"params/{path}": 1.1 * array for path, array in params.items()}
+    arrays = load_file(folder / "model.safetensors") | changed
+    (folder / "model.safetensors").write_bytes(save(arrays))
+    after = emjax.load_model(folder, engine=engine).predict(field(60, 70))
+    assert np.abs(after - before).max() > 1e-3
+    assert agrees(after, emjax.load_model(folder, engine="jax").predict(field(60, 70)))

@@ -1,3 +1,33 @@
-"""The names of the libraries that run a network."""
+"""The names of the libraries that run a network, and which of them does it by default."""
+
+import os
+import sys
+from importlib.util import find_spec
 
 ENGINES = ("jax", "onnxruntime", "openvino")
+NEEDS = ("onnx", "openvino")  # of a model in a folder: the extra `openvino`
+
+
+def default_engine() -> str:
+    """Return the engine of a model in a folder: OpenVINO on a CPU where it is installed, else JAX.
+
+    Which is faster by how much: docs/background/performance.md.
+    """
+    return "openvino" if all(map(find_spec, NEEDS)) and computes_on_cpu() else "jax"
+
+
+def default_onnx_engine() -> str:
+    """Return the engine of an ONNX file: OpenVINO where it is installed, else onnxruntime."""
+    return "openvino" if find_spec("openvino") else "onnxruntime"
+
+
+def computes_on_cpu() -> bool:
+    """Return whether JAX computes on the CPU here; it is loaded only if that is not plain."""
+    if "jax" not in sys.modules:
+        if platforms := os.environ.get("JAX_PLATFORMS"):
+            return platforms.split(",")[0] == "cpu"
+        if not any(map(find_spec, ("jax_plugins", "libtpu"))):
+            return True
+    import jax
+
+    return jax.default_backend() == "cpu"

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import jax
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emjax.errors import UsageError
 from emjax.inference import tiles
-from emjax.models import cost, saved
-from emjax.tasks import Task, task_of
+
+if TYPE_CHECKING:  # other runtimes load no JAX
+    import jax
 
 
 class Network(NamedTuple):
@@ -25,7 +24,8 @@ class Network(NamedTuple):
         margin: `tiles.margin` of the network.
         bytes_per_pixel: returns the memory that it takes per pixel of an image, roughly.
         folder: or file that it was read from.
-        in_jax: whether it takes the memory of JAX's device.
+        engine: the library that runs it, one of ENGINES.
+        device_memory: bytes of the accelerator that it runs on; 0 on a CPU.
         forward: what JAX traces, for exports; None where there is only a program.
         module: the nnx.Module; None where there is only a program.
     """
@@ -38,14 +38,16 @@ class Network(NamedTuple):
     margin: int
     bytes_per_pixel: Callable[[], int]
     folder: Path
-    in_jax: bool = True
-    forward: Callable[[Any], jax.Array] | None = None
+    engine: str = "jax"
+    device_memory: int = 0
+    forward: "Callable[[Any], jax.Array] | None" = None
     module: Any = None
 
 
-def task_in(config: Mapping[str, Any]) -> Task | None:
-    """Return the task of a model's config; None if it has none."""
-    return task_of(config["task"], config["model"]) if config["task"] else None
+def classes_of(config: Mapping[str, Any]) -> int:
+    """Return how many classes the model of a config tells apart; 0 if it restores micrographs."""
+    outputs: int = config["model"].get("out_channels") or 1
+    return max(outputs, 2) if config["task"] == "segmentation" else 0
 
 
 def check_predicts(name: object, config: Mapping[str, Any]) -> None:
@@ -62,9 +64,15 @@ def from_folder(folder: str | Path) -> Network:
 
     Raises: InputError, UsageError as `saved.load`; UsageError if it cannot predict yet.
     """
+    import jax  # of which other runtimes need nothing
+
+    from emjax.models import cost, saved
+    from emjax.parallel import devices
+    from emjax.tasks import task_of
+
     module, config = saved.load(folder)
     check_predicts(folder, config)
-    task = task_in(config)
+    task = task_of(config["task"], config["model"]) if config["task"] else None
 
     def forward(images: jax.Array) -> jax.Array:
         output = module(images, train=False)
@@ -80,6 +88,7 @@ def from_folder(folder: str | Path) -> Network:
         tiles.margin(module),
         lambda: cost.bytes_per_pixel(forward, module.divisor),
         saved.inside(folder),
+        device_memory=devices.memory().get("bytes_limit", 0),
         forward=forward,
         module=module,
     )

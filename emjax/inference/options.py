@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,19 +14,22 @@ from emjax.micrographs import units
 from emjax.micrographs.intensity import Range
 from emjax.models import pretrained
 
+if TYPE_CHECKING:
+    from emjax.inference.predictor import Predictor
+
 GIB = 2**30
 MEMORY = 4  # GiB for an image, and the network on it
 MODEL = "particles"  # of those that come with emjax, where none is named
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add --model and --engine to a parser; without them, a command takes MODEL in JAX."""
+    """Add --model and --engine to a parser; without --model, a command takes MODEL."""
     names = ", ".join(pretrained.DIGESTS)
     parser.add_argument("--model", help="a run's workdir, its model/ folder, a .stablehlo or .onnx "
         "file of emjax export, hf:OWNER/NAME of a hub, or a model that comes with emjax: "
         f"{names}; default: {MODEL}")  # fmt: skip
-    parser.add_argument("--engine", choices=ENGINES, help="what runs the network; default: jax, of "
-        "ONNX files onnxruntime")  # fmt: skip
+    parser.add_argument("--engine", choices=ENGINES, help="what runs the network; default: the "
+        "fastest that is installed, docs/how-to/predict.md")  # fmt: skip
 
 
 def add_model_to_hand_on(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +57,22 @@ def add(parser: argparse.ArgumentParser) -> None:
 def model(options: argparse.Namespace) -> str | Path:
     """Return --model, or the folder of MODEL."""
     return options.model or pretrained.BOX / MODEL
+
+
+def predictor(options: argparse.Namespace, limit: int) -> "Predictor":
+    """Return the Predictor of the flags of `add_model`; what JAX compiles for it is kept on disk.
+
+    Args:
+        limit: bytes that an image may take.
+    """
+    from emjax.inference.predictor import Predictor
+
+    found = Predictor(model(options), limit, options.engine)
+    if found.engine == "jax":
+        from emjax.parallel import devices  # which loads JAX
+
+        devices.keep_compiled()
+    return found
 
 
 def limit(options: argparse.Namespace) -> int:

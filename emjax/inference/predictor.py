@@ -13,15 +13,14 @@ from jaxtyping import Float32, UInt8
 from emjax import micrographs
 from emjax.errors import InputError, UsageError, choose, note
 from emjax.inference import tiles, training_data
-from emjax.inference.engines import ENGINES
-from emjax.inference.network import Network, from_folder, needs_whole_image, task_in
+from emjax.inference.engines import ENGINES, default_engine, default_onnx_engine
+from emjax.inference.network import Network, classes_of, from_folder, needs_whole_image
 from emjax.inference.training_data import Levels, Watch
 from emjax.micrographs import Micrograph, banner
 from emjax.micrographs.reading import Grey
 from emjax.micrographs.resampling import resample
 from emjax.micrographs.units import UNKNOWN, AnyPixelSize, PixelSize, amount, pixel_size
 from emjax.micrographs.writers import Planes
-from emjax.parallel import devices
 
 DTYPES = ("uint8", "uint16", "float32")
 MAX_MAGNIFICATION = 8.0  # times; beyond it, particles that small are hardly seen
@@ -43,7 +42,8 @@ class Predictor:
     Attributes:
         config: what the model's config.json says.
         is_mask: whether the model segments; if not, it restores micrographs.
-        classes: how many it tells apart, the background among them, if it segments.
+        classes: how many it tells apart, the background among them; 0 if it restores.
+        engine: what runs the network, one of ENGINES.
         memory_for_whole: the `memory` that would have avoided all approximate predictions so far,
             in bytes; 0 if there was none.
 
@@ -54,15 +54,13 @@ class Predictor:
     def __init__(
         self, folder: str | Path, memory: int = micrographs.LIMIT, engine: str | None = None
     ) -> None:
-        self.folder, self.limit, self.engine = folder, memory, engine
+        self.folder, self.limit = folder, memory
         self.network = open_network(folder, engine)
-        self.config = self.network.config
-        task = task_in(self.config)
-        self.is_mask = task is not None and task.is_mask
-        self.classes = task.classes if task else 2
+        self.config, self.engine = self.network.config, self.network.engine
+        self.classes = classes_of(self.config)
+        self.is_mask = self.classes > 0
         self.divisor, self.margin = self.network.divisor, self.network.margin
-        own = devices.memory() if self.network.in_jax else {}
-        self.device_memory = own.get("bytes_limit", 0)
+        self.device_memory = self.network.device_memory
         self.memory = self.device_memory // 2 or memory
         self.memory_for_whole = 0
         self.whole_image_reason = needs_whole_image(self.config["model"])
@@ -223,7 +221,9 @@ class Predictor:
         largest, margin = self.tiling(*padded.shape)
         geometry = dict(largest=largest, margin=margin, divisor=self.divisor)
         square = self.square_tile(padded.shape, **geometry)
-        output = tiles.apply(self.apply, padded, **geometry, square=square)[:h, :w]
+        in_flight = 2 if self.device_memory else 1
+        options = dict(**geometry, square=square, in_flight=in_flight)
+        output = tiles.apply(self.apply, padded, **options)[:h, :w]
         return output if self.is_mask else micrographs.to_range(output, intensity_range)
 
     def spread(
@@ -349,13 +349,13 @@ def open_network(model: str | Path, engine: str | None = None) -> Network:
         choose("engine", engine, dict.fromkeys(ENGINES))
     suffix = "" if str(model).startswith("hf:") else Path(model).suffix.lower()
     if suffix not in (".stablehlo", ".onnx") or Path(model).is_dir():
-        network = from_folder(model)
-        if engine in (None, "jax"):
-            return network
-        from emjax.interchange import onnx  # of which most runs need nothing
+        engine = engine or default_engine()
+        if engine == "jax":
+            return from_folder(model)
+        from emjax.interchange import onnx
 
-        return onnx.converted(network, engine)
-    default, possible = ("jax", ["jax"]) if suffix == ".stablehlo" else ("onnxruntime", ENGINES[1:])
+        return onnx.in_engine(model, engine)
+    possible = ["jax"] if suffix == ".stablehlo" else ENGINES[1:]
     if engine is not None and engine not in possible:
         raise UsageError(
             f"engine={engine}: {model} runs in {' or '.join(possible)}; leave the engine out, or "
@@ -364,7 +364,7 @@ def open_network(model: str | Path, engine: str | None = None) -> Network:
     if suffix == ".onnx":
         from emjax.interchange import onnx
 
-        return onnx.read(Path(model), engine or default)
+        return onnx.read(Path(model), engine or default_onnx_engine())
     from emjax.interchange import stablehlo
 
     return stablehlo.read(Path(model))

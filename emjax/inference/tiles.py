@@ -8,11 +8,13 @@ edge of the image there is no border, since the tile ends where the image does.
 from collections import deque
 from collections.abc import Callable
 from itertools import product
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import jax
 import numpy as np
 from jaxtyping import Float32
+
+if TYPE_CHECKING:  # other runtimes load no JAX
+    import jax
 
 COARSE = 256  # pixels between the sides that tiles have: few of them, since each is compiled
 SQUARES = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)  # sides, for images of any size
@@ -109,13 +111,14 @@ def square(shape: tuple[int, ...], largest: int, margin: int, divisor: int) -> i
 
 
 def apply(
-    function: Callable[[Batch], jax.Array | np.ndarray],
+    function: "Callable[[Batch], jax.Array | np.ndarray]",
     image: Image,
     *,
     largest: int,
     margin: int,
     divisor: int,
     square: int | None = None,
+    in_flight: int = 1,
 ) -> Output:
     """Return `function` of `image`, computed tile by tile: [h, w], or [h, w, c] of c channels.
 
@@ -124,6 +127,8 @@ def apply(
         image: float32 [h, w], with sides that are multiples of `divisor`.
         largest, margin, divisor: as in `split_axis`.
         square: the side of all tiles, as `square` returns it, instead of `largest`.
+        in_flight: tiles that wait at once: with 2, an accelerator computes one while the previous
+            one is fetched. A CPU would compute both at once.
     """
     (h, rows), (w, columns) = (
         (square, place(side, square, margin, divisor))
@@ -131,12 +136,8 @@ def apply(
         else split_axis(side, largest, margin, divisor)
         for side in image.shape
     )
-    # One tile is computed while the previous one is fetched. A CPU would compute both at once.
-    in_flight = 1 if jax.default_backend() == "cpu" else 2
     output: np.ndarray | None = None
-    queue: deque[tuple[tuple[int, int, int], tuple[int, int, int], jax.Array | np.ndarray]] = (
-        deque()
-    )
+    queue: deque[tuple[tuple[int, int, int], tuple[int, int, int], Any]] = deque()
 
     def fetch() -> None:
         nonlocal output
@@ -151,7 +152,7 @@ def apply(
             fetch()
         y, x = row[0], column[0]
         tile = function(image[None, y : y + h, x : x + w, None])
-        if isinstance(tile, jax.Array):  # of another engine it is on the host
+        if not isinstance(tile, np.ndarray):  # of JAX
             tile.copy_to_host_async()
         queue.append((row, column, tile))
     while queue:

@@ -1,22 +1,30 @@
 """What every export of a model says about it, and how an export is compared with the model."""
 
+import hashlib
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-import jax
 import numpy as np
 from jaxtyping import Float32, Shaped
 
 import emjax
-from emjax.errors import EmjaxError, InputError
+from emjax.errors import EmjaxError, InputError, first_line
 from emjax.inference import tiles
-from emjax.inference.network import Network, from_folder, needs_whole_image
+from emjax.inference.network import Network, classes_of, from_folder, needs_whole_image
+
+if TYPE_CHECKING:  # other runtimes load no JAX
+    import jax
 
 FORMAT = 1
 TOLERANCE = 1e-4  # of the standard deviation of a model's output: an export is as near to it
 ROUNDING = 1e-6  # of its largest value, where it hardly varies
+
+ENTRIES = ("facts.json", "program", "README.md")  # of an archive
+WRITTEN = (1980, 1, 1, 0, 0, 0)  # the time that the entries have, so that equal models are equal
 
 ROOM = 160  # pixels: exports of networks that see more are compared without a whole margin
 
@@ -81,7 +89,14 @@ class Facts(NamedTuple):
         return facts
 
     def network(
-        self, path: Path, apply: Any, digest: str, *, forget: Callable[[], None], in_jax: bool
+        self,
+        path: Path,
+        apply: Any,
+        digest: str,
+        *,
+        forget: Callable[[], None],
+        engine: str = "jax",
+        device_memory: int = 0,
     ) -> Network:
         """Return the Network of an export that was read from `path`; arguments are Network's."""
         return Network(
@@ -93,7 +108,8 @@ class Facts(NamedTuple):
             self.margin,
             lambda: self.bytes_per_pixel,
             path,
-            in_jax=in_jax,
+            engine=engine,
+            device_memory=device_memory,
         )
 
     def dump(self) -> str:
@@ -103,9 +119,10 @@ class Facts(NamedTuple):
     @property
     def output(self) -> str:
         """What the output is, in words."""
-        if self.config["task"] != "segmentation":
+        classes = classes_of(self.config)
+        if classes == 0:
             return "the restored image, -1 to 1 as the input"
-        if (self.config["model"].get("out_channels") or 1) > 2:
+        if classes > 2:
             return "the probability of each class, 0 is the background"
         return "the probability of a particle"
 
@@ -125,6 +142,8 @@ def facts_of(folder: str | Path) -> tuple[Network, Facts]:
 
     It computes in float32 also where a device has something faster.
     """
+    import jax
+
     network = from_folder(folder)
 
     def precise(images: Images) -> jax.Array:
@@ -134,6 +153,37 @@ def facts_of(folder: str | Path) -> tuple[Network, Facts]:
     card = network.folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     return network._replace(apply=precise), Facts.of(network, text)
+
+
+def packed(facts: Facts, program: bytes) -> bytes:
+    """Return the content of an archive: a zip file, not compressed, of ENTRIES."""
+    digest = hashlib.sha256(program).hexdigest()
+    facts = facts._replace(written_by={**facts.written_by, "program": digest})
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in zip(ENTRIES, (facts.dump(), program, facts.card), strict=True):
+            archive.writestr(zipfile.ZipInfo(name, WRITTEN), content)
+    return buffer.getvalue()
+
+
+def unpacked(path: Path, content: bytes) -> tuple[Facts, bytes]:
+    """Return the facts and the program of an archive's `content`.
+
+    Raises: InputError, with the file's `path`, if it is damaged or another file.
+    """
+    damaged = f"{path}: expected a model that emjax exported, got a damaged or another file"
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        stored = {info.filename: info.compress_type for info in archive.infolist()}
+        if stored != dict.fromkeys(ENTRIES, zipfile.ZIP_STORED):
+            raise zipfile.BadZipFile(f"it holds {', '.join(stored) or 'nothing'}")
+        text, program = archive.read("facts.json"), archive.read("program")
+    except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, OSError) as error:
+        raise InputError(f"{damaged}: {first_line(error)}; export it again") from error
+    facts = Facts.parse(path, text)
+    if hashlib.sha256(program).hexdigest() != facts.written_by.get("program"):
+        raise InputError(f"{damaged}: its program does not have its digest; export it again")
+    return facts, program
 
 
 def content_of(path: Path) -> bytes:

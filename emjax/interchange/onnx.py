@@ -5,6 +5,7 @@ BatchNorm are folded into the convolutions before them, in float64. Sides that t
 divide are continued by reflection inside the graph, as predict does it, and cut off again.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,16 +14,18 @@ from typing import Any
 
 import numpy as np
 
+import emjax
 from emjax.errors import InputError, UsageError, choose, first_line, imported
-from emjax.files import write_atomically
-from emjax.inference.network import Network
+from emjax.files import cache, write_atomically
+from emjax.inference.network import Network, check_predicts, classes_of, from_folder
 from emjax.interchange import exports, runtimes
 from emjax.interchange.exports import Facts
 from emjax.micrographs import intensity
-from emjax.models.norms import BatchNorm, GroupNorm
+from emjax.models import saved
 
 OPSET, IR = 17, 8  # of 2022: old enough for most runtimes
 INPUT, OUTPUT = "image", "prediction"
+DIGITS = 32  # of a model's digest, in the names of kept graphs
 RESIZE = {  # the attributes of ONNX's Resize that do what `blocks.UPSAMPLING` do
     "nearest": dict(
         mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
@@ -60,6 +63,8 @@ class Graph:
 
     def conv(self, x: str, conv: Any, norm: Any = None) -> str:
         """Add a `blocks.Conv`, and the norm after it."""
+        from emjax.models.norms import BatchNorm, GroupNorm
+
         kernel = np.asarray(conv.kernel[...], np.float64)
         bias = np.zeros(kernel.shape[-1])
         if conv.bias is not None:
@@ -83,7 +88,7 @@ class Graph:
         )
         return self.group_norm(x, norm) if isinstance(norm, GroupNorm) else x
 
-    def group_norm(self, x: str, norm: GroupNorm) -> str:
+    def group_norm(self, x: str, norm: Any) -> str:
         """Add a GroupNorm: InstanceNormalization of groups that count as channels."""
         one, zero = self.constant(np.ones(norm.groups)), self.constant(np.zeros(norm.groups))
         grouped = self.add("Reshape", x, self.whole(0, norm.groups, -1))
@@ -265,8 +270,8 @@ def serialised(network: Network, facts: Facts, *, grey: bool = False) -> bytes:
     x, sides = g.padded(x, network.divisor)
     x = g.cut(predicted(g, draw(g, network.module, x), network.config), sides)
     g.nodes.append(onnx.helper.make_node("Identity", [x], [OUTPUT], name=OUTPUT))
-    classes = network.config["model"].get("out_channels") or 1
-    channels = classes if network.config["task"] == "segmentation" and classes > 2 else 1
+    classes = classes_of(network.config)
+    channels = classes if classes > 2 else 1
     values = [
         onnx.helper.make_tensor_value_info(
             name, onnx.TensorProto.FLOAT, ["batch", count, "height", "width"]
@@ -336,13 +341,30 @@ def read(path: Path, engine: str) -> Network:
     return network_of(content, facts, engine, path)
 
 
-def converted(network: Network, engine: str) -> Network:
-    """Return `network`, which was read from a folder, in another engine.
+def in_engine(folder: str | Path, engine: str) -> Network:
+    """Return the network in `folder` in another engine.
 
-    Raises: UsageError if the engine is not installed, or cannot run this network.
+    Its graph is kept in the cache: a second process need not load JAX, Flax and the library onnx,
+    which takes longer than a small micrograph.
+
+    Raises: as `from_folder`; UsageError if the engine is not installed, or cannot run this network.
     """
-    facts = Facts.of(network, "")
-    return network_of(serialised(network, facts), facts, engine, network.folder)
+    _, _, config = saved.read(folder)
+    check_predicts(folder, config)
+    digest = saved.digest(folder)
+    path = cache() / "graphs" / f"{digest[:DIGITS]}-{emjax.code_digest()}"
+    try:
+        facts, content = exports.unpacked(path, path.read_bytes())
+    except (OSError, InputError):  # there is none, or half of one
+        network = from_folder(folder)
+        facts = Facts.of(network, "")
+        content = serialised(network, facts)
+        with contextlib.suppress(OSError):  # of a home that cannot be written to, for one
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for earlier in path.parent.glob(f"{digest[:DIGITS]}-*"):  # by other code
+                earlier.unlink()
+            write_atomically(path, exports.packed(facts, content))
+    return network_of(content, facts, engine, saved.inside(folder))
 
 
 def network_of(content: bytes, facts: Facts, engine: str, path: Path) -> Network:
@@ -357,4 +379,4 @@ def network_of(content: bytes, facts: Facts, engine: str, path: Path) -> Network
             f"{path}: {engine} cannot read it: {first_line(error)}; export it again"
         ) from error
     # One program serves all sizes, so there is nothing to forget.
-    return facts.network(path, apply, digest, forget=lambda: None, in_jax=False)
+    return facts.network(path, apply, digest, forget=lambda: None, engine=engine)

@@ -1,13 +1,11 @@
 """A model as one file that JAX runs without the code of its network.
 
-The file is a zip archive, not compressed: `facts.json`, `program` (what `jax.export` serialises,
-for cpu, cuda, tpu and rocm, with any batch and any sides that the divisor divides), `README.md`.
+The file is an archive as `exports.packed` makes it. Its program is what `jax.export` serialises, for
+cpu, cuda, tpu and rocm, with any batch and any sides that the divisor divides.
 """
 
 import contextlib
 import hashlib
-import io
-import zipfile
 from collections.abc import Generator
 from functools import partial
 from pathlib import Path
@@ -23,10 +21,9 @@ from emjax.inference.network import Network
 from emjax.interchange import exports
 from emjax.interchange.exports import Facts
 from emjax.models.formulation import FASTEST, PLAIN, Formulation, formulated
+from emjax.parallel import devices
 
 PLATFORMS = ("cpu", "cuda", "tpu", "rocm")
-ENTRIES = ("facts.json", "program", "README.md")
-WRITTEN = (1980, 1, 1, 0, 0, 0)  # the time that the entries have, so that equal models are equal
 
 
 def write(folder: str | Path, path: Path) -> float:
@@ -37,19 +34,7 @@ def write(folder: str | Path, path: Path) -> float:
     Raises: as `from_folder` and `exports.compare`.
     """
     network, facts = exports.facts_of(folder)
-    program = bytes(exported(network).serialize())
-    entries = {
-        "facts.json": facts._replace(
-            written_by={**facts.written_by, "program": hashlib.sha256(program).hexdigest()}
-        ).dump(),
-        "program": program,
-        "README.md": facts.card,
-    }
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in entries.items():
-            archive.writestr(zipfile.ZipInfo(name, WRITTEN), content)
-    content = buffer.getvalue()
+    content = exports.packed(facts, bytes(exported(network).serialize()))
     theirs = exports.of_any_sides(parse(path, content))
     far = exports.compare(str(path), network, theirs)
     write_atomically(path, content)
@@ -100,26 +85,19 @@ def parse(path: Path, content: bytes) -> Network:
 
     Raises: InputError as `read`, with the file's `path`.
     """
-    damaged = f"{path}: expected a model that emjax exported, got a damaged or another file"
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(content))
-        stored = {info.filename: info.compress_type for info in archive.infolist()}
-        if stored != dict.fromkeys(ENTRIES, zipfile.ZIP_STORED):
-            raise zipfile.BadZipFile(f"it holds {', '.join(stored) or 'nothing'}")
-        text, program = archive.read("facts.json"), archive.read("program")
-    except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, OSError) as error:
-        raise InputError(f"{damaged}: {first_line(error)}; export it again") from error
-    facts = Facts.parse(path, text)
-    if hashlib.sha256(program).hexdigest() != facts.written_by.get("program"):
-        raise InputError(f"{damaged}: its program does not have its digest; export it again")
+    facts, program = exports.unpacked(path, content)
     check_version(path, facts)
     try:
         function = export.deserialize(bytearray(program))
     except Exception as error:  # of any kind: it is not said which
-        raise InputError(f"{damaged}: {first_line(error)}; export it again") from error
+        raise InputError(
+            f"{path}: expected a program of JAX, got a damaged one: {first_line(error)}; export it "
+            "again"
+        ) from error
     apply: Any = jax.jit(function.call)
     digest = hashlib.sha256(content).hexdigest()
-    return facts.network(path, apply, digest, forget=apply.clear_cache, in_jax=True)
+    memory = devices.memory().get("bytes_limit", 0)
+    return facts.network(path, apply, digest, forget=apply.clear_cache, device_memory=memory)
 
 
 def check_version(path: Path, facts: Facts) -> None:

@@ -102,6 +102,11 @@ class Check:
         self.counts[half] += 1
         self.shown = self.shown or (image, restored)
 
+    @property
+    def is_alarming(self) -> bool:
+        """Whether something in the residual of a plane is."""
+        return bool(alarms({"planes": self.planes}))
+
     def numbers(self) -> dict[str, Any]:
         """Return what the page says in numbers, JSON values."""
         facts: dict[str, Any] = {"planes": self.planes}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from emjax.errors import InputError, UsageError, first_line, imported, note
+from emjax.files import cache
 
 PREFIX = "hf:"
 NAME = re.compile(r"hf:([\w.-]+/[\w.-]+?)(?:@([0-9a-f]{12,64}))?")
@@ -103,8 +104,7 @@ def check_is_ours(name: str, path: Path) -> None:
 
 def known_file(repository: str) -> Path:
     """Return where it is kept what a name stood for."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "emjax/models" / repository.replace("/", "--")
+    return cache() / "models" / repository.replace("/", "--")
 
 
 def check_known(repository: str, digest: str) -> None:

@@ -5,9 +5,8 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
@@ -16,8 +15,9 @@ import emjax
 from emjax.errors import InputError, UsageError
 from emjax.files import write_atomically
 from emjax.models import pretrained
-from emjax.models.build import assemble
-from emjax.models.network import Network
+
+if TYPE_CHECKING:  # reading a model loads no JAX
+    from emjax.models.network import Network
 
 FORMAT = 1
 PREFIXES = ("params/", "stats/")
@@ -25,7 +25,7 @@ PREFIXES = ("params/", "stats/")
 Arrays = dict[str, np.ndarray]  # by path: {"down/0/conv1/kernel": array}
 
 
-def write(folder: str | Path, network: Network, config: Mapping[str, Any]) -> None:
+def write(folder: str | Path, network: "Network", config: Mapping[str, Any]) -> None:
     """Write `network` and its `config` to `folder`, each file whole or not at all.
 
     Args:
@@ -38,7 +38,7 @@ def write(folder: str | Path, network: Network, config: Mapping[str, Any]) -> No
     arrays = {
         prefix + path: np.asarray(value)
         for prefix, part in zip(PREFIXES, (network.params, network.stats), strict=True)
-        for path, value in jax.device_get(part).items()
+        for path, value in part.items()
     }
     config = {"format": FORMAT, "emjax": emjax.__version__, **config}
     write_atomically(folder / "model.safetensors", save(arrays))
@@ -150,6 +150,8 @@ def load(folder: str | Path) -> tuple[Any, dict[str, Any]]:
 
     The module is one of `emjax.models.MODELS`, to be called as `module(images, train=False)`.
     """
+    from emjax.models.build import assemble
+
     params, stats, config = read(folder)
     return assemble(config["model"], params, stats), config
 

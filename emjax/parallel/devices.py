@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from emjax.errors import UsageError
+from emjax.files import cache
 from emjax.parallel import sharding
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -122,7 +123,6 @@ def keep_compiled() -> Path:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]  # set at run time
     if not folder:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-        folder = str(cache / "emjax")
+        folder = str(cache())
         jax.config.update("jax_compilation_cache_dir", folder)
     return Path(folder)

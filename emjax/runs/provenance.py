@@ -1,7 +1,6 @@
 """What a workdir records of its run: config.json, data.json (its records) and versions.json."""
 
 import datetime
-import hashlib
 import json
 import os
 import platform
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import emjax
+from emjax import code_digest
 from emjax.config import Config, flat, plain
 from emjax.errors import UsageError, first_line
 from emjax.files import write_atomically
@@ -137,15 +137,6 @@ def check_same_run(config: Config, workdir: Path) -> None:
             f"{workdir} holds a run of another config: {'; '.join(differ)}. "
             "Choose another workdir or delete this one"
         )
-
-
-def code_digest() -> str:
-    """Return twelve hexadecimal digits of the SHA-256 of the source files of emjax."""
-    package = Path(emjax.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def earlier_digests(workdir: Path) -> list[str]:
