@@ -80,25 +80,26 @@ class Conv(nnx.Module):
         self.stride, self.dilation = stride, dilation
         self.padding = dilation * (size // 2) if padding is None else padding
 
-    def __call__(self, x: Images, *, block_size: int = 1) -> Images:
+    def __call__(self, x: Images, *, block_size: int = 1, shared: int = 0) -> Images:
         """Return [b, h / stride, w / stride, out] for x [b, h, w, in].
 
-        With a `block_size` above 1, x and the result are as `space_to_depth` returns them.
+        With a `block_size` above 1, x and the result are as `space_to_depth` returns them. But the
+        last `shared` channels of x have one value for all pixels of a block, and are given once.
         """
-        x = self.without_bias(x, block_size=block_size)
+        x = self.without_bias(x, block_size=block_size, shared=shared)
         if self.bias is None:
             return x
         return x + per_channel(self.bias[...], block_size).astype(x.dtype)
 
-    def without_bias(self, x: Images, *, block_size: int = 1) -> Images:
+    def without_bias(self, x: Images, *, block_size: int = 1, shared: int = 0) -> Images:
         """Return what `__call__` does before the bias is added."""
         kernel = self.kernel[...].astype(x.dtype)
         if block_size == 1:
             return self.convolved(x, kernel, self.padding, self.dilation)
         with counted_as(0, 1):
-            blocks, padding = space_to_depth_kernel(kernel, block_size, self.dilation)
+            blocks, padding = space_to_depth_kernel(kernel, block_size, self.dilation, shared)
         # A pixel of the output has the products of `kernel` alone; all others are with zeros.
-        with counted_as(kernel[..., 0, 0].size, blocks[..., 0, 0].size * block_size**2):
+        with counted_as(kernel[..., 0].size, blocks[..., 0].size):
             return self.convolved(x, blocks, padding, 1)
 
     def convolved(self, x: Images, kernel: Kernel, padding: int, dilation: int) -> Images:
@@ -177,30 +178,41 @@ def depth_to_space(x: Images, block_size: int) -> Images:
     return x.reshape(b, h * size, w * size, c // size**2)
 
 
-def space_to_depth_kernel(kernel: Kernel, block_size: int, dilation: int) -> tuple[Kernel, int]:
+def space_to_depth_kernel(
+    kernel: Kernel, block_size: int, dilation: int, shared: int = 0
+) -> tuple[Kernel, int]:
     """Return the kernel that does to blocks what `kernel` does to pixels, and its padding.
 
-    Its entries are zero between pixels that `kernel` does not connect.
+    Its entries are zero between pixels that `kernel` does not connect. Of the last `shared` input
+    channels, which are the same for all pixels of a block, those for its pixels are summed up.
     """
     size, taps = block_size, kernel.shape[0]
     reach = -(-dilation * (taps // 2) // size)
     block, source, target, tap = np.ogrid[-reach : reach + 1, :size, :size, :taps]
     connected = size * block + source - target == dilation * (tap - taps // 2)
     connected = connected.astype(kernel.dtype)
-    blocks = jnp.einsum("astk,bxyl,klio->absxityo", connected, connected, kernel)
-    shape = 2 * reach + 1, 2 * reach + 1, *(size**2 * channels for channels in kernel.shape[2:])
-    return blocks.reshape(shape), reach
+    own, same = jnp.split(kernel, [kernel.shape[2] - shared], axis=2)
+    side, out = 2 * reach + 1, size**2 * kernel.shape[3]
+    blocks = jnp.einsum("astk,bxyl,klio->absxityo", connected, connected, own)
+    blocks = blocks.reshape(side, side, -1, out)
+    if not shared:
+        return blocks, reach
+    summed = connected.sum(1)  # over the pixels of a block of the input
+    together = jnp.einsum("atk,byl,klio->abityo", summed, summed, same)
+    return jnp.concatenate([blocks, together.reshape(side, side, shared, out)], 2), reach
 
 
-def conv_norm(conv: Conv, norm: Norm, x: Images, *, train: bool, block_size: int = 1) -> Images:
+def conv_norm(
+    conv: Conv, norm: Norm, x: Images, *, train: bool, block_size: int = 1, shared: int = 0
+) -> Images:
     """Return `norm` of `conv` of x.
 
     A bias between them changes the running mean alone, see BatchNorm.
     """
     if isinstance(norm, NoNorm):
-        return conv(x, block_size=block_size)
+        return conv(x, block_size=block_size, shared=shared)
     return norm(
-        conv.without_bias(x, block_size=block_size),
+        conv.without_bias(x, block_size=block_size, shared=shared),
         train=train,
         dropped_bias=0 if conv.bias is None else conv.bias[...],
         block_size=block_size,
@@ -230,12 +242,12 @@ class ResidualBlock(nnx.Module):
         self.norm2 = normalisation(norm, channels, rngs=rngs)
         self.project = conv(in_channels, channels, 1)
 
-    def __call__(self, x: Images, *, train: bool, block_size: int = 1) -> Images:
-        """Return the block's output for x, both [b, h, w, c] or as of `space_to_depth`."""
+    def __call__(self, x: Images, *, train: bool, block_size: int = 1, shared: int = 0) -> Images:
+        """Return the block's output for x, both [b, h, w, c] or as Conv takes and returns them."""
         options: dict[str, Any] = dict(train=train, block_size=block_size)
-        y = nnx.relu(conv_norm(self.conv1, self.norm1, x, **options))
+        y = nnx.relu(conv_norm(self.conv1, self.norm1, x, shared=shared, **options))
         y = conv_norm(self.conv2, self.norm2, y, **options)
-        projected = self.project(x, block_size=block_size)
+        projected = self.project(x, block_size=block_size, shared=shared)
         return checkpoint_name(nnx.relu(y + projected), KEPT_OUTPUT)
 
 

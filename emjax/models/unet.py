@@ -128,8 +128,11 @@ class UNet(nnx.Module):
         x = self.bottleneck(x, train=train)
         levels = list(zip(self.up, self.pools, block_sizes, skips, strict=True))
         for block, factor, size, skip in reversed(levels):
-            x = concat_channels(skip, upsample(x, factor, size), size)
-            x = block(x, train=train, block_size=size)
+            # All pixels of a block have the same pixel of the lower level above them.
+            shared = x.shape[-1] if size > 1 else 0
+            x = x if shared else upsample_nearest(x, factor)
+            x = jnp.concatenate([skip, x], -1)
+            x = block(x, train=train, block_size=size, shared=shared)
         return depth_to_space(self.head(x, block_size=block_sizes[0]), block_sizes[0])
 
     def block_sizes(self) -> list[int]:
@@ -146,17 +149,6 @@ class UNet(nnx.Module):
 def pool(x: Images, factor: int, block_size: int) -> Images:
     """Return x, of a level with this block size, reduced by `factor`, as pixels."""
     return block_maxima(x, factor) if block_size == factor else max_pool(x, factor)
-
-
-def upsample(x: Images, factor: int, block_size: int) -> Images:
-    """Return x, in pixels, magnified by `factor` for a level with this block size."""
-    return jnp.tile(x, factor**2) if block_size == factor else upsample_nearest(x, factor)
-
-
-def concat_channels(a: Images, b: Images, block_size: int) -> Images:
-    """Return the channels of a followed by those of b, pixel by pixel of each block."""
-    pixels = (x.reshape(*x.shape[:3], block_size**2, -1) for x in (a, b))
-    return jnp.concatenate([*pixels], -1).reshape(*a.shape[:3], -1)
 
 
 def per_level(
