@@ -7,6 +7,7 @@ all others are compared with. `data` is the folder of the records.
 import dataclasses
 import functools
 import importlib.metadata
+import importlib.util
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from emjax.data.augment import Augmentation
 from emjax.data.batches import TrainBatches
 from emjax.data.normalise import row_keys, to_network
 from emjax.data.records import Records, open_mixture
+from emjax.inference.engines import ENGINES, default_engine
 from emjax.inference.predictor import Predictor
 from emjax.metrics import losses
 from emjax.models import saved
@@ -234,21 +236,36 @@ def generator(case, data, *, train=True, part="generator"):
 
 
 def predict(case, data):
-    def prepared():
+    """The predictor in each of its engines, and the libraries themselves on the whole image."""
+    image = np.random.default_rng(0).integers(0, 256, (case.side, case.side), np.uint8)
+
+    def prepared(engine, *, tiled=True):
         objective = objective_of(dataclasses.replace(case, side=512))
         facts = dict(model=objective.generator, task="segmentation", range_rule="fixed")
         with tempfile.TemporaryDirectory() as folder:
             saved.write(folder, objective.init(0).generator, facts)
-            predictor = Predictor(folder)
-        image = np.random.default_rng(0).integers(0, 256, (case.side, case.side), np.uint8)
+            predictor = Predictor(folder, engine=engine)
 
         def run(steps):
             for _ in range(steps):
-                predictor(image, (0.0, 255.0))
+                if tiled:
+                    predictor(image, (0.0, 255.0))
+                else:
+                    scaled = np.clip(image.astype(np.float32) / 127.5 - 1, -1, 1)
+                    predictor.apply(scaled[None, ..., None])
 
         return Prepared(run)
 
-    return {"emjax": prepared}
+    first = default_engine()
+    ways = {"emjax": functools.partial(prepared, first)}
+    if case.device == "cpu":
+        installed = [name for name in ENGINES if importlib.util.find_spec(name)]
+        for engine in installed:
+            if engine != first:
+                ways[f"emjax, {engine}"] = functools.partial(prepared, engine)
+            if engine != "jax":
+                ways[f"{engine}, whole"] = functools.partial(prepared, engine, tiled=False)
+    return ways
 
 
 def batches_of(case, data, resident=False):

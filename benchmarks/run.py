@@ -131,7 +131,7 @@ def hold_to(cores):
     own = sorted(os.sched_getaffinity(0))
     if cores is not None:
         if not 1 <= cores <= len(own):
-            raise UsageError(f"--host_cores={cores}; 1 to {len(own)} were due")
+            raise UsageError(f"--host_cores={cores}; expected 1 to {len(own)}")
         os.sched_setaffinity(0, own[:cores])
     return cores or len(own)
 

@@ -74,7 +74,7 @@ def code_digest() -> str:
     from pathlib import Path
 
     package = Path(__file__).parent
-    digest = hashlib.sha256()
+    digest, start = hashlib.sha256(), len(package.parts)
     for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
+        digest.update(f"{'/'.join(path.parts[start:])}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]

@@ -129,7 +129,7 @@ def test_a_network_that_needs_the_whole_image_says_so(tmp_path):
 
 def damaged(content, kind):
     """Return the content of a StableHLO file with a fault."""
-    entries = {name: zipfile.ZipFile(io.BytesIO(content)).read(name) for name in stablehlo.ENTRIES}
+    entries = {name: zipfile.ZipFile(io.BytesIO(content)).read(name) for name in exports.ENTRIES}
     if kind == "cut":
         return content[:-200]
     if kind == "empty":

@@ -17,7 +17,7 @@ from emjax.inference import tiles
 from emjax.inference.network import Network, classes_of, from_folder, needs_whole_image
 
 if TYPE_CHECKING:  # other runtimes load no JAX
-    import jax
+    pass
 
 FORMAT = 1
 TOLERANCE = 1e-4  # of the standard deviation of a model's output: an export is as near to it

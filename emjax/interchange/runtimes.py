@@ -1,7 +1,9 @@
 """Other libraries than JAX that run a network, on the CPU: onnxruntime and OpenVINO."""
 
+import contextlib
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -43,7 +45,8 @@ def openvino_session(content: bytes) -> Session:
 
     Its own choice on processors that have it is bfloat16, which is off by several percent.
     """
-    openvino: Any = imported("openvino", "openvino")
+    with unreported():
+        openvino: Any = imported("openvino", "openvino")
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     compiled = core.compile_model(core.read_model(content), "CPU", settings)
@@ -55,6 +58,23 @@ def openvino_session(content: bytes) -> Session:
         return np.moveaxis(found, 1, -1)
 
     return run
+
+
+@contextlib.contextmanager
+def unreported() -> Generator[None]:
+    """Let OpenVINO be imported without openvino_telemetry.
+
+    At each import that sends an event to Google Analytics, unless the user has opted out: from a
+    fork of the process, for which it waits for up to three seconds where the network is silent.
+    """
+    name = "openvino_telemetry"
+    before = {name: sys.modules[name]} if name in sys.modules else {}
+    sys.modules[name] = None  # pyright: ignore[reportArgumentType]  # importing it fails
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        sys.modules.update(before)
 
 
 SESSIONS: dict[str, Callable[[bytes], Session]] = {
