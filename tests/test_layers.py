@@ -116,7 +116,10 @@ def test_files_at_the_top_are_commands_or_the_ground():
         ("emjax.cli", ["jax", "numpy"]),
         ("emjax.micrographs", ["jax", "flax", "tensorflow_datasets"]),
         ("emjax.measure", ["jax", "flax", "skimage", "scipy", "pyarrow", "matplotlib"]),
-        ("emjax.predict", ["scipy.ndimage", "skimage", "pyarrow", "matplotlib"]),
+        (
+            "emjax.predict",
+            ["jax", "flax", "jinja2", "scipy.ndimage", "skimage", "pyarrow", "matplotlib"],
+        ),
         ("data_builders.build", ["scipy.ndimage", "skimage"]),
         ("emjax.runs.run", ["flax", "tensorflow_datasets", "grain"]),
     ],

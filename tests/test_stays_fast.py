@@ -12,7 +12,7 @@ import pytest
 
 from emjax.data.records import Records
 from emjax.main import main, parse
-from emjax.models.build import build_abstract
+from emjax.models.build import build, build_abstract
 from emjax.objectives.supervised import Supervised
 from emjax.training.assemble import build_objective
 
@@ -21,7 +21,14 @@ BATCH, SIDE = 4, 64
 
 # Million operations and megabytes of the compiled step, a tenth more than XLA counts for a CPU (JAX
 # 0.10.2 and 0.11.2 alike). A change that needs more must be worth it.
-MOST = {PRETRAIN: (11_400, 730), SEGMENT: (473, 95)}
+MOST = {PRETRAIN: (11_300, 719), SEGMENT: (372, 85)}
+
+# Of a prediction, per pixel: operations, bytes read and written, bytes of working memory.
+PREDICTIONS = {
+    "unet_2_44": (7_600, 1_025, 111),
+    "unet_4_424": (11_100, 1_260, 111),
+    "hrnet_w18_small_v1": (34_700, 2_560, 133),
+}
 
 
 @pytest.mark.long
@@ -88,3 +95,15 @@ def test_a_step_costs_no_more_than_it_did(step):
 def test_a_step_does_not_leave_the_device(step):
     _, compiled = step
     assert not re.search(r"outfeed|infeed|callback|\bsend\b|\brecv\b", compiled.as_text())
+
+
+@pytest.mark.parametrize("network", PREDICTIONS)
+def test_a_prediction_costs_no_more_than_it_did(network):
+    config, _ = parse([f"--config=configs/segment_au.py:{network}"])
+    module = build(config.model.to_dict(), key=jax.random.key(0))
+    side = 256
+    images = jax.ShapeDtypeStruct((1, side, side, 1), np.float32)
+    compiled = jax.jit(lambda images: module(images, train=False)).lower(images).compile()
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    found = cost["flops"], cost["bytes accessed"], memory.temp_size_in_bytes
+    assert np.all(np.array(found) <= side**2 * np.array(PREDICTIONS[network])), found
