@@ -1,9 +1,11 @@
 """Models as ONNX files, and onnxruntime and OpenVINO as engines of predict."""
 
 import functools
+import os
 import subprocess
 import sys
 import threading
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -24,7 +26,8 @@ pytest.importorskip("onnxruntime", reason="needs the extra onnx: make test-hando
 
 @pytest.fixture(params=ENGINES)
 def engine(request):
-    pytest.importorskip(request.param, reason="needs this engine: make test-handon")
+    if not find_spec(request.param):
+        pytest.skip("needs this engine: make test-handon")
     return request.param
 
 
@@ -215,7 +218,9 @@ def test_an_export_that_differs_is_not_written(model, tmp_path, monkeypatch):
 
 def test_openvino_computes_in_float32(model):
     """Its own choice on processors that can is bfloat16."""
-    openvino = pytest.importorskip("openvino", reason="needs OpenVINO: make test-handon")
+    if not find_spec("openvino"):
+        pytest.skip("needs OpenVINO: make test-handon")
+    openvino = runtimes.imported_openvino()
     asked = {}
     compile_model = openvino.Core.compile_model
 
@@ -228,6 +233,26 @@ def test_openvino_computes_in_float32(model):
         patch.setattr(openvino.Core, "compile_model", watched)
         emjax.load_model(model, engine="openvino")
     assert asked["INFERENCE_PRECISION_HINT"] == "f32" and asked["device"] == "CPU"
+
+
+def test_openvino_reports_to_nobody(tmp_path):
+    """Its telemetry would, at each import, and keep a number for the user."""
+    if not find_spec("openvino_telemetry"):
+        pytest.skip("needs OpenVINO: make test-handon")
+    code = """if True:
+        import sys
+        from emjax.interchange import runtimes
+
+        openvino = runtimes.imported_openvino()
+        assert openvino is runtimes.imported_openvino()
+        print(*(name for name in sys.modules if name.startswith("openvino_telemetry")))
+        import openvino_telemetry  # others may
+    """
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_library_that_is_not_installed_is_one_line(model, cache, monkeypatch):
@@ -247,16 +272,18 @@ def test_a_library_that_is_not_installed_is_one_line(model, cache, monkeypatch):
 
 def test_a_second_process_predicts_without_jax(model, engine, cache, tmp_path):
     """From the graph that the first has kept; the values are the same."""
-    np.save(tmp_path / "first.npy", emjax.load_model(model, engine=engine).predict(field(60, 70)))
+    image = field(60, 70)
+    np.save(tmp_path / "image.npy", image)
+    np.save(tmp_path / "first.npy", emjax.load_model(model, engine=engine).predict(image))
     (kept,) = cache.iterdir()
     assert kept.name.startswith(saved.digest(model)[:32])
     code = f"""if True:
         import sys
         import numpy as np
         import emjax
-        from tests.exported_networks import field
 
-        found = emjax.load_model({str(model)!r}, engine={engine!r}).predict(field(60, 70))
+        image = np.load({str(tmp_path / "image.npy")!r})
+        found = emjax.load_model({str(model)!r}, engine={engine!r}).predict(image)
         assert (found == np.load({str(tmp_path / "first.npy")!r})).all()
         print(*({{"jax", "flax", "onnx"}} & set(sys.modules)))
     """

@@ -1,7 +1,7 @@
 """A model as one file that JAX runs without the code of its network.
 
-The file is an archive as `exports.packed` makes it. Its program is what `jax.export` serialises, for
-cpu, cuda, tpu and rocm, with any batch and any sides that the divisor divides.
+The file is an archive as `exports.packed` makes it. Its program is what `jax.export` serialises,
+for cpu, cuda, tpu and rocm, with any batch and any sides that the divisor divides.
 """
 
 import contextlib

@@ -6,7 +6,6 @@ it was first used on this machine is kept: if it stands for another model later,
 
 import functools
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
