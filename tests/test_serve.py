@@ -26,6 +26,7 @@ from emjax import measure, predict, serve
 from emjax.errors import UsageError
 from emjax.micrographs import write
 from tests.exported_networks import field
+from tests.format_samples import NM, ser
 
 pytest.importorskip("starlette", reason="needs the extra app: make test-handon")
 pytest.importorskip("uvicorn", reason="needs the extra app: make test-handon")
@@ -245,6 +246,28 @@ def test_a_bad_file_is_one_line_and_the_page_lives(visitor, name):
     errors = [line for line in found["lines"] if line.startswith("error: ")]
     assert len(errors) == 1 and name in errors[0], found
     assert visitor.ask("GET", "/")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("a.emi", "its images are in the .ser files of the same name; drop those"),
+        ("a.EMI", "its images are in the .ser files of the same name; drop those"),
+        ("a.mrc.mdoc", "a text that lies next to an image; drop the image alone, and type its"),
+        ("a-tif.hdr", "a text that lies next to an image"),
+        ("a.txt", "a text that lies next to an image"),
+    ],
+)
+def test_files_beside_an_image_say_what_to_drop_instead(visitor, name, words):
+    status, answer = visitor.json("POST", f"/files?name={name}", b"JL" + bytes(500))
+    assert status == 400 and answer["error"].startswith(f"{name}: {words}")
+    assert visitor.json("GET", "/files")[1] == []
+
+
+def test_a_ser_is_read_without_its_emi(visitor, tmp_path):
+    ser(tmp_path / "a_1.ser", field(30, 40)[None])
+    _, found = visitor.send("a_1.ser", (tmp_path / "a_1.ser").read_bytes())
+    assert found["state"] == "done" and found["result"]["nm_per_pixel"] == pytest.approx(NM)
 
 
 def test_a_bad_file_among_good_ones_is_named(visitor):
@@ -679,6 +702,22 @@ def test_in_a_browser(new_browser, port, micrograph, tmp_path):
     assert [each for each in driver.get_log("browser") if each["level"] == "SEVERE"] == []
     driver.switch_to.frame(browser.all("#results iframe")[0])
     assert "Particles:" in driver.find_element("tag name", "body").text
+
+
+@pytest.mark.screen
+def test_files_and_a_folder_are_dropped(new_browser, port, micrograph, tmp_path):
+    """Files arrive; a folder is named."""
+    browser, folder = new_browser(), tmp_path / "a folder"
+    folder.mkdir()
+    browser.open(port)
+    dragged = {"items": [], "files": [str(folder), str(micrograph)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        event = dict(type=kind, x=300, y=120, data=dragged)
+        browser.driver.execute_cdp_cmd("Input.dispatchDragEvent", event)
+    browser.until(lambda: "uint16" in browser.text("files"))
+    assert [each.text for each in browser.all("#files .error")] == [
+        "a folder; drop the files in it"
+    ]
 
 
 @pytest.mark.screen
