@@ -399,7 +399,7 @@ class Particles(QtWidgets.QWidget):
         """Offer the new model."""
         self.model = None  # one of that name is another one now
         if code and self.was_cancelled:
-            self.say("stopped; finetune on the same folders again, and it goes on")
+            self.say("stopped; finetune on the same folders again, and it continues")
         if code:
             return  # its last line says why
         self.offer(out)
