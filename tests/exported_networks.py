@@ -71,9 +71,8 @@ def write_golden(folder):
     path = folder / f"unet_of_jax_{jax.__version__}.stablehlo"
     with tempfile.TemporaryDirectory() as name:
         stablehlo.write(written(Path(name), "unet_mask"), path)
-        np.save(
-            path.with_suffix(".npy"), emjax.load_model(name, engine="jax").predict(field(75, 90))
-        )
+        expected = emjax.load_model(name, engine="jax").predict(field(75, 90))
+        np.save(path.with_suffix(".npy"), expected)
 
 
 if __name__ == "__main__":

@@ -144,6 +144,9 @@ def test_particles_are_those_of_the_model(application, particles):
     assert list(found.features["index"]) == list(table["label"])
     np.testing.assert_allclose(found.features["area_nm2"], table["area_nm2"])
     assert particles.table.rowCount() == len(table["label"])
+    header = particles.table.horizontalHeaderItem(2).text()
+    wide = particles.table.fontMetrics().horizontalAdvance(header)
+    assert header == "equivalent_diameter_nm" and particles.table.columnWidth(2) > wide
     inside = int((table["border"] == 0).sum())
     assert particles.message.text().startswith(f"{inside} particles, ")
     assert set(found.features) == {"index", "plane", *table} - {"label"}
@@ -229,7 +232,13 @@ def test_an_error_of_jax_ends_the_work(application, particles, monkeypatch):
     assert particles.run.isEnabled()
 
 
-FINETUNE = "import sys, time\nprint('step 1', flush=True)\ntime.sleep({seconds})\nprint('done')"
+FINETUNE = """
+import time
+print("  crop = 96", flush=True)
+print("step 3/8  val/dice 0.5", flush=True)
+time.sleep({seconds})
+print("done")
+"""
 
 
 @pytest.mark.parametrize("seconds, cancels", [(0, False), (60, True)])
@@ -245,17 +254,63 @@ def test_a_finetuning_is_followed_and_can_be_cancelled(
         return start([sys.executable, "-c", FINETUNE.format(seconds=seconds)], **options)
 
     monkeypatch.setattr(widget.subprocess, "Popen", popen)
-    said = []
+    said, bars = [], []
     monkeypatch.setattr(particles, "say", said.append)
-    particles.finetune("images", "masks", str(tmp_path))
-    wait_for(application, lambda: "step 1" in said)
-    if cancels:
-        particles.stop.click()
-    wait_for(application, lambda: particles.worker is None, seconds=30)
-    assert given[0][3:] == ["emjax.finetune", "--images=images", "--base=particles",
-                            "--targets=masks", f"--out={tmp_path}"]  # fmt: skip
+    particles.bar.valueChanged.connect(lambda value: bars.append((value, particles.bar.maximum())))
+    monkeypatch.setattr(particles.name, "currentText", lambda: "particles")
+    for updates in (0, 8):  # the second into the same folder
+        particles.updates.setValue(updates)
+        particles.finetune("images", "masks", str(tmp_path))
+        assert particles.bar.maximum() == 0  # it is not known how long it takes
+        wait_for(application, lambda: (3, 8) in bars)
+        if cancels:
+            particles.stop.click()
+        wait_for(application, lambda: particles.worker is None, seconds=30)
+        assert said[:3] == ["begins ...", "crop = 96", "step 3/8  val/dice 0.5"]
+        assert ("finetune on the same folders again" in said[-1]) is cancels
+        assert said[-1].startswith(str(tmp_path / "report.html")) is not cancels
+        assert ((particles.bar.value(), particles.bar.maximum()) == (1, 1)) is not cancels
+        said.clear()
+        bars.clear()
+    common = ["emjax.finetune", "--images=images", "--base=particles", "--targets=masks",
+              f"--out={tmp_path}", "--task=segmentation"]  # fmt: skip
+    assert [line[3:] for line in given] == [common, [*common, "--steps=8"]]
     assert particles.process is None and particles.train.isEnabled()
-    assert (particles.name.currentText() == str(tmp_path)) is not cancels
+    names = [particles.name.itemText(k) for k in range(particles.name.count())]
+    assert names.count(str(tmp_path)) == (0 if cancels else 1)
+    assert (particles.name.currentIndex() == 0) is not cancels
+
+
+@pytest.mark.parametrize(
+    "model, titles, task",
+    [
+        ("particles", ["Micrographs", "Masks", "Where the new model goes"], "segmentation"),
+        ("denoise", ["Micrographs", "Images as they are to become", "Where the new model goes"],
+         "denoise"),
+    ],
+)  # fmt: skip
+def test_folders_are_asked_for_as_the_model_needs_them(particles, monkeypatch, model, titles, task):
+    asked, given = [], []
+
+    def ask(parent, title):
+        asked.append(title)
+        return f"/{title}"
+
+    monkeypatch.setattr(widget.QtWidgets.QFileDialog, "getExistingDirectory", ask)
+    monkeypatch.setattr(particles, "finetune", lambda *folders: given.append(folders))
+    particles.name.setCurrentText(model)
+    particles.train.click()
+    assert asked == titles and given == [tuple(f"/{title}" for title in titles)]
+    assert widget.task_of(model) == task
+
+
+def test_a_folder_without_a_model_is_not_finetuned(particles, monkeypatch, tmp_path):
+    monkeypatch.setattr(particles, "finetune", None)
+    particles.offer(str(tmp_path))
+    particles.train.click()
+    assert particles.message.text().startswith("error: ")
+    assert "no such file" in particles.message.text() and particles.train.isEnabled()
+    assert particles.name.toolTip() == str(tmp_path)  # the box shows only its start
 
 
 def test_without_an_image_there_is_nothing_to_do(particles):

@@ -26,6 +26,7 @@ from emjax import measure, predict, serve
 from emjax.errors import UsageError
 from emjax.micrographs import write
 from tests.exported_networks import field
+from tests.format_samples import NM, ser
 
 pytest.importorskip("starlette", reason="needs the extra app: make test-handon")
 pytest.importorskip("uvicorn", reason="needs the extra app: make test-handon")
@@ -45,26 +46,43 @@ def root(tmp_path_factory):
     return tmp_path_factory.mktemp("kept")
 
 
+@contextlib.contextmanager
+def served(root, *flags, constants=""):
+    """Yield (process, port) of a running page that keeps its files in `root`.
+
+    Args:
+        constants: Python that sets constants of `server`.
+    """
+    port = free_port()
+    line = ["-m", "emjax.serve"]
+    if constants:
+        code = "import sys; from emjax import cli, serve; from emjax.apps.web import server"
+        line = ["-c", f"{code}; {constants}; cli.run(serve.main, sys.argv[1:])"]
+    process = subprocess.Popen([sys.executable, *line, f"--port={port}", *flags], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               env={**os.environ, "TMPDIR": str(root)})  # fmt: skip
+    try:
+        assert process.stdout.readline() == (
+            f"open http://127.0.0.1:{port}/ in a browser; Ctrl-C ends it\n"
+        )
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield process, port
+    finally:
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=20)[0]
+    assert (process.returncode, said) == (0, "")
+    assert list(root.iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def port(root):
     """The port of a running page, whose uploads are at most 2 MB."""
-    port = free_port()
-    line = [sys.executable, "-m", "emjax.serve", f"--port={port}", "--upload_limit=0.002"]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               env={**os.environ, "TMPDIR": str(root)})  # fmt: skip
-    assert process.stdout.readline() == (
-        f"open http://127.0.0.1:{port}/ in a browser; Ctrl-C ends it\n"
-    )
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    yield port
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=20)[0] == ""
-    assert process.returncode == 0
-    assert list(root.iterdir()) == []
+    with served(root, "--upload_limit=0.002") as (_, port):
+        yield port
 
 
 class Visitor:
@@ -228,6 +246,28 @@ def test_a_bad_file_is_one_line_and_the_page_lives(visitor, name):
     errors = [line for line in found["lines"] if line.startswith("error: ")]
     assert len(errors) == 1 and name in errors[0], found
     assert visitor.ask("GET", "/")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("a.emi", "its images are in the .ser files of the same name; drop those"),
+        ("a.EMI", "its images are in the .ser files of the same name; drop those"),
+        ("a.mrc.mdoc", "a text that lies next to an image; drop the image alone, and type its"),
+        ("a-tif.hdr", "a text that lies next to an image"),
+        ("a.txt", "a text that lies next to an image"),
+    ],
+)
+def test_files_beside_an_image_say_what_to_drop_instead(visitor, name, words):
+    status, answer = visitor.json("POST", f"/files?name={name}", b"JL" + bytes(500))
+    assert status == 400 and answer["error"].startswith(f"{name}: {words}")
+    assert visitor.json("GET", "/files")[1] == []
+
+
+def test_a_ser_is_read_without_its_emi(visitor, tmp_path):
+    ser(tmp_path / "a_1.ser", field(30, 40)[None])
+    _, found = visitor.send("a_1.ser", (tmp_path / "a_1.ser").read_bytes())
+    assert found["state"] == "done" and found["result"]["nm_per_pixel"] == pytest.approx(NM)
 
 
 def test_a_bad_file_among_good_ones_is_named(visitor):
@@ -518,47 +558,213 @@ def test_a_port_that_is_taken_is_one_line(port):
     assert line.startswith(f"error: --host=127.0.0.1 --port={port}: cannot be listened at: ")
 
 
-@pytest.mark.screen
-def test_in_a_browser(port, micrograph, tmp_path):
-    """Choose two files, one of them bad; predict; read the sizes; download the table."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: make test-handon")
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.wait import WebDriverWait
+def resident(process):
+    """Return the MB of memory of a process, by its number."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
+
+def children(process):
+    """Return the numbers of the processes that a process has started, and that still run."""
+    threads = Path(f"/proc/{process}/task").iterdir()
+    return [int(number) for each in threads for number in (each / "children").read_text().split()]
+
+
+@pytest.mark.long
+def test_the_200th_file_takes_no_more_memory_than_the_40th(tmp_path):
+    """Neither of the page nor of the process that predicts.
+
+    The 160 files in between have 5.2 MB: to keep them, or a picture of each, takes more than the
+    bound of 4 MB.
+    """
+    generator = np.random.default_rng(0)
+    with served(tmp_path, constants="server.AT_ONCE = 2") as (process, port):
+        visitor, files, looks, memory = Visitor(port), [], [], {}
+        for number in range(1, 201):
+            buffer = io.BytesIO()
+            tifffile.imwrite(buffer, generator.normal(9000, 500, (128, 128)).astype(np.uint16))
+            status, sent = visitor.json("POST", f"/files?name={number}.tif", buffer.getvalue())
+            assert status == 200, sent
+            files.append(sent["file"])
+            looks.append(sent["work"])
+            while len(looks) > (6 if number % 40 else 0):
+                assert visitor.ended(looks.pop(0))["state"] == "done"
+            if number % 40 == 0:
+                memory[number] = resident(process.pid)
+        assert children(process.pid) == []
+        assert memory[200] - memory[40] < 4, memory
+        _, sent = visitor.json("POST", "/work", json.dumps({"files": files, "flags": {}}))
+        taken = {}
+        while (found := visitor.json("GET", f"/work/{sent['work']}")[1])["state"] != "done":
+            assert found["state"] in ("waiting", "running"), found
+            predicted = sum(" -> predicted/" in line for line in found["lines"])
+            if not any(" particles" in line for line in found["lines"]):  # it does not measure yet
+                taken[predicted] = max(map(resident, children(process.pid)), default=0)
+            time.sleep(0.05)
+        assert len(found["result"]["files"]) == 200
+        early, late = min(n for n in taken if n >= 40), max(n for n in taken if n < 200)
+        assert late >= early + 120 and taken[late] - taken[early] < 4, taken
+        assert resident(process.pid) - memory[40] < 4 and children(process.pid) == []
+
+
+class Browser:
+    """Chromium without a window, with a profile of its own."""
+
+    def __init__(self, folder):
+        from selenium import webdriver
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        options = webdriver.ChromeOptions()
+        for flag in ("--headless=new", "--no-sandbox", "--window-size=1200,2200",
+                     f"--user-data-dir={folder / 'profile'}"):  # fmt: skip
+            options.add_argument(flag)
+        options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
+        options.binary_location = shutil.which("chromium")
+        service = webdriver.ChromeService(shutil.which("chromedriver"))
+        self.driver = webdriver.Chrome(options=options, service=service)
+        self.wait = WebDriverWait(self.driver, 90)
+
+    def all(self, selector):
+        """Return the elements of a CSS selector."""
+        return self.driver.find_elements("css selector", selector)
+
+    def text(self, name):
+        """Return what the element of a name says."""
+        return self.driver.find_element("id", name).text
+
+    def until(self, condition):
+        """Wait until a condition holds."""
+        self.wait.until(lambda _: condition())
+
+    def open(self, port):
+        """Open the page."""
+        self.driver.get(f"http://127.0.0.1:{port}/")
+
+    def choose(self, *paths):
+        """Choose files."""
+        self.driver.find_element("id", "choose").send_keys("\n".join(map(str, paths)))
+
+    def click(self, name):
+        """Click on the element of a name."""
+        self.driver.find_element("id", name).click()
+
+    def fetched(self, path):
+        """Return (status, text) of what a script of the page can fetch."""
+        script = """const [path, done] = arguments
+            fetch(path).then(async (answer) => done([answer.status, await answer.text()]))"""
+        return self.driver.execute_async_script(script, path)
+
+
+@pytest.fixture
+def new_browser(tmp_path):
+    """new_browser() starts a Browser."""
+    pytest.importorskip("selenium.webdriver", reason="needs selenium: make test-handon")
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip("needs Chromium and its driver: make test-handon")
-    options = webdriver.ChromeOptions()
-    for flag in ("--headless=new", "--no-sandbox", "--window-size=1200,2200",
-                 f"--user-data-dir={tmp_path / 'profile'}"):  # fmt: skip
-        options.add_argument(flag)
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path)})
-    options.binary_location = shutil.which("chromium")
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    browser = webdriver.Chrome(options=options, service=service)
-    wait = WebDriverWait(browser, 90)
-    try:
-        browser.get(f"http://127.0.0.1:{port}/")
-        bad = tmp_path / "<img src=x onerror=alert(1)>.tif"
-        bad.write_bytes(b"no image")
-        browser.find_element(By.ID, "choose").send_keys(f"{micrograph}\n{bad}")
-        wait.until(lambda _: "uint16" in browser.find_element(By.ID, "files").text)
-        wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "#files .error"))
-        assert "0.5 x 0.5 nm per pixel" in browser.find_element(By.ID, "files").text
-        assert not browser.find_elements(By.CSS_SELECTOR, "#files img[src=x]")
-        browser.find_element(By.ID, "run").click()
-        wait.until(lambda _: "done after" in browser.find_element(By.ID, "status").text)
-        wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "#results iframe"))
-        shown = browser.find_elements(By.CSS_SELECTOR, "#files img")
-        wait.until(lambda _: all(browser.execute_script("return arguments[0].naturalWidth", each)
-                                 for each in shown))  # fmt: skip
-        assert len(shown) == 2
-        browser.find_element(By.LINK_TEXT, "particles.csv").click()
-        wait.until(lambda _: (tmp_path / "particles.csv").exists())
-        assert (tmp_path / "particles.csv").read_text().startswith('"image","plane"')
-        browser.save_screenshot(str(Path(tmp_path / "page.png")))
-        logs = [each for each in browser.get_log("browser") if each["level"] == "SEVERE"]
-        assert logs == []
-        browser.switch_to.frame(browser.find_element(By.CSS_SELECTOR, "#results iframe"))
-        assert "Particles:" in browser.find_element(By.TAG_NAME, "body").text
-    finally:
-        browser.quit()
+    started = []
+
+    def new_browser():
+        folder = tmp_path / f"browser-{len(started)}"
+        folder.mkdir()
+        started.append(Browser(folder))
+        return started[-1]
+
+    yield new_browser
+    for each in started:
+        each.driver.quit()
+
+
+@pytest.mark.screen
+def test_in_a_browser(new_browser, port, micrograph, tmp_path):
+    """Choose two files, one of them bad; predict; read the sizes; download the table."""
+    browser = new_browser()
+    driver = browser.driver
+    browser.open(port)
+    bad = tmp_path / "<img src=x onerror=alert(1)>.tif"
+    bad.write_bytes(b"no image")
+    browser.choose(micrograph, bad)
+    browser.until(lambda: "uint16" in browser.text("files"))
+    browser.until(lambda: browser.all("#files .error"))
+    assert "0.5 x 0.5 nm per pixel" in browser.text("files")
+    assert not browser.all("#files img[src=x]")
+    browser.click("run")
+    browser.until(lambda: "done after" in browser.text("status"))
+    browser.until(lambda: browser.all("#results iframe"))
+    shown = browser.all("#files img")
+    browser.until(lambda: all(driver.execute_script("return arguments[0].naturalWidth", each)
+                              for each in shown))  # fmt: skip
+    assert len(shown) == 2
+    driver.find_element("link text", "particles.csv").click()
+    table = tmp_path / "browser-0/particles.csv"
+    browser.until(table.exists)
+    assert table.read_text().startswith('"image","plane"')
+    driver.save_screenshot(str(tmp_path / "page.png"))
+    assert [each for each in driver.get_log("browser") if each["level"] == "SEVERE"] == []
+    driver.switch_to.frame(browser.all("#results iframe")[0])
+    assert "Particles:" in driver.find_element("tag name", "body").text
+
+
+@pytest.mark.screen
+def test_files_and_a_folder_are_dropped(new_browser, port, micrograph, tmp_path):
+    """Files arrive; a folder is named."""
+    browser, folder = new_browser(), tmp_path / "a folder"
+    folder.mkdir()
+    browser.open(port)
+    dragged = {"items": [], "files": [str(folder), str(micrograph)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        event = dict(type=kind, x=300, y=120, data=dragged)
+        browser.driver.execute_cdp_cmd("Input.dispatchDragEvent", event)
+    browser.until(lambda: "uint16" in browser.text("files"))
+    assert [each.text for each in browser.all("#files .error")] == [
+        "a folder; drop the files in it"
+    ]
+
+
+@pytest.mark.screen
+def test_two_browsers_do_not_see_each_other(new_browser, port, micrograph):
+    """Not after loading the page again either, which shows each their own."""
+    first, second = new_browser(), new_browser()
+    for browser in (first, second):
+        browser.open(port)
+    first.choose(micrograph)
+    first.until(lambda: first.all("#files img"))
+    (picture,) = (each.get_attribute("src") for each in first.all("#files img"))
+    for browser, status, count in ((first, 200, 1), (second, 404, 0)):
+        browser.open(port)
+        assert browser.fetched(picture)[0] == status
+        assert len(json.loads(browser.fetched("/files")[1])) == count
+    first.until(lambda: first.all("#files img"))
+    assert not second.all("#files section")
+
+
+@pytest.mark.screen
+def test_a_tab_that_is_closed_while_its_work_runs(new_browser, micrograph, tmp_path):
+    """The work is stopped, the files are deleted, and the page goes on.
+
+    After seconds instead of minutes.
+    """
+    root, stack = tmp_path / "kept", tmp_path / "stack.tif"
+    root.mkdir()
+    tifffile.imwrite(stack, np.tile(field(256, 256), (400, 1, 1)), photometric="minisblack")
+    browser = new_browser()
+    driver = browser.driver
+    with served(root, constants="server.GONE, server.FORGOTTEN = 3, 9") as (process, port):
+        tab = driver.current_window_handle
+        driver.switch_to.new_window("tab")
+        browser.open(port)
+        browser.choose(stack)
+        browser.until(lambda: "400 planes" in browser.text("files"))
+        browser.click("run")
+        browser.until(lambda: "running" in browser.text("status"))
+        (worker,) = children(process.pid)
+        (folder,) = root.glob("*/session-*")
+        assert list(folder.rglob("micrograph-1.tif"))
+        driver.close()
+        driver.switch_to.window(tab)
+        browser.until(lambda: worker not in children(process.pid))
+        assert not list(folder.rglob("predicted/*.tif"))  # it was stopped, and did not end
+        browser.until(lambda: not folder.exists())
+        browser.open(port)
+        assert not browser.all("#files section")
+        browser.choose(micrograph)
+        browser.until(lambda: "uint16" in browser.text("files"))

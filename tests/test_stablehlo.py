@@ -42,10 +42,8 @@ TRACED = ("unet_classes", "unet_group", "unet_pools", "hrnet", "hrnet_corners")
 def test_every_network_gives_its_values_at_any_size(name, tmp_path, tiny_hrnet):
     folder = written(tmp_path / "model", name)
     assert stablehlo.write(folder, tmp_path / "m.stablehlo") <= exports.TOLERANCE
-    ours, theirs = (
-        emjax.load_model(folder, engine="jax"),
-        emjax.load_model(tmp_path / "m.stablehlo"),
-    )
+    ours = emjax.load_model(folder, engine="jax")
+    theirs = emjax.load_model(tmp_path / "m.stablehlo")
     assert (theirs.divisor, theirs.margin) == (ours.divisor, ours.margin)
     assert theirs.bytes_per_pixel == ours.bytes_per_pixel
     assert (theirs.is_mask, theirs.classes) == (ours.is_mask, ours.classes)
@@ -80,10 +78,8 @@ def test_the_command_exports_and_predicts_with_the_file(model, tmp_path, capsys,
     said = capsys.readouterr().out
     assert said.startswith(f"{model} -> m.stablehlo  ")
     assert "standard deviations from the model" in said
-    assert (
-        predict.main([f"--model={model}", "--engine=jax", "--out=ours", "--probabilities", "a.tif"])
-        == 0
-    )
+    line = [f"--model={model}", "--engine=jax", "--out=ours", "--probabilities", "a.tif"]
+    assert predict.main(line) == 0
     line = ["--model=m.stablehlo", "--out=theirs", "--probabilities", "a.tif"]
     assert predict.main(line) == 0
     ours, theirs = (tifffile.imread(f"{each}/a.probability.tif") for each in ("ours", "theirs"))

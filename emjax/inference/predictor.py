@@ -222,9 +222,8 @@ class Predictor:
         geometry = dict(largest=largest, margin=margin, divisor=self.divisor)
         square = self.square_tile(padded.shape, **geometry)
         in_flight = 2 if self.device_memory else 1
-        output = tiles.apply(self.apply, padded, **geometry, square=square, in_flight=in_flight)[
-            :h, :w
-        ]
+        output = tiles.apply(self.apply, padded, **geometry, square=square, in_flight=in_flight)
+        output = output[:h, :w]
         return output if self.is_mask else micrographs.to_range(output, intensity_range)
 
     def spread(

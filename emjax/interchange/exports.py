@@ -6,7 +6,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Float32, Shaped
@@ -15,9 +15,6 @@ import emjax
 from emjax.errors import EmjaxError, InputError, first_line
 from emjax.inference import tiles
 from emjax.inference.network import Network, classes_of, from_folder, needs_whole_image
-
-if TYPE_CHECKING:  # other runtimes load no JAX
-    pass
 
 FORMAT = 1
 TOLERANCE = 1e-4  # of the standard deviation of a model's output: an export is as near to it
@@ -142,7 +139,7 @@ def facts_of(folder: str | Path) -> tuple[Network, Facts]:
 
     It computes in float32 also where a device has something faster.
     """
-    import jax
+    import jax  # which other runtimes do without
 
     network = from_folder(folder)
 

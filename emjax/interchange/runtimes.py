@@ -1,9 +1,9 @@
 """Other libraries than JAX that run a network, on the CPU: onnxruntime and OpenVINO."""
 
-import contextlib
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -40,13 +40,29 @@ def onnxruntime_session(content: bytes) -> Session:
     return run
 
 
+def imported_openvino() -> ModuleType:
+    """Return the library OpenVINO, imported without its telemetry.
+
+    That reports each import to a server, from a fork of this process, and keeps a number for the
+    user in the home folder. OpenVINO does without it where it is not installed.
+    """
+    name = "openvino_telemetry"
+    modules: dict[str, Any] = sys.modules
+    if "openvino" in modules or name in modules:
+        return imported("openvino", "openvino")
+    modules[name] = None  # so that its import fails
+    try:
+        return imported("openvino", "openvino")
+    finally:
+        del modules[name]
+
+
 def openvino_session(content: bytes) -> Session:
     """Return the function of an ONNX file's `content` in OpenVINO, computed in float32.
 
     Its own choice on processors that have it is bfloat16, which is off by several percent.
     """
-    with unreported():
-        openvino: Any = imported("openvino", "openvino")
+    openvino: Any = imported_openvino()
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     compiled = core.compile_model(core.read_model(content), "CPU", settings)
@@ -58,23 +74,6 @@ def openvino_session(content: bytes) -> Session:
         return np.moveaxis(found, 1, -1)
 
     return run
-
-
-@contextlib.contextmanager
-def unreported() -> Generator[None]:
-    """Let OpenVINO be imported without openvino_telemetry.
-
-    At each import that sends an event to Google Analytics, unless the user has opted out: from a
-    fork of the process, for which it waits for up to three seconds where the network is silent.
-    """
-    name = "openvino_telemetry"
-    before = {name: sys.modules[name]} if name in sys.modules else {}
-    sys.modules[name] = None  # pyright: ignore[reportArgumentType]  # importing it fails
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-        sys.modules.update(before)
 
 
 SESSIONS: dict[str, Callable[[bytes], Session]] = {

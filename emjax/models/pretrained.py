@@ -3,6 +3,7 @@
 What each is for, was trained on, and how good it is: the README.md in its folder.
 """
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -36,10 +37,11 @@ def find(model: str | Path) -> Path:
     return BOX / model
 
 
-def for_use() -> list[str]:
+@functools.cache
+def for_use() -> tuple[str, ...]:
     """Return the names of the models that have a task; others are to start a finetuning from."""
     configs = {name: json.loads((BOX / name / "config.json").read_text()) for name in DIGESTS}
-    return [name for name, config in configs.items() if config["task"]]
+    return tuple(name for name, config in configs.items() if config["task"])
 
 
 def check(name: str, digest: str) -> None:

@@ -6,6 +6,7 @@ What is computed is what `Model.predict` and `Model.measure` return, with their 
 # napari and Qt are of the extra `napari`.
 # pyright: reportMissingImports=false
 
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from emjax.measurement import SPLIT
 from emjax.measurement.particles import Table
 from emjax.measurement.results import joined
 from emjax.micrographs.units import UNKNOWN, PixelSize, is_known
-from emjax.models import pretrained
+from emjax.models import pretrained, saved
 
 FOLDER = "a folder ..."
 SHOWN = (
@@ -38,6 +39,7 @@ SHOWN = (
     "border",
 )
 FORMATS = (np.uint8, np.uint16, np.float32)
+STEP = re.compile(r"step (\d+)/(\d+) ")  # begins a line of a training
 
 
 def pixel_size_of(layer: Any) -> PixelSize:
@@ -61,6 +63,15 @@ def columns(table: Table) -> dict[str, np.ndarray]:
     return {found: table[found] for found in named.values() if found}
 
 
+def task_of(name: str) -> str:
+    """Return the task that a model is finetuned on: its own, else segmentation.
+
+    Raises: InputError, UsageError as `saved.read`.
+    """
+    _, _, config = saved.read(name)
+    return config["task"] or "segmentation"
+
+
 class Particles(QtWidgets.QWidget):
     """Predict and measure a layer of the viewer, or finetune a model on two folders.
 
@@ -73,6 +84,7 @@ class Particles(QtWidgets.QWidget):
         self.viewer = napari_viewer
         self.worker: Any = None
         self.process: subprocess.Popen[str] | None = None
+        self.was_cancelled = False
         self.model: tuple[str, Model] | None = None
         self.labels: Any = None
         self.result: Any = None
@@ -83,6 +95,7 @@ class Particles(QtWidgets.QWidget):
         self.name.addItems([*pretrained.for_use(), FOLDER])
         self.name.setCurrentText(MODEL)
         self.name.activated.connect(self.choose_model)
+        self.name.currentTextChanged.connect(self.name.setToolTip)  # of a folder, all of its path
         form.addRow("Model", self.name)
         self.size = QtWidgets.QLineEdit()
         self.size.setPlaceholderText("of the layer")
@@ -92,6 +105,8 @@ class Particles(QtWidgets.QWidget):
         self.split = QtWidgets.QCheckBox("split particles that touch")
         self.split.setChecked(True)
         form.addRow(self.split)
+        self.updates = QtWidgets.QSpinBox(maximum=1_000_000, specialValueText="by the data")
+        form.addRow("Updates of a finetuning", self.updates)
         self.run = QtWidgets.QPushButton("Predict and measure")
         self.run.clicked.connect(self.start)
         self.train = QtWidgets.QPushButton("Finetune on folders ...")
@@ -144,10 +159,15 @@ class Particles(QtWidgets.QWidget):
             return
         chosen = QtWidgets.QFileDialog.getExistingDirectory(self, "The folder of a model or a run")
         if chosen:
-            self.name.insertItem(0, chosen)
-            self.name.setCurrentIndex(0)
+            self.offer(chosen)
         else:
             self.name.setCurrentText(MODEL)
+
+    def offer(self, folder: str) -> None:
+        """Choose a model of the user's, which is in the list once."""
+        if self.name.findText(folder) < 0:
+            self.name.insertItem(0, folder)
+        self.name.setCurrentText(folder)
 
     def say(self, text: str) -> None:
         """Show a message."""
@@ -279,6 +299,7 @@ class Particles(QtWidgets.QWidget):
                 item.setData(QtCore.Qt.ItemDataRole.DisplayRole, number)
                 self.table.setItem(row, column, item)
         self.table.setSortingEnabled(True)
+        self.table.resizeColumnsToContents()
 
     def select_particle(self) -> None:
         """Select in the viewer the particle whose row is selected."""
@@ -313,6 +334,7 @@ class Particles(QtWidgets.QWidget):
 
     def cancel(self) -> None:
         """Stop after the plane that is predicted; a finetuning saves and stops."""
+        self.was_cancelled = True
         if self.process is not None:
             self.process.send_signal(signal.SIGINT)
         elif self.worker is not None:
@@ -321,8 +343,14 @@ class Particles(QtWidgets.QWidget):
 
     def choose_folders(self) -> None:
         """Ask for the folders of a finetuning, and begin it."""
+        try:
+            is_mask = task_of(self.name.currentText()) == "segmentation"
+        except EmjaxError as error:
+            self.failed(error)
+            return
         chosen: list[str] = []
-        for title in ("Micrographs", "Masks", "Where the new model goes"):
+        targets = "Masks" if is_mask else "Images as they are to become"
+        for title in ("Micrographs", targets, "Where the new model goes"):
             folder = QtWidgets.QFileDialog.getExistingDirectory(self, title)
             if not folder:
                 return
@@ -332,17 +360,21 @@ class Particles(QtWidgets.QWidget):
     def finetune(self, images: str, targets: str, out: str) -> None:
         """Run `emjax finetune` on two folders; the model is chosen when it is done."""
         base = self.name.currentText()
-        flags = dict(images=images, base=base, targets=targets, out=out)
+        flags = dict(images=images, base=base, targets=targets, out=out, task=task_of(base))
+        if self.updates.value():
+            flags["steps"] = str(self.updates.value())
         line = [sys.executable, "-P", "-m", "emjax.finetune",
                 *(f"--{name}={value}" for name, value in flags.items())]  # fmt: skip
+        self.was_cancelled = False
         self.bar.setRange(0, 0)
+        self.say("begins ...")
         self.busy(True)
         self.process = subprocess.Popen(
             line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             encoding="utf-8", errors="replace",
         )  # fmt: skip
         self.worker = self.follow(self.process)
-        self.worker.yielded.connect(self.say)
+        self.worker.yielded.connect(self.followed)
         self.worker.returned.connect(lambda code: self.finetuned(code, out))
         self.worker.finished.connect(self.finished)
         self.worker.start()
@@ -352,14 +384,25 @@ class Particles(QtWidgets.QWidget):
         """Yield what a process says; return its exit code."""
         assert process.stdout
         for line in process.stdout:
-            yield line.rstrip()
+            yield line.strip()
         return process.wait()
+
+    def followed(self, line: str) -> None:
+        """Show a line of a finetuning, and how far its training is; each of several begins anew."""
+        self.say(line)
+        step = STEP.match(line)
+        self.bar.setRange(0, int(step[2]) if step else 0)
+        if step:
+            self.bar.setValue(int(step[1]))
 
     def finetuned(self, code: int, out: str) -> None:
         """Offer the new model."""
         self.model = None  # one of that name is another one now
+        if code and self.was_cancelled:
+            self.say("stopped; finetune on the same folders again, and it continues")
         if code:
             return  # its last line says why
-        self.name.insertItem(0, out)
-        self.name.setCurrentIndex(0)
+        self.offer(out)
+        self.bar.setRange(0, 1)
+        self.bar.setValue(1)
         self.say(f"{Path(out) / 'report.html'} says how good it is")

@@ -209,11 +209,20 @@ async function run() {
   update();
 }
 
-async function addAll(list) {
+async function addAll(list, folders = []) {
   for (const file of list) {
     const name = encodeURIComponent(file.name);
-    await add(file.name, () => ask("POST", `/files?name=${name}`, file));
+    await add(file.name, async () => {
+      if (folders.includes(file.name)) throw new Error("a folder; drop the files in it");
+      return ask("POST", `/files?name=${name}`, file);
+    });
   }
+}
+
+// The names of folders among what was dropped; browsers list them as files.
+function foldersOf(transfer) {
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry());
+  return entries.filter((entry) => entry && entry.isDirectory).map((entry) => entry.name);
 }
 
 at("choose").addEventListener("change", (event) => {
@@ -224,7 +233,7 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
     at("drop").classList.toggle("over", kind === "dragenter" || kind === "dragover");
-    if (kind === "drop") addAll([...event.dataTransfer.files]);
+    if (kind === "drop") addAll([...event.dataTransfer.files], foldersOf(event.dataTransfer));
   });
 }
 at("run").addEventListener("click", run);

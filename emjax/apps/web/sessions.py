@@ -31,6 +31,11 @@ GONE = 240  # seconds without a word from the page, after which its work is stop
 # pages in the background speak once a minute
 FORGOTTEN = 1800  # seconds after which its files are deleted
 UNFINISHED = 8  # pieces of work of a visitor that may wait
+TEXT = "a text that lies next to an image; drop the image alone, and type its pixel size"
+BESIDE = {  # endings of files that hold no image, and what to do instead
+    ".emi": "its images are in the .ser files of the same name; drop those",
+    **dict.fromkeys((".hdr", ".mdoc", ".txt"), TEXT),
+}
 
 
 @dataclass(frozen=True)
@@ -146,12 +151,15 @@ class Session:
     async def receive(self, name: str, declared: int | None, body: AsyncIterator[bytes]) -> int:
         """Keep a file that arrives; returns its number.
 
-        Raises: UsageError where it is larger, or one more, than the limits allow; then nothing of
-            it is kept.
+        Raises: UsageError where it is larger, or one more, than the limits allow, or of BESIDE;
+            then nothing of it is kept.
         """
+        label = label_of(name)
+        if advice := BESIDE.get(Path(label).suffix.lower()):
+            raise UsageError(f"{label}: {advice}")
         if len(self.files) >= self.limits.files:
             raise UsageError(f"{self.limits.files} files are there already; delete some")
-        label, number = label_of(name), self.number()
+        number = self.number()
         folder = self.folder / f"file-{number}"
         folder.mkdir()
         path = folder / f"{named(number)}{suffix_of(label)}"
