@@ -5,6 +5,7 @@ import io
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+ROWS = 256  # of an image that become float64 at once
 OUTLINES = ((255, 64, 0), (0, 160, 255), (255, 220, 0), (0, 220, 120))  # red, green, blue
 
 
@@ -23,7 +24,12 @@ def stretched(image: np.ndarray, ends: tuple[float, float] | None = None) -> np.
         ends: grey values; by default the 0.1 and 99.9 % of the pixels.
     """
     low, high = ends or np.percentile(image, [0.1, 99.9])
-    return (255 * np.clip((image - low) / max(float(high - low), 1e-9), 0, 1)).astype(np.uint8)
+    result = np.empty(image.shape, np.uint8)
+    for start in range(0, len(image), ROWS):
+        rows = slice(start, start + ROWS)
+        scaled = (image[rows] - low) / max(float(high - low), 1e-9)
+        result[rows] = 255 * np.clip(scaled, 0, 1)
+    return result
 
 
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

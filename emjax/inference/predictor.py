@@ -215,14 +215,17 @@ class Predictor:
             return resampled(lambda image: self(image, intensity_range), image, scale)
         h, w = image.shape
         padding = ((0, -h % self.divisor), (0, -w % self.divisor))
-        clip = self.config.get("clip", True)  # converted networks saw values beyond the range
-        scaled = micrographs.from_range(image, intensity_range, clip=clip)
-        padded = np.pad(scaled, padding, mode="reflect")
+        padded = np.pad(image, padding, mode="reflect") if np.any(padding) else image
         largest, margin = self.tiling(*padded.shape)
         geometry = dict(largest=largest, margin=margin, divisor=self.divisor)
         square = self.square_tile(padded.shape, **geometry)
         in_flight = 2 if self.device_memory else 1
-        output = tiles.apply(self.apply, padded, **geometry, square=square, in_flight=in_flight)
+        clip = self.config.get("clip", True)  # converted networks saw values beyond the range
+
+        def predict(tile: tiles.Batch) -> Any:
+            return self.apply(micrographs.from_range(tile, intensity_range, clip=clip))
+
+        output = tiles.apply(predict, padded, **geometry, square=square, in_flight=in_flight)
         output = output[:h, :w]
         return output if self.is_mask else micrographs.to_range(output, intensity_range)
 
@@ -377,7 +380,7 @@ def mask_of(probability: tiles.Output, threshold: float = THRESHOLD) -> Mask:
     """
     if probability.ndim == 3:
         return probability.argmax(-1).astype(np.uint8)
-    return np.where(probability > threshold, 255, 0).astype(np.uint8)
+    return np.uint8(255) * (probability > threshold)
 
 
 def as_grey(image: Planes) -> Grey:

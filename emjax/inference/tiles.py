@@ -11,7 +11,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Real
 
 if TYPE_CHECKING:  # other runtimes load no JAX
     import jax
@@ -20,9 +20,9 @@ COARSE = 256  # pixels between the sides that tiles have: few of them, since eac
 SQUARES = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)  # sides, for images of any size
 INSIDE = 2048  # pixels of a tile without one margin: two tiles make a camera's 4096
 
-Image = Float32[np.ndarray, "h w"]
+Image = Real[np.ndarray, "h w"]
 Output = Float32[np.ndarray, "h w"] | Float32[np.ndarray, "h w c"]
-Batch = Float32[np.ndarray, "1 h w 1"]
+Batch = Real[np.ndarray, "1 h w 1"]
 
 
 @runtime_checkable
@@ -123,8 +123,8 @@ def apply(
     """Return `function` of `image`, computed tile by tile: [h, w], or [h, w, c] of c channels.
 
     Args:
-        function: a compiled one of float32 [1, h, w, 1] that returns float32 [1, h, w, c].
-        image: float32 [h, w], with sides that are multiples of `divisor`.
+        function: of parts of the image, [1, h, w, 1], that returns float32 [1, h, w, c].
+        image: [h, w], with sides that are multiples of `divisor`.
         largest, margin, divisor: as in `split_axis`.
         square: the side of all tiles, as `square` returns it, instead of `largest`.
         in_flight: tiles that wait at once: with 2, an accelerator computes one while the previous

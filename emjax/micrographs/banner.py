@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from emjax.micrographs.shapes import Grey, Numbers
+from emjax.micrographs.shapes import Grey, Mask, Numbers
 
 # Shares of the intensity range, of pixels, or of the side.
 FLAT = 0.02  # by which what follows a strip differs from it, at least
@@ -17,6 +17,7 @@ LONG = 5  # times as wide as high, at least, is a scale bar
 SHORTEST, LONGEST = 1 / 25, 2 / 3  # of the width of the image
 ALIKE = 0.1  # of all values of the image: as near to the extreme ones counts as one
 FILLED = 0.9  # of the rectangle around a scale bar
+ROWS = 256  # that are looked at at once
 TEXT = 1 / 10  # of the height: how far above or below its bar a length is written
 
 Area = tuple[slice, slice]  # rows, columns
@@ -57,10 +58,13 @@ def picture(image: Grey) -> Area:
     low, high = np.quantile(image, (0.02, 0.98), method="inverted_cdf").astype(np.float64)
     if low == high or min(h, w) < 4 * FEWEST:
         return rows, columns
-    scaled = (image.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+
+    def scaled(part: Grey) -> Numbers:
+        return (part.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+
     top, bottom, left, right = (
-        strip(view[: int(len(view) * THICKEST)], max(FEWEST, round(len(view) * THINNEST)))
-        for view in (scaled, scaled[::-1], scaled.T, scaled.T[::-1])
+        strip(scaled(view[: int(len(view) * THICKEST)]), max(FEWEST, round(len(view) * THINNEST)))
+        for view in (image, image[::-1], image.T, image.T[::-1])
     )
     rows, columns = slice(top, h - bottom), slice(left, w - right)
     above, below = _bar(image[rows, columns])
@@ -73,9 +77,7 @@ def _bar(image: Grey) -> tuple[int, int]:
     darkest, brightest = float(image.min()), float(image.max())
     near = ALIKE * (brightest - darkest)
     for drawn in (image >= brightest - near, image <= darkest + near):
-        sums = np.cumsum(drawn, axis=1, dtype=np.int32)
-        shortest = max(1, int(SHORTEST * w))
-        has_line = (sums[:, shortest:] - sums[:, :-shortest] == shortest).any()
+        has_line = has_run(drawn, max(1, int(SHORTEST * w)))
         if not has_line or drawn.mean() > FILLED / LONG:
             continue
         from scipy import ndimage  # not at the top: few images need it
@@ -97,6 +99,15 @@ def _bar(image: Grey) -> tuple[int, int]:
             if last < h / 3:
                 return int(lines[-1]) + 1, 0
     return 0, 0
+
+
+def has_run(drawn: Mask, length: int) -> bool:
+    """Return whether as many pixels as `length` are drawn side by side in a row."""
+    for start in range(0, len(drawn), ROWS):
+        sums = np.cumsum(drawn[start : start + ROWS], axis=1, dtype=np.int32)
+        if (sums[:, length:] - sums[:, :-length] == length).any():
+            return True
+    return False
 
 
 def described(shape: tuple[int, ...], area: Area) -> str:

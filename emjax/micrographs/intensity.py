@@ -15,6 +15,7 @@ MIDDLE, ENDS, TIMES = (0.02, 0.98), (0.001, 0.999), 4
 SIGMAS = 4  # standard deviations on each side of the mean, of the sigma rule
 SOLID = 3  # pixels: what holds a square of this side is an object, whatever its values
 MOST_DEFECTS = 0.01  # of the pixels of an image
+BLOCK = 1 << 22  # pixels that are counted at once: NumPy makes 8 bytes of each
 
 Range: TypeAlias = tuple[float, float]  # low, high
 
@@ -50,7 +51,7 @@ def intensity_range(
         tops.append(1.0 if image.dtype.kind == "f" else float(np.iinfo(image.dtype).max))
         if rule == "fixed":
             continue
-        own = None if image.dtype.kind == "f" else np.bincount(image.ravel(), minlength=1 << 16)
+        own = None if image.dtype.kind == "f" else histogram(image)
         defect = defective(image, own)
         pixels = image.ravel() if defect is None else image[~defect]
         left_out, total = left_out + image.size - pixels.size, total + image.size
@@ -59,7 +60,7 @@ def intensity_range(
         elif defect is None:
             counts += own
         else:
-            counts += np.bincount(pixels, minlength=counts.size)
+            counts += histogram(pixels)
     if not tops:
         raise NoRange("expected at least one image to take the intensity range from, got none")
     if rule == "fixed":
@@ -87,6 +88,14 @@ def intensity_range(
     return float(low), float(high)
 
 
+def histogram(image: Numbers) -> np.ndarray:
+    """Return how often each grey value is in an image of 8 or 16 bits, int64 [65536]."""
+    counts, pixels = np.zeros(1 << 16, np.int64), image.reshape(-1)
+    for start in range(0, pixels.size, BLOCK):
+        counts += np.bincount(pixels[start : start + BLOCK], minlength=counts.size)
+    return counts
+
+
 def defective(image: Grey, counts: np.ndarray | None = None) -> Mask | None:
     """Return where a detector's hot and dead pixels decide the range of `image`; None nowhere.
 
@@ -100,7 +109,7 @@ def defective(image: Grey, counts: np.ndarray | None = None) -> Mask | None:
     if image.dtype.kind == "f":
         (low, a, b, high) = np.quantile(image, [ENDS[0], *MIDDLE, ENDS[1]], method="inverted_cdf")
     else:
-        below = np.cumsum(np.bincount(image.ravel()) if counts is None else counts)
+        below = np.cumsum(histogram(image) if counts is None else counts)
         (low, a, b, high) = np.searchsorted(
             below, np.multiply([ENDS[0], *MIDDLE, ENDS[1]], below[-1])
         )
@@ -128,4 +137,8 @@ def from_range(image: Numbers, intensity_range: Any, *, clip: bool = True) -> Fl
 def to_range(image: Numbers, intensity_range: Any) -> Floats:
     """Return `image` in [-1, 1] as float32 in the values of `intensity_range` (low, high)."""
     low, high = np.asarray(intensity_range, np.float32)
-    return (np.asarray(image, np.float32) + 1) * ((high - low) / 2) + low
+    values = np.array(image, np.float32)
+    values += 1
+    values *= (high - low) / 2
+    values += low
+    return values

@@ -75,6 +75,6 @@ def _is_flat(level: np.ndarray) -> Mask:
 def cut(pixels: np.ndarray) -> np.ndarray:
     """Return `pixels` with the lower half of their range at 0 and the upper half at its end."""
     if pixels.dtype == np.uint8:  # also where a mask has no foreground
-        return np.where(pixels >= 128, 255, 0).astype(np.uint8)
+        return np.uint8(255) * (pixels >= 128)
     low, high = float(pixels.min()), float(pixels.max())
     return np.where(pixels >= (low + high) / 2, high, 0).astype(pixels.dtype)
