@@ -259,7 +259,8 @@ def predict(case, data):
     first = default_engine()
     ways = {"emjax": functools.partial(prepared, first)}
     if case.device == "cpu":
-        installed = [name for name in ENGINES if importlib.util.find_spec(name)]
+        others = ENGINES if importlib.util.find_spec("onnx") else ["jax"]
+        installed = [name for name in others if importlib.util.find_spec(name)]
         for engine in installed:
             if engine != first:
                 ways[f"emjax, {engine}"] = functools.partial(prepared, engine)

@@ -27,7 +27,7 @@ EXTRAS = {  # module: (the extra that installs it, its purpose)
     "huggingface_hub": ("hub", "models by name from the Hugging Face Hub"),
     "starlette": ("app", "the page of emjax serve"),
     "onnxruntime": ("onnx", "models as ONNX files, and onnxruntime as an engine"),
-    "openvino": ("openvino", "OpenVINO as an engine"),
+    "openvino": ("openvino", "OpenVINO as an engine, the fastest on CPUs"),
     "bioimageio": ("bioimageio", "models as packages of bioimage.io"),
     "apache_beam": ("beam", "building records on Apache Beam, in an environment of its own"),
     "torch": ("torch", "parity tests and benchmarks"),

@@ -53,8 +53,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def cache() -> Path:
-    """Return the folder in which emjax keeps what it can make or fetch again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "emjax"
+    """Return the folder in which emjax keeps what it can make or fetch again.
+
+    That is in XDG_CACHE_HOME if it is an absolute path, as its specification has it.
+
+    Raises: RuntimeError if this user has no home.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (folder if folder.is_absolute() else Path.home() / ".cache") / "emjax"
 
 
 def draft_name(name: str, ending: str = ".partial") -> str:

@@ -61,6 +61,7 @@ RECIPES = {
 }
 SETTINGS = "settings.json"  # of a training, each with its reason
 DATASET = "micrographs"  # of OUT/data
+ENGINE = "jax"  # that scores, as it is there on every machine
 JUDGED = 100  # pairs whose masks are compared with what the base predicts
 TRIAL = 10  # --base=auto tries each for this part of the updates
 EVERYTHING = 1.0  # share of the images that a build may leave out: they were examined before
@@ -282,7 +283,7 @@ def examine(
     is_mask = options.task == "segmentation"
     asks = is_mask and not (options.classes or options.foreground)
     judges = asks and base.does and base.name in pretrained.DIGESTS
-    model = finetuning.Predictor(base.name) if judges else None
+    model = finetuning.Predictor(base.name, engine=ENGINE) if judges else None
     thumbnails: dict[str, Picture] = {}
 
     def watch(name: str, micrograph: Micrograph, target: np.ndarray) -> float | None:
@@ -456,7 +457,7 @@ def scored(folder: str, held: Sequence[Source], read_options: ReadOptions) -> li
     """Return the scores of `held` by the model of `folder`; of stacks, means over their planes."""
     if not held:
         return []
-    model = finetuning.Predictor(folder)
+    model = finetuning.Predictor(folder, engine=ENGINE)
 
     def planes_of(source: Source) -> Iterator[Truth]:
         for plane in pairs.read(source, read_options):

@@ -206,6 +206,7 @@ class Job:
         made = {
             "input": found.digest,
             "model": model.digest,
+            "engine": model.engine,
             "version": self.version,
             "options": {
                 "index": options.index,

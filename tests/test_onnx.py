@@ -2,9 +2,11 @@
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from importlib.util import find_spec
 
 import numpy as np
@@ -15,6 +17,7 @@ from safetensors.numpy import load_file, save
 import emjax
 from emjax import errors, export, measure, predict
 from emjax.errors import EmjaxError, InputError, UsageError
+from emjax.inference.network import from_folder
 from emjax.interchange import exports, onnx, runtimes
 from emjax.models import saved
 from tests.exported_networks import NETWORKS, agrees, field, written
@@ -82,7 +85,6 @@ def test_tiles_have_the_values_of_the_whole_image(model, engine):
     image = field(300, 260)
     tiled = emjax.load_model(model, memory=whole.bytes_per_pixel * 140**2, engine=engine)
     np.testing.assert_allclose(tiled.predict(image), whole.predict(image), atol=1e-5)
-    assert len(tiled.shapes) == 1
 
 
 def test_eight_threads_predict_like_one(model, engine):
@@ -306,7 +308,57 @@ def test_a_kept_graph_is_made_again_where_it_is_not_the_right_one(
         assert kept.read_bytes() == whole
     monkeypatch.setattr(emjax, "code_digest", lambda: "another")
     assert (predicted() == expected).all()
-    assert [path.name for path in cache.iterdir()] == [f"{kept.name.split('-')[0]}-another"]
+    assert sorted(path.name for path in cache.iterdir()) == sorted(
+        [kept.name, f"{kept.name.rpartition('-')[0]}-another"]
+    )
+
+
+def test_a_graph_is_not_kept_for_a_model_that_was_replaced_meanwhile(
+    engine, cache, tmp_path, monkeypatch
+):
+    """As a training does that saves a better one."""
+    first, second = (
+        written(tmp_path / name, "unet_mask", range_rule=rule)
+        for name, rule in (("first", "percentile"), ("second", "fixed"))
+    )
+
+    def replaced(folder):
+        for file in second.iterdir():
+            shutil.copy(file, folder)
+        return from_folder(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(onnx, "from_folder", replaced)
+        assert emjax.load_model(first, engine=engine).config["range_rule"] == "fixed"
+    assert not cache.exists()
+
+
+def test_what_is_added_to_a_model_is_there_with_a_kept_graph(engine, cache, tmp_path):
+    folder = written(tmp_path / "model", "unet_mask")
+    before = emjax.load_model(folder, engine=engine)
+    saved.annotate(folder, {"held_out": "Dice 0.9"})
+    after = emjax.load_model(folder, engine=engine)
+    assert len(list(cache.iterdir())) == 1 and after.digest == before.digest
+    assert after.config["held_out"] == "Dice 0.9" and after.engine == engine
+
+
+def test_the_latest_graphs_are_kept(engine, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx, "KEPT", 2)
+    rules = ("percentile", "fixed", "sigma")
+    folders = [written(tmp_path / rule, "unet_mask", range_rule=rule) for rule in rules]
+    for folder in (folders[0], folders[1], folders[0], folders[2]):
+        emjax.load_model(folder, engine=engine)
+        time.sleep(0.05)  # times of files are coarse
+    kept = {path.name[:32] for path in cache.iterdir()}
+    assert kept == {saved.digest(folders[index])[:32] for index in (0, 2)}
+
+
+def test_without_a_home_no_graph_is_kept(model, engine, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(onnx, "cache", no_home)
+    assert emjax.load_model(model, engine=engine).predict(field(60, 70)).shape == (60, 70)
 
 
 def test_a_graph_that_cannot_be_kept_is_used(model, engine, cache):

@@ -745,7 +745,7 @@ def test_a_tab_that_is_closed_while_its_work_runs(new_browser, micrograph, tmp_p
     """
     root, stack = tmp_path / "kept", tmp_path / "stack.tif"
     root.mkdir()
-    tifffile.imwrite(stack, np.tile(field(256, 256), (400, 1, 1)), photometric="minisblack")
+    tifffile.imwrite(stack, np.tile(field(256, 256), (2000, 1, 1)), photometric="minisblack")
     browser = new_browser()
     driver = browser.driver
     with served(root, constants="server.GONE, server.FORGOTTEN = 3, 9") as (process, port):
@@ -753,7 +753,7 @@ def test_a_tab_that_is_closed_while_its_work_runs(new_browser, micrograph, tmp_p
         driver.switch_to.new_window("tab")
         browser.open(port)
         browser.choose(stack)
-        browser.until(lambda: "400 planes" in browser.text("files"))
+        browser.until(lambda: "2000 planes" in browser.text("files"))
         browser.click("run")
         browser.until(lambda: "running" in browser.text("status"))
         (worker,) = children(process.pid)

@@ -106,8 +106,8 @@ def load_model(
             model that comes with emjax, or a .stablehlo or .onnx file that `emjax export` wrote.
         memory: bytes that the network may take for an image, if it runs on the CPU; larger images
             are predicted in tiles. A GPU or TPU gives half of its own memory instead.
-        engine: "jax", "onnxruntime" or "openvino"; by default OpenVINO on CPUs where it is
-            installed with onnx, else JAX, and for .onnx files onnxruntime.
+        engine: "jax", "onnxruntime" or "openvino"; by default OpenVINO on a CPU where the extra is
+            installed, else JAX; for .onnx files OpenVINO or onnxruntime.
 
     Raises: InputError if there is no readable model; UsageError if it cannot predict yet, or not in
         this engine.

@@ -2,7 +2,10 @@
 
 import os
 import sys
+from importlib import import_module
 from importlib.util import find_spec
+
+from emjax.errors import first_line, note
 
 ENGINES = ("jax", "onnxruntime", "openvino")
 NEEDS = ("onnx", "openvino")  # of a model in a folder: the extra `openvino`
@@ -13,7 +16,16 @@ def default_engine() -> str:
 
     Which is faster by how much: docs/background/performance.md.
     """
-    return "openvino" if all(map(find_spec, NEEDS)) and computes_on_cpu() else "jax"
+    if not (all(map(find_spec, NEEDS)) and computes_on_cpu()):
+        return "jax"
+    from emjax.interchange.runtimes import imported_openvino
+
+    try:
+        imported_openvino().Core()
+    except Exception as error:  # of an installation that is old or in pieces: of any kind
+        note("OpenVINO", f"is installed and does not work, so JAX predicts: {first_line(error)}")
+        return "jax"
+    return "openvino"
 
 
 def default_onnx_engine() -> str:
@@ -28,6 +40,4 @@ def computes_on_cpu() -> bool:
             return platforms.split(",")[0] == "cpu"
         if not any(map(find_spec, ("jax_plugins", "libtpu"))):
             return True
-    import jax
-
-    return jax.default_backend() == "cpu"
+    return import_module("jax").default_backend() == "cpu"

@@ -26,6 +26,7 @@ class Network(NamedTuple):
         folder: or file that it was read from.
         engine: the library that runs it, one of ENGINES.
         device_memory: bytes of the accelerator that it runs on; 0 on a CPU.
+        in_flight: tiles that it is given at once, as `tiles.apply` takes it.
         forward: what JAX traces, for exports; None where there is only a program.
         module: the nnx.Module; None where there is only a program.
     """
@@ -40,6 +41,7 @@ class Network(NamedTuple):
     folder: Path
     engine: str = "jax"
     device_memory: int = 0
+    in_flight: int = 1
     forward: "Callable[[Any], jax.Array] | None" = None
     module: Any = None
 
@@ -89,6 +91,7 @@ def from_folder(folder: str | Path) -> Network:
         lambda: cost.bytes_per_pixel(forward, module.divisor),
         saved.inside(folder),
         device_memory=devices.memory().get("bytes_limit", 0),
+        in_flight=devices.in_flight(),
         forward=forward,
         module=module,
     )

@@ -28,8 +28,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="a run's workdir, its model/ folder, a .stablehlo or .onnx "
         "file of emjax export, hf:OWNER/NAME of a hub, or a model that comes with emjax: "
         f"{names}; default: {MODEL}")  # fmt: skip
-    parser.add_argument("--engine", choices=ENGINES, help="what runs the network; default: the "
-        "fastest that is installed, docs/how-to/predict.md")  # fmt: skip
+    parser.add_argument("--engine", choices=ENGINES, help="what runs the network; default: "
+        "openvino on a CPU where the extra is installed, else jax; of ONNX files openvino or "
+        "onnxruntime")  # fmt: skip
 
 
 def add_model_to_hand_on(parser: argparse.ArgumentParser) -> None:

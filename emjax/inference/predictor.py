@@ -218,13 +218,14 @@ class Predictor:
         padded = np.pad(image, padding, mode="reflect") if np.any(padding) else image
         largest, margin = self.tiling(*padded.shape)
         geometry = dict(largest=largest, margin=margin, divisor=self.divisor)
-        square = self.square_tile(padded.shape, **geometry)
-        in_flight = 2 if self.device_memory else 1
+        compiles = self.engine == "jax"  # for each shape
+        square = self.square_tile(padded.shape, **geometry) if compiles else None
         clip = self.config.get("clip", True)  # converted networks saw values beyond the range
 
         def predict(tile: tiles.Batch) -> Any:
             return self.apply(micrographs.from_range(tile, intensity_range, clip=clip))
 
+        in_flight = self.network.in_flight
         output = tiles.apply(predict, padded, **geometry, square=square, in_flight=in_flight)
         output = output[:h, :w]
         return output if self.is_mask else micrographs.to_range(output, intensity_range)

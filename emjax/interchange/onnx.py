@@ -7,6 +7,7 @@ divide are continued by reflection inside the graph, as predict does it, and cut
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +26,7 @@ from emjax.models import saved
 
 OPSET, IR = 17, 8  # of 2022: old enough for most runtimes
 INPUT, OUTPUT = "image", "prediction"
-DIGITS = 32  # of a model's digest, in the names of kept graphs
+DIGITS, KEPT = 32, 32  # of a model's digest, in the names of kept graphs; how many of them
 RESIZE = {  # the attributes of ONNX's Resize that do what `blocks.UPSAMPLING` do
     "nearest": dict(
         mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
@@ -352,31 +353,69 @@ def in_engine(folder: str | Path, engine: str) -> Network:
     _, _, config = saved.read(folder)
     check_predicts(folder, config)
     digest = saved.digest(folder)
-    path = cache() / "graphs" / f"{digest[:DIGITS]}-{emjax.code_digest()}"
-    try:
-        facts, content = exports.unpacked(path, path.read_bytes())
-    except (OSError, InputError):  # there is none, or half of one
+    found = kept_graph(digest)
+    if found is None:
+        from emjax.models.formulation import PLAIN, formulated  # which load JAX
+
         network = from_folder(folder)
-        facts = Facts.of(network, "")
-        content = serialised(network, facts)
-        with contextlib.suppress(OSError):  # of a home that cannot be written to, for one
-            path.parent.mkdir(parents=True, exist_ok=True)
-            for earlier in path.parent.glob(f"{digest[:DIGITS]}-*"):  # by other code
-                earlier.unlink()
-            write_atomically(path, exports.packed(facts, content))
-    return network_of(content, facts, engine, saved.inside(folder))
+        with formulated(PLAIN):  # in which graphs are, whatever this machine computes on
+            facts = Facts.of(network, "")
+        found = facts, serialised(network, facts)
+        if facts.digest == digest:  # else the model was replaced meanwhile
+            keep_graph(*found)
+    facts, content = found
+    # What predictions do not depend on may have been added since.
+    facts = facts._replace(config=config) if facts.digest == digest else facts
+    return network_of(content, facts, engine, saved.inside(folder), facts.digest.encode())
 
 
-def network_of(content: bytes, facts: Facts, engine: str, path: Path) -> Network:
-    """Return the Network of an ONNX file's `content`; its digest is of this and of the engine."""
-    digest = hashlib.sha256(engine.encode() + b" " + content).hexdigest()
+def graph_file(digest: str) -> Path:
+    """Return where the graph of the model with this digest is kept, written by this emjax.
+
+    Raises: RuntimeError if this user has no home.
+    """
+    return cache() / "graphs" / f"{digest[:DIGITS]}-{emjax.__version__}-{emjax.code_digest()}"
+
+
+def kept_graph(digest: str) -> tuple[Facts, bytes] | None:
+    """Return the graph of the model with this digest, and its facts, if it is kept and whole."""
+    try:
+        path = graph_file(digest)
+        found = exports.unpacked(path, path.read_bytes())
+        os.utime(path)  # it is in use
+    except (OSError, RuntimeError, InputError):
+        return None
+    return found if found[0].digest == digest else None
+
+
+def keep_graph(facts: Facts, content: bytes) -> None:
+    """Keep the graph of a model, if there is a place for it, and the latest KEPT - 1 others."""
+    with contextlib.suppress(OSError, RuntimeError):
+        path = graph_file(facts.digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, exports.packed(facts, content))
+        latest_first = sorted(path.parent.iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
+        for old in latest_first[KEPT:]:
+            old.unlink(missing_ok=True)
+
+
+def network_of(
+    content: bytes, facts: Facts, engine: str, path: Path, model: bytes | None = None
+) -> Network:
+    """Return the Network of an ONNX file's `content`.
+
+    Args:
+        model: what its digest is of, beside the engine; by default `content`.
+    """
+    digest = hashlib.sha256(engine.encode() + b" " + (model or content)).hexdigest()
     try:
         apply = runtimes.SESSIONS[engine](content)
     except (UsageError, InputError):
         raise
     except Exception as error:  # each runtime has its own
         raise InputError(
-            f"{path}: {engine} cannot read it: {first_line(error)}; export it again"
+            f"{path}: {engine} cannot read it: {first_line(error)}; take another engine, or export "
+            "it again"
         ) from error
     # One program serves all sizes, so there is nothing to forget.
     return facts.network(path, apply, digest, forget=lambda: None, engine=engine)

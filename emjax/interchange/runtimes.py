@@ -13,6 +13,7 @@ from emjax.errors import imported
 
 Images = Float32[np.ndarray, "b h w c"]
 Session = Callable[[Images], Images]
+IMPORTING = threading.Lock()
 
 
 def channels_first(images: Images) -> Float32[np.ndarray, "b c h w"]:
@@ -48,13 +49,14 @@ def imported_openvino() -> ModuleType:
     """
     name = "openvino_telemetry"
     modules: dict[str, Any] = sys.modules
-    if "openvino" in modules or name in modules:
-        return imported("openvino", "openvino")
-    modules[name] = None  # so that its import fails
-    try:
-        return imported("openvino", "openvino")
-    finally:
-        del modules[name]
+    with IMPORTING:
+        if "openvino" in modules or name in modules:
+            return imported("openvino", "openvino")
+        modules[name] = None  # so that its import fails
+        try:
+            return imported("openvino", "openvino")
+        finally:
+            del modules[name]
 
 
 def openvino_session(content: bytes) -> Session:

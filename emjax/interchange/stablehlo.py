@@ -96,8 +96,14 @@ def parse(path: Path, content: bytes) -> Network:
         ) from error
     apply: Any = jax.jit(function.call)
     digest = hashlib.sha256(content).hexdigest()
-    memory = devices.memory().get("bytes_limit", 0)
-    return facts.network(path, apply, digest, forget=apply.clear_cache, device_memory=memory)
+    return facts.network(
+        path,
+        apply,
+        digest,
+        forget=apply.clear_cache,
+        device_memory=devices.memory().get("bytes_limit", 0),
+        in_flight=devices.in_flight(),
+    )
 
 
 def check_version(path: Path, facts: Facts) -> None:

@@ -73,6 +73,11 @@ def memory() -> dict[str, int]:
     return max(found, key=lambda stats: stats.get("peak_bytes_in_use", 0))
 
 
+def in_flight() -> int:
+    """Return how many tiles of an image are computed at once: a CPU takes all cores for one."""
+    return 1 if jax.default_backend() == "cpu" else 2
+
+
 def backend() -> str:
     """Return the platform that JAX runs on: cpu, gpu or tpu.
 

@@ -224,7 +224,9 @@ class Particles(QtWidgets.QWidget):
         """Yield how many planes are done; return (labels or restored planes, table or None)."""
         try:
             yield from self.predicted(name, planes, size, split, smallest)
-        except RuntimeError as error:  # of JAX; a worker would not end by it
+        except EmjaxError:
+            raise
+        except Exception as error:  # of any engine; a worker would not end by it
             raise EmjaxError(first_line(error)) from error
         return self.result
 

@@ -70,7 +70,7 @@ def flags(order: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
 
 def run(order: Mapping[str, Any]) -> dict[str, Any]:
     """Predict the files, and measure the particles of masks; return what was written."""
-    from emjax import measure, predict  # JAX, which a look does without
+    from emjax import measure, predict  # which a look does without
 
     out, files = Path(order["out"]), {Path(path): label for path, label in order["files"].items()}
     # Left out where it is the commands' own: results keep the options that made them.
