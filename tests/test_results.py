@@ -214,7 +214,7 @@ def test_results_hold_no_place_and_no_time(segments, tmp_path):
     assert one == two and len(one) == 4
     facts = made_by.read(tmp_path / "one/out/a.tif")
     assert facts is not None
-    assert {*facts} == {"input", "kind", "model", "options", "result", "version"}
+    assert {*facts} == {"engine", "input", "kind", "model", "options", "result", "version"}
     text = json.dumps(facts)
     assert str(tmp_path) not in text and "a.tif" not in text
 
