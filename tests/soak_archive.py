@@ -19,6 +19,7 @@ import tifffile
 DAMAGED = 500  # one file of so many
 EARLY = 200  # files after which memory is looked at first
 GROWTH = 40  # MB from then on, at most
+LONGEST = 0.6  # life, of the time of the whole; to skip finished files takes a third of it
 CODE = 3  # of a command that could not read some files
 
 
@@ -100,7 +101,6 @@ def main(arguments):
     """Print what was done, or raise what went wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=2000)
-    parser.add_argument("--seconds", type=float, default=8, help="longest life; default: 8")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     began = time.monotonic()
@@ -108,8 +108,10 @@ def main(arguments):
         images, once, often = (Path(name) / each for each in ("images", "once", "often"))
         images.mkdir()
         simulate(images, options.files)
+        start = time.monotonic()
         early, most = uninterrupted(images, once)
-        kills = killed_until_done(images, often, options.seconds, random.Random(options.seed))
+        longest = LONGEST * (time.monotonic() - start)
+        kills = killed_until_done(images, often, longest, random.Random(options.seed))
         expected, found = contents(once), contents(often)
     differ = [file for file in expected.keys() | found.keys()
               if expected.get(file) != found.get(file)]  # fmt: skip
