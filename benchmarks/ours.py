@@ -32,6 +32,7 @@ from emjax.data.records import Records, open_mixture
 from emjax.inference.engines import ENGINES, default_engine
 from emjax.inference.predictor import Predictor
 from emjax.metrics import losses
+from emjax.micrographs import from_range
 from emjax.models import saved
 from emjax.models.build import build_abstract
 from emjax.models.cost import operations
@@ -251,8 +252,7 @@ def predict(case, data):
                 if tiled:
                     predictor(image, (0.0, 255.0))
                 else:
-                    scaled = np.clip(image.astype(np.float32) / 127.5 - 1, -1, 1)
-                    predictor.apply(scaled[None, ..., None])
+                    predictor.apply(from_range(image, (0, 255))[None, ..., None])
 
         return Prepared(run)
 

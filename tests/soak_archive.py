@@ -47,11 +47,13 @@ def started(images, out):
 
 
 def resident(pid):
-    """Return the MB in memory of a process; 0 if it has ended."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) // 1024
-    return 0
+    """Return the MB in memory of a process, by its number; 0 if it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    kilobytes = status.partition("VmRSS:")[2].split()
+    return int(kilobytes[0]) / 1024 if kilobytes else 0
 
 
 def uninterrupted(images, out):
@@ -118,10 +120,10 @@ def main(arguments):
     if differ:
         raise RuntimeError(f"{len(differ)} files differ from the uninterrupted run: {differ[:5]}")
     if most > early + GROWTH:
-        raise RuntimeError(f"memory grew from {early} to {most} MB")
+        raise RuntimeError(f"memory grew from {early:.0f} to {most:.0f} MB")
     print(
         f"{options.files} files, {kills} kills: {len(expected)} results equal those of the "
-        f"uninterrupted run; {early} MB after {EARLY} files, at most {most} later; "
+        f"uninterrupted run; {early:.0f} MB after {EARLY} files, at most {most:.0f} later; "
         f"{time.monotonic() - began:.0f} s"
     )
 

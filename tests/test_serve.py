@@ -27,6 +27,7 @@ from emjax.errors import UsageError
 from emjax.micrographs import write
 from tests.exported_networks import field
 from tests.format_samples import NM, ser
+from tests.soak_archive import resident
 
 pytest.importorskip("starlette", reason="needs the extra app: make test-handon")
 pytest.importorskip("uvicorn", reason="needs the extra app: make test-handon")
@@ -556,12 +557,6 @@ def test_a_port_that_is_taken_is_one_line(port):
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: --host=127.0.0.1 --port={port}: cannot be listened at: ")
-
-
-def resident(process):
-    """Return the MB of memory of a process, by its number."""
-    status = Path(f"/proc/{process}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 def children(process):

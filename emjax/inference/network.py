@@ -25,8 +25,6 @@ class Network(NamedTuple):
         bytes_per_pixel: returns the memory that it takes per pixel of an image, roughly.
         folder: or file that it was read from.
         engine: the library that runs it, one of ENGINES.
-        device_memory: bytes of the accelerator that it runs on; 0 on a CPU.
-        in_flight: tiles that it is given at once, as `tiles.apply` takes it.
         forward: what JAX traces, for exports; None where there is only a program.
         module: the nnx.Module; None where there is only a program.
     """
@@ -40,8 +38,6 @@ class Network(NamedTuple):
     bytes_per_pixel: Callable[[], int]
     folder: Path
     engine: str = "jax"
-    device_memory: int = 0
-    in_flight: int = 1
     forward: "Callable[[Any], jax.Array] | None" = None
     module: Any = None
 
@@ -69,7 +65,6 @@ def from_folder(folder: str | Path) -> Network:
     import jax  # of which other runtimes need nothing
 
     from emjax.models import cost, saved
-    from emjax.parallel import devices
     from emjax.tasks import task_of
 
     module, config = saved.load(folder)
@@ -90,8 +85,6 @@ def from_folder(folder: str | Path) -> Network:
         tiles.margin(module),
         lambda: cost.bytes_per_pixel(forward, module.divisor),
         saved.inside(folder),
-        device_memory=devices.memory().get("bytes_limit", 0),
-        in_flight=devices.in_flight(),
         forward=forward,
         module=module,
     )

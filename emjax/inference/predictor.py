@@ -60,7 +60,12 @@ class Predictor:
         self.classes = classes_of(self.config)
         self.is_mask = self.classes > 0
         self.divisor, self.margin = self.network.divisor, self.network.margin
-        self.device_memory = self.network.device_memory
+        self.device_memory, self.in_flight = 0, 1  # of engines that run on the CPU
+        if self.engine == "jax":
+            from emjax.parallel import devices  # which loads JAX
+
+            self.device_memory = devices.memory().get("bytes_limit", 0)
+            self.in_flight = devices.in_flight()
         self.memory = self.device_memory // 2 or memory
         self.memory_for_whole = 0
         self.whole_image_reason = needs_whole_image(self.config["model"])
@@ -225,9 +230,8 @@ class Predictor:
         def predict(tile: tiles.Batch) -> Any:
             return self.apply(micrographs.from_range(tile, intensity_range, clip=clip))
 
-        in_flight = self.network.in_flight
-        output = tiles.apply(predict, padded, **geometry, square=square, in_flight=in_flight)
-        output = output[:h, :w]
+        ahead = self.in_flight
+        output = tiles.apply(predict, padded, **geometry, square=square, in_flight=ahead)[:h, :w]
         return output if self.is_mask else micrographs.to_range(output, intensity_range)
 
     def spread(

@@ -93,8 +93,6 @@ class Facts(NamedTuple):
         *,
         forget: Callable[[], None],
         engine: str = "jax",
-        device_memory: int = 0,
-        in_flight: int = 1,
     ) -> Network:
         """Return the Network of an export that was read from `path`; arguments are Network's."""
         return Network(
@@ -107,8 +105,6 @@ class Facts(NamedTuple):
             lambda: self.bytes_per_pixel,
             path,
             engine=engine,
-            device_memory=device_memory,
-            in_flight=in_flight,
         )
 
     def dump(self) -> str:

@@ -21,7 +21,6 @@ from emjax.inference.network import Network
 from emjax.interchange import exports
 from emjax.interchange.exports import Facts
 from emjax.models.formulation import FASTEST, PLAIN, Formulation, formulated
-from emjax.parallel import devices
 
 PLATFORMS = ("cpu", "cuda", "tpu", "rocm")
 
@@ -96,14 +95,7 @@ def parse(path: Path, content: bytes) -> Network:
         ) from error
     apply: Any = jax.jit(function.call)
     digest = hashlib.sha256(content).hexdigest()
-    return facts.network(
-        path,
-        apply,
-        digest,
-        forget=apply.clear_cache,
-        device_memory=devices.memory().get("bytes_limit", 0),
-        in_flight=devices.in_flight(),
-    )
+    return facts.network(path, apply, digest, forget=apply.clear_cache)
 
 
 def check_version(path: Path, facts: Facts) -> None:

@@ -400,10 +400,10 @@ class Particles(QtWidgets.QWidget):
     def finetuned(self, code: int, out: str) -> None:
         """Offer the new model."""
         self.model = None  # one of that name is another one now
-        if code and self.was_cancelled:
-            self.say("stopped; finetune on the same folders again, and it continues")
-        if code:
-            return  # its last line says why
+        if code:  # its last line says why
+            if self.was_cancelled:
+                self.say("stopped; finetune on the same folders again, and it continues")
+            return
         self.offer(out)
         self.bar.setRange(0, 1)
         self.bar.setValue(1)
