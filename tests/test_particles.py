@@ -181,7 +181,7 @@ def test_few_rounds_whatever_the_mask():
 
 
 def scores(predicted, true, valid=None):
-    """The two metrics of masks [b, h, w] as a row of the metrics log has them for each image."""
+    """The metrics of masks [b, h, w] as a row of the metrics log has them for each image."""
     arrays = dict(
         logits=jnp.where(jnp.array(predicted), 3.0, -3.0)[..., None],
         target=jnp.array(true, jnp.float32)[..., None],
@@ -196,6 +196,11 @@ def test_metrics_by_hand():
     true = np.stack([MASKS["a square"], EMPTY, FULL, EMPTY])
     found = scores(predicted, true)
     assert found["particle_f1"].tolist() == pytest.approx([2 / 3, 1, 0, 0])
+    error, applies = found[
+        "particle_count_error"
+    ]  # of no square, whatever was found, there is none
+    assert applies.tolist() == [True, False, True, False]
+    assert error.tolist()[0::2] == pytest.approx([1, 1])  # two for one, none for one
     error, applies = found["particle_size_error"]
     assert applies.tolist() == [True, False, False, False]
     assert error.tolist() == pytest.approx([2 / 15, 0, 0, 0])  # a square of 13 for one of 15

@@ -120,14 +120,17 @@ def particle_scores(
     """Return how well whole particles are found and sized; see `emjax.metrics.particles`.
 
     particle_f1: twice the pairs over the predicted plus the true particles; 1 if there are none.
+    particle_count_error: |predicted - true| / true number of particles; applies to images with one.
     particle_size_error: |predicted - true| / true diameter of a circle of the particle's area,
         mean over the pairs; applies to images with a pair.
     """
     masks = dict(predicted=(logits > 0) & valid, true=(target > 0.5) & valid)
     found = match(**{name: mask[..., 0] for name, mask in masks.items()})
     size_error = found.size_error / jnp.maximum(found.pairs, 1)
+    count_error = jnp.abs(found.predicted - found.true) / jnp.maximum(found.true, 1)
     return {
         "particle_f1": share(2.0 * found.pairs, found.predicted + found.true),
+        "particle_count_error": (count_error, found.true > 0),
         "particle_size_error": (size_error, found.pairs > 0),
     }
 
