@@ -5,7 +5,7 @@
     python -m emjax.report --runs=runs/few_images
 
 Segmentation: the network of the model `particles` from its weights and from random ones, and
-`pretrained` with a fresh last layer; also, as `released`, the network of Sytwu et al. (MIT licence),
+`pretrained` with a fresh last layer; as `released`, the network of Sytwu et al. (MIT licence),
 converted into the folder few_images/released. Restoration: `pretrained`, and the same network from
 random weights. Settings are those that `emjax finetune` chooses on a CPU, but for the updates: as
 many as three minutes of one core allow each network.

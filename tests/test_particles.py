@@ -198,7 +198,7 @@ def test_metrics_by_hand():
     assert found["particle_f1"].tolist() == pytest.approx([2 / 3, 1, 0, 0])
     error, applies = found[
         "particle_count_error"
-    ]  # of no square, whatever was found, there is none
+    ]  # without a square there is none
     assert applies.tolist() == [True, False, True, False]
     assert error.tolist()[0::2] == pytest.approx([1, 1])  # two for one, none for one
     error, applies = found["particle_size_error"]
