@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import ndimage
 
 from data_builders.micrographs.masks import Tally, interpret
-from emjax import micrographs
+from emjax import micrographs, pictures
 from emjax.errors import InputError
 
 RNG = np.random.default_rng(3)
@@ -105,6 +105,17 @@ def test_a_picture_is_no_mask_unless_its_foreground_is_named():
     with pytest.raises(InputError, match="m.png: expected a mask, got a picture: 1.. grey values"):
         interpret("m.png", picture, None)
     np.testing.assert_array_equal(interpret("m.png", picture, (7,))[0], picture == 7)
+
+
+@pytest.mark.parametrize("levels", [6, 200])
+def test_an_overlay_is_no_mask(levels):
+    picture = pictures.overlay(RNG.integers(0, levels, (96, 112)), drawn())
+    with pytest.raises(InputError, match="outlines on it"):
+        interpret("m.overlay.png", picture, None)
+    colour = pictures.OUTLINES[0]
+    np.testing.assert_array_equal(
+        interpret("m.overlay.png", picture, colour)[0], (picture == colour).all(-1)
+    )
 
 
 def test_shares_are_those_of_the_pixels():

@@ -196,9 +196,7 @@ def test_metrics_by_hand():
     true = np.stack([MASKS["a square"], EMPTY, FULL, EMPTY])
     found = scores(predicted, true)
     assert found["particle_f1"].tolist() == pytest.approx([2 / 3, 1, 0, 0])
-    error, applies = found[
-        "particle_count_error"
-    ]  # without a square there is none
+    error, applies = found["particle_count_error"]  # without a square there is none
     assert applies.tolist() == [True, False, True, False]
     assert error.tolist()[0::2] == pytest.approx([1, 1])  # two for one, none for one
     error, applies = found["particle_size_error"]

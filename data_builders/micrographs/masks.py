@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Real, UInt8
 
 from emjax.errors import InputError
-from emjax.micrographs.masks import cut, has_grey_edges, without_alpha
+from emjax.micrographs.masks import cut, has_grey_edges, has_outlines, without_alpha
 
 Value: TypeAlias = tuple[float, ...]  # one number, or red, green, blue
 LISTED = 10
@@ -44,9 +44,17 @@ def interpret(
         classes: their number, for masks with the number of a class in each pixel. These numbers are
             then returned, and grey edges are left alone; `Tally.check` refuses other values.
 
-    Raises: InputError for a picture in grey values, and for a colour that needs three numbers.
+    Raises: InputError for a picture in grey values, for one with outlines on it, and for a colour
+        that needs three numbers.
     """
     pixels, note = without_alpha(pixels)
+    if foreground is None and has_outlines(pixels):
+        raise InputError(
+            f"{path}: expected a mask, got a micrograph with outlines on it: on which side of one "
+            "the particle is cannot be known for sure. Give the mask itself, which emjax predict "
+            "writes next to the overlay; where each pixel of the foreground is coloured, name its "
+            "--foreground"
+        )
     if classes is None and has_grey_edges(path, pixels, is_asked=foreground is not None):
         halves = cut(pixels)
         if foreground is None or set(foreground) <= {0.0, float(halves.max())}:

@@ -13,6 +13,8 @@ NEAR = 0.02  # of the range: values as near to its ends count as an end
 FLAT = 0.25  # of the values between the ends of a mask with grey edges, this share at most is flat
 WIDE = 8  # pixels that a grey edge reaches: a block of JPEG
 STEPS = 4  # different values at least between the ends of a mask with grey edges
+GREYS = 6  # levels at least of a micrograph on which outlines are drawn
+COLOURS = 8  # of outlines, at most
 
 
 def without_alpha(
@@ -78,3 +80,13 @@ def cut(pixels: np.ndarray) -> np.ndarray:
         return np.uint8(255) * (pixels >= 128)
     low, high = float(pixels.min()), float(pixels.max())
     return np.where(pixels >= (low + high) / 2, high, 0).astype(pixels.dtype)
+
+
+def has_outlines(pixels: np.ndarray) -> bool:
+    """Return whether `pixels` are a micrograph in grey with lines of few colours, as overlays."""
+    if pixels.ndim != 3 or pixels.shape[-1] != 3:
+        return False
+    coloured = (pixels != pixels[..., :1]).any(axis=-1)
+    if not 0 < coloured.mean() < 0.5 or len(np.unique(pixels[~coloured][:, 0])) < GREYS:
+        return False
+    return len(np.unique(pixels[coloured], axis=0)) <= COLOURS
