@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO := runs/demo
 
-.PHONY: demo test test-handon screen lint smoke soak models venv
+.PHONY: demo test test-handon screen lint smoke soak models venv benchmark-gpu
 
 demo: venv
 	$(PY) -m data_builders.build simulated/nanoparticles --data_dir=$(DEMO)/data --records=160 \
@@ -61,6 +61,14 @@ $(BIOIMAGEIO)/installed: tests/bioimageio.txt
 	test -x $(BIOIMAGEIO)/bin/python || $(PYTHON) -m venv $(BIOIMAGEIO)
 	$(BIOIMAGEIO)/bin/python -m pip install -q -r tests/bioimageio.txt
 	touch $@
+
+# On a machine with one GPU, in an environment with JAX and PyTorch for it, less than ten minutes in
+# all; what is finished is written after every case.
+benchmark-gpu:
+	$(PYTHON) -m benchmarks.run --device=gpu --out=runs/benchmarks --repeats=5 --minutes=5 \
+	    --only='step/pix2pix/unet_4_424,step/segmentation/unet_4_424,predict/unet_4_424,step/segmentation/hrnet_w48'
+	$(PYTHON) -m benchmarks.run --device=gpu --out=runs/benchmarks --repeats=5 --minutes=1 \
+	    --host_cores=4 --compile= --only='end_to_end/pix2pix/unet_4_424'
 
 # The commands of the README once, on tiny data.
 smoke: venv

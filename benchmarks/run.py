@@ -39,6 +39,7 @@ ENVIRONMENT = {
 
 def main(arguments):
     """Measure the chosen cases; returns the exit code."""
+    start = time.monotonic()
     parser = cli.Parser(prog="benchmarks.run", description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True, type=Path, help="folder for results and records")
     parser.add_argument("--device", choices=("cpu", "gpu"), help="default: gpu where one is")
@@ -46,6 +47,12 @@ def main(arguments):
     parser.add_argument("--repeats", type=int, default=9, help="rounds; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=1.0, help="a round; default: %(default)s")
     parser.add_argument("--host_cores", type=int, help="hold both sides to so many; default: all")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=float("inf"),
+        help="no case begins later than so many after the start; default: no end",
+    )
     parser.add_argument("--compile", help="modes of torch.compile, joined by commas; default: "
                         "`default` on a GPU, none on a CPU")  # fmt: skip
     parser.add_argument("--without_torch", action="store_true", help="leave PyTorch out")
@@ -59,10 +66,10 @@ def main(arguments):
     cases = chosen(everything(device), options.only)
     modes = options.compile if options.compile is not None else "default" * (device == "gpu")
     modes = [mode for mode in modes.split(",") if mode]
-    if options.repeats < 1 or options.seconds <= 0:
+    if options.repeats < 1 or options.seconds <= 0 or not options.minutes > 0:
         raise UsageError(
-            f"--repeats={options.repeats} --seconds={options.seconds}: expected at least 1 repeat "
-            "and more than 0 seconds"
+            f"--repeats={options.repeats} --seconds={options.seconds} --minutes={options.minutes}: "
+            "expected at least 1 repeat, and more than 0 seconds and minutes"
         )
     if options.at_least is not None and not (options.beside and options.at_least > 0):
         raise UsageError(
@@ -94,6 +101,9 @@ def main(arguments):
     machine = described(capacity, cores)
     for case in cases:
         began = time.monotonic()
+        if began - start > 60 * options.minutes:
+            print(f"note: {case.name} is left out: --minutes={options.minutes:g} are over")
+            continue
         if beside and case.name not in compared:
             print(f"note: {case.name} is not a case of the earlier build; measured without it")
         result = {**measured(case), "machine": machine, "limits": tables.capacity(capacity)}

@@ -84,7 +84,8 @@ def beside(folder, *arguments):
     """The exit code of benchmarks.run, and {case: {variant: what it did}}."""
     line = ["--device=cpu", "--without_torch", "--repeats=2", "--seconds=0.01"]
     code = run.main([*line, f"--out={folder}", *arguments])
-    results = json.loads((folder / "results.json").read_text())
+    path = folder / "results.json"
+    results = json.loads(path.read_text()) if path.exists() else []
     return code, {result["case"]["name"]: result["variants"] for result in results}
 
 
@@ -113,6 +114,13 @@ def test_an_earlier_checkout_is_a_side_of_its_own(tmp_path, tiny_cases, capsys):
     said = capsys.readouterr().out
     assert "note: growth/batch/3 is not a case of the earlier build; measured without it" in said
     assert "earlier build" in (tmp_path / "results.md").read_text()
+
+
+def test_no_case_begins_too_late(tmp_path, tiny_cases, capsys):
+    code, found = beside(tmp_path, "--only=growth/batch/3,read/alone", "--minutes=1e-9")
+    assert code == 0 and not found
+    said = capsys.readouterr().out
+    assert "note: read/alone is left out: --minutes=1e-09 are over" in said
 
 
 EARLIER_BUILD = """

@@ -77,6 +77,22 @@ def record(out):
     return json.loads((out / rounds.RECORD).read_text())
 
 
+@pytest.mark.parametrize(
+    ("is_mask", "trained", "untrained", "better"),
+    [
+        (True, 0.4, 0.6, True),
+        (True, 0.6, 0.4, False),
+        (False, 0.1, 0.2, False),
+        (False, 0.2, 0.1, True),
+    ],
+)
+def test_a_training_that_made_it_worse_is_called_so(is_mask, trained, untrained, better):
+    ours, theirs = ([finetuning.Scored("a.tif", score, 1, 1, [])] for score in (trained, untrained))
+    said = finetuning.in_words(ours, is_mask=is_mask, folds=0, before={"particles": theirs})
+    assert f"Without this training, particles has {untrained:.3f}." in said
+    assert ("That is better: predict with particles" in said) is better
+
+
 def test_one_line_gives_a_model_a_score_and_a_page(base, tmp_path, capsys):
     folder, out, start = write_pairs(tmp_path / "pairs", 10), tmp_path / "out", base()
     assert run(folder, out, f"--base={start}") == 0

@@ -139,16 +139,20 @@ class TrainBatches:
 
     def streamed_batches(self, step: int) -> Iterator[Batch]:
         """Yield {field: [batch_size, ...]}, read from disk ahead of time."""
-        share = self.local_rows.stop - self.local_rows.start
-
-        def example(position: int) -> Example:
-            batch, row = divmod(position, share)
-            return self.example(self.order[batch * self.batch_size + self.local_rows.start + row])
-
-        positions = grain.MapDataset.range(step * share, 2**62)
-        rows = positions.map(example).batch(share, drop_remainder=True)
-        for batch in rows.to_iter_dataset(read_options(prefetched=4 * share)):
+        batches = grain.MapDataset.range(step, 2**62).map(self.local_batch)
+        for batch in batches.to_iter_dataset(read_options(prefetched=4)):
             yield sharding.to_devices(batch, self.mesh)
+
+    def local_batch(self, number: int) -> Example:
+        """Return the rows of batch `number` that this process reads, {field: [rows, ...]}.
+
+        A step of the reading threads is a batch, as handing one record from thread to thread takes
+        longer than decoding it.
+        """
+        start = number * self.batch_size
+        rows = range(start + self.local_rows.start, start + self.local_rows.stop)
+        examples = [self.example(self.order[row]) for row in rows]
+        return {name: np.stack([each[name] for each in examples]) for name in self.fields}
 
     def resident_batches(self, step: int) -> Iterator[Batch]:
         """Yield {"indices": int32 [batch_size], "stored": the arrays that `stored` returns}."""

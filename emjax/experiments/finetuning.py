@@ -154,10 +154,12 @@ def in_words(
         found = sum(each.found or 0 for each in scores)
         drawn = sum(each.drawn or 0 for each in scores)
         text += f"; {found} particles found, {drawn} in the labels"
-    earlier = "".join(
-        f" Without this training, {base} has {interval_of(theirs).mean:.3f}."
-        for base, theirs in before.items()
-    )
+    earlier, ours = "", interval_of(scores).mean
+    for base, untrained in before.items():
+        theirs = interval_of(untrained).mean
+        earlier += f" Without this training, {base} has {theirs:.3f}."
+        if theirs > ours if is_mask else theirs < ours:
+            earlier += f" That is better: predict with {base}, or label more images."
     return f"{text}.{earlier}"
 
 
