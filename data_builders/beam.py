@@ -12,9 +12,12 @@ import contextlib
 import functools
 import importlib
 import io
+import logging
 import math
+import os
 import pickle
 import shlex
+import shutil
 import signal
 import threading
 import uuid
@@ -28,9 +31,9 @@ import numpy as np
 from data_builders import common, tfds_patches
 from data_builders.common import Contents, Dataset, MakeWriter
 from data_builders.writer import Writer
-from emjax.errors import EmjaxError, InputError, UsageError, choose
+from emjax.cli import BEAM_RUNNERS
+from emjax.errors import EmjaxError, InputError, UsageError, choose, logger, note
 
-RUNNERS = ("DirectRunner", "DataflowRunner", "FlinkRunner", "PortableRunner", "SparkRunner")
 QUIET = "--default_sdk_harness_log_level=ERROR"  # this module reports what fails
 SECONDS_TO_END = 10  # for Beam, once a worker is lost, before it is interrupted again
 MAX_PARTS = 256  # of a dataset: enough for as many workers; each shard reads from so many files
@@ -49,16 +52,32 @@ class Part(NamedTuple):
     error: EmjaxError | None  # what ended it
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of Beam to `parser`."""
-    add = parser.add_argument
-    add("--beam_runner", metavar="RUNNER", help=f"build on Apache Beam: {', '.join(RUNNERS)}")
-    add("--workers", type=int, metavar="N", help="processes of DirectRunner; default: 1")
-    add("--beam_options", metavar="'--FLAG=VALUE ...'", help="for Beam itself: launch/beam.md")
+class Runner(NamedTuple):
+    """Where the work is done: a runner of Beam, and flags for Beam."""
+
+    name: str
+    flags: list[str]
+
+
+class Outcome(NamedTuple):
+    """What a worker did about one item."""
+
+    result: Any
+    error: EmjaxError | None  # what ended it
+    notes: list[tuple[str, str, str]]  # subject, text and kind of each
 
 
 def writer_of(options: argparse.Namespace) -> MakeWriter:
     """Return what makes the Writer that `options` ask for: of one process, or of Beam.
+
+    Raises: UsageError as `runner_of`.
+    """
+    runner = runner_of(options)
+    return functools.partial(BeamWriter, runner=runner) if runner else Writer
+
+
+def runner_of(options: argparse.Namespace) -> Runner | None:
+    """Return the Runner that the flags of `emjax.cli.add_beam` ask for; None for one process.
 
     Raises: UsageError if Beam is not installed, or does not know the runner or an option.
     """
@@ -68,10 +87,10 @@ def writer_of(options: argparse.Namespace) -> MakeWriter:
             if getattr(options, flag) is not None:
                 given = f"--{flag}={getattr(options, flag)}"
                 raise UsageError(
-                    f"{given} without --beam_runner; expected one of {', '.join(RUNNERS)}"
+                    f"{given} without --beam_runner; expected one of {', '.join(BEAM_RUNNERS)}"
                 )
-        return Writer
-    choose("runner", runner, dict.fromkeys(RUNNERS))
+        return None
+    choose("runner", runner, dict.fromkeys(BEAM_RUNNERS))
     if workers is not None and workers < 1:
         raise UsageError(f"--workers={workers}, expected at least 1")
     if workers is not None and runner != "DirectRunner":
@@ -93,7 +112,7 @@ def writer_of(options: argparse.Namespace) -> MakeWriter:
             "--direct_running_mode=multi_processing",
             *flags,
         ]
-    return functools.partial(BeamWriter, runner=runner, flags=_checked(runner, flags))
+    return Runner(runner, _checked(runner, flags))
 
 
 def _imported(module: str) -> Any:
@@ -147,12 +166,11 @@ class BeamWriter(Writer, skip_registration=True):
         *,
         data_dir: Path,
         max_skipped: float,
-        runner: str,
-        flags: list[str],
+        runner: Runner,
     ) -> None:
-        """Prepare to write, as Writer, on the Beam runner `runner` with `flags` for Beam."""
+        """Prepare to write, as Writer, on `runner`."""
         super().__init__(dataset, contents, data_dir=data_dir, max_skipped=max_skipped)
-        self.runner, self.flags = runner, flags
+        self.runner = runner
 
     def _generate_splits(self, dl_manager: Any, download_config: Any) -> list[Any]:
         """Write the records, when TFDS calls for it; return the SplitInfo of each split."""
@@ -200,20 +218,51 @@ class BeamWriter(Writer, skip_registration=True):
     def _spread(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         """Return [function(item) for item in items], computed by the workers in any order.
 
-        The results come back through files; `function` may raise an EmjaxError.
+        `function` may raise an EmjaxError.
         """
-        folder = self.partial.resolve() / f"results-{uuid.uuid4().hex}"
-        folder.mkdir()
-        (folder / "task").write_bytes(pickle.dumps((function, items)))
-        work = functools.partial(_work, folder=str(folder), home=str(self.partial.parent))
-        on_workers(work, len(items), self.runner, self.flags)
-        results = []
-        for number in range(len(items)):
-            result, error = pickle.loads((folder / str(number)).read_bytes())
-            if error:
-                raise error
-            results.append(result)
-        return results
+        folder, home = self.partial.resolve(), self.partial.parent
+        with outcomes(function, items, folder, home, self.runner) as done:
+            return [*map(replayed, done)]
+
+
+@contextlib.contextmanager
+def outcomes(
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    folder: Path,
+    home: Path,
+    runner: Runner,
+) -> Iterator[Iterator[Outcome]]:
+    """Yield the Outcomes of function(item) for each item, in their order; workers have any order.
+
+    Args:
+        function: pickled, as the items are; it may raise an EmjaxError.
+        folder: that all workers see; what they return goes through files in it.
+        home: named where the disk is full.
+    """
+    exchange = folder / f"results-{uuid.uuid4().hex}"
+    exchange.mkdir()
+    try:
+        (exchange / "task").write_bytes(pickle.dumps((function, items)))
+        work = functools.partial(
+            _work, folder=str(exchange), home=str(home), here=os.path.abspath(os.curdir)
+        )
+        on_workers(work, len(items), *runner)
+        yield (
+            Outcome(*pickle.loads((exchange / str(number)).read_bytes()))
+            for number in range(len(items))
+        )
+    finally:
+        shutil.rmtree(exchange, ignore_errors=True)
+
+
+def replayed(outcome: Outcome, tell: Callable[[str, str, str], None] = note) -> Any:
+    """Give the notes of a worker to `tell`; return its result, or raise its error."""
+    for each in outcome.notes:
+        tell(*each)
+    if outcome.error:
+        raise outcome.error
+    return outcome.result
 
 
 def on_workers(work: Callable[[int], None], count: int, runner: str, flags: list[str]) -> None:
@@ -283,17 +332,42 @@ def _task(folder: str) -> tuple[Callable[[Any], Any], Sequence[Any]]:
     return pickle.loads((Path(folder) / "task").read_bytes())
 
 
-def _work(number: int, folder: str, home: str) -> None:
-    """Do item `number` of the task in `folder`, and leave its result there."""
+def _work(number: int, folder: str, home: str, here: str) -> None:
+    """Do item `number` of the task in `folder`, in the folder `here`, and leave its Outcome."""
+    if os.path.abspath(os.curdir) != here:
+        os.chdir(here)
     function, items = _task(folder)
     result, error = None, None
+    with _collected_notes() as notes:
+        try:
+            with common.disk_errors(home):
+                result = function(items[number])
+        except EmjaxError as raised:
+            error = raised
+    outcome = Path(folder) / str(number)
+    if not outcome.exists():  # else the item was done twice, and the first time tells what was new
+        with _as_a_whole(outcome) as path:
+            path.write_bytes(pickle.dumps((result, error, notes)))
+
+
+@contextlib.contextmanager
+def _collected_notes() -> Iterator[list[tuple[str, str, str]]]:
+    """Yield a list that gets the notes of this process, in place of who prints them."""
+    notes: list[tuple[str, str, str]] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            subject, text = map(str, record.args or ())
+            notes.append((subject, text, getattr(record, "kind", "")))
+
+    before = logger.handlers, logger.propagate, logger.level
+    logger.handlers, logger.propagate = [Collector()], False
+    logger.setLevel(logging.WARNING)
     try:
-        with common.disk_errors(home):
-            result = function(items[number])
-    except EmjaxError as raised:
-        error = raised
-    with _as_a_whole(Path(folder) / str(number)) as path:
-        path.write_bytes(pickle.dumps((result, error)))
+        yield notes
+    finally:
+        logger.handlers, logger.propagate = before[:2]
+        logger.setLevel(before[2])
 
 
 @contextlib.contextmanager

@@ -10,8 +10,9 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 from emjax.errors import (
@@ -51,6 +52,7 @@ FLAGS = {
 }
 
 EVERY = 30  # seconds between reports of progress
+BEAM_RUNNERS = ("DirectRunner", "DataflowRunner", "FlinkRunner", "PortableRunner", "SparkRunner")
 Item = TypeVar("Item")
 Main = Callable[[Sequence[str]], int]
 
@@ -129,6 +131,20 @@ def command(main: Main) -> Main:
     return printing
 
 
+def add_beam(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of Apache Beam to a parser, for `data_builders.beam.runner_of`."""
+    runners = ", ".join(BEAM_RUNNERS)
+    add = parser.add_argument
+    add("--beam_runner", metavar="RUNNER", help=f"work on Apache Beam: {runners}")
+    add("--workers", type=int, metavar="N", help="processes of DirectRunner; default: 1")
+    add("--beam_options", metavar="'--FLAG=VALUE ...'", help="for Beam itself: launch/beam.md")
+
+
+def asks_for_beam(options: argparse.Namespace) -> bool:
+    """Return whether a flag of `add_beam` is given."""
+    return bool(options.beam_runner or options.workers is not None or options.beam_options)
+
+
 def message(error: BaseException) -> str:
     """Return an error's message, with flags in place of the arguments that its advice names."""
     if not isinstance(error, Adjustable):
@@ -153,6 +169,23 @@ def progress(items: Iterable[Item], total: int) -> Iterator[Item]:
             print(f"{done} of {total} inputs  ETA {rest}", flush=True)
             told = now
         yield item
+
+
+def for_each(files: Mapping[Path, Item], work: Callable[[Path, Item], str]) -> int:
+    """Print what `work` says of each file, or why it cannot be read; return how many cannot.
+
+    Args:
+        work: takes a file and its value in `files`; may raise InputError.
+    """
+    unread = 0
+    for file, value in progress(files.items(), len(files)):
+        try:
+            print(work(file, value))
+        except InputError as error:
+            line = f"error: {file}: {message(error)}"
+            print(line.replace(f"{file}: {file}", str(file)), file=sys.stderr)
+            unread += 1
+    return unread
 
 
 def exit_code_and_line(error: BaseException) -> tuple[int, str | None]:

@@ -65,9 +65,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip(" \n'\"").splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def note(subject: object, text: str) -> None:
-    """Log a warning about something that is used nevertheless, such as a file."""
-    logger.warning("%s: %s", subject, text)
+def note(subject: object, text: str, kind: str = "") -> None:
+    """Log a warning about something that is used nevertheless, such as a file.
+
+    Args:
+        kind: of the warning, for who counts them.
+    """
+    logger.warning("%s: %s", subject, text, extra={"kind": kind})
 
 
 def counted(number: int, thing: str = "particle") -> str:

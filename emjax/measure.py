@@ -12,11 +12,13 @@ that nobody has changed.
 import argparse
 import contextlib
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +33,7 @@ from emjax.measurement.results import Plane, Results, Settings
 from emjax.micrographs import made_by, names
 from emjax.micrographs.units import PixelSize, is_known
 
+WITH_PICTURES = 64  # files, of which the first that can be measured are in the report
 DIFFER = 0.01  # of a pixel size: a mask and its image may differ by so much
 
 
@@ -242,6 +245,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "particles being at the border more often")  # fmt: skip
     add("--min_size", type=smallest, metavar="PIXELS", help="leave out smaller particles")
     flags.add(parser)
+    cli.add_beam(parser)
     add("--overwrite", action="store_true", help="replace files that are not results, too")
     add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
@@ -271,18 +275,93 @@ def refuse(given: Mapping[str, Any], what: str) -> None:
             raise UsageError(f"{flag}: only for {what}; leave it out")
 
 
-def started(
-    options: argparse.Namespace, limit: int, files: Mapping[Path, str]
-) -> tuple[Callable[[Path, str], str], Results | AtomResults, Any]:
-    """Return (what measures a file of a name, the results it adds to, the Job of predict)."""
+class Started(NamedTuple):
+    """A measurement that has begun.
+
+    Attributes:
+        results: what is measured is added to.
+        empty: makes the like, without anything in them.
+        add: measures a file of a name, adds it to results, and returns a line that says so.
+        job: of predict; None of masks.
+    """
+
+    results: Results | AtomResults
+    empty: Callable[[], Any]
+    add: Callable[[Any, Path, str], str]
+    job: Any
+
+
+def started(options: argparse.Namespace, limit: int, files: Mapping[Path, str]) -> Started:
+    """Return a measurement of {file: its name in the results}, as the options ask for it."""
     if options.atoms:
-        seen, columns = Seen(options, limit, files), AtomResults(options.pixel_size)
-        return lambda file, name: columns.add(file, name, seen(file)), columns, seen.job
+        seen, of_atoms = Seen(options, limit, files), partial(AtomResults, options.pixel_size)
+        return Started(
+            of_atoms(),
+            of_atoms,
+            lambda found, file, name: found.add(file, name, seen(file)),
+            seen.job,
+        )
     split = None if options.no_split else options.split or SPLIT
     settings = Settings(split, options.min_size, options.pixel_size, options.border_weights)
     planes = (Masks if options.masks else Segmented)(options, limit, files)
-    particles, job = Results(settings), None if isinstance(planes, Masks) else planes.job
-    return lambda file, name: particles.add(file, name, planes(file)), particles, job
+    return Started(
+        Results(settings),
+        partial(Results, settings),
+        lambda found, file, name: found.add(file, name, planes(file)),
+        None if isinstance(planes, Masks) else planes.job,
+    )
+
+
+@contextlib.contextmanager
+def on_beam(
+    options: argparse.Namespace, begun: Started, files: Mapping[Path, str]
+) -> Iterator[Callable[[Path, str], str]]:
+    """Measure all files on Apache Beam; yield what adds each to the results, in their order."""
+    from data_builders import beam  # of which measure needs nothing else
+    from emjax import measure  # by this name also where it is __main__
+
+    runner = beam.runner_of(options)
+    assert runner
+    if begun.job:
+        options = argparse.Namespace(**{**vars(options), "range": begun.job.range})
+    options.out.mkdir(parents=True, exist_ok=True)
+    work = partial(measure.measure_there, pickle.dumps((options, files)))
+    items = [*enumerate(files.items())]
+    with beam.outcomes(work, items, options.out, options.out, runner) as done:
+
+        def add(file: Path, name: str) -> str:
+            line, part, needed = beam.replayed(next(done), begun.job.tell if begun.job else note)
+            begun.results.join(part)
+            if needed:
+                begun.job.model.memory_for_whole = max(needed, begun.job.model.memory_for_whole)
+            return line
+
+        yield add
+
+
+def measure_there(given: bytes, item: tuple[int, tuple[Path, str]]) -> tuple[str, Any, int]:
+    """Measure a file on a worker; return (its line, its results, as `Predictor.memory_for_whole`).
+
+    Args:
+        given: options and files, pickled.
+        item: the file's number, itself, and its name.
+    """
+    begun, (number, (file, name)) = started_there(given), item
+    found = begun.empty()
+    if number >= WITH_PICTURES:
+        found.shown = 0
+    line = begun.add(found, file, name)
+    return line, found, begun.job.model.memory_for_whole if begun.job and begun.job.model else 0
+
+
+@cache
+def started_there(given: bytes) -> Started:
+    """Return the measurement of a worker: one for all its files."""
+    options, files = pickle.loads(given)
+    begun = started(options, flags.limit(options), files)
+    if begun.job:
+        begun.job.named = np.inf
+    return begun
 
 
 @cli.command
@@ -299,19 +378,14 @@ def measure_files(options: argparse.Namespace, files: Mapping[Path, str]) -> int
     check_writable(options.out)
     if not options.overwrite:
         results.check_replaceable(options.out)
-    add, found, job = started(options, limit, files)
-    unread = 0
-    for file, name in cli.progress(files.items(), len(files)):
-        try:
-            print(add(file, name))
-        except InputError as error:
-            line = f"error: {file}: {cli.message(error)}"
-            print(line.replace(f"{file}: {file}", str(file)), file=sys.stderr)
-            unread += 1
-    if job:
-        job.sum_up()
-    if found.tables:
-        report(options.out, results.write(options.out, found), options.atoms)
+    begun = started(options, limit, files)
+    here = contextlib.nullcontext(partial(begun.add, begun.results))
+    with on_beam(options, begun, files) if cli.asks_for_beam(options) else here as work:
+        unread = cli.for_each(files, work)
+    if begun.job:
+        begun.job.sum_up()
+    if begun.results.tables:
+        report(options.out, results.write(options.out, begun.results), options.atoms)
     if unread:
         print(f"error: {unread} of {len(files)} inputs were not measured", file=sys.stderr)
     return InputError.code if unread else 0

@@ -15,9 +15,11 @@ and no file is replaced but results of emjax.
 
 import argparse
 import contextlib
+import functools
+import pickle
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +144,8 @@ class Job:
     ) -> None:
         self.model, self.options, self.limit, self.kinds = model, options, limit, kinds
         self.range: Range | None = None if options.range == "shared" else options.range
-        self.remarks: Counter[str] = Counter()
+        self.remarks: Counter[str] = Counter()  # by kind
+        self.named: float = NAMED
         self.version = f"{emjax.__version__} {code_digest()}"
 
     def rows(self, file: Path) -> str:
@@ -269,9 +272,7 @@ class Job:
         if found.remark:
             texts["hardly more than noise"] = found.remark
         for kind, text in texts.items():
-            self.remarks[kind] += 1
-            if self.remarks[kind] <= NAMED:
-                note(file, text.replace(GIVE_A_RANGE, "--range=LOW,HIGH or --range=shared"))
+            self.tell(file, text.replace(GIVE_A_RANGE, "--range=LOW,HIGH or --range=shared"), kind)
         drawn = banner.described(found.first.image.shape, found.picture)
         if drawn and not self.options.cut_banner:
             note(file, f"a banner, border or scale bar is in {drawn}; --cut_banner leaves it out")
@@ -282,10 +283,16 @@ class Job:
                 "and Fiji show it at the bottom (--mrc_rows=bottom)",
             )
 
+    def tell(self, subject: object, text: str, kind: str = "") -> None:
+        """Print a note; of those of one kind the first `self.named`."""
+        self.remarks[kind] += 1
+        if not kind or self.remarks[kind] <= self.named:
+            note(subject, text, kind)
+
     def sum_up(self) -> None:
         """Note how many inputs have a remark of which not all were named, and how to avoid it."""
         for kind, count in self.remarks.items():
-            if count > NAMED:
+            if kind and count > self.named:
                 note(f"{count} inputs", kind)
         if needed := self.model.memory_for_whole:
             note("approximate predictions", f"--memory_limit={-(-needed // flags.GIB)} avoids them")
@@ -318,6 +325,54 @@ def kinds_of(model: Predictor, options: argparse.Namespace) -> list[str]:
     return ["restored", "check", *(["spread"] if options.uncertainty else [])]
 
 
+@contextlib.contextmanager
+def on_beam(
+    options: argparse.Namespace, job: Job, files: Mapping[Path, Path]
+) -> Iterator[Callable[[Path, Path], str]]:
+    """Predict all files on Apache Beam; yield what gives the line of each, in their order.
+
+    Args:
+        job: of this process, which prints the notes of all.
+    """
+    from data_builders import beam  # of which predict needs nothing else
+    from emjax import predict  # by this name also where it is __main__
+
+    runner = beam.runner_of(options)
+    assert runner
+    options = argparse.Namespace(**{**vars(options), "range": job.range})
+    work = functools.partial(predict.predict_there, pickle.dumps(options))
+    options.out.mkdir(parents=True, exist_ok=True)
+    with beam.outcomes(work, [*files.items()], options.out, options.out, runner) as done:
+
+        def line_of(file: Path, written: Path) -> str:
+            line, needed = beam.replayed(next(done), job.tell)
+            job.model.memory_for_whole = max(needed, job.model.memory_for_whole)
+            return line
+
+        yield line_of
+
+
+def predict_there(options: bytes, item: tuple[Path, Path]) -> tuple[str, int]:
+    """Predict a file on a worker; return (its line, what `Predictor.memory_for_whole` is).
+
+    Args:
+        options: pickled.
+    """
+    job = job_there(options)
+    return job.predict(*item), job.model.memory_for_whole
+
+
+@functools.cache
+def job_there(options: bytes) -> Job:
+    """Return the Job of a worker: one for all its files."""
+    chosen = pickle.loads(options)
+    limit = flags.limit(chosen)
+    model = flags.predictor(chosen, limit)
+    job = Job(model, chosen, limit, kinds_of(model, chosen))
+    job.named = np.inf
+    return job
+
+
 @cli.command
 def main(arguments: Sequence[str]) -> int:
     """Predict every input; returns 0, or 3 if some could not be read (they are named)."""
@@ -335,6 +390,7 @@ def main(arguments: Sequence[str]) -> int:
         "standard deviation of what the eight flips and turns of the image give")  # fmt: skip
     add("--share", type=share, default=(1, 1), metavar="I/N", help="predict every N-th file, from "
         "the I-th on: for N processes or machines with one --out")  # fmt: skip
+    cli.add_beam(parser)
     add("--overwrite", action="store_true", help="replace files that are not results of emjax, too")
     add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
@@ -353,14 +409,9 @@ def main(arguments: Sequence[str]) -> int:
     job = Job(model, options, limit, kinds)
     if options.range == "shared":
         job.share_range(found)
-    unread = 0
-    for file, written in cli.progress(files.items(), len(files)):
-        try:
-            print(job.predict(file, written))
-        except InputError as error:
-            line = f"error: {file}: {cli.message(error)}"
-            print(line.replace(f"{file}: {file}", str(file)), file=sys.stderr)
-            unread += 1
+    here = contextlib.nullcontext(job.predict)
+    with on_beam(options, job, files) if cli.asks_for_beam(options) else here as work:
+        unread = cli.for_each(files, work)
     job.sum_up()
     if unread:
         print(f"error: {unread} of {len(files)} inputs were not predicted", file=sys.stderr)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import mrcfile
 import numpy as np
 import psutil
 import pytest
@@ -14,7 +15,8 @@ import tifffile
 from tensorflow_datasets.core.utils import shard_utils
 
 from data_builders import beam, build, writer
-from emjax import errors
+from emjax import errors, measure, predict
+from emjax.micrographs import reading
 from tests import test_au_nanoparticles as au
 from tests import test_cem500k as cem
 from tests import test_temimagenet as tem
@@ -200,6 +202,100 @@ def test_beam_gives_the_bytes_of_one_process(
     """Two workers are two processes (multi_processing): threads would take turns in Python."""
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     assert_same(tmp_path, capsys, *flags(tmp_path), flags=(DIRECT, f"--workers={workers}"))
+
+
+def archive(folder):
+    """Write micrographs as people keep them, one of them damaged, in subfolders."""
+    rng = np.random.default_rng(2)
+    for number in range(6):
+        y, x = np.mgrid[:96, :80]
+        image = rng.normal(120, 8, (96, 80))
+        image[(y - 40) ** 2 + (x - 12 * number - 8) ** 2 < 90] -= 60
+        place = folder / ("a" if number % 2 else "b") / f"{number}.tif"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(
+            place,
+            np.clip(image, 0, 255).astype(np.uint8),
+            resolution=(2e7, 2e7),  # 0.5 nm
+            resolutionunit="CENTIMETER",
+        )
+    (folder / "a" / "2.tif").write_bytes((folder / "b" / "4.tif").read_bytes()[:300])
+    with mrcfile.new(folder / "c.mrc") as file:
+        file.set_data(rng.normal(9, 1, (64, 64)).astype(np.float32))
+        file.voxel_size = 5.0
+    return folder
+
+
+def both(capsys, command, out, *argv, on):
+    """Run a command in one process and on Beam; check that all is alike; return (files, notes)."""
+    said = []
+    for name, flags in (("one", ()), ("many", on)):
+        reading._note_rows.cache_clear()  # said once in a process
+        code = command.main([f"--out={out / name}", *flags, *map(str, argv)])
+        text = capsys.readouterr()
+        said.append((code, *(part.replace(str(out / name), "OUT") for part in text)))
+    assert said[0] == said[1]
+    one, many = files_of(out / "one"), files_of(out / "many")
+    assert one.keys() == many.keys()
+    assert [name for name in one if one[name] != many[name]] == []
+    return one, said[0]
+
+
+PREDICTED = [(), ("--range=shared", "--uncertainty", "--labels")]
+
+
+@pytest.mark.parametrize("flags", PREDICTED)
+def test_predictions_on_workers_are_those_of_one_process(tmp_path, capsys, shuffled, flags):
+    folder = archive(tmp_path / "in")
+    if flags:  # of one number format
+        (folder / "c.mrc").unlink()
+    files, (code, out, err) = both(capsys, predict, tmp_path, folder, *flags, on=[DIRECT])
+    good = 6 if flags else 7
+    assert code == 3 and f"1 of {good + 1} inputs were not predicted" in err
+    assert out.count(" -> OUT") == good and err.count("--mrc_rows=top") == (not flags)
+    assert len(files) == good * (4 if flags else 2)
+    again = predict.main([f"--out={tmp_path / 'many'}", DIRECT, str(folder), *flags])
+    assert again == 3 and capsys.readouterr().out.count("is finished") == good
+
+
+@pytest.mark.parametrize(("flags", "unread"), [((), 1), (("--atoms",), 6)])
+def test_measurements_on_workers_are_those_of_one_process(
+    tmp_path, capsys, shuffled, flags, unread
+):
+    folder = archive(tmp_path / "in")
+    y, x = np.mgrid[:96, :96]
+    columns = 100 + 50 * np.cos(2 * np.pi * y / 12) + 50 * np.cos(2 * np.pi * x / 12)
+    tifffile.imwrite(folder / "atoms.tif", columns.astype(np.uint8), resolution=(1e9, 1e9),
+                     resolutionunit="CENTIMETER")  # fmt: skip
+    files, (code, _, err) = both(capsys, measure, tmp_path, folder, *flags, on=[DIRECT])
+    assert code == 3 and f"{unread} of 9 inputs were not measured" in err
+    assert len(files) == 4  # two tables, a summary and a page
+    table = files["atoms.csv" if flags else "particles.csv"].decode()
+    assert table.count("\n") > 6 and ("atoms.tif" in table or not flags)
+
+
+def test_masks_are_measured_on_workers_and_mixed_units_are_refused(tmp_path, capsys, shuffled):
+    masks = tmp_path / "in"
+    masks.mkdir()
+    for number in range(6):
+        mask = np.zeros((60, 60), np.uint8)
+        mask[5 : 20 + number, 9:30] = 255
+        tifffile.imwrite(masks / f"{number}.tif", mask)
+    files, _ = both(capsys, measure, tmp_path, "--masks", masks, on=[DIRECT])
+    assert len(files) == 4
+    known = masks / "known.tif"
+    tifffile.imwrite(known, mask, resolution=(2e7, 2e7), resolutionunit="CENTIMETER")
+    for flags in ((), (DIRECT,)):
+        with pytest.raises(errors.UsageError, match="expected nm or pixels for all"):
+            measure.main([f"--out={tmp_path / 'mixed'}", "--masks", *flags, str(masks)])
+        assert not files_of(tmp_path / "mixed")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_beam_predicts_and_measures_as_one_process(tmp_path, capsys, needs_beam, workers):
+    folder, on = archive(tmp_path / "in"), [DIRECT, f"--workers={workers}"]
+    both(capsys, predict, tmp_path / "predicted", folder, on=on)
+    both(capsys, measure, tmp_path / "measured", folder, on=on)
 
 
 def test_a_full_disk_in_a_worker_is_one_error_and_leaves_nothing(tmp_path, needs_beam):

@@ -12,7 +12,7 @@ from emjax.experiments.page import Picture, Section
 from emjax.experiments.page import render as render_page
 from emjax.measurement import atoms, page
 from emjax.measurement.particles import Table
-from emjax.measurement.results import SHOWN, joined, unit_of
+from emjax.measurement.results import SHOWN, check_unit, joined, unit_of
 from emjax.micrographs import Micrograph
 from emjax.micrographs.units import PixelSize
 from emjax.pictures import OUTLINES, png, stretched
@@ -43,6 +43,7 @@ class AtomResults:
         self.tables: list[Table] = []
         self.images: list[dict[str, Any]] = []  # one row per plane
         self.fields: list[Field] = []
+        self.shown = SHOWN
         self.unit = ""
         self.first = Path()
 
@@ -76,7 +77,7 @@ class AtomResults:
                    "nm_per_pixel": round(scale, 9) if unit == "nm" else None,
                    "pixel_size_from": origin}  # fmt: skip
             rows.append({**row, **described(table, lattice, scale, unit)})
-            if len(self.fields) + len(fields) < SHOWN:
+            if len(self.fields) + len(fields) < self.shown:
                 on = lattice.sublattice if lattice else np.zeros(count, int)
                 title = f"{name}, plane {index}" if index else name
                 fields.append(Field(title, plane.image, found.position, on))
@@ -86,6 +87,18 @@ class AtomResults:
         self.fields += fields
         total = sum(row["columns"] for row in rows)
         return f"{file}  {counted(total, 'atomic column')}"
+
+    def join(self, other: "AtomResults") -> None:
+        """Add what others have measured of one file, as if `self` had.
+
+        Raises: UsageError as `results.unit_of`.
+        """
+        if other.unit:
+            check_unit(other.first, other.unit, self.unit, self.first)
+            self.first, self.unit = self.first if self.unit else other.first, other.unit
+        self.tables += other.tables
+        self.images += other.images
+        self.fields += other.fields[: self.shown - len(self.fields)]
 
     def table(self) -> Table:
         """Return all rows."""

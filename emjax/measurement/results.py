@@ -52,17 +52,24 @@ def unit_of(file: Path, size: PixelSize, before: str, first: Path) -> str:
     Args:
         before: the unit of the files measured before, of which `first` is one; "" without any.
 
-    Raises: UsageError if sizes of some files are known and of others not, which would mix nm and
-        pixels in one column.
+    Raises: UsageError as `check_unit`.
     """
     unit = "nm" if is_known(size) else "px"
+    check_unit(file, unit, before, first)
+    return unit
+
+
+def check_unit(file: Path, unit: str, before: str, first: Path) -> None:
+    """Raise UsageError if sizes of some files are known and of others not.
+
+    That would mix nm and pixels in one column.
+    """
     if before not in ("", unit):
         known, unknown = (file, first) if unit == "nm" else (first, file)
         raise UsageError(
             f"{known} states its pixel size, {unknown} does not: expected nm or pixels for all; "
             "give --pixel_size=NM, or measure them apart"
         )
-    return unit
 
 
 def joined(tables: Sequence[Table]) -> Table:
@@ -90,6 +97,7 @@ class Results:
         self.tables: list[Table] = []
         self.images: list[dict[str, Any]] = []  # one row per file
         self.fields: list[page.Field] = []
+        self.shown = SHOWN
         self.small = self.tiny = 0
         self.unit = ""
         self.first = Path()
@@ -121,7 +129,7 @@ class Results:
                 table[f"centroid_{axis}_{unit}"] += corner * side
             place = {"image": np.full(count, name, object), "plane": np.full(count, index)}
             tables.append({**place, **table})
-            if len(self.fields) + len(fields) < SHOWN:
+            if len(self.fields) + len(fields) < self.shown:
                 border = table["border"] > 0
                 title = f"{name}, plane {index}" if index else name
                 fields.append(page.Field(title, plane.image, labels, border, scale, unit))
@@ -136,6 +144,19 @@ class Results:
         row["nm_per_pixel"] = [round(side, 9) for side in size] if known else None
         self.images.append({**row, "pixel_size_from": origin})
         return f"{file}  {counted(number)}, {border} more at the border"
+
+    def join(self, other: "Results") -> None:
+        """Add what others have measured of one file, as if `self` had.
+
+        Raises: UsageError as `unit_of`.
+        """
+        if other.unit:
+            check_unit(other.first, other.unit, self.unit, self.first)
+            self.first, self.unit = self.first if self.unit else other.first, other.unit
+        self.tables += other.tables
+        self.images += other.images
+        self.fields += other.fields[: self.shown - len(self.fields)]
+        self.small, self.tiny = self.small + other.small, self.tiny + other.tiny
 
     def table(self) -> Table:
         """Return all rows; a column that some files lack is NaN there."""
