@@ -51,8 +51,12 @@ from emjax.tasks import TASKS
 from emjax.training import choices
 from emjax.training.train import train
 
-BASE = "particles"  # of the package, for segmentation; other tasks start from random weights
+FINDER = "particles"  # of the package: judges masks, and is what a user has without a training
 NONE, AUTO = "none", "auto"  # values of --base
+# By task: what --base=auto tries, the default first, docs/background/evidence/few_images.md.
+BASES = {"segmentation": ("pretrained", FINDER, NONE)} | dict.fromkeys(
+    ("denoise", "background", "superresolution"), ("pretrained", NONE)
+)
 RECIPES = {
     "segmentation": ("segment_au", None),
     "denoise": ("restore_temimagenet", "denoise,unet_4_424"),
@@ -101,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
     devices.keep_compiled()
     out: Path = options.out
     rounds.check_out(out, told(options))
-    base = base_of(BASE if options.base == AUTO else options.base, options)
+    base = base_of(BASES[options.task][0] if options.base == AUTO else options.base, options)
     target = TASKS[options.task].target
     read_options = ReadOptions(
         options.index,
@@ -137,8 +141,8 @@ def main(arguments: Sequence[str]) -> int:
         runs["the model" if len(parts) == 1 else name] = read_run(part.folder, out)
         held = [s for s in checked.kept if part.split_of[s.name] == rounds.held_out(part.split_of)]
         scores += scored(str(part.folder), held, read_options)
-        if held and part.start.does:
-            untrained += scored(part.start.name, held, read_options)
+        if held and (without := without_training(part.start, options)):
+            untrained += scored(without, held, read_options)
     record |= {
         "base": base.name,
         "splits": splits[0] if len(splits) == 1 else None,
@@ -148,7 +152,7 @@ def main(arguments: Sequence[str]) -> int:
         scores,
         is_mask=target == "mask",
         folds=len(parts) - 1,
-        before={parts[0].start.name: untrained} if untrained else {},
+        before={str(without_training(parts[0].start, options)): untrained} if untrained else {},
     )
     report(record, parts[-1], checked, shown, runs, scores, summary, options,
            [*listing.notes, *notes], corrections)  # fmt: skip
@@ -170,7 +174,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--out", required=True, type=Path, help="folder for the model and the report")
     add("--task", default="segmentation", help=f"{', '.join(RECIPES)}; default: %(default)s")
     add("--base", help="what to start from: a model that comes with emjax, a folder, a run, "
-        f"{NONE}, or {AUTO}, which tries; default: {BASE} for masks, else {NONE}")  # fmt: skip
+        f"{NONE}, or {AUTO}, which tries; default: {BASES['segmentation'][0]}")  # fmt: skip
     add("--foreground", help="in masks: nonzero, a value, or R,G,B")
     add("--classes", type=int, help="masks hold the numbers of so many classes, 0 to N - 1")
     add("--keep_all", action="store_true", help="leave no pair out for what its mask shows")
@@ -194,7 +198,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             f"--foreground and --classes are of masks, but the task is {options.task}; leave them "
             "out"
         )
-    options.base = options.base or (BASE if options.task == "segmentation" else NONE)
+    options.base = options.base or BASES[options.task][0]
     return options
 
 
@@ -208,7 +212,7 @@ def base_of(name: str, options: argparse.Namespace) -> Base:
     """
     is_mask = options.task == "segmentation"
     if name == NONE:
-        return Base(NONE, base_of(BASE, options).model if is_mask else {})
+        return Base(NONE, base_of(BASES[options.task][0], options).model)
     folder = saved.inside(name)
     path = folder / "config.json"
     try:
@@ -240,6 +244,14 @@ def told(options: argparse.Namespace) -> dict[str, Any]:
     """Return what a run was asked for, as it reads back from JSON."""
     values = {name: value for name, value in vars(options).items() if name != "out"}
     return {n: os.path.abspath(v) if isinstance(v, Path) else v for n, v in values.items()}
+
+
+def without_training(base: Base, options: argparse.Namespace) -> str | None:
+    """Return the model that a user has for the task without finetuning `base`; None if none."""
+    if base.does:
+        return base.name
+    finds = options.task == "segmentation" and (options.classes or 2) == 2
+    return FINDER if finds and base.name in (*pretrained.DIGESTS, NONE) else None
 
 
 def start_of(
@@ -282,8 +294,8 @@ def examine(
     """
     is_mask = options.task == "segmentation"
     asks = is_mask and not (options.classes or options.foreground)
-    judges = asks and base.does and base.name in pretrained.DIGESTS
-    model = finetuning.Predictor(base.name, engine=ENGINE) if judges else None
+    judges = asks and base.name in pretrained.DIGESTS
+    model = finetuning.Predictor(FINDER, engine=ENGINE) if judges else None
     thumbnails: dict[str, Picture] = {}
 
     def watch(name: str, micrograph: Micrograph, target: np.ndarray) -> float | None:
@@ -433,7 +445,7 @@ def config_of(
 def better_base(
     checked: Checked, split_of: Splits, options: argparse.Namespace, folder: Path
 ) -> Base:
-    """Return BASE or random weights, whichever has the better score after a short training.
+    """Return that of BASES which has the best score after a short training.
 
     Raises: UsageError if there is no validation.
     """
@@ -441,7 +453,7 @@ def better_base(
         raise UsageError(f"--base={AUTO}: no image is left to choose by; name a base, or {NONE}")
     steps = max(1, (options.steps or choices.updates(jax.default_backend())) // TRIAL)
     tried: dict[str, float] = {}
-    bases = {name: base_of(name, options) for name in (BASE, NONE)}
+    bases = {name: base_of(name, options) for name in BASES[options.task]}
     for number, base in enumerate(bases.values()):
         part = Part(folder / str(number), split_of, base)
         train_part(part, checked, options, steps)

@@ -302,7 +302,7 @@ def test_auto_takes_what_was_better(tmp_path, capsys, monkeypatch):
     def trained(part, checked, options, steps):
         part.folder.mkdir(parents=True)
         (part.folder / "config.json").write_text(json.dumps(config))
-        score = {"particles": 0.7, "none": 0.8}[part.start.name]
+        score = {"particles": 0.7, "none": 0.8, "pretrained": 0.6}[part.start.name]
         row = {"step": steps, "total": steps, "val/dice": score}
         (part.folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
 
@@ -310,7 +310,8 @@ def test_auto_takes_what_was_better(tmp_path, capsys, monkeypatch):
     asked = finetune.parse([f"--images={tmp_path}", "--out=o", "--steps=50"])
     assert finetune.better_base(None, {"a": "val"}, asked, tmp_path / "trials").name == "none"
     said = capsys.readouterr().out
-    assert "--base=auto takes none: after 5 updates each, val/dice: particles 0.7000" in said
+    assert "--base=auto takes none: after 5 updates each, val/dice: pretrained 0.6000, " in said
+    assert "particles 0.7000" in said
     with pytest.raises(UsageError, match="--base=auto: no image is left to choose by"):
         finetune.better_base(None, {"a": "train"}, asked, tmp_path / "trials")
 
