@@ -123,10 +123,10 @@ class TrainBatches:
         record = without_text(self.record(index))
         return {name: value for name, value in record.items() if name in self.fields}
 
-    def indices(self, batch: int) -> np.ndarray:
-        """Return the indices of the records of batch number `batch`, int32 [batch_size]."""
-        rows = range(batch * self.batch_size, (batch + 1) * self.batch_size)
-        return np.array([self.order[row] for row in rows], np.int32)
+    def indices(self, batch: int, rows: slice = slice(None)) -> np.ndarray:
+        """Return the indices of the records of some rows of batch number `batch`, int32 [rows]."""
+        places = range(batch * self.batch_size, (batch + 1) * self.batch_size)[rows]
+        return np.array([self.order[place] for place in places], np.int32)
 
     def examples(self, batch: int) -> list[tuple[str, int]]:
         """Return the (source, index) of every row of batch number `batch`, of all processes."""
@@ -149,9 +149,7 @@ class TrainBatches:
         A step of the reading threads is a batch, as handing one record from thread to thread takes
         longer than decoding it.
         """
-        start = number * self.batch_size
-        rows = range(start + self.local_rows.start, start + self.local_rows.stop)
-        examples = [self.example(self.order[row]) for row in rows]
+        examples = [self.example(int(index)) for index in self.indices(number, self.local_rows)]
         return {name: np.stack([each[name] for each in examples]) for name in self.fields}
 
     def resident_batches(self, step: int) -> Iterator[Batch]:
