@@ -62,8 +62,8 @@ $(BIOIMAGEIO)/installed: tests/bioimageio.txt
 	$(BIOIMAGEIO)/bin/python -m pip install -q -r tests/bioimageio.txt
 	touch $@
 
-# On a machine with one GPU, in an environment with JAX and PyTorch for it, less than ten minutes in
-# all; what is finished is written after every case.
+# On a machine with one GPU, in an environment with JAX and PyTorch for it: what matters most, meant
+# to take less than ten minutes; what is finished is written after every case.
 benchmark-gpu:
 	$(PYTHON) -m benchmarks.run --device=gpu --out=runs/benchmarks --repeats=5 --minutes=5 \
 	    --only='step/pix2pix/unet_4_424,step/segmentation/unet_4_424,predict/unet_4_424,step/segmentation/hrnet_w48'

@@ -97,12 +97,13 @@ def main(arguments):
         return {**result, "host_cores": cores, "date": str(datetime.date.today())}
 
     capacity = [measured(case) for case in limits(device)]
-    results = []
+    results, left_out = [], []
     machine = described(capacity, cores)
     for case in cases:
         began = time.monotonic()
         if began - start > 60 * options.minutes:
-            print(f"note: {case.name} is left out: --minutes={options.minutes:g} are over")
+            left_out.append(f"{case.name}: not measured, the time of --minutes is over")
+            print(f"note: {left_out[-1]}")
             continue
         if beside and case.name not in compared:
             print(f"note: {case.name} is not a case of the earlier build; measured without it")
@@ -112,7 +113,7 @@ def main(arguments):
         rows = tables.rows([result])
         print(tables.plain(rows), f"({time.monotonic() - began:.0f} s)", flush=True)
     print(f"{options.out / 'results.md'} has all tables")
-    slower = tables.slower(results, options.at_least) if options.at_least else []
+    slower = [*tables.slower(results, options.at_least), *left_out] if options.at_least else []
     for line in slower:
         print(f"error: --at_least={options.at_least:g}: {line}", file=sys.stderr)
     return 1 if slower else 0

@@ -6,9 +6,10 @@
 
 Segmentation: the network of the model `particles` from its weights and from random ones, and
 `pretrained` with a fresh last layer; as `released`, the network of Sytwu et al. (MIT licence),
-converted into the folder few_images/released. Restoration: `pretrained`, and the same network from
-random weights. Settings are those that `emjax finetune` chooses on a CPU, but for the updates: as
-many as three minutes of one core allow each network.
+converted into the folder few_images/released. Restoration: `pretrained`, with its last layer, and
+the same network from random weights. Settings are those that `emjax finetune` chooses on a CPU, but
+for the end: no run stops early, and each has as many updates as its network makes in three minutes
+of one core.
 
 Needs micrographs/np_sintering, ... in few_images/percentile and, for `released`, which sees
 standardised images, in few_images/sigma, built with --range=sigma. How it was run, and what came of
@@ -39,7 +40,7 @@ ARMS = {  # of segmentation: the network, what it starts from, what of it is fre
     "pretrained": ("pretrained", "pretrained", ("head/.*",), "percentile"),
     "released": ("released", RELEASED, (), "sigma"),
 }
-SIDE, SHARE = 250, None  # of atomagined
+SIDE = 250  # of atomagined
 
 
 def network(name):
@@ -60,7 +61,7 @@ def config_of(config, dataset, images, model, start, fresh, rule, seed, side, sh
     rules = choices.choose(
         choices.Data([(side, side)], share),
         platform="cpu",
-        has_base=bool(start) and not fresh,
+        has_base=bool(start) and not fresh and share is not None,
         steps=UPDATES[model],
         divisor=16,
         selects=True,
@@ -78,9 +79,8 @@ def segmentation(dataset, images, arm, seed):
 
 def restoration(task, images, start, seed):
     config = restore_temimagenet.get_config(task)
-    fresh = ("head/.*",) if start else ()
     return config_of(
-        config, "atomagined", images, "pretrained", start, fresh, "percentile", seed, SIDE, SHARE
+        config, "atomagined", images, "pretrained", start, (), "percentile", seed, SIDE, None
     )
 
 

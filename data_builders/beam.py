@@ -12,7 +12,6 @@ import contextlib
 import functools
 import importlib
 import io
-import logging
 import math
 import os
 import pickle
@@ -32,7 +31,7 @@ from data_builders import common, tfds_patches
 from data_builders.common import Contents, Dataset, MakeWriter
 from data_builders.writer import Writer
 from emjax.cli import BEAM_RUNNERS
-from emjax.errors import EmjaxError, InputError, UsageError, choose, logger, note
+from emjax.errors import EmjaxError, InputError, UsageError, choose, kept_notes, note
 
 QUIET = "--default_sdk_harness_log_level=ERROR"  # this module reports what fails
 SECONDS_TO_END = 10  # for Beam, once a worker is lost, before it is interrupted again
@@ -63,7 +62,7 @@ class Outcome(NamedTuple):
     """What a worker did about one item."""
 
     result: Any
-    error: EmjaxError | None  # what ended it
+    error: EmjaxError | OSError | None  # what ended it
     notes: list[tuple[str, str, str]]  # subject, text and kind of each
 
 
@@ -220,8 +219,8 @@ class BeamWriter(Writer, skip_registration=True):
 
         `function` may raise an EmjaxError.
         """
-        folder, home = self.partial.resolve(), self.partial.parent
-        with outcomes(function, items, folder, home, self.runner) as done:
+        work = functools.partial(_on_disk, function, self.partial.parent)
+        with outcomes(work, items, self.partial.resolve(), self.runner) as done:
             return [*map(replayed, done)]
 
 
@@ -230,23 +229,21 @@ def outcomes(
     function: Callable[[Any], Any],
     items: Sequence[Any],
     folder: Path,
-    home: Path,
     runner: Runner,
+    here: str | None = None,
 ) -> Iterator[Iterator[Outcome]]:
     """Yield the Outcomes of function(item) for each item, in their order; workers have any order.
 
     Args:
-        function: pickled, as the items are; it may raise an EmjaxError.
+        function: pickled, as the items are; it may raise an EmjaxError or OSError.
         folder: that all workers see; what they return goes through files in it.
-        home: named where the disk is full.
+        here: the folder that workers work in, where paths are relative to it.
     """
     exchange = folder / f"results-{uuid.uuid4().hex}"
-    exchange.mkdir()
+    exchange.mkdir(parents=True)
     try:
         (exchange / "task").write_bytes(pickle.dumps((function, items)))
-        work = functools.partial(
-            _work, folder=str(exchange), home=str(home), here=os.path.abspath(os.curdir)
-        )
+        work = functools.partial(_work, folder=str(exchange), here=here)
         on_workers(work, len(items), *runner)
         yield (
             Outcome(*pickle.loads((exchange / str(number)).read_bytes()))
@@ -254,6 +251,8 @@ def outcomes(
         )
     finally:
         shutil.rmtree(exchange, ignore_errors=True)
+        with contextlib.suppress(OSError):  # if nothing else is in it
+            folder.rmdir()
 
 
 def replayed(outcome: Outcome, tell: Callable[[str, str, str], None] = note) -> Any:
@@ -332,42 +331,34 @@ def _task(folder: str) -> tuple[Callable[[Any], Any], Sequence[Any]]:
     return pickle.loads((Path(folder) / "task").read_bytes())
 
 
-def _work(number: int, folder: str, home: str, here: str) -> None:
-    """Do item `number` of the task in `folder`, in the folder `here`, and leave its Outcome."""
-    if os.path.abspath(os.curdir) != here:
+def _work(number: int, folder: str, here: str | None) -> None:
+    """Do item `number` of the task in `folder`, and leave its Outcome there.
+
+    Args:
+        here: the folder to work in; None: any.
+    """
+    if here and os.path.abspath(os.curdir) != here:
         os.chdir(here)
     function, items = _task(folder)
     result, error = None, None
-    with _collected_notes() as notes:
-        try:
-            with common.disk_errors(home):
-                result = function(items[number])
-        except EmjaxError as raised:
-            error = raised
+    notes: list[tuple[str, str, str]] = []
+    token = kept_notes.set(notes)
+    try:
+        result = function(items[number])
+    except (EmjaxError, OSError) as raised:
+        error = raised
+    finally:
+        kept_notes.reset(token)
     outcome = Path(folder) / str(number)
     if not outcome.exists():  # else the item was done twice, and the first time tells what was new
         with _as_a_whole(outcome) as path:
             path.write_bytes(pickle.dumps((result, error, notes)))
 
 
-@contextlib.contextmanager
-def _collected_notes() -> Iterator[list[tuple[str, str, str]]]:
-    """Yield a list that gets the notes of this process, in place of who prints them."""
-    notes: list[tuple[str, str, str]] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            subject, text = map(str, record.args or ())
-            notes.append((subject, text, getattr(record, "kind", "")))
-
-    before = logger.handlers, logger.propagate, logger.level
-    logger.handlers, logger.propagate = [Collector()], False
-    logger.setLevel(logging.WARNING)
-    try:
-        yield notes
-    finally:
-        logger.handlers, logger.propagate = before[:2]
-        logger.setLevel(before[2])
+def _on_disk(function: Callable[[Any], Any], home: Path, item: Any) -> Any:
+    """Return function(item); raise InputError where the disk of `home` is full."""
+    with common.disk_errors(home):
+        return function(item)
 
 
 @contextlib.contextmanager

@@ -65,13 +65,22 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip(" \n'\"").splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
+# Where it is set, it gets the subject, text and kind of each note of this thread, in place of the
+# logger.
+kept_notes: ContextVar[list[tuple[str, str, str]] | None] = ContextVar("kept_notes", default=None)
+
+
 def note(subject: object, text: str, kind: str = "") -> None:
     """Log a warning about something that is used nevertheless, such as a file.
 
     Args:
         kind: of the warning, for who counts them.
     """
-    logger.warning("%s: %s", subject, text, extra={"kind": kind})
+    kept = kept_notes.get()
+    if kept is None:
+        logger.warning("%s: %s", subject, text)
+    else:
+        kept.append((str(subject), text, kind))
 
 
 def counted(number: int, thing: str = "particle") -> str:

@@ -134,6 +134,7 @@ def main(arguments: Sequence[str]) -> int:
     scores: list[Scored] = []
     untrained: list[Scored] = []  # of what was started from, without finetuning
     runs: dict[str, Run] = {}
+    without = model_without_training(parts[0].start, options)
     for part in parts:
         again = earlier.changed if earlier and part.folder == out else []
         notes = train_part(part, checked, options, changed=again)
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str]) -> int:
         runs["the model" if len(parts) == 1 else name] = read_run(part.folder, out)
         held = [s for s in checked.kept if part.split_of[s.name] == rounds.held_out(part.split_of)]
         scores += scored(str(part.folder), held, read_options)
-        if held and (without := without_training(part.start, options)):
+        if held and without:
             untrained += scored(without, held, read_options)
     record |= {
         "base": base.name,
@@ -152,7 +153,9 @@ def main(arguments: Sequence[str]) -> int:
         scores,
         is_mask=target == "mask",
         folds=len(parts) - 1,
-        before={str(without_training(parts[0].start, options)): untrained} if untrained else {},
+        before={FINDER if isinstance(without, Path) else str(without): untrained}
+        if untrained
+        else {},
     )
     report(record, parts[-1], checked, shown, runs, scores, summary, options,
            [*listing.notes, *notes], corrections)  # fmt: skip
@@ -198,7 +201,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             f"--foreground and --classes are of masks, but the task is {options.task}; leave them "
             "out"
         )
-    options.base = options.base or BASES[options.task][0]
+    options.base = options.base or rounds.base_of(options.out) or BASES[options.task][0]
     return options
 
 
@@ -212,7 +215,7 @@ def base_of(name: str, options: argparse.Namespace) -> Base:
     """
     is_mask = options.task == "segmentation"
     if name == NONE:
-        return Base(NONE, base_of(BASES[options.task][0], options).model)
+        return Base(NONE, base_of(str(pretrained.BOX / FINDER), options).model if is_mask else {})
     folder = saved.inside(name)
     path = folder / "config.json"
     try:
@@ -246,12 +249,15 @@ def told(options: argparse.Namespace) -> dict[str, Any]:
     return {n: os.path.abspath(v) if isinstance(v, Path) else v for n, v in values.items()}
 
 
-def without_training(base: Base, options: argparse.Namespace) -> str | None:
-    """Return the model that a user has for the task without finetuning `base`; None if none."""
+def model_without_training(base: Base, options: argparse.Namespace) -> str | Path | None:
+    """Return the model that a user has for the task without finetuning `base`; None if none.
+
+    That is `base` itself if it does the task, and FINDER for a mask of one class.
+    """
     if base.does:
         return base.name
-    finds = options.task == "segmentation" and (options.classes or 2) == 2
-    return FINDER if finds and base.name in (*pretrained.DIGESTS, NONE) else None
+    is_mask = options.task == "segmentation" and (options.classes or 2) == 2
+    return pretrained.BOX / FINDER if is_mask else None
 
 
 def start_of(
@@ -295,7 +301,7 @@ def examine(
     is_mask = options.task == "segmentation"
     asks = is_mask and not (options.classes or options.foreground)
     judges = asks and base.name in pretrained.DIGESTS
-    model = finetuning.Predictor(FINDER, engine=ENGINE) if judges else None
+    model = finetuning.Predictor(pretrained.BOX / FINDER, engine=ENGINE) if judges else None
     thumbnails: dict[str, Picture] = {}
 
     def watch(name: str, micrograph: Micrograph, target: np.ndarray) -> float | None:
@@ -454,8 +460,8 @@ def better_base(
     steps = max(1, (options.steps or choices.updates(jax.default_backend())) // TRIAL)
     tried: dict[str, float] = {}
     bases = {name: base_of(name, options) for name in BASES[options.task]}
-    for number, base in enumerate(bases.values()):
-        part = Part(folder / str(number), split_of, base)
+    for base in bases.values():
+        part = Part(folder / base.name, split_of, base)
         train_part(part, checked, options, steps)
         run = read_run(part.folder, folder)
         tried[base.name] = max(run.sign * row[run.score] for row in run.evaluations)
@@ -465,7 +471,7 @@ def better_base(
     return bases[chosen]
 
 
-def scored(folder: str, held: Sequence[Source], read_options: ReadOptions) -> list[Scored]:
+def scored(folder: str | Path, held: Sequence[Source], read_options: ReadOptions) -> list[Scored]:
     """Return the scores of `held` by the model of `folder`; of stacks, means over their planes."""
     if not held:
         return []

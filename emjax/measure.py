@@ -33,7 +33,6 @@ from emjax.measurement.results import Plane, Results, Settings
 from emjax.micrographs import made_by, names
 from emjax.micrographs.units import PixelSize, is_known
 
-WITH_PICTURES = 64  # files, of which the first that can be measured are in the report
 DIFFER = 0.01  # of a pixel size: a mask and its image may differ by so much
 
 
@@ -314,44 +313,51 @@ def started(options: argparse.Namespace, limit: int, files: Mapping[Path, str]) 
 
 @contextlib.contextmanager
 def on_beam(
-    options: argparse.Namespace, begun: Started, files: Mapping[Path, str]
+    options: argparse.Namespace, begun: Started, files: Mapping[Path, str], runner: Any
 ) -> Iterator[Callable[[Path, str], str]]:
-    """Measure all files on Apache Beam; yield what adds each to the results, in their order."""
+    """Measure all files on Apache Beam; yield what adds each to the results, in their order.
+
+    Args:
+        runner: of `cli.beam_runner`.
+    """
     from data_builders import beam  # of which measure needs nothing else
     from emjax import measure  # by this name also where it is __main__
 
-    runner = beam.runner_of(options)
-    assert runner
-    if begun.job:
-        options = argparse.Namespace(**{**vars(options), "range": begun.job.range})
-    options.out.mkdir(parents=True, exist_ok=True)
+    job, results = begun.job, begun.results
+    if job:
+        changed = {"range": job.range, "engine": job.model.engine}
+        options = argparse.Namespace(**{**vars(options), **changed})
     work = partial(measure.measure_there, pickle.dumps((options, files)))
-    items = [*enumerate(files.items())]
-    with beam.outcomes(work, items, options.out, options.out, runner) as done:
+    with beam.outcomes(work, [*files.items()], options.out, runner, os.path.abspath(".")) as done:
 
         def add(file: Path, name: str) -> str:
-            line, part, needed = beam.replayed(next(done), begun.job.tell if begun.job else note)
-            begun.results.join(part)
-            if needed:
-                begun.job.model.memory_for_whole = max(needed, begun.job.model.memory_for_whole)
+            outcome = next(done)
+            if len(results.fields) < results.shown:  # pictures are not sent: these are done here
+                for subject, text, kind in outcome.notes:
+                    if not kind:  # some are given once in a process, which a worker may share
+                        note(subject, text)
+                return begun.add(results, file, name)
+            line, part, needed = beam.replayed(outcome, job.tell if job else note)
+            results.join(part)
+            if job:
+                job.model.memory_for_whole = max(needed, job.model.memory_for_whole)
             return line
 
         yield add
 
 
-def measure_there(given: bytes, item: tuple[int, tuple[Path, str]]) -> tuple[str, Any, int]:
+def measure_there(given: bytes, item: tuple[Path, str]) -> tuple[str, Any, int]:
     """Measure a file on a worker; return (its line, its results, as `Predictor.memory_for_whole`).
 
     Args:
         given: options and files, pickled.
-        item: the file's number, itself, and its name.
+        item: the file and its name in the results.
     """
-    begun, (number, (file, name)) = started_there(given), item
+    begun = started_there(given)
     found = begun.empty()
-    if number >= WITH_PICTURES:
-        found.shown = 0
-    line = begun.add(found, file, name)
-    return line, found, begun.job.model.memory_for_whole if begun.job and begun.job.model else 0
+    found.shown = 0
+    line = begun.add(found, *item)
+    return line, found, begun.job.model.memory_for_whole if begun.job else 0
 
 
 @cache
@@ -374,13 +380,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def measure_files(options: argparse.Namespace, files: Mapping[Path, str]) -> int:
     """Measure {file: its name in the results} as the options ask for it; returns the exit code."""
-    limit = flags.limit(options)
+    limit, runner = flags.limit(options), cli.beam_runner(options)
     check_writable(options.out)
     if not options.overwrite:
         results.check_replaceable(options.out)
     begun = started(options, limit, files)
     here = contextlib.nullcontext(partial(begun.add, begun.results))
-    with on_beam(options, begun, files) if cli.asks_for_beam(options) else here as work:
+    with on_beam(options, begun, files, runner) if runner else here as work:
         unread = cli.for_each(files, work)
     if begun.job:
         begun.job.sum_up()

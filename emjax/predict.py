@@ -16,6 +16,7 @@ and no file is replaced but results of emjax.
 import argparse
 import contextlib
 import functools
+import os
 import pickle
 import sys
 from collections import Counter
@@ -285,14 +286,15 @@ class Job:
 
     def tell(self, subject: object, text: str, kind: str = "") -> None:
         """Print a note; of those of one kind the first `self.named`."""
-        self.remarks[kind] += 1
-        if not kind or self.remarks[kind] <= self.named:
+        if kind:
+            self.remarks[kind] += 1
+        if self.remarks[kind] <= self.named:
             note(subject, text, kind)
 
     def sum_up(self) -> None:
         """Note how many inputs have a remark of which not all were named, and how to avoid it."""
         for kind, count in self.remarks.items():
-            if kind and count > self.named:
+            if count > self.named:
                 note(f"{count} inputs", kind)
         if needed := self.model.memory_for_whole:
             note("approximate predictions", f"--memory_limit={-(-needed // flags.GIB)} avoids them")
@@ -327,22 +329,21 @@ def kinds_of(model: Predictor, options: argparse.Namespace) -> list[str]:
 
 @contextlib.contextmanager
 def on_beam(
-    options: argparse.Namespace, job: Job, files: Mapping[Path, Path]
+    options: argparse.Namespace, job: Job, files: Mapping[Path, Path], runner: Any
 ) -> Iterator[Callable[[Path, Path], str]]:
     """Predict all files on Apache Beam; yield what gives the line of each, in their order.
 
     Args:
         job: of this process, which prints the notes of all.
+        runner: of `cli.beam_runner`.
     """
     from data_builders import beam  # of which predict needs nothing else
     from emjax import predict  # by this name also where it is __main__
 
-    runner = beam.runner_of(options)
-    assert runner
-    options = argparse.Namespace(**{**vars(options), "range": job.range})
+    changed = {"range": job.range, "engine": job.model.engine}
+    options = argparse.Namespace(**{**vars(options), **changed})
     work = functools.partial(predict.predict_there, pickle.dumps(options))
-    options.out.mkdir(parents=True, exist_ok=True)
-    with beam.outcomes(work, [*files.items()], options.out, options.out, runner) as done:
+    with beam.outcomes(work, [*files.items()], options.out, runner, os.path.abspath(".")) as done:
 
         def line_of(file: Path, written: Path) -> str:
             line, needed = beam.replayed(next(done), job.tell)
@@ -394,7 +395,7 @@ def main(arguments: Sequence[str]) -> int:
     add("--overwrite", action="store_true", help="replace files that are not results of emjax, too")
     add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
-    limit = flags.limit(options)
+    limit, runner = flags.limit(options), cli.beam_runner(options)
     options.out = options.out or results.default_folder(options.inputs)
     check_writable(options.out)
     model = flags.predictor(options, limit)
@@ -410,7 +411,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.range == "shared":
         job.share_range(found)
     here = contextlib.nullcontext(job.predict)
-    with on_beam(options, job, files) if cli.asks_for_beam(options) else here as work:
+    with on_beam(options, job, files, runner) if runner else here as work:
         unread = cli.for_each(files, work)
     job.sum_up()
     if unread:

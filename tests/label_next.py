@@ -55,8 +55,10 @@ def main(name, images, folder):
             written.writerows(
                 row for place, row in enumerate(table) if place in kept or row["split"] != "train"
             )
-        finetune.main([f"--images={root}", f"--table={path}", f"--out={out}",
-                       f"--steps={UPDATES}", "--foreground=nonzero"])  # fmt: skip
+        finetune.main(
+            [f"--images={root}", f"--table={path}", f"--out={out}", f"--steps={UPDATES}",
+             "--base=particles", "--foreground=nonzero"]
+        )  # fmt: skip
         scores = json.loads((out / "finetune.json").read_text())["images"].values()
         print(f"{what}: Dice {np.mean([each['score'] for each in scores]):.3f}")
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import mrcfile
@@ -274,6 +276,41 @@ def test_measurements_on_workers_are_those_of_one_process(
     assert table.count("\n") > 6 and ("atoms.tif" in table or not flags)
 
 
+def test_beam_is_asked_for_before_a_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(predict.flags, "predictor", None)
+    file = tmp_path / "a.tif"
+    tifffile.imwrite(file, grey(60, 70))
+    for command in (predict, measure):
+        for flags in (["--workers=2"], ["--beam_options="], ["--beam_runner="]):
+            with pytest.raises(errors.UsageError, match="beam_runner|runner"):
+                command.main([f"--out={tmp_path / 'out'}", *flags, str(file)])
+
+
+def test_threads_keep_their_own_notes(tmp_path):
+    """Two items done by threads of one process, one while the other is being done."""
+    (tmp_path / "task").write_bytes(pickle.dumps((say_two, ["a", "b"])))
+    threads = [
+        threading.Thread(target=beam._work, args=(number, str(tmp_path), None)) for number in (0, 1)
+    ]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    for number, name in enumerate("ab"):
+        _, error, notes = pickle.loads((tmp_path / str(number)).read_bytes())
+        assert error is None and notes == [(name, "first", ""), (name, "second", "kind")]
+
+
+BOTH = threading.Barrier(2, timeout=60)
+
+
+def say_two(name):
+    BOTH.wait()
+    errors.note(name, "first")
+    BOTH.wait()
+    errors.note(name, "second", "kind")
+
+
 def test_masks_are_measured_on_workers_and_mixed_units_are_refused(tmp_path, capsys, shuffled):
     masks = tmp_path / "in"
     masks.mkdir()
@@ -288,7 +325,7 @@ def test_masks_are_measured_on_workers_and_mixed_units_are_refused(tmp_path, cap
     for flags in ((), (DIRECT,)):
         with pytest.raises(errors.UsageError, match="expected nm or pixels for all"):
             measure.main([f"--out={tmp_path / 'mixed'}", "--masks", *flags, str(masks)])
-        assert not files_of(tmp_path / "mixed")
+        assert not (tmp_path / "mixed").exists()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

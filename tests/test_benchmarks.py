@@ -120,7 +120,9 @@ def test_no_case_begins_too_late(tmp_path, tiny_cases, capsys):
     code, found = beside(tmp_path, "--only=growth/batch/3,read/alone", "--minutes=1e-9")
     assert code == 0 and not found
     said = capsys.readouterr().out
-    assert "note: read/alone is left out: --minutes=1e-09 are over" in said
+    assert "note: read/alone: not measured, the time of --minutes is over" in said
+    line = ("--only=read/alone", "--minutes=1e-9", f"--beside={ROOT}", "--at_least=0.9")
+    assert beside(tmp_path, *line)[0] == 1
 
 
 EARLIER_BUILD = """

@@ -84,6 +84,7 @@ def record(out):
         (True, 0.6, 0.4, False),
         (False, 0.1, 0.2, False),
         (False, 0.2, 0.1, True),
+        (True, 0.5001, 0.5003, False),
     ],
 )
 def test_a_training_that_made_it_worse_is_called_so(is_mask, trained, untrained, better):
@@ -425,3 +426,41 @@ def test_dice_of_classes_is_the_mean_of_those_there():
     truth, predicted = np.array([[1, 1, 2, 0]]), np.array([[1, 0, 2, 2]])
     assert dice(predicted, truth) == pytest.approx((2 / 3 + 2 / 3) / 2)
     assert dice(np.zeros((1, 2)), np.zeros((1, 2))) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "base", "width", "without"),
+    [
+        ([], "pretrained", None, "particles"),
+        (["--base=particles"], "particles", 8, "particles"),
+        (["--base=none"], "none", 8, "particles"),
+        (["--classes=3"], "pretrained", None, None),
+        (["--task=denoise"], "pretrained", None, None),
+        (["--task=denoise", "--base=none"], "none", None, None),
+    ],
+)
+def test_what_a_training_starts_from_and_is_compared_with(
+    tmp_path, monkeypatch, flags, base, width, without
+):
+    monkeypatch.chdir(tmp_path)
+    asked = finetune.parse([f"--images={tmp_path}", f"--out={tmp_path / 'new'}", *flags])
+    (tmp_path / "particles").mkdir()  # a folder of the user's
+    if asked.base == "particles":
+        with pytest.raises(UsageError, match="a model that comes with emjax, and a file or folder"):
+            finetune.base_of(asked.base, asked)
+        return
+    start = finetune.base_of(asked.base, asked)
+    assert start.name == base
+    assert (start.model.get("filters") or [None])[0] == width
+    found = finetune.model_without_training(start, asked)
+    assert found is None if without is None else getattr(found, "name", found) == without
+
+
+def test_a_run_begun_with_another_default_continues_with_it(tmp_path):
+    out = tmp_path / "out"
+    line = [f"--images={tmp_path}", f"--out={out}"]
+    rounds.begin(out, finetune.told(finetune.parse([*line, "--base=particles"])), {"a": "1"})
+    asked = finetune.parse(line)
+    assert asked.base == "particles"
+    rounds.check_out(out, finetune.told(asked))
+    assert finetune.parse([f"--images={tmp_path}", f"--out={tmp_path}"]).base == "pretrained"

@@ -11,8 +11,10 @@ from scipy import ndimage
 from data_builders.micrographs.masks import Tally, interpret
 from emjax import micrographs, pictures
 from emjax.errors import InputError
+from emjax.micrographs.masks import has_outlines
 
 RNG = np.random.default_rng(3)
+GREY = "has grey edges, which are cut at half"
 
 
 def drawn(h=96, w=112, particles=6):
@@ -83,7 +85,7 @@ def test_grey_edges_of_jpeg_are_cut(name, quality):
     for pixels in (mask * 255, np.stack([mask * 255] * 3, -1)):
         found, what = interpret(name, saved(pixels, "JPEG", quality=quality), None)
         assert (found != mask).mean() < 2e-3
-        assert what.note == "has grey edges, which are cut at half"
+        assert what.note == GREY
         asked, _ = interpret(name, saved(pixels, "JPEG", quality=quality), (255,) * pixels.ndim)
     found, what = interpret("m.jpg", saved(mask * 0, "JPEG"), None)
     assert not found.any() and what.share == 0
@@ -105,6 +107,18 @@ def test_a_picture_is_no_mask_unless_its_foreground_is_named():
     with pytest.raises(InputError, match="m.png: expected a mask, got a picture: 1.. grey values"):
         interpret("m.png", picture, None)
     np.testing.assert_array_equal(interpret("m.png", picture, (7,))[0], picture == 7)
+
+
+def test_coloured_masks_with_greys_are_masks():
+    mask = drawn()
+    smooth = np.uint8(255 * ndimage.gaussian_filter(mask.astype(float), 1))
+    bar = np.stack([smooth] * 3, -1)
+    bar[88:94, 60:100] = 255, 0, 0  # a scale bar on soft edges
+    numbers = np.stack([labels(mask, np.uint8, 9)] * 3, -1)
+    numbers[:9, :9] = 0, 200, 0  # one label in a colour
+    for picture in (bar, numbers):
+        assert not has_outlines(picture)
+        assert interpret("m.png", picture, None)[1].note in ("", GREY)
 
 
 @pytest.mark.parametrize("levels", [6, 200])

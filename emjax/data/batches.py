@@ -208,12 +208,13 @@ class TrainBatches:
 
 
 def read_options(prefetched: int) -> grain.ReadOptions:
-    """Return the options to read with one thread per core, up to 16."""
+    """Return the options to read with one thread per core, up to 16, and as much ahead at least."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    return grain.ReadOptions(num_threads=min(cores, 16), prefetch_buffer_size=prefetched)
+    threads = min(cores, 16)
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetched, threads))
 
 
 class EvalBatches:

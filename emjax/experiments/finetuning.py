@@ -154,9 +154,9 @@ def in_words(
         found = sum(each.found or 0 for each in scores)
         drawn = sum(each.drawn or 0 for each in scores)
         text += f"; {found} particles found, {drawn} in the labels"
-    earlier, ours = "", interval_of(scores).mean
+    earlier, ours = "", round(interval_of(scores).mean, 3)
     for base, untrained in before.items():
-        theirs = interval_of(untrained).mean
+        theirs = round(interval_of(untrained).mean, 3)
         earlier += f" Without this training, {base} has {theirs:.3f}."
         if theirs > ours if is_mask else theirs < ours:
             earlier += f" That is better: predict with {base}, or label more images."

@@ -13,8 +13,9 @@ NEAR = 0.02  # of the range: values as near to its ends count as an end
 FLAT = 0.25  # of the values between the ends of a mask with grey edges, this share at most is flat
 WIDE = 8  # pixels that a grey edge reaches: a block of JPEG
 STEPS = 4  # different values at least between the ends of a mask with grey edges
-GREYS = 6  # levels at least of a micrograph on which outlines are drawn
 COLOURS = 8  # of outlines, at most
+THICK = 0.05  # of the coloured pixels are further than two pixels inside a line, at most
+LIVELY = 0.25  # of the pixels of a micrograph differ from the next one, at least
 
 
 def without_alpha(
@@ -83,10 +84,21 @@ def cut(pixels: np.ndarray) -> np.ndarray:
 
 
 def has_outlines(pixels: np.ndarray) -> bool:
-    """Return whether `pixels` are a micrograph in grey with lines of few colours, as overlays."""
-    if pixels.ndim != 3 or pixels.shape[-1] != 3:
+    """Return whether `pixels` are a micrograph in grey with thin lines of few colours on it."""
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8:
         return False
     coloured = (pixels != pixels[..., :1]).any(axis=-1)
-    if not 0 < coloured.mean() < 0.5 or len(np.unique(pixels[~coloured][:, 0])) < GREYS:
+    if not 0 < coloured.mean() < 0.5:
         return False
-    return len(np.unique(pixels[coloured], axis=0)) <= COLOURS
+    from scipy import ndimage  # slow to load
+
+    inner: Any = ndimage.binary_erosion(coloured, np.ones((5, 5)))
+    if inner.sum() > THICK * coloured.sum():
+        return False
+    grey = ~coloured
+    level = pixels[..., 0]
+    both = grey[:, 1:] & grey[:, :-1]
+    if (level[:, 1:] != level[:, :-1])[both].mean() < LIVELY:
+        return False
+    packed = pixels[coloured].astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    return len(np.unique(packed)) <= COLOURS

@@ -43,6 +43,14 @@ def read_record(out: Path) -> dict[str, Any]:
         ) from None
 
 
+def base_of(out: Path) -> str | None:
+    """Return the base that a finetuning was begun with; None of a new folder or another's."""
+    try:
+        return read_record(out).get("options", {}).get("base")
+    except UsageError:  # `check_out` says so
+        return None
+
+
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write the record of a finetuning."""
     write_atomically(folder / RECORD, (json.dumps(record, indent=1) + "\n").encode())

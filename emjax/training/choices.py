@@ -64,7 +64,11 @@ def choose(
     choices = [
         Choice("data.batch_size", 16 if accelerated else 8, f"device: {platform}"),
         Choice("augment.crop", crop, f"at most {largest} on {platform}; shortest side {shortest}"),
-        Choice("optimizer.lr", lr, "trained weights" if has_base else "random weights"),
+        Choice(
+            "optimizer.lr",
+            lr,
+            "weights of the same task" if has_base else "random weights, or of another task",
+        ),
         Choice("optimizer.schedule", "cosine", "the last updates settle"),
         Choice("augment.turns", True, "micrographs have no up and down"),
         Choice("augment.resize", 1.25, "particles of other sizes"),
