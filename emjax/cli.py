@@ -140,16 +140,9 @@ def add_beam(parser: argparse.ArgumentParser) -> None:
     add("--beam_options", metavar="'--FLAG=VALUE ...'", help="for Beam itself: launch/beam.md")
 
 
-def beam_runner(options: argparse.Namespace) -> Any:
-    """Return the `data_builders.beam.Runner` of the flags of `add_beam`; None for one process.
-
-    Raises: UsageError as `data_builders.beam.runner_of`.
-    """
-    if (options.beam_runner, options.workers, options.beam_options) == (None, None, None):
-        return None
-    from data_builders import beam  # of which a command in one process needs nothing
-
-    return beam.runner_of(options)
+def asks_for_beam(options: argparse.Namespace) -> bool:
+    """Return whether a flag of `add_beam` is given."""
+    return any(v is not None for v in (options.beam_runner, options.workers, options.beam_options))
 
 
 def message(error: BaseException) -> str:

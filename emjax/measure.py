@@ -318,7 +318,7 @@ def on_beam(
     """Measure all files on Apache Beam; yield what adds each to the results, in their order.
 
     Args:
-        runner: of `cli.beam_runner`.
+        runner: of `data_builders.beam`.
     """
     from data_builders import beam  # of which measure needs nothing else
     from emjax import measure  # by this name also where it is __main__
@@ -380,7 +380,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def measure_files(options: argparse.Namespace, files: Mapping[Path, str]) -> int:
     """Measure {file: its name in the results} as the options ask for it; returns the exit code."""
-    limit, runner = flags.limit(options), cli.beam_runner(options)
+    limit, runner = flags.limit(options), None
+    if cli.asks_for_beam(options):
+        from data_builders import beam  # of which measure needs nothing else
+
+        runner = beam.runner_of(options)
     check_writable(options.out)
     if not options.overwrite:
         results.check_replaceable(options.out)

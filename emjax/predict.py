@@ -335,7 +335,7 @@ def on_beam(
 
     Args:
         job: of this process, which prints the notes of all.
-        runner: of `cli.beam_runner`.
+        runner: of `data_builders.beam`.
     """
     from data_builders import beam  # of which predict needs nothing else
     from emjax import predict  # by this name also where it is __main__
@@ -395,7 +395,11 @@ def main(arguments: Sequence[str]) -> int:
     add("--overwrite", action="store_true", help="replace files that are not results of emjax, too")
     add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
-    limit, runner = flags.limit(options), cli.beam_runner(options)
+    limit, runner = flags.limit(options), None
+    if cli.asks_for_beam(options):
+        from data_builders import beam  # of which predict needs nothing else
+
+        runner = beam.runner_of(options)
     options.out = options.out or results.default_folder(options.inputs)
     check_writable(options.out)
     model = flags.predictor(options, limit)
