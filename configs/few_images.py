@@ -8,8 +8,8 @@ Segmentation: the network of the model `particles` from its weights and from ran
 `pretrained` with a fresh last layer; as `released`, the network of Sytwu et al. (MIT licence),
 converted into the folder few_images/released. Restoration: `pretrained`, with its last layer, and
 the same network from random weights. Settings are those that `emjax finetune` chooses on a CPU, but
-for the end: no run stops early, and each has as many updates as its network makes in three minutes
-of one core.
+for the end: no run stops early, and each has about as many updates as its network makes in three
+minutes of one core.
 
 Needs micrographs/np_sintering, ... in few_images/percentile and, for `released`, which sees
 standardised images, in few_images/sigma, built with --range=sigma. How it was run, and what came of

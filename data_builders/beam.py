@@ -239,6 +239,7 @@ def outcomes(
         folder: that all workers see; what they return goes through files in it.
         here: the folder that workers work in, where paths are relative to it.
     """
+    existed = folder.exists()
     exchange = folder / f"results-{uuid.uuid4().hex}"
     exchange.mkdir(parents=True)
     try:
@@ -251,8 +252,9 @@ def outcomes(
         )
     finally:
         shutil.rmtree(exchange, ignore_errors=True)
-        with contextlib.suppress(OSError):  # if nothing else is in it
-            folder.rmdir()
+        with contextlib.suppress(OSError):  # something else is in it
+            if not existed:
+                folder.rmdir()
 
 
 def replayed(outcome: Outcome, tell: Callable[[str, str, str], None] = note) -> Any:

@@ -126,7 +126,11 @@ def main(arguments: Sequence[str]) -> int:
     splits = trainable(pairs.divide(checked.kept, checked.cluster_of, before), checked.foreground)
     print(finetuning.divided_in_words(splits))
     if options.base == AUTO:
-        base = better_base(checked, splits[0], options, out / "trials")
+        chosen = record.get("base")  # before this run was stopped
+        base = base_of(chosen, options) if chosen else None
+        base = base or better_base(checked, splits[0], options, out / "trials")
+        record["base"] = base.name
+        rounds.write_record(out, record)
     parts = [
         *(Part(out / "folds" / str(n), s, base) for n, s in enumerate(splits[:-1], 1)),
         Part(out, splits[-1], start_of(base, earlier, splits, options)),

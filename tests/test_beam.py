@@ -281,9 +281,13 @@ def test_beam_is_asked_for_before_a_model_is_loaded(tmp_path, monkeypatch):
     file = tmp_path / "a.tif"
     tifffile.imwrite(file, grey(60, 70))
     for command in (predict, measure):
-        for flags in (["--workers=2"], ["--beam_options="], ["--beam_runner="]):
-            with pytest.raises(errors.UsageError, match="beam_runner|runner"):
-                command.main([f"--out={tmp_path / 'out'}", *flags, str(file)])
+        for flag, line in {
+            "--workers=2": "--workers=2 without --beam_runner",
+            "--beam_options=": "--beam_options= without --beam_runner",
+            "--beam_runner=": "no runner ''",
+        }.items():
+            with pytest.raises(errors.UsageError, match=line):
+                command.main([f"--out={tmp_path / 'out'}", flag, str(file)])
 
 
 def test_threads_keep_their_own_notes(tmp_path):

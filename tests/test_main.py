@@ -112,7 +112,7 @@ def test_variants_join_and_fields_override():
         ([PRETRAIN, "--config.epochs=many"], "config.epochs=many"),
         ([PRETRAIN, "--wrkdir=x"], "wrkdir"),
         ([PRETRAIN, "stray"], "'stray' is not an option"),
-        ([], "--config is missing; give --config=RECIPE.*RECIPE is models, paper, pretrain, "),
+        ([], "--config is missing; give --config=RECIPE.*RECIPE is few_images, models, paper, "),
         (["--config"], "config"),
     ],
 )

@@ -122,8 +122,10 @@ def test_coloured_masks_with_greys_are_masks():
 
 
 @pytest.mark.parametrize("levels", [6, 200])
-def test_an_overlay_is_no_mask(levels):
-    picture = pictures.overlay(RNG.integers(0, levels, (96, 112)), drawn())
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_an_overlay_is_no_mask(levels, dtype):
+    image = ndimage.gaussian_filter(RNG.integers(0, levels, (96, 112)) * 10.0, 1)
+    picture = pictures.overlay(image.round(), drawn()).astype(dtype)
     with pytest.raises(InputError, match="outlines on it"):
         interpret("m.overlay.png", picture, None)
     colour = pictures.OUTLINES[0]

@@ -85,7 +85,7 @@ def cut(pixels: np.ndarray) -> np.ndarray:
 
 def has_outlines(pixels: np.ndarray) -> bool:
     """Return whether `pixels` are a micrograph in grey with thin lines of few colours on it."""
-    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8:
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype not in (np.uint8, np.uint16):
         return False
     coloured = (pixels != pixels[..., :1]).any(axis=-1)
     if not 0 < coloured.mean() < 0.5:
@@ -98,7 +98,7 @@ def has_outlines(pixels: np.ndarray) -> bool:
     grey = ~coloured
     level = pixels[..., 0]
     both = grey[:, 1:] & grey[:, :-1]
-    if (level[:, 1:] != level[:, :-1])[both].mean() < LIVELY:
+    if not both.any() or (level[:, 1:] != level[:, :-1])[both].mean() < LIVELY:
         return False
-    packed = pixels[coloured].astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    packed = pixels[coloured].astype(np.uint64) @ np.array([1 << 32, 1 << 16, 1], np.uint64)
     return len(np.unique(packed)) <= COLOURS

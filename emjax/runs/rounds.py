@@ -45,9 +45,10 @@ def read_record(out: Path) -> dict[str, Any]:
 
 def base_of(out: Path) -> str | None:
     """Return the base that a finetuning was begun with; None of a new folder or another's."""
+    whole = out.exists() or not begun(out).exists()
     try:
-        return read_record(out).get("options", {}).get("base")
-    except UsageError:  # `check_out` says so
+        return read_record(out if whole else begun(out)).get("options", {}).get("base")
+    except (UsageError, OSError):  # `check_out` says so
         return None
 
 
