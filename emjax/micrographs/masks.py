@@ -85,7 +85,7 @@ def cut(pixels: np.ndarray) -> np.ndarray:
 
 def has_outlines(pixels: np.ndarray) -> bool:
     """Return whether `pixels` are a micrograph in grey with thin lines of few colours on it."""
-    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype not in (np.uint8, np.uint16):
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or str(pixels.dtype) not in ("uint8", "uint16"):
         return False
     coloured = (pixels != pixels[..., :1]).any(axis=-1)
     if not 0 < coloured.mean() < 0.5:
