@@ -123,10 +123,10 @@ class TrainBatches:
         record = without_text(self.record(index))
         return {name: value for name, value in record.items() if name in self.fields}
 
-    def indices(self, batch: int, rows: slice = slice(None)) -> np.ndarray:
-        """Return the indices of the records of some rows of batch number `batch`, int32 [rows]."""
-        places = range(batch * self.batch_size, (batch + 1) * self.batch_size)[rows]
-        return np.array([self.order[place] for place in places], np.int32)
+    def indices(self, batch: int) -> np.ndarray:
+        """Return the indices of the records of batch number `batch`, int32 [batch_size]."""
+        rows = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+        return np.array([self.order[row] for row in rows], np.int32)
 
     def examples(self, batch: int) -> list[tuple[str, int]]:
         """Return the (source, index) of every row of batch number `batch`, of all processes."""
@@ -139,18 +139,16 @@ class TrainBatches:
 
     def streamed_batches(self, step: int) -> Iterator[Batch]:
         """Yield {field: [batch_size, ...]}, read from disk ahead of time."""
-        batches = grain.MapDataset.range(step, 2**62).map(self.local_batch)
-        for batch in batches.to_iter_dataset(read_options(prefetched=4)):
+        share = self.local_rows.stop - self.local_rows.start
+
+        def example(position: int) -> Example:
+            batch, row = divmod(position, share)
+            return self.example(self.order[batch * self.batch_size + self.local_rows.start + row])
+
+        positions = grain.MapDataset.range(step * share, 2**62)
+        rows = positions.map(example).batch(share, drop_remainder=True)
+        for batch in rows.to_iter_dataset(read_options(prefetched=4 * share)):
             yield sharding.to_devices(batch, self.mesh)
-
-    def local_batch(self, number: int) -> Example:
-        """Return the rows of batch `number` that this process reads, {field: [rows, ...]}.
-
-        A step of the reading threads is a batch, as handing one record from thread to thread takes
-        longer than decoding it.
-        """
-        examples = [self.example(int(index)) for index in self.indices(number, self.local_rows)]
-        return {name: np.stack([each[name] for each in examples]) for name in self.fields}
 
     def resident_batches(self, step: int) -> Iterator[Batch]:
         """Yield {"indices": int32 [batch_size], "stored": the arrays that `stored` returns}."""
@@ -208,13 +206,12 @@ class TrainBatches:
 
 
 def read_options(prefetched: int) -> grain.ReadOptions:
-    """Return the options to read with one thread per core, up to 16, and as much ahead at least."""
+    """Return the options to read with one thread per core, up to 16."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    threads = min(cores, 16)
-    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetched, threads))
+    return grain.ReadOptions(num_threads=min(cores, 16), prefetch_buffer_size=prefetched)
 
 
 class EvalBatches:
