@@ -246,10 +246,7 @@ def outcomes(
         (exchange / "task").write_bytes(pickle.dumps((function, items)))
         work = functools.partial(_work, folder=str(exchange), here=here)
         on_workers(work, len(items), *runner)
-        yield (
-            Outcome(*pickle.loads((exchange / str(number)).read_bytes()))
-            for number in range(len(items))
-        )
+        yield (pickle.loads((exchange / str(number)).read_bytes()) for number in range(len(items)))
     finally:
         shutil.rmtree(exchange, ignore_errors=True)
         with contextlib.suppress(OSError):  # something else is in it
@@ -354,7 +351,7 @@ def _work(number: int, folder: str, here: str | None) -> None:
     outcome = Path(folder) / str(number)
     if not outcome.exists():  # else the item was done twice, and the first time tells what was new
         with _as_a_whole(outcome) as path:
-            path.write_bytes(pickle.dumps((result, error, notes)))
+            path.write_bytes(pickle.dumps(Outcome(result, error, notes)))
 
 
 def _on_disk(function: Callable[[Any], Any], home: Path, item: Any) -> Any:

@@ -29,7 +29,7 @@ from emjax.inference import options as flags
 from emjax.inference import results as predicted
 from emjax.measurement import SPLIT, masks, page, results
 from emjax.measurement.atom_results import AtomResults
-from emjax.measurement.results import Plane, Results, Settings
+from emjax.measurement.results import Collected, Plane, Results, Settings
 from emjax.micrographs import made_by, names
 from emjax.micrographs.units import PixelSize, is_known
 
@@ -284,7 +284,7 @@ class Started(NamedTuple):
         job: of predict; None of masks.
     """
 
-    results: Results | AtomResults
+    results: Collected
     empty: Callable[[], Any]
     add: Callable[[Any, Path, str], str]
     job: Any
@@ -324,10 +324,8 @@ def on_beam(
     from emjax import measure  # by this name also where it is __main__
 
     job, results = begun.job, begun.results
-    if job:
-        changed = {"range": job.range, "engine": job.model.engine}
-        options = argparse.Namespace(**{**vars(options), **changed})
-    work = partial(measure.measure_there, pickle.dumps((options, files)))
+    asked = job.options_there() if job else options
+    work = partial(measure.measure_there, pickle.dumps((asked, files)))
     with beam.outcomes(work, [*files.items()], options.out, runner, os.path.abspath(".")) as done:
 
         def add(file: Path, name: str) -> str:

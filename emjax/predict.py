@@ -284,6 +284,11 @@ class Job:
                 "and Fiji show it at the bottom (--mrc_rows=bottom)",
             )
 
+    def options_there(self) -> argparse.Namespace:
+        """Return the options for workers, with what this process has found out for all of them."""
+        found = {"range": self.range, "engine": self.model.engine}
+        return argparse.Namespace(**{**vars(self.options), **found})
+
     def tell(self, subject: object, text: str, kind: str = "") -> None:
         """Print a note; of those of one kind the first `self.named`."""
         if kind:
@@ -340,9 +345,7 @@ def on_beam(
     from data_builders import beam  # of which predict needs nothing else
     from emjax import predict  # by this name also where it is __main__
 
-    changed = {"range": job.range, "engine": job.model.engine}
-    options = argparse.Namespace(**{**vars(options), **changed})
-    work = functools.partial(predict.predict_there, pickle.dumps(options))
+    work = functools.partial(predict.predict_there, pickle.dumps(job.options_there()))
     with beam.outcomes(work, [*files.items()], options.out, runner, os.path.abspath(".")) as done:
 
         def line_of(file: Path, written: Path) -> str:

@@ -12,7 +12,7 @@ from emjax.experiments.page import Picture, Section
 from emjax.experiments.page import render as render_page
 from emjax.measurement import atoms, page
 from emjax.measurement.particles import Table
-from emjax.measurement.results import SHOWN, check_unit, joined, unit_of
+from emjax.measurement.results import Collected, unit_of
 from emjax.micrographs import Micrograph
 from emjax.micrographs.units import PixelSize
 from emjax.pictures import OUTLINES, png, stretched
@@ -29,8 +29,8 @@ class Field(NamedTuple):
     sublattice: np.ndarray
 
 
-class AtomResults:
-    """Collects what is measured, file by file.
+class AtomResults(Collected):
+    """What is measured of atomic columns.
 
     Args:
         pixel_size: nm (y, x), instead of what files say.
@@ -39,13 +39,8 @@ class AtomResults:
     name = "atoms"
 
     def __init__(self, pixel_size: PixelSize | None) -> None:
+        super().__init__()
         self.pixel_size = pixel_size
-        self.tables: list[Table] = []
-        self.images: list[dict[str, Any]] = []  # one row per plane
-        self.fields: list[Field] = []
-        self.shown = SHOWN
-        self.unit = ""
-        self.first = Path()
 
     def add(self, file: Path, name: str, planes: Iterator[Micrograph]) -> str:
         """Measure all planes of a file, or none; return a line that says what was found.
@@ -81,28 +76,9 @@ class AtomResults:
                 on = lattice.sublattice if lattice else np.zeros(count, int)
                 title = f"{name}, plane {index}" if index else name
                 fields.append(Field(title, plane.image, found.position, on))
-        self.first, self.unit = self.first if self.unit else file, unit
-        self.tables += tables
-        self.images += rows
-        self.fields += fields
+        self.keep(file, unit, tables, rows, fields)
         total = sum(row["columns"] for row in rows)
         return f"{file}  {counted(total, 'atomic column')}"
-
-    def join(self, other: "AtomResults") -> None:
-        """Add what others have measured of one file, as if `self` had.
-
-        Raises: UsageError as `results.unit_of`.
-        """
-        if other.unit:
-            check_unit(other.first, other.unit, self.unit, self.first)
-            self.first, self.unit = self.first if self.unit else other.first, other.unit
-        self.tables += other.tables
-        self.images += other.images
-        self.fields += other.fields[: self.shown - len(self.fields)]
-
-    def table(self) -> Table:
-        """Return all rows."""
-        return joined(self.tables)
 
     def report(self, table: Table) -> tuple[dict[str, Any], str]:
         """Return (the contents of summary.json, the page as HTML)."""

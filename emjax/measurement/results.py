@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -87,20 +87,67 @@ def joined(tables: Sequence[Table]) -> Table:
     }
 
 
-class Results:
-    """Collects what is measured, file by file."""
+class Collected:
+    """What is measured, file by file.
+
+    Attributes:
+        name: of the tables.
+        images: one row per file, or per plane.
+        fields: the planes in the report, at most `shown`.
+        unit: of all files; "" before the first, which is `first`.
+    """
+
+    name: str
+
+    def __init__(self) -> None:
+        self.tables: list[Table] = []
+        self.images: list[dict[str, Any]] = []
+        self.fields: list[Any] = []
+        self.shown = SHOWN
+        self.unit = ""
+        self.first = Path()
+
+    def keep(
+        self,
+        file: Path,
+        unit: str,
+        tables: Sequence[Table],
+        images: Sequence[dict[str, Any]],
+        fields: Sequence[Any] = (),
+    ) -> None:
+        """Add what was measured of a file, whose unit `check_unit` has passed."""
+        self.first, self.unit = self.first if self.unit else file, unit
+        self.tables += tables
+        self.images += images
+        self.fields += fields
+
+    def join(self, other: Self) -> None:
+        """Add what another has measured of one file, but no pictures.
+
+        Raises: UsageError as `check_unit`.
+        """
+        unit = other.unit or self.unit  # it has none where its file has no plane
+        check_unit(other.first, unit, self.unit, self.first)
+        self.keep(other.first, unit, other.tables, other.images)
+
+    def table(self) -> Table:
+        """Return all rows; a column that some files lack is NaN there."""
+        return joined(self.tables)
+
+    def report(self, table: Table) -> tuple[dict[str, Any], str]:
+        """Return (the contents of summary.json, the page as HTML)."""
+        raise NotImplementedError
+
+
+class Results(Collected):
+    """What is measured of particles."""
 
     name = "particles"
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__()
         self.settings = settings
-        self.tables: list[Table] = []
-        self.images: list[dict[str, Any]] = []  # one row per file
-        self.fields: list[page.Field] = []
-        self.shown = SHOWN
         self.small = self.tiny = 0
-        self.unit = ""
-        self.first = Path()
 
     def add(self, file: Path, name: str, planes: Iterator[Plane]) -> str:
         """Measure all planes of a file, or none; return a line that says what was found.
@@ -133,34 +180,19 @@ class Results:
                 border = table["border"] > 0
                 title = f"{name}, plane {index}" if index else name
                 fields.append(page.Field(title, plane.image, labels, border, scale, unit))
-        self.first, self.unit = self.first if self.unit else file, unit
-        self.tables += tables
-        self.fields += fields
         self.small, self.tiny = self.small + small, self.tiny + tiny
         border = sum(int(table["border"].sum()) for table in tables)
         number = sum(len(table["label"]) for table in tables) - border
         known = unit == "nm"
         row = {"image": name, "planes": len(tables), "particles": number, "at_border": border}
         row["nm_per_pixel"] = [round(side, 9) for side in size] if known else None
-        self.images.append({**row, "pixel_size_from": origin})
+        self.keep(file, unit, tables, [{**row, "pixel_size_from": origin}], fields)
         return f"{file}  {counted(number)}, {border} more at the border"
 
-    def join(self, other: "Results") -> None:
-        """Add what others have measured of one file, as if `self` had.
-
-        Raises: UsageError as `unit_of`.
-        """
-        if other.unit:
-            check_unit(other.first, other.unit, self.unit, self.first)
-            self.first, self.unit = self.first if self.unit else other.first, other.unit
-        self.tables += other.tables
-        self.images += other.images
-        self.fields += other.fields[: self.shown - len(self.fields)]
+    def join(self, other: Self) -> None:
+        """As `Collected.join`."""
+        super().join(other)
         self.small, self.tiny = self.small + other.small, self.tiny + other.tiny
-
-    def table(self) -> Table:
-        """Return all rows; a column that some files lack is NaN there."""
-        return joined(self.tables)
 
     def report(self, table: Table) -> tuple[dict[str, Any], str]:
         """Return (the contents of summary.json, the page as HTML)."""
@@ -228,15 +260,6 @@ class Results:
         return summary, main
 
 
-class Measured(Protocol):
-    """What `write` writes: Results, or the AtomResults of another module."""
-
-    name: str
-
-    def table(self) -> Table: ...
-    def report(self, table: Table) -> tuple[dict[str, Any], str]: ...
-
-
 def table_bytes(table: Table) -> tuple[bytes, bytes]:
     """Return the bytes of a CSV and of a Parquet file."""
     import pyarrow
@@ -294,7 +317,7 @@ def check_replaceable(out: Path) -> None:
             )
 
 
-def write(out: Path, results: Measured) -> dict[str, Any]:
+def write(out: Path, results: Collected) -> dict[str, Any]:
     """Write the four results; returns the contents of summary.json."""
     table = results.table()
     summary, html = results.report(table)
