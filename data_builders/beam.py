@@ -10,12 +10,9 @@ must see --source and --data_dir under the same paths.
 import argparse
 import contextlib
 import functools
-import importlib
-import io
 import math
 import os
 import pickle
-import shlex
 import shutil
 import signal
 import threading
@@ -28,12 +25,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_builders import common, tfds_patches
+from data_builders.beam_flags import Runner, imported, runner_of
 from data_builders.common import Contents, Dataset, MakeWriter
 from data_builders.writer import Writer
-from emjax.cli import BEAM_RUNNERS
-from emjax.errors import EmjaxError, InputError, UsageError, choose, kept_notes, note
+from emjax.errors import EmjaxError, InputError, kept_notes, note
 
-QUIET = "--default_sdk_harness_log_level=ERROR"  # this module reports what fails
 SECONDS_TO_END = 10  # for Beam, once a worker is lost, before it is interrupted again
 MAX_PARTS = 256  # of a dataset: enough for as many workers; each shard reads from so many files
 ENTRY = np.dtype([(name, "u8") for name in ("high", "low", "part", "offset", "size")])
@@ -51,13 +47,6 @@ class Part(NamedTuple):
     error: EmjaxError | None  # what ended it
 
 
-class Runner(NamedTuple):
-    """Where the work is done: a runner of Beam, and flags for Beam."""
-
-    name: str
-    flags: list[str]
-
-
 class Outcome(NamedTuple):
     """What a worker did about one item."""
 
@@ -73,84 +62,6 @@ def writer_of(options: argparse.Namespace) -> MakeWriter:
     """
     runner = runner_of(options)
     return functools.partial(BeamWriter, runner=runner) if runner else Writer
-
-
-def runner_of(options: argparse.Namespace) -> Runner | None:
-    """Return the Runner that the flags of `emjax.cli.add_beam` ask for; None for one process.
-
-    Raises: UsageError if Beam is not installed, or does not know the runner or an option.
-    """
-    runner, workers, flags = options.beam_runner, options.workers, options.beam_options
-    if runner is None:
-        for flag in ("workers", "beam_options"):
-            if getattr(options, flag) is not None:
-                given = f"--{flag}={getattr(options, flag)}"
-                raise UsageError(
-                    f"{given} without --beam_runner; expected one of {', '.join(BEAM_RUNNERS)}"
-                )
-        return None
-    choose("runner", runner, dict.fromkeys(BEAM_RUNNERS))
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers={workers}, expected at least 1")
-    if workers is not None and runner != "DirectRunner":
-        raise UsageError(
-            f"--workers={workers} is for DirectRunner, got {runner}; set its number of workers "
-            "by --beam_options: launch/beam.md"
-        )
-    try:
-        flags = shlex.split(flags or "")
-    except ValueError as error:
-        raise UsageError(f"--beam_options={flags}: {error}") from None
-    if not all(flag.startswith("--") for flag in flags):
-        raise UsageError(f"--beam_options={shlex.join(flags)}, expected --FLAG=VALUE for each")
-    if workers is not None and workers > 1:
-        # Threads share one interpreter, which decoding in Python holds.
-        flags = [
-            QUIET,
-            f"--direct_num_workers={workers}",
-            "--direct_running_mode=multi_processing",
-            *flags,
-        ]
-    return Runner(runner, _checked(runner, flags))
-
-
-def _imported(module: str) -> Any:
-    """Return a module of Apache Beam, which only the extra `beam` installs."""
-    return importlib.import_module(f"apache_beam{module}")
-
-
-def _checked(runner: str, flags: list[str]) -> list[str]:
-    """Return `flags`; Beam itself would only warn of unknown ones.
-
-    Raises: UsageError if Beam is not installed, or does not know the runner or a flag.
-    """
-    try:
-        pipeline_options = _imported(".options.pipeline_options").PipelineOptions
-        create_runner = _imported(".runners").create_runner
-    except ImportError:
-        raise UsageError(
-            "--beam_runner needs Apache Beam, which is not installed: pip install -e '.[beam]', "
-            "in an environment of its own"
-        ) from None
-    try:
-        create_runner(runner)
-    except ImportError as error:
-        raise UsageError(f"--beam_runner={runner}: {error}") from None
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            known = pipeline_options([]).get_all_options()
-            got = pipeline_options(flags).get_all_options(retain_unknown_options=True)
-    except SystemExit:
-        raise UsageError(
-            f"--beam_options: {printed.getvalue().splitlines()[-1].partition('error: ')[2]}"
-        ) from None
-    unknown = sorted(got.keys() - known.keys())
-    if unknown:
-        raise UsageError(
-            f"--beam_options: Beam has no option {', '.join(f'--{key}' for key in unknown)}"
-        )
-    return flags
 
 
 class BeamWriter(Writer, skip_registration=True):
@@ -265,8 +176,8 @@ def replayed(outcome: Outcome, tell: Callable[[str, str, str], None] = note) -> 
 
 def on_workers(work: Callable[[int], None], count: int, runner: str, flags: list[str]) -> None:
     """Call `work` with 0, 1, ... `count` - 1 on the workers of Beam, in any order."""
-    beam = _imported("")
-    options = _imported(".options.pipeline_options").PipelineOptions(flags)
+    beam = imported("")
+    options = imported(".options.pipeline_options").PipelineOptions(flags)
     made = _local(options) if runner == "DirectRunner" else runner
     with _no_worker_lost(), beam.Pipeline(made, options=options) as pipeline:
         numbers = pipeline | beam.Create(range(count)) | beam.Reshuffle()
@@ -314,9 +225,9 @@ def _local(options: Any) -> Any:
     Args:
         options: PipelineOptions.
     """
-    provision_api = _imported(".portability.api").beam_provision_api_pb2
-    portable_runner = _imported(".runners.portability.portable_runner")
-    fn_runner = _imported(".runners.portability.fn_api_runner.fn_runner")
+    provision_api = imported(".portability.api").beam_provision_api_pb2
+    portable_runner = imported(".runners.portability.portable_runner")
+    fn_runner = imported(".runners.portability.fn_api_runner.fn_runner")
     encoded = portable_runner.JobServiceHandle.encode_pipeline_options(
         options.get_all_options(drop_default=True)
     )

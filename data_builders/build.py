@@ -17,11 +17,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data_builders import au_nanoparticles, beam, cem500k, common
+from data_builders import au_nanoparticles, beam, beam_flags, cem500k, common
 from data_builders.micrographs import Micrographs
 from data_builders.simulated import Atoms, Nanoparticles, Noisy, Particles, Unlabelled
 from data_builders.temimagenet import Multislice, TEMImageNet
-from emjax.cli import Parser, add_beam, command, run
+from emjax.cli import Parser, command, run
 from emjax.errors import UsageError, choose
 
 BUILDERS: dict[str, common.Builder] = {
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         help="stop if more than this share of the images cannot be used; default: %(default)s",
     )
     parser.set_defaults(dataset=arguments[0])
-    add_beam(parser)
+    beam_flags.add_options(parser)
     builder.add_options(parser)
     options = parser.parse_args(arguments[1:])
     if not 0 <= options.left_out <= 1:

@@ -52,7 +52,6 @@ FLAGS = {
 }
 
 EVERY = 30  # seconds between reports of progress
-BEAM_RUNNERS = ("DirectRunner", "DataflowRunner", "FlinkRunner", "PortableRunner", "SparkRunner")
 Item = TypeVar("Item")
 Main = Callable[[Sequence[str]], int]
 
@@ -129,20 +128,6 @@ def command(main: Main) -> Main:
             return main(arguments)
 
     return printing
-
-
-def add_beam(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of Apache Beam to a parser, for `data_builders.beam.runner_of`."""
-    runners = ", ".join(BEAM_RUNNERS)
-    add = parser.add_argument
-    add("--beam_runner", metavar="RUNNER", help=f"work on Apache Beam: {runners}")
-    add("--workers", type=int, metavar="N", help="processes of DirectRunner; default: 1")
-    add("--beam_options", metavar="'--FLAG=VALUE ...'", help="for Beam itself: launch/beam.md")
-
-
-def asks_for_beam(options: argparse.Namespace) -> bool:
-    """Return whether a flag of `add_beam` is given."""
-    return any(v is not None for v in (options.beam_runner, options.workers, options.beam_options))
 
 
 def message(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_builders import beam_flags
 from emjax import cli, micrographs
 from emjax.errors import InputError, UsageError, counted, note
 from emjax.files import check_writable
@@ -244,7 +245,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "particles being at the border more often")  # fmt: skip
     add("--min_size", type=smallest, metavar="PIXELS", help="leave out smaller particles")
     flags.add(parser)
-    cli.add_beam(parser)
+    beam_flags.add_options(parser)
     add("--overwrite", action="store_true", help="replace files that are not results, too")
     add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
@@ -313,14 +314,13 @@ def started(options: argparse.Namespace, limit: int, files: Mapping[Path, str]) 
 
 @contextlib.contextmanager
 def on_beam(
-    options: argparse.Namespace, begun: Started, files: Mapping[Path, str], runner: Any
+    options: argparse.Namespace,
+    begun: Started,
+    files: Mapping[Path, str],
+    runner: beam_flags.Runner,
 ) -> Iterator[Callable[[Path, str], str]]:
-    """Measure all files on Apache Beam; yield what adds each to the results, in their order.
-
-    Args:
-        runner: of `data_builders.beam`.
-    """
-    from data_builders import beam  # of which measure needs nothing else
+    """Measure all files on Apache Beam; yield what adds each to the results, in their order."""
+    from data_builders import beam  # which loads TFDS
     from emjax import measure  # by this name also where it is __main__
 
     job, results = begun.job, begun.results
@@ -378,11 +378,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def measure_files(options: argparse.Namespace, files: Mapping[Path, str]) -> int:
     """Measure {file: its name in the results} as the options ask for it; returns the exit code."""
-    limit, runner = flags.limit(options), None
-    if cli.asks_for_beam(options):
-        from data_builders import beam  # of which measure needs nothing else
-
-        runner = beam.runner_of(options)
+    limit, runner = flags.limit(options), beam_flags.runner_of(options)
     check_writable(options.out)
     if not options.overwrite:
         results.check_replaceable(options.out)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import emjax
+from data_builders import beam_flags
 from emjax import cli, code_digest, micrographs
 from emjax.errors import InputError, UsageError, counted, note
 from emjax.files import check_writable, write_atomically
@@ -334,15 +335,14 @@ def kinds_of(model: Predictor, options: argparse.Namespace) -> list[str]:
 
 @contextlib.contextmanager
 def on_beam(
-    options: argparse.Namespace, job: Job, files: Mapping[Path, Path], runner: Any
+    options: argparse.Namespace, job: Job, files: Mapping[Path, Path], runner: beam_flags.Runner
 ) -> Iterator[Callable[[Path, Path], str]]:
     """Predict all files on Apache Beam; yield what gives the line of each, in their order.
 
     Args:
         job: of this process, which prints the notes of all.
-        runner: of `data_builders.beam`.
     """
-    from data_builders import beam  # of which predict needs nothing else
+    from data_builders import beam  # which loads TFDS
     from emjax import predict  # by this name also where it is __main__
 
     work = functools.partial(predict.predict_there, pickle.dumps(job.options_there()))
@@ -394,15 +394,11 @@ def main(arguments: Sequence[str]) -> int:
         "standard deviation of what the eight flips and turns of the image give")  # fmt: skip
     add("--share", type=share, default=(1, 1), metavar="I/N", help="predict every N-th file, from "
         "the I-th on: for N processes or machines with one --out")  # fmt: skip
-    cli.add_beam(parser)
+    beam_flags.add_options(parser)
     add("--overwrite", action="store_true", help="replace files that are not results of emjax, too")
     add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
-    limit, runner = flags.limit(options), None
-    if cli.asks_for_beam(options):
-        from data_builders import beam  # of which predict needs nothing else
-
-        runner = beam.runner_of(options)
+    limit, runner = flags.limit(options), beam_flags.runner_of(options)
     options.out = options.out or results.default_folder(options.inputs)
     check_writable(options.out)
     model = flags.predictor(options, limit)

@@ -16,7 +16,7 @@ import pytest
 import tifffile
 from tensorflow_datasets.core.utils import shard_utils
 
-from data_builders import beam, build, writer
+from data_builders import beam, beam_flags, build, writer
 from emjax import errors, measure, predict
 from emjax.micrographs import reading
 from tests import test_au_nanoparticles as au
@@ -37,7 +37,7 @@ def shuffled(monkeypatch):
             beam._task.cache_clear()
             work(number)
 
-    monkeypatch.setattr(beam, "_checked", lambda runner, flags: flags)
+    monkeypatch.setattr(beam_flags, "_checked", lambda runner, flags: flags)
     monkeypatch.setattr(beam, "on_workers", on_workers)
 
 
