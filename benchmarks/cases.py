@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import resource
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ GROWTH = {  # what grows, to what
     "gpu": {"batch": (1, 4, 16, 32, 64, 128, 256), "side": (64, 128, 224, 448, 896),
             "channels": (1, 2, 4, 8, 16), "seeds": (1, 2, 4, 8)},
 }  # fmt: skip
+PIXELS = (256, 512, 1024, 2048, 4096, 8192, 16384)  # side of an image to predict
 DEVICES = (1, 2, 4, 8)
 FILTERS = (4, 8, 16, 32, 64)  # of the U-Net 4 424
 EARLIER = "earlier build"  # the variant of an earlier checkout
@@ -53,6 +55,11 @@ class Prepared(NamedTuple):
     lead: int = 0  # steps whose input may lie ready when a round begins: they are not timed
     steps: int = 0  # of a round; 0: as many as fill the time, after a warm-up
     facts: Callable = dict  # facts() after the warm-up: loss, flops, bytes (of a step), versions
+
+
+def most_memory():
+    """{"memory"}: the most bytes that this process has had in memory."""
+    return {"memory": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
 
 
 class Goal(NamedTuple):
@@ -141,8 +148,8 @@ def everything(device):
         case("read/augmented", "read_augmented"),
         *(case(f"end_to_end/pix2pix/{network}", "end_to_end", network=network)
           for network in NETWORKS),
-        *(case(f"startup/{network}", "startup", network=network, batch=4, side=128, by_default=True)
-          for network in ("unet_4_424", "hrnet_w18")),
+        *(case(f"startup/{network}", "startup", network=network, batch=4, side=128,
+               by_default=network in ("unet_4_424", "hrnet_w18")) for network in NETWORKS),
         case("start/predict", "start_predict", network="unet_2_44", batch=1, side=224,
              precision="float32"),
     ]  # fmt: skip
@@ -152,6 +159,9 @@ def everything(device):
             case(f"growth/{axis}/{value}", "step", **{**smaller, axis: value}) for value in values
         ]
     cases += [
+        case(f"growth/pixels/{side}", "predict", "segmentation", batch=1, side=side,
+             precision="float32") for side in PIXELS
+    ] + [
         case(f"growth/devices/{count}", "devices", batch=16, side=64, devices=count,
              precision="float32") for count in DEVICES
     ]  # fmt: skip

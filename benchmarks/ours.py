@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.cases import FILTERS, Prepared
+from benchmarks.cases import FILTERS, Prepared, most_memory
 from configs import pretrain, restore_temimagenet, segment_au
 from emjax.data.augment import Augmentation
 from emjax.data.batches import TrainBatches
@@ -37,6 +37,7 @@ from emjax.models import saved
 from emjax.models.build import build_abstract
 from emjax.models.cost import operations
 from emjax.models.formulation import FASTEST, PLAIN, formulated, formulation
+from emjax.models.network import flat_arrays
 from emjax.parallel import devices, sharding
 from emjax.training.assemble import build_objective
 from emjax.training.timing import StepTimer
@@ -119,7 +120,7 @@ class Training:
             return train_step(state, rows(batch))
 
         self.state = sharding.place_state(state, mesh)
-        options = devices.supported_options(objective.compiler_options)
+        options = devices.supported_options()
         self.step = jax.jit(
             update, donate_argnums=0, out_shardings=everywhere, compiler_options=options
         )
@@ -254,11 +255,11 @@ def predict(case, data):
                 else:
                     predictor.apply(from_range(image, (0, 255))[None, ..., None])
 
-        return Prepared(run)
+        return Prepared(run, facts=most_memory)
 
     first = default_engine()
     ways = {"emjax": functools.partial(prepared, first)}
-    if case.device == "cpu":
+    if case.device == "cpu" and not case.name.startswith("growth"):
         others = ENGINES if importlib.util.find_spec("onnx") else ["jax"]
         installed = [name for name in others if importlib.util.find_spec(name)]
         for engine in installed:
@@ -335,6 +336,12 @@ def end_to_end(case, data):
     }
 
 
+def convolutions(case):
+    """How many kernels the network of a case has."""
+    params, _ = flat_arrays(build_abstract(config_of(case).model.to_dict()))
+    return sum(array.ndim == 4 for array in params.values())
+
+
 def startup(case, data):
     """A run of emjax.main from the start of its process to the first report, after one step."""
     cache = Path(tempfile.mkdtemp(dir=data))
@@ -370,7 +377,7 @@ def startup(case, data):
         return Prepared(
             lambda steps: losses.append(started(cache)),
             steps=1,
-            facts=lambda: {"loss": losses[-1]},
+            facts=lambda: {"loss": losses[-1], "convolutions": convolutions(case)},
         )
 
     def cold():

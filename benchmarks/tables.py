@@ -1,6 +1,8 @@
 """Results as tables and a plot."""
 
 import io
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,12 +13,35 @@ from benchmarks.cases import EARLIER, Case, goal
 from emjax.experiments.curves import COLOURS
 from emjax.experiments.page import markdown
 
-GROWING = {
-    "batch": "images of a batch",
-    "side": "side of an image (pixels)",
-    "channels": "channels of the U-Net, times",
-    "seeds": "seeds at once",
-}
+
+class Panel(NamedTuple):
+    """A curve: of the cases `kind/axis/...`, `value` of a variant against what grows."""
+
+    cases: str
+    across: str
+    up: str
+    value: Callable
+
+
+def rate(variant):
+    return variant["images"] / np.median(variant["seconds"])
+
+
+def seconds(variant):
+    return np.median(variant["seconds"])
+
+
+PANELS = (
+    Panel("growth/batch", "images of a batch", "updates: images/s", rate),
+    Panel("growth/side", "side of an image (pixels)", "updates: images/s", rate),
+    Panel("growth/channels", "channels of the U-Net, times", "updates: images/s", rate),
+    Panel("growth/seeds", "seeds at once", "updates: images/s", rate),
+    Panel("growth/pixels", "side of an image (pixels)", "prediction: s", seconds),
+    Panel("growth/pixels", "side of an image (pixels)", "prediction: GB of memory at most",
+          lambda variant: variant["facts"]["memory"] / 1e9),
+    Panel("startup", "convolutions of the network", "start to first update: s", seconds),
+)  # fmt: skip
+ACROSS = 4  # panels in a row
 
 
 def capacity(results):
@@ -172,35 +197,44 @@ def equal(results):
 
 
 def growth(results):
-    """The PNG of images/s against what grows, a panel each; None if nothing grew."""
-    panels = {}
-    for result in results:
-        kind, axis, value = [*result["case"]["name"].split("/"), "", ""][:3]
-        if kind == "growth" and axis in GROWING:
-            panels.setdefault(axis, []).append((int(value), result["variants"]))
-    if not panels:
+    """The PNG of speed, time and memory against what grows, a panel each; None if nothing grew."""
+    drawn = {panel: points for panel in PANELS if len(points := points_of(panel, results)) > 1}
+    if not drawn:
         return None
-    figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for panel, (axis, points) in zip(axes, panels.items(), strict=True):
-        names = dict.fromkeys(name for _, variants in points for name in variants)
-        for colour, name in zip(COLOURS, names, strict=False):
-            here = sorted(
-                (value, variants[name]["images"] / np.percentile(variants[name]["seconds"], 50))
-                for value, variants in points
-                if "error" not in variants.get(name, {"error"})
-            )
-            panel.loglog(*zip(*here, strict=True), "o-", color=colour, label=name)
-        panel.set(xlabel=GROWING[axis], ylabel="images/s")
-        for side, places in (
-            (panel.xaxis, FixedLocator([value for value, _ in points])),
-            (panel.yaxis, LogLocator(subs=(1, 2, 3, 4, 5, 6, 8))),
+    high, wide = -(-len(drawn) // ACROSS), min(len(drawn), ACROSS)
+    figure = Figure(figsize=(4.2 * wide, 3.6 * high), layout="constrained")
+    axes = figure.subplots(high, wide, squeeze=False).ravel()
+    colours = {}
+    for place, (panel, points) in zip(axes, drawn.items(), strict=False):
+        for name in dict.fromkeys(name for _, variants in points for name in variants):
+            colour = colours.setdefault(name, COLOURS[len(colours) % len(COLOURS)])
+            here = [(x, panel.value(variants[name])) for x, variants in points if name in variants]
+            place.loglog(*zip(*here, strict=True), "o-", color=colour, label=name)
+        place.set(xlabel=panel.across, ylabel=panel.up)
+        for side, ticks in (
+            (place.xaxis, FixedLocator([x for x, _ in points])),
+            (place.yaxis, LogLocator(subs=(1, 2, 3, 4, 5, 6, 8))),
         ):
-            side.set_major_locator(places)
+            side.set_major_locator(ticks)
             side.set_minor_locator(NullLocator())
             side.set_major_formatter("{x:g}")
-        panel.grid(alpha=0.3)
-    axes[0].legend(fontsize="x-small")
+        place.grid(alpha=0.3)
+        place.legend(fontsize="x-small")
+    for place in axes[len(drawn) :]:
+        place.remove()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
+
+
+def points_of(panel, results):
+    """[(what has grown to how much, {variant that did not fail: what is known of it})], sorted."""
+    points = []
+    for result in results:
+        name, variants = result["case"]["name"], result["variants"]
+        going = {each: told for each, told in variants.items() if "error" not in told}
+        if name.startswith(f"{panel.cases}/") and going:
+            last = name.rpartition("/")[2]
+            facts = next(iter(going.values()))["facts"]
+            points.append((int(last) if last.isdigit() else facts.get("convolutions"), going))
+    return sorted((point for point in points if point[0]), key=lambda point: point[0])

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cases import FILTERS, Case, Prepared
+from benchmarks.cases import FILTERS, Case, Prepared, most_memory
 from tests import torch_twin as twin
 
 try:
@@ -242,10 +242,12 @@ def predict(case, data, modes):
             for _ in range(steps):
                 function()
 
-        return Prepared(run)
+        return Prepared(run, facts=most_memory)
 
-    variants = {"PyTorch, whole": functools.partial(prepared, case.side)}
-    variants["PyTorch, in tiles"] = functools.partial(prepared, min(1024, case.side // 2))
+    variants = {"PyTorch, in tiles": functools.partial(prepared, min(1024, case.side // 2))}
+    if case.name.startswith("growth"):
+        return variants
+    variants = {"PyTorch, whole": functools.partial(prepared, case.side), **variants}
     for mode in modes:
         variants[f"PyTorch, whole, {name_of(mode)}"] = functools.partial(prepared, case.side, mode)
     return variants

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from benchmarks import run, tables
+from benchmarks import ours, run, tables
 from benchmarks.cases import Case, chosen, everything, goal
 from benchmarks.side import ROOT, Side
 from emjax.errors import UsageError
@@ -231,11 +231,30 @@ def test_results_are_kept_and_replaced(tmp_path):
     run.keep(tmp_path, result())
     run.keep(tmp_path, result(host_cores=4))
     run.keep(tmp_path, result(name="growth/batch/16"))
+    assert not (tmp_path / "growth.png").exists(), "one point shows no growth"
+    run.keep(tmp_path, result(name="growth/batch/8"))
     run.keep(tmp_path, result(date="2026-01-03"))
     text = (tmp_path / "results.md").read_text()
     assert text.startswith("**a GPU**; 2026-01-02 to 2026-01-03; a large product 80 TFLOP/s")
-    assert text.count("PyTorch, eager") == 3
+    assert text.count("PyTorch, eager") == 4
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_points_of_a_curve_are_sorted_by_what_grows():
+    found = [result(name=f"growth/pixels/{side}") for side in (1024, 16384, 256)]
+    found += [result(name=f"startup/{name}") for name in ("hrnet_w18", "unet_2_44", "old")]
+    for each, count in zip(found[3:5], (325, 12), strict=True):
+        each["variants"]["emjax"]["facts"]["convolutions"] = count
+    pixels, starts = (tables.points_of(panel, found) for panel in tables.PANELS[-2:])
+    assert [x for x, _ in pixels] == [256, 1024, 16384] and [x for x, _ in starts] == [12, 325]
+    assert [*pixels[0][1]] == ["emjax", "PyTorch, eager", "PyTorch, compiled"], "one failed"
+
+
+def test_convolutions_of_a_network_are_counted():
+    cases = (Case("startup", "startup", network=name) for name in ("unet_2_44", "hrnet_w18"))
+    blocks = 2 * (2 + 1 + 2)  # two convolutions in each block: two down, the lowest, two up
+    small, large = map(ours.convolutions, cases)
+    assert blocks <= small < 20 and large > 300
 
 
 def test_losses_on_virtual_devices_are_compared():

@@ -508,7 +508,7 @@ def test_formulations_agree(model, float64, tiny_hrnet):
 
     plain, fixed = traced(PLAIN), traced(PLAIN, of=0)  # the second with fixed images
     expected, differing = run(plain), 0
-    for chosen in (Formulation(*way) for way in np.eye(3, dtype=bool).tolist()):
+    for chosen in (Formulation(*way) for way in np.eye(len(PLAIN), dtype=bool).tolist()):
         other = traced(chosen)
         if str(other.jaxpr) == str(plain.jaxpr):  # no layer of this network has two forms
             continue

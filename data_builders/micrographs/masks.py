@@ -13,7 +13,13 @@ import numpy as np
 from jaxtyping import Real, UInt8
 
 from emjax.errors import InputError
-from emjax.micrographs.masks import cut, has_grey_edges, has_outlines, without_alpha
+from emjax.micrographs.masks import (
+    OUTLINES_ARE_NO_MASK,
+    cut,
+    has_grey_edges,
+    has_outlines,
+    without_alpha,
+)
 
 Value: TypeAlias = tuple[float, ...]  # one number, or red, green, blue
 LISTED = 10
@@ -50,10 +56,8 @@ def interpret(
     pixels, note = without_alpha(pixels)
     if foreground is None and has_outlines(pixels):
         raise InputError(
-            f"{path}: expected a mask, got a micrograph with outlines on it: on which side of one "
-            "the particle is cannot be known for sure. Give the mask itself, which emjax predict "
-            "writes next to the overlay; where each pixel of the foreground is coloured, name its "
-            "--foreground"
+            f"{path}: {OUTLINES_ARE_NO_MASK}; where each pixel of the foreground is coloured, name "
+            "its --foreground"
         )
     if classes is None and has_grey_edges(path, pixels, is_asked=foreground is not None):
         halves = cut(pixels)

@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from emjax.errors import InputError
-from emjax.micrographs.masks import cut, has_grey_edges, without_alpha
+from emjax.micrographs.masks import (
+    OUTLINES_ARE_NO_MASK,
+    cut,
+    has_grey_edges,
+    has_outlines,
+    without_alpha,
+)
 
 EDGES = 0.2  # of the pixels of a mask with grey edges are grey, at most
 CLASSES = 8  # values at most that each stand for a kind of particle, as classes do
@@ -99,6 +105,8 @@ def read(path: Path, pixels: np.ndarray, *, as_labels: bool = False) -> tuple[np
     if as_labels and kind in ("mask", "classes"):
         kind = "labels"
     if kind == "micrograph":
+        if has_outlines(pixels):
+            raise InputError(f"{path}: {OUTLINES_ARE_NO_MASK}")
         raise InputError(f"{path}: looks like a micrograph, expected a mask: leave out --masks")
     if values.dtype.kind == "f" and values.max() >= LARGEST_FLOAT:
         raise InputError(f"{path}: labels above {LARGEST_FLOAT} as floats; save whole numbers")

@@ -83,6 +83,12 @@ def cut(pixels: np.ndarray) -> np.ndarray:
     return np.where(pixels >= (low + high) / 2, high, 0).astype(pixels.dtype)
 
 
+OUTLINES_ARE_NO_MASK = (
+    "expected a mask, got a micrograph with outlines on it: on which side of one the particle is "
+    "cannot be known for sure. Give the mask itself, which emjax predict writes next to the overlay"
+)
+
+
 def has_outlines(pixels: np.ndarray) -> bool:
     """Return whether `pixels` are a micrograph in grey with thin lines of few colours on it."""
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or str(pixels.dtype) not in ("uint8", "uint16"):
