@@ -91,11 +91,13 @@ $(VENV)/torch: $(VENV)/installed
 endif
 
 # 200 000 broken files of every format, 100 kills of training runs, an archive whose prediction is
-# killed, a run of four processes, 10 000 spellings of command lines: docs/background/reliability.md.
+# killed, finetunings that are, a run of four processes, 10 000 spellings of command lines:
+# docs/background/reliability.md.
 soak: venv
 	$(PY) -m tests.soak_formats --inputs=200000
 	$(PY) -m tests.soak_kills --kills=100
 	$(PY) -m tests.soak_archive --files=2000
+	$(PY) -m tests.soak_finetune --kills=20
 	HOSTS=4 $(PY) -m pytest tests/test_processes.py
 	SPELLINGS=10000 $(PY) -m pytest tests/test_command_lines.py
 
