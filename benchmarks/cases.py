@@ -160,7 +160,7 @@ def everything(device):
         ]
     cases += [
         case(f"growth/pixels/{side}", "predict", "segmentation", batch=1, side=side,
-             precision="float32") for side in PIXELS
+             precision="float32", by_default=side <= 4096) for side in PIXELS
     ] + [
         case(f"growth/devices/{count}", "devices", batch=16, side=64, devices=count,
              precision="float32") for count in DEVICES

@@ -238,11 +238,12 @@ def test_bad_files_are_named_and_the_others_measured(tmp_path, capsys):
     assert run(tmp_path / "no", folder / "grey.tif", code=3) is None
 
 
-def test_outlines_on_a_micrograph_are_refused_with_the_reason(tmp_path, capsys):
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_outlines_on_a_micrograph_are_refused_with_the_reason(tmp_path, capsys, mode):
     overlay = pictures.overlay(picture(DISCS), (DISCS > 0).astype(np.uint8))
-    tifffile.imwrite(tmp_path / "drawn.tif", overlay, photometric="rgb")
-    assert run(tmp_path / "out", tmp_path / "drawn.tif", code=3) is None
-    assert "drawn.tif: expected a mask, got a micrograph with outlines" in capsys.readouterr().err
+    Image.fromarray(overlay).convert(mode).save(tmp_path / "drawn.png")
+    assert run(tmp_path / "out", tmp_path / "drawn.png", code=3) is None
+    assert "drawn.png: expected a mask, got a micrograph with outlines" in capsys.readouterr().err
 
 
 def test_sizes_known_and_unknown_are_not_mixed(tmp_path):

@@ -105,7 +105,7 @@ def read(path: Path, pixels: np.ndarray, *, as_labels: bool = False) -> tuple[np
     if as_labels and kind in ("mask", "classes"):
         kind = "labels"
     if kind == "micrograph":
-        if has_outlines(pixels):
+        if has_outlines(without_alpha(pixels)[0]):
             raise InputError(f"{path}: {OUTLINES_ARE_NO_MASK}")
         raise InputError(f"{path}: looks like a micrograph, expected a mask: leave out --masks")
     if values.dtype.kind == "f" and values.max() >= LARGEST_FLOAT:

@@ -105,9 +105,12 @@ class Conv(nnx.Module):
 
     def convolved(self, x: Images, kernel: Kernel, padding: int, dilation: int) -> Images:
         """Return the convolution of x with `kernel` in the formulation of this backend."""
-        if kernel.shape[:2] == (1, 1) and self.stride == 1 and formulation().products:
+        way = formulation()
+        if kernel.shape[:2] == (1, 1) and self.stride == 1 and way.products:
             return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
-        return convolution(x, kernel, self.stride, padding, dilation, formulation())
+        if way.strided or way.apart:
+            return convolution(x, kernel, self.stride, padding, dilation, way)
+        return plain_convolution(x, kernel, stride=self.stride, padding=padding, dilation=dilation)
 
 
 def plain_convolution(
@@ -132,14 +135,15 @@ def convolution(
     return plain_convolution(x, kernel, stride=stride, padding=padding, dilation=dilation)
 
 
-def convolution_forward(
+def _convolution_forward(
     x: Images, kernel: Kernel, stride: int, padding: int, dilation: int, way: Formulation
 ) -> tuple[Images, tuple[Images, Kernel]]:
     """Return the value of `convolution` and what its gradient needs."""
-    return convolution(x, kernel, stride, padding, dilation, way), (x, kernel)
+    options = dict(stride=stride, padding=padding, dilation=dilation)
+    return plain_convolution(x, kernel, **options), (x, kernel)
 
 
-def convolution_backward(
+def _convolution_backward(
     stride: int,
     padding: int,
     dilation: int,
@@ -152,32 +156,37 @@ def convolution_backward(
     options = dict(stride=stride, padding=padding, dilation=dilation)
     halved = (stride, padding, dilation) == (2, 1, 1) and x.shape[1] % 2 == x.shape[2] % 2 == 0
     if halved and way.strided:
-        of_x = gradient_by_phases(x, kernel, gradient)
+        of_x = gradient_by_phases(x.shape[1:3], kernel, gradient)
     else:
-        of_x = jax.linear_transpose(lambda x: plain_convolution(x, kernel, **options), x)(gradient)
+        back = jax.linear_transpose(lambda x: plain_convolution(x, kernel, **options), x)
+        (of_x,) = back(gradient)
     images = apart(x) if way.apart else x
-    of_kernel = jax.linear_transpose(lambda k: plain_convolution(images, k, **options), kernel)
-    return *of_x, *of_kernel(gradient)
+    back = jax.linear_transpose(lambda k: plain_convolution(images, k, **options), kernel)
+    (of_kernel,) = back(gradient)
+    return of_x, of_kernel
 
 
-convolution.defvjp(convolution_forward, convolution_backward)
+convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
-def gradient_by_phases(x: Images, kernel: Kernel, gradient: Images) -> tuple[Images]:
-    """Return the gradient of a convolution of stride 2, padded by 1, with respect to x.
+def gradient_by_phases(size_of_x: tuple[int, int], kernel: Kernel, gradient: Images) -> Images:
+    """Return the gradient of a convolution of stride 2, padded by 1, with respect to its input x.
 
-    h and w of x are even, the kernel is 3x3 or 4x4. The usual gradient is a convolution of an image
-    that is three quarters zeros. Here it is one of stride 1 with a 2x2 kernel, which returns the
-    four phases of the input's pixels as channels.
+    The kernel is 3x3 or 4x4. The usual gradient is a convolution of an image that is three quarters
+    zeros. Here it is one of stride 1 with a 2x2 kernel, which returns the four phases of the
+    input's pixels as channels.
+
+    Args:
+        size_of_x: its h and w, which are even.
     """
     size, _, before, after = kernel.shape
     padded_kernel = jnp.pad(kernel, ((0, 4 - size), (0, 4 - size), (0, 0), (0, 0)))
     phases = padded_kernel.reshape(2, 2, 2, 2, before, after).transpose(0, 2, 5, 1, 3, 4)
     phases = phases.reshape(2, 2, after, 4 * before)[::-1, ::-1]
-    h, w = x.shape[1:3]
+    h, w = size_of_x
     with counted_as(h * w * size**2, (h + 2) * (w + 2) * 16):
         padded = depth_to_space(plain_convolution(gradient, phases, stride=1, padding=1), 2)
-    return (padded[:, 1:-1, 1:-1],)
+    return padded[:, 1:-1, 1:-1]
 
 
 def apart(x: Array) -> Array:

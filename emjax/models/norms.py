@@ -102,7 +102,7 @@ def batch_norm(
         return ((x - mean) * factor + bias).astype(x.dtype), running
     b, h, w, _ = x.shape
     pixels = x.reshape(b, h, w * block_size**2, -1)
-    normal, mean, var = normalise(pixels, scale, bias, epsilon, in_rows)
+    normal, mean, var = normalise_batch(pixels, scale, bias, epsilon, in_rows)
     count = x.size // mean.size
     new = mean + dropped_bias, var * (count / max(count - 1, 1))
     running = tuple(decay * old + (1 - decay) * now for old, now in zip(running, new, strict=True))
@@ -110,12 +110,12 @@ def batch_norm(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def normalise(
+def normalise_batch(
     x: Images, scale: Channels, bias: Channels, epsilon: float, in_rows: bool
 ) -> tuple[Images, Channels, Channels]:
     """Return (x normalised by its own statistics, mean, biased variance).
 
-    Gradients are those of the first alone.
+    Its gradient is that of the first: what comes back to the mean and the variance is dropped.
 
     Args:
         in_rows: as `total` takes it.
@@ -144,8 +144,8 @@ def _normalised_gradients(
 ) -> tuple[Images, Channels, Channels]:
     """Return the gradients of x, scale and bias.
 
-    Written out because what JAX derives sums over pixels by itself. Source: Ioffe and Szegedy,
-    "Batch Normalization" (arXiv 1502.03167), section 3.
+    Written out so that sums go through `total`; those that JAX derives would not. Source: Ioffe and
+    Szegedy, "Batch Normalization" (arXiv 1502.03167), section 3.
     """
     x, mean, inverse, scale = kept
     gradient = gradients[0].astype(mean.dtype)
@@ -153,10 +153,11 @@ def _normalised_gradients(
     count = x.size // x.shape[-1]
     of_bias, of_scale = total(gradient, in_rows), total(gradient * normal, in_rows)
     rest = gradient - per_channel(of_bias / count) - normal * per_channel(of_scale / count)
-    return (per_channel(scale * inverse) * rest).astype(x.dtype), of_scale, of_bias
+    of_x = (per_channel(scale * inverse) * rest).astype(x.dtype)
+    return of_x, of_scale.astype(scale.dtype), of_bias.astype(scale.dtype)
 
 
-normalise.defvjp(_normalised, _normalised_gradients)
+normalise_batch.defvjp(_normalised, _normalised_gradients)
 
 
 def total(x: Images, in_rows: bool) -> Channels:
@@ -170,7 +171,7 @@ def total(x: Images, in_rows: bool) -> Channels:
         return x.sum((0, 1, 2))
     rows = x.sum(2).reshape(-1, x.shape[-1])
     with counted_as(0, 1):
-        return jnp.ones(len(rows), x.dtype) @ rows
+        return jnp.matmul(jnp.ones(len(rows), x.dtype), rows, precision="highest")
 
 
 def per_channel(values: Channels, block_size: int = 1) -> Float[Array, "1 1 1 d"]:
