@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # expected: jax.lax.optimization_barrier keeps XLA from moving or merging operations across it, so an
 # array that goes through one is computed once and read from memory by what comes after.
-# Really (JAX 0.10.2 and 0.11.2 on CPUs): the barrier is gone before XLA fuses, and both sides of it
-# end in one fused loop; where two things follow, each computes what was before the barrier again.
-# What stays is a call of a jitted function under set_xla_metadata(inlineable="false").
+# Really (JAX 0.10.2 on CPUs, the newest for Python 3.11): the barrier is gone before XLA fuses, and
+# both sides of it end in one fused loop; where two things follow, each computes what was before the
+# barrier again. What stays is a call of a jitted function under set_xla_metadata(inlineable="false").
+# In JAX 0.11.2 the barrier holds in this program.
 # Why it matters: the gradient of a convolution's kernel needs its images transposed. XLA fuses that
 # with the norms and sums that made them, and computes those again in the order of the transposed
-# array: 43 % of an update of an HRNet W18-small. A barrier, the documented way, changes nothing.
+# array: 43 % of an update of an HRNet W18-small. A barrier, the documented way, changes nothing there.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
