@@ -154,9 +154,10 @@ def _convolution_backward(
     """Return the gradients of `convolution` with respect to x and the kernel."""
     x, kernel = residuals
     options = dict(stride=stride, padding=padding, dilation=dilation)
-    halved = (stride, padding, dilation) == (2, 1, 1) and x.shape[1] % 2 == x.shape[2] % 2 == 0
+    _, h, w, _ = x.shape
+    halved = (stride, padding, dilation) == (2, 1, 1) and h % 2 == w % 2 == 0
     if halved and way.strided:
-        of_x = gradient_by_phases(x.shape[1:3], kernel, gradient)
+        of_x = gradient_by_phases((h, w), kernel, gradient)
     else:
         back = jax.linear_transpose(lambda x: plain_convolution(x, kernel, **options), x)
         (of_x,) = back(gradient)

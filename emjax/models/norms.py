@@ -102,10 +102,14 @@ def batch_norm(
         return ((x - mean) * factor + bias).astype(x.dtype), running
     b, h, w, _ = x.shape
     pixels = x.reshape(b, h, w * block_size**2, -1)
-    normal, mean, var = normalise_batch(pixels, scale, bias, epsilon, in_rows)
+    normalised: Any = normalise_batch(pixels, scale, bias, epsilon, in_rows)
+    normal, mean, var = normalised
     count = x.size // mean.size
-    new = mean + dropped_bias, var * (count / max(count - 1, 1))
-    running = tuple(decay * old + (1 - decay) * now for old, now in zip(running, new, strict=True))
+    unbiased = var * (count / max(count - 1, 1))
+    running = (
+        decay * running[0] + (1 - decay) * (mean + dropped_bias),
+        decay * running[1] + (1 - decay) * unbiased,
+    )
     return normal.reshape(x.shape), running
 
 
