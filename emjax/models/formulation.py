@@ -30,7 +30,12 @@ _forced: ContextVar[Formulation | None] = ContextVar("forced formulation", defau
 def formulation() -> Formulation:
     """Return the one to trace with: that of `formulated`, else the fastest of this backend."""
     forced = _forced.get()
-    return FASTEST.get(jax.default_backend(), PLAIN) if forced is None else forced
+    if forced is not None:
+        return forced
+    chosen = FASTEST.get(jax.default_backend(), PLAIN)
+    if jax.process_count() > 1:  # with these, processes on CPUs waited for each other for ever
+        chosen = chosen._replace(apart=False, sums=False)
+    return chosen
 
 
 @contextmanager

@@ -108,11 +108,11 @@ def require(platform: str | None) -> None:
 def supported_options(options: Mapping[str, Mapping[str, Any]] = UPDATE) -> dict[str, Any] | None:
     """Return this backend's compiler options {name: value} of `options` {backend: options}.
 
-    None if there are none, or if the installed XLA does not know them: experimental options may be
-    removed.
+    None if there are none, on several processes, or if the installed XLA does not know them:
+    experimental options may be removed.
     """
     chosen = options.get(jax.default_backend())
-    if chosen is None:
+    if chosen is None or jax.process_count() > 1:  # see `formulation`
         return None
     chosen = dict(chosen)
     try:
