@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import hashlib
-import logging
 import resource
 import shutil
 import socket
@@ -428,18 +427,3 @@ def test_a_checkpoint_of_other_arrays_or_another_step_does_not_read_back(state, 
         read_back(three / "3", names | {"generator/params/new"}, 3)
     with pytest.raises(NotReadBack, match="step 3 lacks or adds key"):
         read_back(three / "3", names - {"key"}, 3)
-
-
-@pytest.mark.parametrize(
-    ("text", "fault"),
-    [
-        ("[process=%s][thread=%s] Reached preemption sync point, step=%s", False),
-        ("Attempted to create temporary directory %s%s%s", False),
-        ("Skipped saving item %s of step %s%s", True),
-    ],
-)
-def test_a_warning_of_orbax_is_a_fault_unless_nothing_is_lost(text, fault):
-    handler = OrbaxWarnings()
-    record = ("orbax", logging.WARNING, "/lib/orbax/save.py", 1, text, (0, "MainThread", 10), None)
-    handler.emit(logging.LogRecord(*record))
-    assert bool(handler.messages) is fault

@@ -16,26 +16,19 @@ class Formulation(NamedTuple):
     blocked: bool = False  # a U-Net's first level on 2 x 2 pixels as channels, see models/blocks
     strided: bool = False  # input gradients of strided convolutions likewise
     products: bool = False  # 1x1 convolutions as matrix products
-    apart: bool = False  # images for gradients of kernels are not computed once more
-    sums: bool = False  # sums over pixels row by row, see models/norms
 
 
 PLAIN = Formulation()
-FASTEST = {  # docs/background/performance.md
-    "cpu": Formulation(blocked=True, strided=True, products=True, apart=True, sums=True)
-}
+FASTEST = {
+    "cpu": Formulation(blocked=True, strided=True, products=True)
+}  # docs/background/performance.md
 _forced: ContextVar[Formulation | None] = ContextVar("forced formulation", default=None)
 
 
 def formulation() -> Formulation:
     """Return the one to trace with: that of `formulated`, else the fastest of this backend."""
     forced = _forced.get()
-    if forced is not None:
-        return forced
-    chosen = FASTEST.get(jax.default_backend(), PLAIN)
-    if jax.process_count() > 1:  # with these, processes on CPUs waited for each other for ever
-        chosen = chosen._replace(apart=False, sums=False)
-    return chosen
+    return FASTEST.get(jax.default_backend(), PLAIN) if forced is None else forced
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Finetuning: from an image to the target of a task."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import optax
@@ -26,6 +27,8 @@ class Supervised:
     task: Task
     precision: str = "float32"  # what the network computes in; or bfloat16
     accumulate: int = 1  # microbatches in which a batch is computed, one after the other
+
+    compiler_options: ClassVar[Mapping[str, dict[str, Any]]] = {}
 
     def init(self, seed: int) -> GeneratorState:
         """Return the state at step 0."""

@@ -60,10 +60,7 @@ def orbax_context(*, partial: bool = False, alone: bool = False) -> ocp.Context:
     return context
 
 
-HARMLESS = (  # in warnings of Orbax
-    "Attempted to create temporary directory",  # it replaces what a save that failed has left
-    "Reached preemption sync point",  # a signal has come, and this step is saved anyway
-)
+REPLACES = "Attempted to create temporary directory"  # so begins a warning of Orbax
 
 
 class NotReadBack(Exception):
@@ -71,15 +68,17 @@ class NotReadBack(Exception):
 
 
 class OrbaxWarnings(logging.Handler):
-    """Collects the warnings of Orbax, which goes on with less than was asked for; not HARMLESS."""
+    """Collects the warnings of Orbax, which goes on with less than was asked for.
+
+    That it replaces what a save that failed has left is none.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        harmless = any(text in str(record.msg) for text in HARMLESS)
-        if "orbax" in record.pathname and not harmless:
+        if "orbax" in record.pathname and not str(record.msg).startswith(REPLACES):
             self.messages.append(record.getMessage())
 
 
