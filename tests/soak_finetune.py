@@ -30,12 +30,17 @@ def started(pairs, out, base):
     return subprocess.Popen([*line, "--steps=40"], **pipes)
 
 
-def whole(pairs, out, base):
-    """Run to the end; return the seconds that it took."""
-    start, process = time.monotonic(), started(pairs, out, base)
-    said, _ = process.communicate()
+def wait_for(process, seconds=None):
+    """Wait until a command ends; raises RuntimeError if with an error, TimeoutExpired if later."""
+    said, _ = process.communicate(timeout=seconds)
     if process.returncode:
         raise RuntimeError(f"ended with {process.returncode}:\n{said}")
+
+
+def whole(pairs, out, base):
+    """Run to the end; return the seconds that it took."""
+    start = time.monotonic()
+    wait_for(started(pairs, out, base))
     return time.monotonic() - start
 
 
@@ -53,23 +58,17 @@ def end(out):
 
 
 def killed_until_done(pairs, out, base, took, rng):
-    """Kill and start again until the command ends; return how often it was killed.
-
-    Raises: RuntimeError if it ended with an error.
-    """
+    """Kill and start again until the command ends; return how often it was killed."""
     kills = 0
     while True:
         process = started(pairs, out, base)
         try:
-            said, _ = process.communicate(timeout=rng.uniform(SHORTEST, LONGEST) * took)
+            wait_for(process, rng.uniform(SHORTEST, LONGEST) * took)
+            return kills
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             kills += 1
-            continue
-        if process.returncode:
-            raise RuntimeError(f"ended with {process.returncode}:\n{said}")
-        return kills
 
 
 def main(arguments):
