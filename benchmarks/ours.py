@@ -121,7 +121,7 @@ class Training:
             return train_step(state, rows(batch))
 
         self.state = sharding.place_state(state, mesh)
-        options = devices.supported_options(objective.compiler_options)
+        options = devices.supported_options()
         self.step = jax.jit(
             update, donate_argnums=0, out_shardings=everywhere, compiler_options=options
         )
@@ -228,7 +228,7 @@ def generator(case, data, *, train=True, part="generator"):
             return losses.adversarial(output, real=True), stats
 
         if train:
-            options = devices.supported_options(objective.compiler_options)
+            options = devices.supported_options()
             function = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=options)
         else:
             function = jax.jit(lambda params, images: network.apply(

@@ -14,7 +14,7 @@ from emjax.models import Model, __main__
 from emjax.models.blocks import max_pool, upsample_bilinear, upsample_nearest
 from emjax.models.build import assemble, build, build_abstract, create
 from emjax.models.cost import multiply_adds, operations
-from emjax.models.formulation import PLAIN, Formulation, formulated
+from emjax.models.formulation import FASTEST, PLAIN, Formulation, formulated
 from emjax.models.hrnet import VARIANTS
 from emjax.models.named import GENERATORS
 from emjax.models.network import Network, flat_arrays, nest
@@ -496,9 +496,12 @@ def test_formulations_agree(model, float64, tiny_hrnet):
         return (ramp * in_training).mean(), (in_training, after, flat_arrays(run)[1])
 
     def traced(chosen, of=(0, 1)):
-        with formulated(chosen):
-            whole = jax.jit(lambda *a: jax.value_and_grad(loss, of, has_aux=True)(*a))
-            return whole.trace(params, images)
+        def chosen_loss(*arguments):  # gradients are traced after it, as in a step
+            with formulated(chosen):
+                return loss(*arguments)
+
+        whole = jax.jit(lambda *a: jax.value_and_grad(chosen_loss, of, has_aux=True)(*a))
+        return whole.trace(params, images)
 
     def run(traced):
         return jax.device_get(traced.lower().compile()(params, images))
@@ -508,7 +511,8 @@ def test_formulations_agree(model, float64, tiny_hrnet):
 
     plain, fixed = traced(PLAIN), traced(PLAIN, of=0)  # the second with fixed images
     expected, differing = run(plain), 0
-    for chosen in (Formulation(*way) for way in np.eye(3, dtype=bool).tolist()):
+    single = (Formulation(*way) for way in np.eye(len(PLAIN), dtype=bool).tolist())
+    for chosen in (*single, FASTEST["cpu"]):
         other = traced(chosen)
         if str(other.jaxpr) == str(plain.jaxpr):  # no layer of this network has two forms
             continue

@@ -61,8 +61,6 @@ class State(struct.PyTreeNode):
 class Line:
     """One number that is trained to be the mean of the images."""
 
-    compiler_options = {}
-
     def init(self):
         return State(jnp.zeros((), jnp.int32), jnp.zeros(()), no_skips())
 

@@ -4,19 +4,28 @@ $HOSTS processes with one device each, by default 2; `make soak` uses 4.
 """
 
 import importlib.util
+import math
 import os
+import random
 import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import jax
 import pytest
 
 from emjax.errors import UsageError
-from emjax.parallel.processes import HEARTBEAT_SECONDS, cluster_arguments, split_flags
+from emjax.parallel.processes import (
+    HEARTBEAT_SECONDS,
+    agreed_stop,
+    cluster_arguments,
+    split_flags,
+)
 from emjax.runs import metrics_log
 from emjax.runs.checkpoints import saved_steps
 from tests.conftest import SMALL
@@ -113,7 +122,7 @@ def train(workdir, data, count, *changes, last=()):
         f"--config.data.dir={data}",
         "--config.log_every=1",
         "--config.eval_every=1000",
-        "--config.save_every=10",
+        "--config.save_every=2",
         *SMALL,
     )
     return several(count, "-m", "emjax.main", *options, *changes, last=list(last))
@@ -181,6 +190,44 @@ def test_several_processes_are_one_run(tiny_records, tmp_path):
     assert int(re.search(r"continues from step (\d+)", stdout[0])[1]) > stopped
     steps = [row["step"] for row in rows(workdir) if any("train/" in name for name in row)]
     assert steps == [*range(1, len(steps) + 1)]
+
+
+class Coordinator:
+    """The keys of JAX's coordinator, which does not answer now and then."""
+
+    def __init__(self):
+        self.keys, self.looks = {}, 0
+
+    def key_value_set(self, key, value, allow_overwrite):
+        self.keys[key] = value
+
+    def key_value_dir_get(self, folder):
+        self.looks += 1
+        if self.looks % 5 == 0:
+            raise jax.errors.JaxRuntimeError("UNAVAILABLE")
+        return [pair for pair in list(self.keys.items()) if pair[0].startswith(f"{folder}/")]
+
+
+@pytest.mark.parametrize("steps", [40, 10**6], ids=["the end is near", "it is far"])
+def test_all_processes_stop_after_the_same_call(steps, monkeypatch):
+    monkeypatch.setattr("emjax.parallel.processes.LOOK_SECONDS", 0.001)
+    coordinator = Coordinator()
+
+    def one(here, delay):
+        """Return the number of calls until `stop` returns true, or `steps`."""
+        pauses, end = random.Random(here), time.monotonic() + delay
+        with agreed_stop(coordinator, here, 4, lambda: time.monotonic() > end) as stop:
+            for call in range(1, steps + 1):
+                time.sleep(pauses.random() * 0.004)
+                if stop():
+                    return call
+        return steps
+
+    for delay in (0, 0.02, 0.08):
+        coordinator.keys.clear()
+        with ThreadPoolExecutor(4) as pool:
+            calls = list(pool.map(one, range(4), [math.inf, math.inf, delay, math.inf]))
+        assert len(set(calls)) == 1, calls
 
 
 SUMS = """

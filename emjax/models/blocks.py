@@ -12,11 +12,12 @@ import numpy as np
 from flax import nnx
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
 from emjax.errors import UsageError
-from emjax.models.formulation import counted_as, formulation
+from emjax.models.formulation import Formulation, counted_as, formulation
 from emjax.models.initial import Initializer, draw
 from emjax.models.model import KeySource
 from emjax.models.norms import NoNorm, Norm, normalisation, per_channel
@@ -104,15 +105,17 @@ class Conv(nnx.Module):
 
     def convolved(self, x: Images, kernel: Kernel, padding: int, dilation: int) -> Images:
         """Return the convolution of x with `kernel` in the formulation of this backend."""
-        if kernel.shape[:2] == (1, 1) and self.stride == 1 and formulation().products:
+        way = formulation()
+        if kernel.shape[:2] == (1, 1) and self.stride == 1 and way.products:
             return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
-        halved = self.stride == 2 and padding == 1 and x.shape[1] % 2 == x.shape[2] % 2 == 0
-        if halved and formulation().strided:
-            return strided_conv(x, kernel)
-        return convolution(x, kernel, self.stride, padding, dilation)
+        if way.strided or way.apart:
+            return convolution(x, kernel, self.stride, padding, dilation, way)
+        return plain_convolution(x, kernel, stride=self.stride, padding=padding, dilation=dilation)
 
 
-def convolution(x: Images, kernel: Kernel, stride: int, padding: int, dilation: int = 1) -> Images:
+def plain_convolution(
+    x: Images, kernel: Kernel, *, stride: int, padding: int, dilation: int = 1
+) -> Images:
     """Return the convolution of x with `kernel`, padded by zeros on all four sides."""
     return lax.conv_general_dilated(
         x,
@@ -124,39 +127,83 @@ def convolution(x: Images, kernel: Kernel, stride: int, padding: int, dilation: 
     )
 
 
-@jax.custom_vjp
-def strided_conv(x: Images, kernel: Kernel) -> Images:
-    """Return the convolution of stride 2, padded by 1, of x with a 3x3 or 4x4 kernel.
-
-    h and w of x are even. The usual gradient with respect to the input is a convolution of an image
-    that is three quarters zeros. Here it is one of stride 1 with a 2x2 kernel, which returns the
-    four phases of the input's pixels as channels.
-    """
-    return convolution(x, kernel, 2, 1)
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def convolution(
+    x: Images, kernel: Kernel, stride: int, padding: int, dilation: int, way: Formulation
+) -> Images:
+    """Return what `plain_convolution` does; its gradients are computed as `way` says."""
+    return plain_convolution(x, kernel, stride=stride, padding=padding, dilation=dilation)
 
 
-def strided_conv_forward(x: Images, kernel: Kernel) -> tuple[Images, tuple[Images, Kernel]]:
-    """Return the value of `strided_conv` and what its gradient needs."""
-    return strided_conv(x, kernel), (x, kernel)
+def _convolution_forward(
+    x: Images, kernel: Kernel, stride: int, padding: int, dilation: int, way: Formulation
+) -> tuple[Images, tuple[Images, Kernel]]:
+    """Return the value of `convolution` and what its gradient needs."""
+    options = dict(stride=stride, padding=padding, dilation=dilation)
+    return plain_convolution(x, kernel, **options), (x, kernel)
 
 
-def strided_conv_backward(
-    residuals: tuple[Images, Kernel], gradient: Images
+def _convolution_backward(
+    stride: int,
+    padding: int,
+    dilation: int,
+    way: Formulation,
+    residuals: tuple[Images, Kernel],
+    gradient: Images,
 ) -> tuple[Images, Kernel]:
-    """Return the gradients of `strided_conv` with respect to x and the kernel."""
+    """Return the gradients of `convolution` with respect to x and the kernel."""
     x, kernel = residuals
+    options = dict(stride=stride, padding=padding, dilation=dilation)
+    _, h, w, _ = x.shape
+    halved = (stride, padding, dilation) == (2, 1, 1) and h % 2 == w % 2 == 0
+    if halved and way.strided:
+        of_x = gradient_by_phases((h, w), kernel, gradient)
+    else:
+        back = jax.linear_transpose(lambda x: plain_convolution(x, kernel, **options), x)
+        (of_x,) = back(gradient)
+    images = apart(x) if way.apart else x
+    back = jax.linear_transpose(lambda k: plain_convolution(images, k, **options), kernel)
+    (of_kernel,) = back(gradient)
+    return of_x, of_kernel
+
+
+convolution.defvjp(_convolution_forward, _convolution_backward)
+
+
+def gradient_by_phases(size_of_x: tuple[int, int], kernel: Kernel, gradient: Images) -> Images:
+    """Return the gradient of a convolution of stride 2, padded by 1, with respect to its input x.
+
+    The kernel is 3x3 or 4x4. The usual gradient is a convolution of an image that is three quarters
+    zeros. Here it is one of stride 1 with a 2x2 kernel, which returns the four phases of the
+    input's pixels as channels.
+
+    Args:
+        size_of_x: its h and w, which are even.
+    """
     size, _, before, after = kernel.shape
     padded_kernel = jnp.pad(kernel, ((0, 4 - size), (0, 4 - size), (0, 0), (0, 0)))
     phases = padded_kernel.reshape(2, 2, 2, 2, before, after).transpose(0, 2, 5, 1, 3, 4)
     phases = phases.reshape(2, 2, after, 4 * before)[::-1, ::-1]
-    h, w = x.shape[1:3]
+    h, w = size_of_x
     with counted_as(h * w * size**2, (h + 2) * (w + 2) * 16):
-        padded_gradient = depth_to_space(convolution(gradient, phases, 1, 1), 2)
-    kernel_gradient = jax.linear_transpose(lambda kernel: convolution(x, kernel, 2, 1), kernel)
-    return padded_gradient[:, 1:-1, 1:-1], *kernel_gradient(gradient)
+        padded = depth_to_space(plain_convolution(gradient, phases, stride=1, padding=1), 2)
+    return padded[:, 1:-1, 1:-1]
 
 
-strided_conv.defvjp(strided_conv_forward, strided_conv_backward)
+def apart(x: Array) -> Array:
+    """Return `x`, of which XLA on a CPU takes the values instead of computing them once more.
+
+    The gradient of a kernel needs images in another order. XLA fuses that with what made them,
+    norms and sums of several blocks, and computes it all again in the order of the transposed
+    array, which takes longer than the convolution. A function that it does not inline ends that.
+    """
+    with set_xla_metadata(inlineable="false"):
+        return _as_it_is(x)
+
+
+@jax.jit
+def _as_it_is(x: Array) -> Array:
+    return x
 
 
 def space_to_depth(x: Images, block_size: int) -> Images:

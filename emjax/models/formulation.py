@@ -16,12 +16,14 @@ class Formulation(NamedTuple):
     blocked: bool = False  # a U-Net's first level on 2 x 2 pixels as channels, see models/blocks
     strided: bool = False  # input gradients of strided convolutions likewise
     products: bool = False  # 1x1 convolutions as matrix products
+    apart: bool = False  # images for gradients of kernels are not computed once more
+    sums: bool = False  # sums over pixels row by row, see models/norms
 
 
 PLAIN = Formulation()
-FASTEST = {
-    "cpu": Formulation(blocked=True, strided=True, products=True)
-}  # docs/background/performance.md
+FASTEST = {  # docs/background/performance.md
+    "cpu": Formulation(blocked=True, strided=True, products=True, apart=True, sums=True)
+}
 _forced: ContextVar[Formulation | None] = ContextVar("forced formulation", default=None)
 
 

@@ -1,7 +1,7 @@
 """The interface of an objective."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import jax
 
@@ -15,12 +15,7 @@ class Objective(Protocol):
     """How weights change: a frozen dataclass of plain values with pure methods.
 
     One that has no task is ranked by `emjax.tasks.PRETRAINING_SCORE`.
-
-    Attributes:
-        compiler_options: {backend: {option of XLA: value}} for the program of `train_step`.
     """
-
-    compiler_options: ClassVar[Mapping[str, dict[str, Any]]]
 
     @property
     def accumulate(self) -> int:

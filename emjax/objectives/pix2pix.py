@@ -1,8 +1,7 @@
 """Pretraining: restore a corrupted micrograph so that a discriminator takes it for the original."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,12 +44,6 @@ class Pix2Pix(Restoring):
     l1_weight: float = 100.0
     precision: str = "float32"  # what the networks compute in; or bfloat16
     accumulate: int = 1  # microbatches in which a batch is computed, one after the other
-
-    # YNNPACK for sums alone: with its convolutions, as wide as the discriminator's, an update takes
-    # 1.3 to 1.4 times as long (JAX 0.10.2 and 0.11.2, docs/background/performance.md).
-    compiler_options: ClassVar[Mapping[str, dict[str, Any]]] = {
-        "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
-    }
 
     def init(self, seed: int) -> GanState:
         """Return the state at step 0."""

@@ -1,7 +1,6 @@
 """What the pretraining objectives that restore corrupted micrographs share: data and score."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable
 
 import jax
 from jaxtyping import Array, Bool, Key
@@ -23,7 +22,6 @@ class Restoring:
 
     augment: Augmentation
     corrupt: Corrupt
-    compiler_options: ClassVar[Mapping[str, dict[str, Any]]] = {}
 
     def training_pairs(self, state: State, batch: Batch) -> tuple[Images, Images]:
         """Return the augmented micrographs and their corrupted views, drawn for the state's step.

@@ -1,8 +1,7 @@
 """Finetuning: from an image to the target of a task."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import optax
@@ -27,8 +26,6 @@ class Supervised:
     task: Task
     precision: str = "float32"  # what the network computes in; or bfloat16
     accumulate: int = 1  # microbatches in which a batch is computed, one after the other
-
-    compiler_options: ClassVar[Mapping[str, dict[str, Any]]] = {}
 
     def init(self, seed: int) -> GeneratorState:
         """Return the state at step 0."""

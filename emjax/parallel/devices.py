@@ -30,6 +30,11 @@ PEAKS = {
     r"TPU v6( lite|e)": 918e12,
 }
 
+# Compiler options of the program of an update, by backend. On CPUs without YNNPACK: its wide
+# convolutions and their gradients are slow, and a program with it takes long to read back from the
+# cache (JAX 0.10.2 and 0.11.2, docs/background/performance.md).
+UPDATE: dict[str, dict[str, Any]] = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
+
 
 def peak(kind: str) -> float | None:
     """Return the operations per second of a device of this kind; None if it is not in PEAKS."""
@@ -100,7 +105,7 @@ def require(platform: str | None) -> None:
         )
 
 
-def supported_options(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+def supported_options(options: Mapping[str, Mapping[str, Any]] = UPDATE) -> dict[str, Any] | None:
     """Return this backend's compiler options {name: value} of `options` {backend: options}.
 
     None if there are none, or if the installed XLA does not know them: experimental options may be

@@ -6,7 +6,7 @@ process 0 alone writes the run's records and prints its progress.
 
 import argparse
 import importlib.util
-import itertools
+import math
 import os
 import signal
 import subprocess
@@ -29,6 +29,8 @@ from emjax.errors import EmjaxError, UsageError
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long counts as lost
 BARRIER_SECONDS = 600
 TWICE_SENT = 0.5  # seconds within which a signal that comes again is one
+LOOK_SECONDS = 0.2  # between two looks whether another process stops
+STOP, CALLS = "emjax/stop", "emjax/calls"  # keys of the coordinator
 SAME_ERROR_SECONDS = 5  # within which processes with the same error report it
 LOST = (
     "lost contact with another process, or it never started (see its last line); "
@@ -105,6 +107,7 @@ def connected(flags: argparse.Namespace) -> Iterator[None]:
         start_new_session=True,
     )
     try:
+        jax.config.update("jax_enable_preemption_service", False)  # see `agreed_stop`
         try:
             jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
         except ValueError:
@@ -180,26 +183,82 @@ def stop_asked(closed: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
     """Yield a function that all processes call once per step: whether to stop after this one.
 
     SIGINT, SIGTERM and SIGHUP ask for it, a second one ends the process at once. Of several
-    processes all stop at the same step, soon after one of them was asked: JAX listens for SIGTERM,
-    and the others are sent on as one. It costs a look at a number in memory.
+    processes all stop at the same step, soon after one of them was asked.
 
     Args:
         closed: whether the output is closed, which asks for a stop, too.
     """
-    if jax.process_count() == 1:
-        with signals_received(*cli.STOPS) as received:
-            yield lambda: received() or closed()
-        return
-    steps, sent = itertools.count(), threading.Event()
-    with signals_received(signal.SIGINT, *cli.HANGUP) as received:
+    with signals_received(*cli.STOPS) as received:
 
-        def stop() -> bool:
-            if not sent.is_set() and (received() or closed()):
-                sent.set()
-                os.kill(os.getpid(), signal.SIGTERM)
-            return multihost_utils.reached_preemption_sync_point(next(steps))
+        def asked() -> bool:
+            return received() or closed()
 
+        if jax.process_count() == 1:
+            yield asked
+            return
+        here, client = jax.process_index(), coordinator_client()
+        with agreed_stop(client, here, jax.process_count(), asked) as stop:
+            yield stop
+
+
+@contextmanager
+def agreed_stop(
+    client: Any, here: int, count: int, asked: Callable[[], bool]
+) -> Iterator[Callable[[], bool]]:
+    """Yield a function that each of `count` processes calls once per step, as `stop_asked` does.
+
+    A thread asks the coordinator now and then whether any process is to stop. Then each process
+    waits at its next call until all have told how many they have made; the one after the most
+    returns true, and no process has passed it. No collective is needed: a process may wait for
+    another one in the middle of a step.
+
+    Not JAX's service for this: Orbax calls it, too, with steps of its own, and then the agreed one
+    may never come.
+
+    Args:
+        client: as `coordinator_client`.
+        here: this process, 0 to `count` - 1.
+        asked: whether this process is asked to stop.
+    """
+    between_calls, ended = threading.Lock(), threading.Event()
+    calls, last = 0, math.inf
+
+    def stop() -> bool:
+        nonlocal calls
+        with between_calls:
+            calls += 1
+            return calls >= last
+
+    def tell() -> None:
+        client.key_value_set(f"{CALLS}/{here}", str(calls), allow_overwrite=True)
+
+    def watch() -> None:
+        nonlocal last
+        unanswered = suppress(jax.errors.JaxRuntimeError)  # asked again
+        while not ended.wait(LOOK_SECONDS):
+            with unanswered:
+                if asked():
+                    client.key_value_set(f"{STOP}/{here}", "", allow_overwrite=True)
+                if client.key_value_dir_get(STOP):
+                    break
+        with between_calls:
+            while not ended.wait(LOOK_SECONDS):
+                with unanswered:
+                    tell()
+                    told = client.key_value_dir_get(CALLS)
+                    if len(told) == count:
+                        last = 1 + max(int(number) for _, number in told)
+                        return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
         yield stop
+        if last == math.inf:
+            tell()  # one that is asked now waits for it
+    finally:
+        ended.set()
+        watcher.join()
 
 
 @contextmanager

@@ -172,6 +172,9 @@ class Checkpoints:
     ) -> None:
         """Wait for Orbax's response `saved`, open the checkpoint, write this process's manifest.
 
+        Every process opens it: Orbax numbers the operations of each, and the next save waits for
+        ever for processes that have come to another number.
+
         Raises: NotReadBack if Orbax `warned` of something; else as `read_back`.
         """
         folder = self.folder / str(step)
@@ -181,8 +184,7 @@ class Checkpoints:
             logging.getLogger("absl").removeHandler(warned)
         if warned.messages:
             raise NotReadBack(warned.messages[0])
-        if is_first():
-            read_back(folder, names, updates)
+        read_back(folder, names, updates)
         seal(folder, jax.process_index(), jax.process_count())
 
     def restore(self, state: State, before: float = math.inf) -> State:

@@ -80,7 +80,7 @@ def update_program(objective: Objective, train: Batches, state: State) -> Any:
         update,
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), state.step.sharding),
-        compiler_options=devices.supported_options(objective.compiler_options),
+        compiler_options=devices.supported_options(),
     )
 
 
