@@ -35,7 +35,7 @@ from data_builders.micrographs.reading import ReadOptions, foreground_of
 from emjax import cli, micrographs, pictures
 from emjax.config import Config, find_recipe, generator_of, read_recipe
 from emjax.data.records import open_records
-from emjax.errors import InputError, UsageError, choose
+from emjax.errors import InputError, UsageError, choose, note
 from emjax.experiments import finetuning
 from emjax.experiments.finetuning import Scored, Truth
 from emjax.experiments.page import Picture
@@ -124,6 +124,9 @@ def main(arguments: Sequence[str]) -> int:
     earlier = rounds.earlier_of(record)
     before = earlier.splits if earlier else None
     splits = trainable(pairs.divide(checked.kept, checked.cluster_of, before), checked.foreground)
+    across = pairs.across(checked.kept, checked.cluster_of)
+    for line in across:
+        note(options.table, line)
     print(finetuning.divided_in_words(splits))
     if options.base == AUTO:
         chosen = record.get("base")  # before this run was stopped
@@ -162,7 +165,7 @@ def main(arguments: Sequence[str]) -> int:
         else {},
     )
     report(record, parts[-1], checked, shown, runs, scores, summary, options,
-           [*listing.notes, *notes], corrections)  # fmt: skip
+           [*listing.notes, *across, *notes], corrections)  # fmt: skip
     return 0
 
 
@@ -483,7 +486,9 @@ def scored(folder: str | Path, held: Sequence[Source], read_options: ReadOptions
 
     def planes_of(source: Source) -> Iterator[Truth]:
         for plane in pairs.read(source, read_options):
-            numbers = sum(any(value) for value in plane.found.values) if plane.found else 0
+            is_chosen = read_options.foreground or read_options.classes
+            stored = plane.found.values if plane.found and not is_chosen else ()
+            numbers = sum(map(any, stored))
             yield Truth(plane.micrograph, plane.target, numbers)
 
     return [finetuning.score(model, each.name, lambda e=each: planes_of(e)) for each in held]

@@ -117,7 +117,7 @@ class Masks:
         self.images = pair_images(files, options.images) if options.images else {}
 
     def planes(self, file: Path) -> Iterator[micrographs.Micrograph]:
-        """Yield the planes of `file` that the options choose."""
+        """Yield the planes of `file` that the options choose; --channel is that of --images."""
         options = self.options
         return micrographs.planes(
             file,
@@ -125,20 +125,39 @@ class Masks:
             self.limit,
             mrc_rows=options.mrc_rows,
             as_mask=True,
-            channel=options.channel,
+            channel=None if options.images else options.channel,
         )
 
     def __call__(self, file: Path) -> Iterator[Plane]:
-        rows = self.options.mrc_rows
+        options = self.options
         pictures: Iterator[micrographs.Micrograph] | None = None
         if file in self.images:
-            pictures = micrographs.planes(self.images[file], None, self.limit, mrc_rows=rows)
+            pictures = micrographs.planes(
+                self.images[file],
+                options.index,
+                self.limit,
+                mrc_rows=options.mrc_rows,
+                channel=options.channel,
+            )
+        made = made_by.read(file) or {}
+        is_ours = made.get("kind") == "mask"  # its values are classes
+        if is_ours and made.get("options", {}).get("cut_banner"):
+            note(
+                file,
+                "a mask without what --cut_banner cut: particles that end there count as whole",
+            )
         planes = self.planes(file)
         first = [*islice(planes, 2)]
         as_labels = len(first) > 1 and masks.has_labels(p.image for p in chain(first, planes))
         whole = first if len(first) < 2 else self.planes(file)  # one plane is not read again
         for index, plane in enumerate(whole):
-            values, remark = masks.read(file, plane.image, as_labels=as_labels)
+            values, remark = masks.read(
+                file,
+                plane.image,
+                as_labels=as_labels,
+                as_classes=is_ours,
+                foreground=options.foreground,
+            )
             if remark:
                 note(file, remark)
             size, origin, image = plane.nm_per_pixel, plane.origin, None
@@ -240,6 +259,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--images", type=Path, help="folder with the micrographs of the masks, for mean grey")
     add("--split", type=split_depth, metavar="DEPTH", help="split touching particles where the "
         f"neck is narrower than 1 - DEPTH times the smaller one; default: {SPLIT}")  # fmt: skip
+    add("--foreground", type=int, metavar="VALUE", help="in masks: the one value that is particle, "
+        "as of a class")  # fmt: skip
     add("--no_split", action="store_true", help="particles that touch are one")
     add("--border_weights", action="store_true", help="Miles-Lantuejoul weights: correct for large "
         "particles being at the border more often")  # fmt: skip
@@ -256,7 +277,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     network = {"--engine": options.engine}
     particles = {"--masks": options.masks, "--split": options.split, "--no_split": options.no_split,
                  "--border_weights": options.border_weights, "--min_size": options.min_size,
-                 "--images": options.images}  # fmt: skip
+                 "--images": options.images, "--foreground": options.foreground}  # fmt: skip
     if options.atoms:
         refuse({**particles, "--cut_banner": options.cut_banner}, "particles, not for --atoms")
         if not options.model:
@@ -264,7 +285,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     elif options.masks:
         refuse({"--model": options.model, **network, **seen}, "micrographs, without --masks")
     else:
-        refuse({"--images": options.images}, "masks, with --masks")
+        refuse({"--images": options.images, "--foreground": options.foreground},
+               "masks, with --masks")  # fmt: skip
     return options
 
 

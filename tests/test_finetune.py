@@ -121,7 +121,7 @@ def test_one_line_gives_a_model_a_score_and_a_page(base, tmp_path, capsys):
     assert run(folder, out, f"--base={start}") == 0  # finished: nothing is trained again
     assert (out / "metrics.jsonl").read_text() == steps and record(out) == found
 
-    with pytest.raises(UsageError, match=r"--out=.* was begun with --steps=4; choose another"):
+    with pytest.raises(UsageError, match=r"begun with --steps=4, this call has --steps=5; choose"):
         finetune.main([f"--images={folder}", f"--out={out}", f"--base={start}", "--steps=5"])
     again = tmp_path / "again"  # the recipe that it wrote gives the same weights
     assert main.main([f"--config={out / 'config.json'}", f"--workdir={again}"]) == 0
@@ -237,8 +237,8 @@ def test_a_run_stopped_between_its_renames_goes_on(tmp_path):
     out.rename(rounds.begun(out))  # as a kill leaves it
     rounds.check_out(out, asked)
     assert rounds.read_record(out) == second
-    third = rounds.begin(out, asked, {"a": "3"})  # unfinished: set aside, not gone on from
-    assert third["earlier"] is None and (tmp_path / "out.before-2").is_dir()
+    third = rounds.begin(out, asked, {"a": "3"})  # unfinished: set aside, its start gone on from
+    assert third["earlier"] == second["earlier"] and (tmp_path / "out.before-2").is_dir()
     (tmp_path / "out.before-1").rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="out.before-1: no such folder"):
         rounds.earlier_of(second)
@@ -396,6 +396,43 @@ def test_what_was_held_out_stays_so_with_what_looks_like_it():
     assert pairs.divide(nine, of, split_of) == [{**split_of, "i": "test"}]
     tabled = [source("a", split="train"), source("b", split="test")]
     assert pairs.divide(tabled, {}) == [{"a": "train", "b": "test"}]
+
+
+def test_what_a_table_says_begins_a_new_round_and_is_no_changed_mask(tmp_path):
+    for name in ("a.tif", "a_mask.tif"):
+        tifffile.imwrite(tmp_path / name, drawn(0)[0])
+    known = dict(name="a.tif", image=tmp_path / "a.tif", group="a.tif", split=None)
+    plain = Source(**known, targets={"mask": tmp_path / "a_mask.tif"}, nm_per_pixel=(np.nan,) * 3)
+    (before,) = pairs.digests([plain]).values()
+    assert len(before) == rounds.DIGEST  # as those that a record of an earlier emjax holds
+    for changes in (dict(split="test"), dict(group="s"), dict(nm_per_pixel=(np.nan, 0.5, 0.5))):
+        now = pairs.digests([plain._replace(**changes)])
+        assert now["a.tif"] != before
+        folder = tmp_path / "before"
+        folder.mkdir(exist_ok=True)
+        old = dict(options={}, pairs={"a.tif": before}, earlier=None, splits=None, finished=True)
+        rounds.write_record(folder, old)
+        earlier = rounds.earlier_of({"earlier": str(folder), "pairs": now})
+        assert earlier.changed == earlier.gone == []
+
+
+def test_look_alikes_that_a_table_puts_in_two_splits_are_named():
+    tabled = [source("a", split="train"), source("b", split="test"), source("c", split="test")]
+    of = pairs.clusters(tabled, [("a", "b")])
+    (line,) = pairs.across(tabled, of)
+    assert line.startswith("b looks like a, but the table has them in the splits test and train")
+    assert not pairs.across([source("a"), source("b")], {"a": "x", "b": "x"})
+
+
+def test_each_image_has_a_range_of_its_own_whatever_its_source(tmp_path):
+    """As a prediction gives it one; images of one `source` share theirs in a build."""
+    known = dict(targets={"mask": tmp_path / "m"}, group="one", split=None)
+    sources = [
+        Source(f"{n}.tif", tmp_path / f"{n}.tif", **known, nm_per_pixel=(np.nan,) * 3) for n in "ab"
+    ]
+    pairs.write_table(tmp_path / "pairs.csv", sources, {"a.tif": "train", "b.tif": "train"})
+    rows = csv.DictReader((tmp_path / "pairs.csv").read_text().splitlines())
+    assert [row["source"] for row in rows] == ["a.tif", "b.tif"]
 
 
 def held_out(split_of):

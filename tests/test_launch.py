@@ -54,7 +54,9 @@ def test_local_processes():
 def test_slurm_queues_a_stopped_run_again(tmp_path):
     lines = dry("slurm.sbatch", *TRAIN, SLURM_JOB_ID="9")
     assert lines[0] == "srun --kill-on-bad-exit=0 " + " ".join(TRAIN)
-    assert "exits with 75" in lines[1] and lines[2] == "scontrol requeue 9"
+    assert (
+        "exits with 75 (stopped, all saved) or 143" in lines[1] and lines[2] == "scontrol requeue 9"
+    )
     lines = dry("slurm.sbatch", "x", SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_TASK_COUNT="16")
     assert lines[0] == "srun --kill-on-bad-exit=0 x --share=3/16"
 

@@ -338,6 +338,43 @@ def test_what_predict_wrote_next_to_masks_is_not_measured_too(tmp_path, capsys):
     assert run(tmp_path / "labels", folder)["number"] == once["number"]
 
 
+def test_classes_of_a_prediction_are_no_labels_and_are_measured_one_by_one(tmp_path, capsys):
+    """Three particles of class 1, one of 2: labels of any other program would be two."""
+    classes = np.zeros((64, 64), np.uint8)
+    classes[DISCS > 0], classes[DISCS == 2] = 1, 2
+    classes[63] = 0
+    line = made_by.line({"options": {"cut_banner": True}}, "mask", classes)
+    micrographs.write(tmp_path / "a.tif", classes, 0.25, software=line)
+    assert run(tmp_path / "all", tmp_path / "a.tif", "--no_split")["number"] == 3  # two touch
+    err = capsys.readouterr().err
+    assert "all but 0 are particle; --foreground=VALUE measures one" in err
+    assert "without what --cut_banner cut: particles that end there count as whole" in err
+    for value, number in ((1, 3), (2, 1)):
+        flags = (tmp_path / "a.tif", f"--foreground={value}", "--overwrite", "--no_split")
+        assert run(tmp_path / str(value), *flags)["number"] == number
+    assert run(tmp_path / "none", tmp_path / "a.tif", "--foreground=7")["number"] == 0
+    assert "a.tif: no pixel is 7, the --foreground" in capsys.readouterr().err
+    Image.fromarray(np.stack([classes, 0 * classes, classes], -1)).save(tmp_path / "c.png")
+    run(tmp_path / "colours", tmp_path / "c.png", "--foreground=1", code=3)
+    assert "c.png: has colours, but --foreground=1 is a grey value" in capsys.readouterr().err
+
+
+def test_a_mask_of_fractions_is_one(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.float32(0.4) * (DISCS > 0))
+    assert run(tmp_path / "out", tmp_path / "a.tif")["number"] == 3
+
+
+def test_a_channel_is_that_of_the_images(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    channels = np.stack([np.full_like(DISCS, 7), 10 * DISCS + 40]).astype(np.uint8)
+    tifffile.imwrite(images / "a.ome.tif", channels, metadata={"axes": "CYX"})
+    tifffile.imwrite(tmp_path / "a_mask.tif", DISCS.astype(np.uint8))
+    flags = (tmp_path / "a_mask.tif", f"--images={images}", "--channel=1")
+    run(tmp_path / "out", *flags)
+    assert [float(row["mean_grey"]) for row in rows(tmp_path / "out")] == [50, 60, 70, 80]
+
+
 def test_a_mask_that_may_be_inverted_is_named(tmp_path, capsys):
     tifffile.imwrite(tmp_path / "a.tif", np.where(DISCS > 0, 0, 255).astype(np.uint8))
     run(tmp_path / "out", tmp_path / "a.tif")

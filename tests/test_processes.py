@@ -230,6 +230,22 @@ def test_all_processes_stop_after_the_same_call(steps, monkeypatch):
         assert len(set(calls)) == 1, calls
 
 
+def test_an_error_of_all_at_one_step_is_not_held_up_by_a_stop(monkeypatch):
+    monkeypatch.setattr("emjax.parallel.processes.LOOK_SECONDS", 0.001)
+    coordinator = Coordinator()
+
+    def one(here):
+        with agreed_stop(coordinator, here, 4, lambda: here == 3) as stop:
+            for call in range(here == 3, 2):
+                time.sleep(0.02 * (here == 3))
+                if stop() or call:
+                    raise ValueError(here)
+
+    with ThreadPoolExecutor(4) as pool:
+        ends = [pool.submit(one, here) for here in range(4)]
+    assert [str(end.exception(timeout=10)) for end in ends] == [*"0123"]
+
+
 SUMS = """
 import sys, time, jax, numpy as np
 from emjax import cli

@@ -15,7 +15,14 @@ from PIL import Image
 from emjax import load_model, micrographs, predict
 from emjax.errors import UsageError
 from emjax.measurement import residuals
-from emjax.measurement.residuals import Check, alarms, residual, resolution, ring_correlation
+from emjax.measurement.residuals import (
+    Check,
+    alarms,
+    frequencies,
+    residual,
+    resolution,
+    ring_correlation,
+)
 from emjax.micrographs import made_by
 from emjax.models import saved
 from emjax.models.build import create
@@ -73,8 +80,21 @@ def test_ring_correlation_of_what_is_known():
     frequency = np.hypot(np.fft.fftfreq(512)[:, None], np.fft.fftfreq(512)[None])
     low = np.fft.ifft2(np.fft.fft2(noise[0]) * (frequency < 0.2)).real
     limited = ring_correlation(low + 0.05 * noise[1], low + 0.05 * noise[2])
-    assert resolution(limited) == pytest.approx(0.2, abs=0.01)
-    assert resolution(np.ones(10)) is None
+    assert resolution(limited, 512) == pytest.approx(0.2, abs=0.01)
+    assert resolution(np.ones(10), 18) is None
+
+
+@pytest.mark.parametrize("side", [64, 65])
+def test_a_ring_has_the_frequency_of_the_wave_in_it(side):
+    """A wave along the shorter side is in the ring of its periods per side."""
+    x = np.arange(side)
+    wave = np.cos(2 * np.pi * 15 * x / side)[:, None] * np.ones(2 * side)
+    both = [wave + 0.01 * RNG.normal(size=wave.shape) for _ in range(2)]
+    at = np.argmax(ring_correlation(*both))
+    assert abs(at - 15) <= 1  # the window widens it
+    assert frequencies(side)[15] == pytest.approx(15 / side)
+    falling = np.where(np.arange(side // 2 + 1) < 15, 1.0, 0.0)
+    assert resolution(falling, side) == pytest.approx(15 / side)
 
 
 UNET = dict(name="unet", blocks=1, receptive_field=18)

@@ -129,21 +129,47 @@ def divide(
     ]
 
 
-def digests(sources: Sequence[Source]) -> Splits:
-    """Return {name: the SHA-256 of the contents of its image and target}."""
-    return {
-        source.name: sha256_of(
-            itertools.chain.from_iterable(
-                listings.content(label, path)
-                for label, path in [("image", source.image), *source.targets.items()]
+def across(sources: Sequence[Source], cluster_of: Splits) -> list[str]:
+    """Return a line for each pair that a table divides from one that it looks like."""
+    first: dict[str, Source] = {}
+    found = []
+    for source in sources:
+        other = first.setdefault(cluster_of[source.name], source)
+        if source.split != other.split:
+            found.append(
+                f"{source.name} looks like {other.name}, but the table has them in the splits "
+                f"{source.split} and {other.split}: the score may be too good"
             )
-        )
-        for source in sources
-    }
+    return found
+
+
+def digests(sources: Sequence[Source]) -> Splits:
+    """Return {name: what a training depends on}, of pairs.
+
+    That is the SHA-256 of the contents of the image and the target, and then what a
+    table says of them.
+    """
+    return {source.name: f"{_digest(source)} {_said(source)}".rstrip() for source in sources}
+
+
+def _digest(source: Source) -> str:
+    paths = [("image", source.image), *source.targets.items()]
+    return sha256_of(itertools.chain.from_iterable(itertools.starmap(listings.content, paths)))
+
+
+def _said(source: Source) -> str:
+    """Return the source, split and pixel size of a table, "" of what has none of them."""
+    group = source.group if source.group != source.name else ""
+    sizes = " ".join(f"{size:.9g}" for size in source.nm_per_pixel if np.isfinite(size))
+    return " ".join(filter(None, (group, source.split, sizes)))
 
 
 def write_table(path: Path, sources: Sequence[Source], split_of: Splits) -> None:
-    """Write the pairs and their splits to a table that `emjax build micrographs --table` reads."""
+    """Write the pairs and their splits to a table that `emjax build micrographs --table` reads.
+
+    Each is a source of its own there, so that it has its own intensity range, as in a prediction;
+    those of one source are in one split already.
+    """
     text = io.StringIO()
     (target,) = sources[0].targets
     columns = ("image", target, "source", "split", "nm_per_pixel")
@@ -152,7 +178,7 @@ def write_table(path: Path, sources: Sequence[Source], split_of: Splits) -> None
     for source in sources:
         sizes = [f"{size:.9g}" for size in source.nm_per_pixel if np.isfinite(size)]
         paths = [os.path.abspath(each) for each in (source.image, source.targets[target])]
-        table.writerow([*paths, source.group, split_of[source.name], " ".join(sizes)])
+        table.writerow([*paths, source.name, split_of[source.name], " ".join(sizes)])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.getvalue().encode())
 

@@ -82,7 +82,7 @@ class Predictor:
         if self.classes > 2:
             raise UsageError(
                 f"{name}: expected a model of particles and background, got one of "
-                f"{self.classes} classes; predict, and measure the masks of each class"
+                f"{self.classes} classes; predict, then measure --masks --foreground=CLASS"
             )
 
     def intensity_range(self, images: Iterable[Grey]) -> Range:

@@ -92,18 +92,38 @@ def has_labels(planes: Iterable[np.ndarray]) -> bool:
     return any(find(pixels).kind == "labels" for pixels in planes)
 
 
-def read(path: Path, pixels: np.ndarray, *, as_labels: bool = False) -> tuple[np.ndarray, str]:
+def read(
+    path: Path,
+    pixels: np.ndarray,
+    *,
+    as_labels: bool = False,
+    as_classes: bool = False,
+    foreground: int | None = None,
+) -> tuple[np.ndarray, str]:
     """Return (a mask or a label image for `measurement.label`, a remark or "").
 
     Args:
         as_labels: it belongs to a stack that `has_labels`.
+        as_classes: its values are classes, wherever they stand.
+        foreground: the one value that is particle.
 
-    Raises: InputError, which names `path`, for a micrograph, and where the background cannot be
-        known.
+    Raises: InputError, which names `path`, for a micrograph, where the background cannot be known,
+        and for colours with a `foreground`.
     """
+    if foreground is not None:
+        grey, _ = without_alpha(pixels)
+        if grey.ndim == 3 and (grey != grey[..., :1]).any():
+            raise InputError(
+                f"{path}: has colours, but --foreground={foreground} is a grey value; save the "
+                "mask in grey, or with one colour alone"
+            )
+        chosen = (grey[..., 0] if grey.ndim == 3 else grey) == foreground
+        return chosen, "" if chosen.any() else f"no pixel is {foreground}, the --foreground"
     kind, values, loose = find(pixels)
     if as_labels and kind in ("mask", "classes"):
         kind = "labels"
+    if as_classes and kind == "labels":
+        kind = "classes"
     if kind == "micrograph":
         if has_outlines(without_alpha(pixels)[0]):
             raise InputError(f"{path}: {OUTLINES_ARE_NO_MASK}")
@@ -128,5 +148,8 @@ def read(path: Path, pixels: np.ndarray, *, as_labels: bool = False) -> tuple[np
         remarks["mask"] = "most of its pixels are particle: if it is inverted, exchange its values"
         remarks["edges"] = f"{remarks['edges']}; {remarks['mask']}"
     if kind == "classes":
-        return values > 0, f"its {count - 1} values stand in many places: all but 0 are particle"
-    return values, remarks.get(kind, "")
+        return values > 0, (
+            f"its {count - 1} values are classes, or stand in many places: all but 0 are particle; "
+            "--foreground=VALUE measures one"
+        )
+    return values > 0 if kind == "mask" else values, remarks.get(kind, "")

@@ -106,7 +106,8 @@ def split_touching(labels: np.ndarray, depth: float) -> np.ndarray:
             markers: Any = measure.label(tops, connectivity=2)
             count = int(markers.max())
             if count > 1:
-                parts = segmentation.watershed(-distance, markers, mask=inside)
+                # By corners, too: a piece that hangs on by one would belong to none.
+                parts = segmentation.watershed(-distance, markers, connectivity=2, mask=inside)
         own = inside[1:-1, 1:-1]
         result[place][own] = number + (parts[1:-1, 1:-1][own] if count > 1 else 1)
         number += max(count, 1)
@@ -212,7 +213,7 @@ def describe(
     yield min(1.0, 4 * np.pi * area / around**2)
     yield area / hull.volume  # that of two dimensions is the area
     yield float(np.rad2deg(np.arctan2(-axes[0, 1], axes[1, 1]))) % 180
-    yield 0.0 if touches else h * w / ((h - high) * (w - wide))
+    yield 0.0 if touches else h * w / ((h - high - 1) * (w - wide - 1))
 
 
 def corners(inside: np.ndarray) -> np.ndarray:

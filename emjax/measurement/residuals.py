@@ -75,10 +75,19 @@ def ring_correlation(
     return total((first * second.conj()).real) / np.sqrt(np.maximum(power, 1e-30))
 
 
-def resolution(correlation: Float[np.ndarray, " rings"]) -> float | None:
-    """Return the frequency, per pixel, at which the correlation first falls below THRESHOLD."""
+def frequencies(side: int) -> Float[np.ndarray, " rings"]:
+    """Return the frequency, per pixel, of each ring of images whose smaller side is `side`."""
+    return np.arange(side // 2 + 1) / side
+
+
+def resolution(correlation: Float[np.ndarray, " rings"], side: int) -> float | None:
+    """Return the frequency, per pixel, at which the correlation first falls below THRESHOLD.
+
+    Args:
+        side: the smaller one of the images, in pixels.
+    """
     below = np.flatnonzero(correlation[1:] < THRESHOLD)
-    return float((below[0] + 1) / (len(correlation) - 1) / 2) if len(below) else None
+    return float(frequencies(side)[below[0] + 1]) if len(below) else None
 
 
 class Check:
@@ -117,9 +126,10 @@ class Check:
                     sums[index] / count
                     for sums, count in zip(self.halves, self.counts, strict=True)
                 )
-                curve = ring_correlation(first, second)
+                curve, side = ring_correlation(first, second), min(first.shape)
+                facts["frequencies"] = frequencies(side).round(6).tolist()
                 facts[f"ring_correlation_{name}"] = [round(float(c), 6) for c in curve]
-                facts[f"resolution_{name}"] = resolution(curve)
+                facts[f"resolution_{name}"] = resolution(curve, side)
         return facts
 
 
@@ -239,7 +249,7 @@ def curves(facts: Mapping[str, Any]) -> Picture:
     axes = figure.subplots()
     for name in ("input", "restored"):
         curve = facts[f"ring_correlation_{name}"]
-        axes.plot(np.linspace(0, 0.5, len(curve)), curve, label=name)
+        axes.plot(facts["frequencies"], curve, label=name)
     axes.axhline(THRESHOLD, color="grey", linewidth=0.8)
     axes.set(xlabel="frequency, 1 / pixel", ylabel="Fourier ring correlation")
     axes.legend()

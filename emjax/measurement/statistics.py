@@ -64,8 +64,12 @@ def moments(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     return float(mean), float(variance**0.5)
 
 
-def draws(groups: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield DRAWS times (the particles that are drawn, in ascending order, how often each is)."""
+def draws(groups: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield DRAWS times the particles that are drawn, in ascending order, each as often as it is.
+
+    A particle that is drawn twice counts as two, as two of one size do in a sample: quantiles
+    interpolate between particles, and the middle of a double weight would stand between others.
+    """
     rng = np.random.default_rng(SEED)
     order = np.argsort(groups, kind="stable")
     _, first, sizes = np.unique(groups[order], return_index=True, return_counts=True)
@@ -73,9 +77,7 @@ def draws(groups: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         images = rng.integers(0, len(sizes), len(sizes))
         size = np.repeat(sizes[images], sizes[images])
         drawn = np.repeat(first[images], sizes[images]) + rng.integers(0, size)
-        counts = np.bincount(order[drawn], minlength=len(groups))
-        there = np.flatnonzero(counts)
-        yield there, counts[there]
+        yield np.sort(order[drawn])
 
 
 def describe(sample: Sample, of: Statistics = by_number) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def describe(sample: Sample, of: Statistics = by_number) -> dict[str, Any]:
         known = of(values, weights) if len(values) else {}
         found = {n: None if n in NEED_TWO else known.get(n) for n in of(*np.ones((2, 1)))}
         return {**found, "intervals": dict.fromkeys(found)}
-    drawn = [of(values[at], weights[at] * counts) for at, counts in draws(groups)]
+    drawn = [of(values[at], weights[at]) for at in draws(groups)]
     found = of(values, weights)
     return {**found, "intervals": {n: interval([each[n] for each in drawn]) for n in found}}
 
@@ -120,9 +122,7 @@ def share_up_to(sample: Sample, limit: float) -> dict[str, Any]:
     value = float(np.average(small, weights=weights))
     if len(values) == 1:
         return {"value": value, "interval": None}
-    low, high = interval(
-        [np.average(small[at], weights=weights[at] * counts) for at, counts in draws(groups)]
-    )
+    low, high = interval([np.average(small[at], weights=weights[at]) for at in draws(groups)])
     n, z = len(values), 1.959964
     middle = (value + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (value * (1 - value) / n + z * z / (4 * n * n)) ** 0.5
@@ -206,8 +206,8 @@ def precision(sample: Sample, described: Mapping[str, Any]) -> dict[str, Any]:
     numbers = [number for number in NUMBERS if number < len(values)]
     rng = np.random.default_rng(SEED + 1)
     drawn: dict[int, list[float]] = {number: [] for number in numbers}
-    for at, counts in draws(groups):
-        chance = np.cumsum(weights[at] * counts)
+    for at in draws(groups):
+        chance = np.cumsum(weights[at])
         for number in numbers:
             picked = at[np.searchsorted(chance, rng.random(number) * chance[-1], side="right")]
             drawn[number].append(float(np.median(values[picked])))

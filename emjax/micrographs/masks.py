@@ -76,10 +76,15 @@ def _is_flat(level: np.ndarray) -> Mask:
 
 
 def cut(pixels: np.ndarray) -> np.ndarray:
-    """Return `pixels` with the lower half of their range at 0 and the upper half at its end."""
-    if pixels.dtype == np.uint8:  # also where a mask has no foreground
-        return np.uint8(255) * (pixels >= 128)
+    """Return `pixels` with the lower half of their range at 0 and the upper half at its end.
+
+    The range of 8-bit values is 0 to 255, where a mask may have no foreground or nothing else;
+    that of masks whose foreground is darker begins at 0, too.
+    """
     low, high = float(pixels.min()), float(pixels.max())
+    if pixels.dtype == np.uint8:
+        half = high / 2 if 1 / NEAR <= high < 128 else 128
+        return np.uint8(255) * (pixels >= half)
     return np.where(pixels >= (low + high) / 2, high, 0).astype(pixels.dtype)
 
 

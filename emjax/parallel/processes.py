@@ -169,6 +169,8 @@ def print_once(*words: object) -> None:
 
 def from_first(number: int) -> int:
     """Return the `number` that the first process has, in all of them."""
+    if jax.process_count() == 1:
+        return number
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
@@ -254,11 +256,12 @@ def agreed_stop(
     watcher.start()
     try:
         yield stop
-        if last == math.inf:
-            tell()  # one that is asked now waits for it
     finally:
         ended.set()
         watcher.join()
+        if last == math.inf:  # one that is asked now waits for it
+            with suppress(jax.errors.JaxRuntimeError):
+                tell()
 
 
 @contextmanager

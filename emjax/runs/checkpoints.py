@@ -20,11 +20,10 @@ from typing import Any
 import jax
 import numpy as np
 from etils.epath.gpath import PosixGPath
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from emjax.errors import InputError, first_line, note
-from emjax.parallel.processes import is_first
+from emjax.parallel.processes import barrier, from_first, is_first
 from emjax.runs.manifests import UNFINISHED, fault, is_finished, seal
 
 # Any: Orbax's policies do not fit the types that its Checkpointer declares.
@@ -141,7 +140,7 @@ class Checkpoints:
             for step, wrong in broken.items():
                 note_unusable(self.folder, step, wrong, valid[-1] if valid else None)
                 shutil.rmtree(self.folder / str(step))
-        multihost_utils.sync_global_devices("broken checkpoints are removed")
+        barrier()
 
     def is_best(self, scores: Mapping[str, float]) -> bool:
         """Return whether `scores` beat all seen so far; the next comparison is with these."""
@@ -193,12 +192,13 @@ class Checkpoints:
         Returns `state` itself if there is none.
         """
         steps = [step for step in self.steps() if step < before]
-        if not steps:
+        step = from_first(steps[-1] if steps else -1)  # all load one, whatever they see
+        if step < 0:
             return state
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
-        loaded = self.checkpointer.load(steps[-1], abstract)
+        loaded = self.checkpointer.load(step, abstract)
         # Orbax returns PRNG keys under a sharding that is equal but written otherwise.
         return jax.device_put(loaded, jax.tree.map(lambda x: x.sharding, state))
 
@@ -209,6 +209,7 @@ class Checkpoints:
     def restore_before(self, state: State, step: int) -> State | None:
         """Return the latest valid state below `step`, as `restore` does; None if there is none."""
         self.wait()
+        barrier()  # what others have not sealed yet is not broken
         self.discard_broken()
         self.checkpointer.reload()
         restored = self.restore(state, before=step)
@@ -336,7 +337,7 @@ def load_generator(
         raise InputError(
             f"{folder}: no good checkpoint {str(step)!r}{reason}; there are: {existing}"
         )
-    chosen = names[str(step)]
+    chosen = from_first(names[str(step)])  # the run may go on meanwhile
     if not str(step).isdigit():
         for other, wrong in broken.items():
             note_unusable(folder, other, wrong, chosen)

@@ -13,6 +13,8 @@ from emjax.files import check_writable, write_atomically
 
 RECORD = "finetune.json"  # what the command was called with, and what came of it
 
+DIGEST = 64  # characters, of an image and its target
+
 Splits = dict[str, str]  # by name of a pair
 
 
@@ -75,8 +77,17 @@ def check_out(out: Path, asked: Mapping[str, Any]) -> None:
     if before is None or before == asked:
         return
     changed = sorted(name for name in {**before, **asked} if before.get(name) != asked.get(name))
-    listed = ", ".join(f"--{name}={before.get(name)}" for name in changed)
-    raise UsageError(f"--out={out} was begun with {listed}; choose another --out or delete it")
+
+    def told(options: Mapping[str, Any]) -> str:
+        return ", ".join(
+            f"--{name}" if value is True else f"--{name}={value}" if value not in (None, False)
+            else f"no --{name}" for name in changed for value in [options.get(name)]
+        )  # fmt: skip
+
+    raise UsageError(
+        f"--out={out} was begun with {told(before)}, this call has {told(asked)}; choose another "
+        "--out or delete it"
+    )
 
 
 def begin(out: Path, asked: Mapping[str, Any], digests: Splits) -> dict[str, Any]:
@@ -104,8 +115,7 @@ def begin(out: Path, asked: Mapping[str, Any], digests: Splits) -> dict[str, Any
         int(m[1]) for p in out.absolute().parent.iterdir() if (m := pattern.fullmatch(p.name))
     ]
     aside = whole.with_name(f"{whole.name}.before-{max(numbers, default=0) + 1}")
-    if record["finished"]:
-        new["earlier"] = str(aside)
+    new["earlier"] = str(aside) if record["finished"] else record["earlier"]
     shutil.rmtree(begun(out), ignore_errors=True)
     begun(out).mkdir()
     write_record(begun(out), new)
@@ -139,7 +149,7 @@ def earlier_of(record: Mapping[str, Any]) -> Earlier | None:
     splits = before["splits"]
     if splits and held_out(splits) not in splits.values():
         splits = None
-    changed = [name for name in new if old.get(name) != new[name]]
+    changed = [name for name in new if old.get(name, "")[:DIGEST] != new[name][:DIGEST]]
     return Earlier(folder, splits, changed, [name for name in old if name not in new])
 
 

@@ -12,7 +12,7 @@ import jax
 from emjax.errors import Interrupted
 from emjax.models.network import Network
 from emjax.objectives.objective import Batch, Objective, State
-from emjax.parallel import devices
+from emjax.parallel import devices, processes
 from emjax.runs.checkpoints import Checkpoints
 from emjax.runs.metrics_log import MetricsLog
 from emjax.training import rollback
@@ -176,6 +176,7 @@ def fit(
             checkpoints.save(step, state)
         if stopping:
             checkpoints.wait()
+            processes.barrier()  # all is saved once all have: the first to end ends the others
             raise Interrupted(f"stopped at step {step} of {total_steps}, all saved; run it again")
     checkpoints.wait()
     return state

@@ -58,7 +58,9 @@ def train(config: Config, workdir: Path, profile: Profile | None = None) -> None
         )
     score, higher_is_better = ranking(config)
     saved_at = workdir / "checkpoints"
-    state = initial_state(config, pieces, resumes=bool(saved_steps(saved_at)))
+    processes.barrier()  # all have looked at the workdir before one writes
+    resumes = bool(processes.from_first(len(saved_steps(saved_at))))
+    state = initial_state(config, pieces, resumes=resumes)
     state = sharding.place_state(state, pieces.mesh)
     train_step = update_program(pieces.objective, pieces.batches, state)
     # Traced here to refuse what does not fit. JAX does not trace it again for the first update.
@@ -72,7 +74,6 @@ def train(config: Config, workdir: Path, profile: Profile | None = None) -> None
         StepTimer(profile, flops) as timer,
     ):
         describe(workdir, config, data)
-        processes.barrier()
         checkpoints = Checkpoints(saved_at, score=score, higher_is_better=higher_is_better)
         state = checkpoints.restore(state)
         done = int(state.step)
