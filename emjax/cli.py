@@ -43,6 +43,7 @@ PIPE = 13  # the number of SIGPIPE, which Windows has not
 BY_SIGNAL = 128  # the exit code of a command that a signal ended, less the signal's number
 # The flags that stand for the library's arguments, as the advice of an Adjustable names them.
 FLAGS = {
+    "intensity_range=(low, high)": "--range=LOW,HIGH",
     "index=": "--index",
     "channel=": "--channel",
     "limit=": "--memory_limit",

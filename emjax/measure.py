@@ -72,7 +72,10 @@ def find_inputs(inputs: Sequence[str], kinds: Sequence[str]) -> dict[Path, str]:
         if given.is_dir() and not micrographs.is_zarr(given):
             files = micrographs.find(given)
             made = {file: (made_by.read(file) or {}).get("kind", "") for file in files}
+            aside = {f for f in files if made_by.RESULTS in f.relative_to(given).parts}
+            of_images = {f for f in aside if made[f] == "restored"}  # which are there themselves
             kept = [file for file in files if made[file].partition("_")[0] not in kinds]
+            kept = [file for file in kept if file not in of_images]
             # Label images that predict wrote next to masks are of the same particles.
             beside = {file.with_suffix(".labels.tif") for file in kept if made[file] == "mask"}
             kept = [file for file in kept if made[file] != "labels" or file not in beside]

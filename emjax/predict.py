@@ -217,7 +217,8 @@ class Job:
                 "index": options.index,
                 "channel": options.channel,
                 "cut_banner": options.cut_banner,
-                "memory_limit": options.memory_limit,
+                # What is approximate depends on the memory, of a device if it has its own.
+                "memory_limit": model.memory if model.device_memory else options.memory_limit,
                 "mrc_rows": rows,
                 "no_resample": options.no_resample,
                 "pixel_size": options.pixel_size and list(options.pixel_size),
@@ -255,7 +256,10 @@ class Job:
 
     def scale(self, found: Survey) -> Scale:
         """Return how many times as many pixels per length the network is to see of an input."""
-        return SAME if self.options.no_resample else self.model.scale(found.first.nm_per_pixel)
+        first = found.first
+        if self.options.no_resample:
+            return SAME
+        return self.model.scale(first.nm_per_pixel, first.image.shape)
 
     def remark(self, file: Path, found: Survey) -> None:
         """Note how an input is far from the training images, of each kind the first few inputs.

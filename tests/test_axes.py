@@ -75,7 +75,7 @@ def test_three_channels_are_colours_only_in_8_and_16_bits(tmp_path, write):
 
 
 @WRITERS
-@pytest.mark.parametrize("shape", [(30, 2, 40), (3, 4, 2)])
+@pytest.mark.parametrize("shape", [(30, 2, 40), (3, 4, 2), (24, 20, 5), (40, 64, 8)])
 def test_a_stack_of_strips_is_refused_with_advice(tmp_path, write, shape):
     path = write(tmp_path / "a", np.zeros(shape, np.uint8) + 1)
     advice = r"would be \d+ images of \d+x\d+; store the image axes last, or name the axes"

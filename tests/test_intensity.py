@@ -38,6 +38,22 @@ def test_hot_and_dead_pixels_do_not_count(dtype, share, value, rule):
     assert shares == [pytest.approx(where.mean(), rel=0.05)]
 
 
+def test_the_range_of_fractions_is_two_of_their_values():
+    """The smallest value that so many do not exceed, of one image and of a stack."""
+    stack = RNG.normal(5, 2, (3, 67, 41)).astype(np.float32)
+    for images in (stack[:1], stack):
+        expected = np.quantile(images, [0.001, 0.999], method="inverted_cdf")
+        assert micrographs.intensity_range(images, "percentile") == tuple(map(float, expected))
+
+
+@pytest.mark.parametrize("rule", ["percentile", "sigma"])
+def test_values_that_float32_cannot_tell_apart_have_no_range(rule):
+    image = np.zeros((20, 20), np.float32)
+    image[::2] = 1e-44
+    with pytest.raises(micrographs.NoRange, match="all pixels are the same"):
+        range_of(image, rule)
+
+
 def test_that_they_do_not_count_is_noted(caplog):
     bad, where = spoilt(counts(), 0.003, 65535)
     range_of(bad)

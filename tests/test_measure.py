@@ -276,7 +276,7 @@ class Network:
     def remarks(self, *arguments):
         return iter(())
 
-    def scale(self, nm_per_pixel):
+    def scale(self, nm_per_pixel, shape):
         return 1.0, 1.0
 
     def __call__(self, image, intensity_range, scale):

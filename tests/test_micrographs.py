@@ -76,6 +76,11 @@ def test_png_and_jpeg_modes(tmp_path):
         grey.convert(mode).save(tmp_path / "mode.png")
         np.testing.assert_array_equal(micrographs.read(tmp_path / "mode.png").image, GREY8)
 
+    deep = GREY8.astype(np.uint16) * 257 - (GREY8 > 9)
+    alpha = np.stack([deep, np.full_like(deep, 65535)], -1)
+    (tmp_path / "deep.png").write_bytes(imagecodecs.png_encode(alpha))
+    np.testing.assert_array_equal(micrographs.read(tmp_path / "deep.png").image, deep)
+
     palette = Image.new("P", (17, 13))
     palette.putdata((GREY8 % 4).ravel().tolist())
     palette.putpalette([0, 0, 0, 50, 50, 50, 100, 100, 100, 200, 200, 200])

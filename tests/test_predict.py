@@ -264,6 +264,20 @@ def test_the_mask_of_the_api_takes_a_threshold(segments):
         mask = predictor.mask(image, threshold=threshold)
         np.testing.assert_array_equal(mask, np.where(probability > threshold, 255, 0))
     np.testing.assert_array_equal(predictor.mask(image), predictor.mask(image, threshold=0.5))
+    for threshold in (0, 1, 128, np.nan):
+        with pytest.raises(UsageError, match="expected a probability between 0 and 1"):
+            predictor.mask(image, threshold=threshold)
+
+
+@pytest.mark.parametrize(
+    "values", [(5, 5), (220, 60), (np.nan, 200), (50, np.inf), (2**24, 2**24 + 1)]
+)
+def test_a_range_that_is_none_is_refused(segments, tmp_path, values):
+    with pytest.raises(UsageError, match="two grey values that differ in 32 bits"):
+        Predictor(segments).predict(picture(32, 32), intensity_range=values)
+    low, high = values
+    with pytest.raises(UsageError, match="--range=.*two grey values such as 90,410"):
+        predict.main([f"--model={segments}", f"--range={low},{high}", str(tmp_path)])
 
 
 def test_particles_are_numbered_as_skimage_does():
@@ -350,7 +364,7 @@ def test_whole_numbers_are_written_as_other_programs_read_them(tmp_path):
             assert planes[0].image.dtype == dtype
             assert planes[0].nm_per_pixel == pytest.approx((0.5, 0.25))
         if pixels.dtype.itemsize == 4:
-            with pytest.raises(UsageError, match=rf"a.mrc: MRC has no {dtype}; expected another"):
+            with pytest.raises(UsageError, match=rf"a.mrc: this format has no {dtype}; expected"):
                 micrographs.write(tmp_path / "a.mrc", pixels)
         else:
             micrographs.write(tmp_path / "a.mrc", pixels)

@@ -45,6 +45,10 @@ def test_growing_is_linear_between_centres():
     assert resample(np.uint8([[7]]), (2, 3)).tolist() == [[7] * 3] * 2
 
 
+def test_a_side_of_less_than_a_new_pixel_keeps_its_mean():
+    np.testing.assert_allclose(resample(np.ones((1, 24)), (0.5, 0.5)), np.ones((1, 12)))
+
+
 def test_integers_are_rounded_and_masks_go_by_majority():
     image = RNG.integers(0, 1 << 16, (50, 50)).astype(np.uint16)
     new = resample(image, (0.5, 0.5))

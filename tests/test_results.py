@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image
 
 from data_builders import export
-from emjax import convert, micrographs, predict
+from emjax import convert, measure, micrographs, predict
 from emjax.errors import InputError, UsageError
 from emjax.inference import results
 from emjax.micrographs import made_by
@@ -163,6 +163,31 @@ def test_restored_images_are_inputs_of_the_next_model(model, segments, tmp_path)
     assert run(model(task="denoise"), tmp_path / "restored", tmp_path / "in") == 0
     assert run(segments, tmp_path / "masks", tmp_path / "restored") == 0
     assert {*content(tmp_path / "masks")} == {"a.tif", "a.overlay.png"}
+
+
+def test_what_was_restored_beside_its_micrographs_is_none_of_them(
+    model, segments, tmp_path, capsys
+):
+    put(tmp_path / "in/a.tif")
+    assert run(model(task="denoise"), tmp_path / "in" / made_by.RESULTS, tmp_path / "in") == 0
+    assert run(segments, tmp_path / "masks", tmp_path / "in") == 0
+    assert {*content(tmp_path / "masks")} == {"a.tif", "a.overlay.png"}
+    assert "1 results of emjax in it are left out" in capsys.readouterr().err
+    files = measure.find_inputs([tmp_path / "in"], ["mask", *results.NEXT_TO_MASKS])
+    assert {*files.values()} == {"a.tif"}
+    named = measure.find_inputs([tmp_path / "in" / made_by.RESULTS], ["mask"])
+    assert {*named.values()} == {"a.tif"}
+    # The page on a restoration that is gone is named, as are other files of before.
+    assert run(segments, tmp_path / "in" / made_by.RESULTS, tmp_path / "in/a.tif") == 0
+    assert "a.check.html: it is of an earlier prediction" in capsys.readouterr().err
+
+
+def test_a_name_that_leaves_no_room_for_those_of_results_is_refused(segments, tmp_path):
+    put(tmp_path / f"{'n' * 245}.tif")
+    put(tmp_path / "a.tif")
+    with pytest.raises(UsageError, match="has more than 255 bytes in its name; rename"):
+        run(segments, tmp_path / "out", tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("size", [None, (0.5, 0.25)])

@@ -1,5 +1,7 @@
 """TIFF files as programs write them: axes, samples, calibrations, palettes, OME-XML."""
 
+import struct
+
 import numpy as np
 import pytest
 import tifffile
@@ -168,6 +170,24 @@ def test_palettes_of_8_and_of_16_bits(tmp_path, step):
     colours = np.stack([levels, levels, levels])
     tifffile.imwrite(tmp_path / "a.tif", GREY, photometric="palette", colormap=colours)
     np.testing.assert_array_equal(micrographs.read(tmp_path / "a.tif").image, 255 - GREY)
+
+
+def test_a_palette_of_two_colours(tmp_path):
+    levels = np.array([200, 30], np.uint16)
+    bits = GREY > 100
+    packed = np.packbits(bits, axis=1)
+    header = struct.pack("<2sHI", b"II", 42, 8)
+    colours = np.concatenate([levels * 257] * 3).astype("<u2").tobytes()
+    h, w = bits.shape
+    after = 8 + 2 + 9 * 12 + 4
+    entries = [(256, 3, 1, w), (257, 3, 1, h), (258, 3, 1, 1), (259, 3, 1, 1), (262, 3, 1, 3),
+               (273, 4, 1, after + len(colours)), (278, 3, 1, h), (279, 4, 1, packed.size),
+               (320, 3, 6, after)]  # fmt: skip
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    body = struct.pack("<H", len(entries)) + directory + bytes(4) + colours + packed.tobytes()
+    (tmp_path / "a.tif").write_bytes(header + body)
+    expected = np.where(bits, 30, 200)
+    np.testing.assert_array_equal(micrographs.read(tmp_path / "a.tif").image, expected)
 
 
 def test_a_palette_of_black_alone_is_refused(tmp_path):

@@ -12,7 +12,7 @@ import tifffile
 from data_builders.build import main as build
 from emjax import load_model, micrographs, predict
 from emjax.data.records import Records, open_records
-from emjax.errors import UsageError
+from emjax.errors import InputError, UsageError
 from emjax.inference import training_data
 from emjax.inference.predictor import resampled
 from emjax.inference.training_data import Watch
@@ -23,6 +23,7 @@ from emjax.parallel import sharding
 from emjax.training.initialise import note_pixel_size
 
 DARK, BRIGHT, NOISE = 90, 170, 8
+RNG = np.random.default_rng(4)
 
 
 def field(shape, particles, seed=0, noise=NOISE, base=DARK, top=BRIGHT):
@@ -183,6 +184,8 @@ def test_grey_values_far_from_those_of_training_are_named(facts):
         ([0.4, 0.5], (0.1, 0.1), "0.1 nm per pixel, 0.25 times"),
         ([0.4, 0.5], (0.3, 0.7), ""),
         ([0.4, 0.5], (0.7, 0.7), ""),
+        ([0.4, 0.5], (0.1, 2.0), "2 nm per pixel, 4 times"),
+        ([0.4, 0.5], (0.45, 0.1), "0.1 nm per pixel, 0.25 times"),
         ([0.4, 0.5], (np.nan, np.nan), ""),
         (None, (0.6, 0.6), ""),
     ],
@@ -190,6 +193,42 @@ def test_grey_values_far_from_those_of_training_are_named(facts):
 def test_another_pixel_size_is_named(trained, here, said):
     found = training_data.pixel_size_remark(trained, here)
     assert found.startswith(said) and bool(found) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("here", "seen"),
+    [((0.1, 0.1), (0.4, 0.4)), ((2, 2), (0.5, 0.5)), ((0.3, 0.3), (0.3, 0.3)),
+     ((0.1, 2.0), (0.4472, 0.4472)), ((0.05, 0.2), (0.4, 0.4))],
+)  # fmt: skip
+def test_pixels_are_brought_to_the_nearest_size_of_training(here, seen):
+    scale = training_data.resampling([0.4, 0.5], here)
+    assert training_data.scaled(here, scale) == pytest.approx(seen, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("values", "image", "said"),
+    [
+        ((0, 1), RNG.random((64, 64)), ""),
+        ((0, 1), 1.5 * RNG.random((64, 64)), ""),  # some are beyond: those are cut
+        ((0, 65535), RNG.integers(0, 4096, (64, 64)), "nine tenths of its pixels fill 5.7% of"),
+        ((0, 1), RNG.normal(2000, 100, (64, 64)), None),
+        ((0, 1), RNG.normal(0, 100, (64, 64)), None),
+    ],
+)
+def test_values_that_a_fixed_range_does_not_show_are_named_or_refused(values, image, said):
+    levels = levels_of(image.astype(np.float32))
+    if said is None:
+        with pytest.raises(InputError, match="this model sees 0 to 1 as they are; give the range"):
+            training_data.fixed_remark(values, levels)
+    else:
+        found = training_data.fixed_remark(values, levels)
+        assert found.startswith(said) and bool(found) == bool(said)
+
+
+def test_an_image_is_not_magnified_beyond_its_memory(model):
+    predictor = load_model(model, memory=1 << 28)
+    assert max(predictor.scale((2.0, 2.0), (256, 256))) > 1
+    assert predictor.scale((2.0, 2.0), (2048, 2048)) == (1.0, 1.0)
 
 
 def built(folder, seeds):

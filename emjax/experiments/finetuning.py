@@ -85,7 +85,9 @@ def prediction(model: Predictor, micrograph: Micrograph, values: Range) -> np.nd
     Args:
         values: the intensity range in which it is seen.
     """
-    output = model(micrograph.image, values, model.scale(micrograph.nm_per_pixel))
+    output = model(
+        micrograph.image, values, model.scale(micrograph.nm_per_pixel, micrograph.image.shape)
+    )
     if not model.is_mask:
         return output
     return (output > THRESHOLD if model.classes == 2 else output.argmax(-1)).astype(np.uint8)

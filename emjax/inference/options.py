@@ -11,7 +11,7 @@ from emjax import micrographs
 from emjax.errors import UsageError
 from emjax.inference.engines import ENGINES
 from emjax.micrographs import units
-from emjax.micrographs.intensity import Range
+from emjax.micrographs.intensity import Range, is_range
 from emjax.models import pretrained
 
 if TYPE_CHECKING:
@@ -101,8 +101,9 @@ def given_range(text: str) -> Range | str:
         return text
     with contextlib.suppress(ValueError):
         low, high = map(float, text.split(","))
-        if -np.inf < low < high < np.inf:
+        if is_range(low, high):
             return low, high
     raise UsageError(
-        f"--range={text}: expected LOW,HIGH, two grey values such as 90,410, or shared"
+        f"--range={text}: expected LOW,HIGH, two grey values such as 90,410, which differ in "
+        "32 bits, or shared"
     )

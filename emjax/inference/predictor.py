@@ -17,12 +17,14 @@ from emjax.inference.engines import ENGINES, default_engine, default_onnx_engine
 from emjax.inference.network import Network, classes_of, from_folder, needs_whole_image
 from emjax.inference.training_data import Levels, Watch
 from emjax.micrographs import Micrograph, banner
+from emjax.micrographs.intensity import is_range
 from emjax.micrographs.reading import Grey
 from emjax.micrographs.resampling import resample
 from emjax.micrographs.units import UNKNOWN, AnyPixelSize, PixelSize, amount, pixel_size
 from emjax.micrographs.writers import Planes
 
 DTYPES = ("uint8", "uint16", "float32")
+RESAMPLING = 26  # bytes for each pixel that the network sees resampled
 MAX_MAGNIFICATION = 8.0  # times; beyond it, particles that small are hardly seen
 SAME = (1.0, 1.0)
 WHOLE = 8  # shapes of tiles that have a program each
@@ -110,22 +112,29 @@ class Predictor:
             return given, watch.levels(), ""
         values = micrographs.intensity_range(watch.over(images), rule)
         levels, facts = watch.levels(), self.config.get("intensity")
-        if not facts or rule == "fixed":
+        if rule == "fixed":
+            return values, levels, training_data.fixed_remark(values, levels)
+        if not facts:
             return values, levels, ""
         wider = training_data.sparse_range(facts, values, levels)
         if wider is None:
             return values, levels, ""
         return wider, levels, training_data.sparse_remark(values, wider)
 
-    def scale(self, nm_per_pixel: PixelSize) -> Scale:
+    def scale(self, nm_per_pixel: PixelSize, shape: tuple[int, ...]) -> Scale:
         """Return how many times as many pixels per length (y, x) the network is to see.
 
         That is 1 where an image has the pixel size of the training images, or none that is known;
-        else what brings it to the nearest one of them. Only models that segment see images at
-        another scale than their own.
+        else what brings it to the nearest one of them, if it is then held in memory. Only models
+        that segment see images at another scale than their own.
+
+        Args:
+            shape: h, w of the image.
         """
         factors = training_data.resampling(self.config.get("nm_per_pixel"), nm_per_pixel)
-        return factors if self.is_mask and max(factors) <= MAX_MAGNIFICATION else SAME
+        needed = math.prod((*shape, *factors)) * RESAMPLING
+        fits = max(factors) <= MAX_MAGNIFICATION and needed <= self.limit
+        return factors if self.is_mask and fits else SAME
 
     def remarks(
         self, values: Range, levels: Levels, nm_per_pixel: PixelSize = UNKNOWN
@@ -162,12 +171,18 @@ class Predictor:
                 Give all planes of a stack, or all parts of an image, one range:
                 `model.intensity_range(stack.image)`.
 
-        Raises: InputError for another shape, dtype or non-finite values, or if all pixels are the
-            same; UsageError for a pixel size that is not positive.
+        Raises: InputError for another shape, dtype or non-finite values, if all pixels are the
+            same, or if a model that sees fixed values sees hardly any of these; UsageError for a
+            pixel size that is not positive, or a range that is none.
         """
         check_image(image)
+        if intensity_range and not is_range(*intensity_range):
+            raise UsageError(
+                f"intensity_range={intensity_range}: expected (low, high), two grey values that "
+                "differ in 32 bits, the lower one first"
+            )
         sizes = pixel_size(nm_per_pixel)
-        scale = self.scale(sizes)
+        scale = self.scale(sizes, image.shape)
         sizes = training_data.scaled(sizes, scale)
         values, levels, remark = self.range_and_levels([image], intensity_range)
         for text in (remark, *(words for _, words in self.remarks(values, levels, sizes))):
@@ -191,8 +206,8 @@ class Predictor:
             image, nm_per_pixel, intensity_range: as `predict` takes them.
             threshold: the probability above which a pixel is part of a particle.
 
-        Raises: UsageError if the model restores images, or for a threshold of more than two
-            classes; else as `predict` does.
+        Raises: UsageError if the model restores images, for a threshold of more than two classes,
+            or one that is no probability; else as `predict` does.
         """
         if not self.is_mask:
             raise UsageError(
@@ -204,6 +219,8 @@ class Predictor:
                 f"threshold={threshold}: the model has {self.classes} classes, of which the most "
                 "likely one is taken, expected two; leave it out"
             )
+        if not 0 < threshold < 1:
+            raise UsageError(f"threshold={threshold}: expected a probability between 0 and 1")
         output = self.predict(image, nm_per_pixel, intensity_range=intensity_range)
         return mask_of(output, threshold)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from emjax import micrographs
 from emjax.errors import InputError, UsageError, note
+from emjax.files import LONGEST_NAME
 from emjax.micrographs import made_by
 
 # Of a file that lies next to a result, and by its name: x.tif, x.overlay.png, x.labels.tif. Each
@@ -76,6 +77,12 @@ def find_inputs(
         }
         written = {key: files_of(result, kinds) for key, result in results.items()}
         counts = Counter(path for files in written.values() for path in files)
+        longest = max((p for each in written.values() for p in each), key=lambda p: len(p.name))
+        if len(os.fsencode(longest.name)) > LONGEST_NAME:
+            raise UsageError(
+                f"{longest.name}, a result, has more than {LONGEST_NAME} bytes in its name; rename "
+                "its micrograph"
+            )
         alike = {key for key, files in written.items() if any(counts[f] > 1 for f in files)} - whole
         if not alike:
             break
@@ -101,7 +108,8 @@ def _named(name: Path, out: Path) -> Iterator[tuple[Path, Path]]:
         place = file.relative_to(name)
         if inside and (folder / place).is_relative_to(results):
             continue
-        if (made_by.read(file) or {}).get("kind", "").partition("_")[0] in kinds:
+        kind = (made_by.read(file) or {}).get("kind", "").partition("_")[0]
+        if kind in kinds or (kind == "restored" and made_by.RESULTS in place.parts):
             left_out += 1
             continue
         found += 1
@@ -125,8 +133,8 @@ def files_of(result: Path, kinds: Sequence[str]) -> dict[Path, str]:
 
 
 def left_from_before(result: Path, kinds: Sequence[str]) -> list[Path]:
-    """Return the label image, probability and spread next to a result that are not of `kinds`."""
-    others = ("labels", "probability", "probability_1", "spread")
+    """Return what is next to a result, of an earlier prediction, that is not of `kinds`."""
+    others = ("labels", "probability", "probability_1", "spread", "overlay", "check")
     others = [kind for kind in others if kind not in kinds]
     files = files_of(result, [kinds[0], *others])
     return [path for path in files if path != result and made_by.read(path) is not None]

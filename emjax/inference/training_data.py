@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from emjax.errors import Adjustable
 from emjax.inference.labels import label_particles
 from emjax.micrographs.intensity import Range
 from emjax.micrographs.reading import Grey
@@ -31,6 +32,7 @@ WIDER = 1.25  # times, where the range of a field of noise is replaced
 FAR = 2.0  # times: a range that is narrower or wider than those of training by more is named
 FAR_PIXELS = 1.5  # times: a pixel size that is smaller or larger by more is named
 GIVE_A_RANGE = "intensity_range=(low, high)"  # the argument that sets one; commands name their flag
+FILLED = 8.0  # a fixed range of which pixels fill less than one in so many parts is named
 FAR_BEYOND = 3.0  # widths of the range beyond which an extreme value is named
 
 Facts = Mapping[str, Any]  # JSON values
@@ -280,6 +282,27 @@ def remarks(facts: Facts, values: Range, levels: Levels) -> Iterator[tuple[str, 
         )
 
 
+def fixed_remark(values: Range, levels: Levels) -> str:
+    """Return in words how little of a fixed range the pixels of an image fill; "" if they fill it.
+
+    Raises: InputError if most of its pixels are far outside.
+    """
+    low, high = values
+    width = high - low
+    if not low - width <= levels.median <= high + width or levels.most > 3 * width:
+        raise Adjustable(
+            f"its grey values are {levels.lowest:g} to {levels.highest:g}, but this model sees "
+            f"{low:g} to {high:g} as they are",
+            f"give the range by {GIVE_A_RANGE}",
+        )
+    if levels.most >= width / FILLED:
+        return ""
+    return (
+        f"nine tenths of its pixels fill {levels.most / width:.1%} of {low:g} to {high:g}, which "
+        f"this model sees as they are; give the range by {GIVE_A_RANGE}"
+    )
+
+
 def resampling(trained: Sequence[float] | None, here: PixelSize) -> tuple[float, float]:
     """Return the factors (y, x) of pixels per length that bring an image to the pixel size trained.
 
@@ -287,7 +310,8 @@ def resampling(trained: Sequence[float] | None, here: PixelSize) -> tuple[float,
     """
     if not pixel_size_remark(trained, here) or trained is None:
         return 1.0, 1.0
-    nearest = min(trained, key=lambda size: abs(np.log(size**2 / (here[0] * here[1]))))
+    smallest, largest = trained
+    nearest = min(max((here[0] * here[1]) ** 0.5, smallest), largest)
     return here[0] / nearest, here[1] / nearest
 
 
@@ -304,11 +328,12 @@ def pixel_size_remark(trained: Sequence[float] | None, here: PixelSize) -> str:
     """
     if trained is None or not is_known(here):
         return ""
-    size = (here[0] * here[1]) ** 0.5
+    short, long = sorted(here)
     smallest, largest = trained
-    times = size / (largest if size > largest else smallest)
-    if smallest / FAR_PIXELS <= size <= FAR_PIXELS * largest:
+    if smallest / FAR_PIXELS <= short and long <= FAR_PIXELS * largest:
         return ""
+    is_large = long > FAR_PIXELS * largest
+    size, times = (long, long / largest) if is_large else (short, short / smallest)
     known = f"{smallest:.3g}" if smallest == largest else f"{smallest:.3g} to {largest:.3g}"
     return (
         f"{size:.3g} nm per pixel, {times:.3g} times that of the training images, {known}; "

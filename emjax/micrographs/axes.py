@@ -103,8 +103,8 @@ def layouts(shape: Sequence[int], dtype: DType, axes: Axes) -> tuple[list[Layout
         described += f" of the axes {', '.join(map(str, names))}"
     if len(kept) > 1:
         return [], f"{len(kept) + 2}-D data {described}"
-    if len(kept) == 1 and not named and min(sides[axis] for axis in image) <= NARROW:
-        h, w = (sides[axis] for axis in image)
+    h, w = (sides[axis] for axis in image)
+    if len(kept) == 1 and not named and _may_be_channels(sides[kept[0]], h, w):
         return [], (
             f"{described} would be {sides[kept[0]]} images of {h}x{w}; store the image axes last, "
             "or name the axes"
@@ -130,6 +130,12 @@ def layouts(shape: Sequence[int], dtype: DType, axes: Axes) -> tuple[list[Layout
     return [
         Layout(inner, order, fixed | {channel: n}, label=label) for n, label in enumerate(called)
     ], ""
+
+
+def _may_be_channels(planes: int, h: int, w: int) -> bool:
+    """Return whether `planes` images of h x w may be an image of planes x h with w channels."""
+    few = w <= CHANNELS and 4 * w <= min(planes, h) and max(planes, h) <= 2 * min(planes, h)
+    return min(h, w) <= NARROW or few
 
 
 def _by_shape(sides: Sequence[int], roles: Sequence[str]) -> tuple[list[int], int | None]:

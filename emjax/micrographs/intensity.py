@@ -65,6 +65,12 @@ def intensity_range(
         raise NoRange("expected at least one image to take the intensity range from, got none")
     if rule == "fixed":
         return 0.0, tops[0]
+    if rule == "percentile" and floats and not counts.any():
+        pooled = floats[0] if len(floats) == 1 else np.concatenate(floats)
+        floats.clear()  # a stack may take most of the memory
+        ranks = np.maximum(np.ceil(np.multiply(ENDS, pooled.size)).astype(int) - 1, 0)
+        low, high = map(float, np.partition(pooled, ranks)[ranks])
+        return _checked(low, high, rule, left_out / total, defects)
     values = np.concatenate([np.flatnonzero(counts).astype(np.float64), *floats])
     weights = np.concatenate([counts[counts > 0], *(np.ones(f.size, np.int64) for f in floats)])
     if rule == "sigma":
@@ -76,16 +82,27 @@ def intensity_range(
         below = np.cumsum(weights[order])
         indices = np.searchsorted(below, np.multiply(ENDS, below[-1]))
         low, high = values[order][indices]
-    if not low < high:
+    return _checked(float(low), float(high), rule, left_out / total, defects)
+
+
+def _checked(
+    low: float, high: float, rule: str, left_out: float, defects: Callable[[float], None] | None
+) -> Range:
+    """Return (low, high); raise NoRange if they are one value; tell what is left out, a share."""
+    if not is_range(low, high):
         raise NoRange(f"the {rule} range is {low:g} to {high:g}: (nearly) all pixels are the same")
     if left_out and defects:
-        defects(left_out / total)
+        defects(left_out)
     elif left_out:
-        note(
-            f"range {low:g} to {high:g}",
-            f"without hot or dead pixels, {left_out / total:.2%} of all",
-        )
-    return float(low), float(high)
+        note(f"range {low:g} to {high:g}", f"without hot or dead pixels, {left_out:.2%} of all")
+    return low, high
+
+
+def is_range(low: float | int, high: float | int) -> bool:
+    """Return whether two values can become -1 and 1, in float32, in which images are computed."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        width = np.float32(high) - np.float32(low)
+    return bool(np.finfo(np.float32).tiny <= width < np.inf)
 
 
 def histogram(image: Numbers) -> np.ndarray:

@@ -52,4 +52,4 @@ def _rows(
     edges = np.minimum(np.arange(rows + 1) * step, len(image))
     above = np.minimum(edges.astype(int), last)
     sums = sums[above] + (edges - above)[:, None] * image[above]
-    return np.diff(sums, axis=0) / step
+    return np.diff(sums, axis=0) / min(step, len(image))

@@ -21,6 +21,8 @@ CHUNK = 1024  # pixels along each side of a chunk of a Zarr array
 # Number formats of TIFF that tifffile writes as ImageJ does; ImageJ reads whole numbers of 32 bits
 # with the same metadata. (Source: ij.io.TiffDecoder.)
 IMAGEJ = "BHhf"
+OME = "bool int8 uint8 int16 uint16 int32 uint32 float32"
+NUMBERS = {".mrc": "int8 uint8 int16 uint16 float32", ".ome.tif": OME, ".ome.tiff": OME}
 
 
 def write(
@@ -52,8 +54,12 @@ def write(
     if suffix is None:
         raise UsageError(f"{path}: expected one of {', '.join(WRITERS)}, got {path.suffix!r}")
     size = pixel_size(nm_per_pixel)
-    if suffix == ".mrc" and image.dtype.kind in "iu" and image.dtype.itemsize > 2:
-        raise UsageError(f"{path}: MRC has no {image.dtype}; expected another suffix, such as .tif")
+    numbers = NUMBERS.get(suffix, image.dtype.name)
+    if image.dtype.name not in numbers.split():
+        raise UsageError(
+            f"{path}: this format has no {image.dtype}; expected {', '.join(numbers.split())}, or "
+            "another suffix, such as .tif"
+        )
     if path.is_dir() and not (suffix == ".zarr" and is_zarr(path)):
         raise UsageError(f"{path} is a folder, expected a name for a file; choose another")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -60,8 +60,10 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
         frames = getattr(file, "n_frames", 1)
         if frames > 1:
             raise InputError(f"{frames} frames, expected one 2-D image")
-        wide = bool(file.tile) and file.tile[0][3] in ("RGB;16B", "RGBA;16B", "LA;16B")
+        stored = file.tile[0][3] if file.tile else ""
+        wide = stored in ("RGB;16B", "RGBA;16B", "LA;16B")
         mode = file.mode if file.mode in (*SAMPLES, *DTYPES, "L", "P") else "RGB"
+        mode = "LA" if stored == "LA;16B" else mode  # Pillow says RGBA
         dtype = np.dtype("u2" if wide else DTYPES.get(mode, "u1"))
         shape, samples = file.size[::-1], SAMPLES.get(mode, 1)
         whole = with_samples(shape, samples)

@@ -421,4 +421,5 @@ def _with_palette(page: TiffPage, pixels: Stored) -> Stored:
     if not colours.any():
         raise InputError("a palette of black alone, so that its image is lost")
     shift = 8 if colours.max() > 255 else 0
-    return (colours[:, pixels] >> shift).astype(np.uint8).transpose(1, 2, 0)
+    indices = pixels.astype(np.uint8) if pixels.dtype == bool else pixels
+    return (colours[:, indices] >> shift).astype(np.uint8).transpose(1, 2, 0)
