@@ -43,6 +43,7 @@ from emjax.training.assemble import build_objective
 from emjax.training.timing import StepTimer
 
 TARGETS = {"pix2pix": {}, "segmentation": {"mask": 2}, "denoise": {"denoised": 256}}
+TRAINS = ("step", "devices", "end_to_end")  # kinds of cases that run as a training does
 PREFETCHED = 5  # batches that TrainBatches reads ahead, and the one in hand
 RECORDS = "simulated/unlabelled"
 BLOCKS = Formulation(blocked=True, strided=True, products=True)  # what may help a GPU, too
@@ -53,6 +54,8 @@ def prepare(case, data):
     if case.kind == "devices":
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", case.devices)
+    if case.kind in TRAINS:
+        devices.keep_memory()
     devices.keep_compiled()
     return KINDS[case.kind](case, data)
 

@@ -102,6 +102,7 @@ class Part(NamedTuple):
 def main(arguments: Sequence[str]) -> int:
     """Finetune; returns 0."""
     options = parse(arguments)
+    devices.keep_memory()
     devices.keep_compiled()
     out: Path = options.out
     rounds.check_out(out, told(options))

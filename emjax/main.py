@@ -49,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     multi_process, arguments = processes.split_flags(arguments)
     config, workdir, values = command_line(arguments)
     profile = parse_profile(values["profile"].value, workdir / "profile")
+    devices.keep_memory()
     with processes.connected(multi_process):
         devices.require(values["require"].value)
         devices.keep_compiled()

@@ -4,7 +4,11 @@ Times are measured by `benchmarks/`, not here.
 """
 
 import logging
+import platform
 import re
+import subprocess
+import sys
+import types
 
 import jax
 import numpy as np
@@ -116,3 +120,45 @@ def test_a_prediction_costs_no_more_than_it_did(network):
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     found = cost["flops"], cost["bytes accessed"], memory.temp_size_in_bytes
     assert np.all(np.array(found) <= side**2 * np.array(PREDICTIONS[network])), found
+
+
+PAGES = """
+import resource
+import jax, jax.numpy as jnp
+from emjax.parallel import devices
+
+assert devices.keep_memory()
+
+@jax.jit
+def update(x):  # 64 MB and more in between, which no loop keeps to itself
+    return jnp.sin(jnp.flip(jnp.sort(x * 2), 0)).sum() + x.mean()
+
+x = jnp.ones((1 << 24,))
+for number in range(8):
+    if number == 4:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    update(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_of_an_update_is_that_of_the_one_before():
+    """New pages for less than two of its buffers; else there are six."""
+    code = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True)
+    assert code.returncode == 0, code.stderr
+    assert int(code.stdout) < 4 * 2 * (1 << 26) / 4096
+
+
+def test_memory_is_not_kept_where_jax_has_other_devices(monkeypatch):
+    called = []
+    library = types.SimpleNamespace(mallopt=lambda *option: called.append(option) or 1)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: library)
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "jax_plugins" or None)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    assert not devices.keep_memory() and not called
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert devices.keep_memory() and len(called) == 3
+    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
+    assert not devices.keep_memory()

@@ -1,6 +1,9 @@
 """The machine: its devices, their peaks and memory, and where compiled programs are kept."""
 
+import ctypes
+import importlib.util
 import os
+import platform
 import re
 import time
 from collections.abc import Mapping
@@ -34,6 +37,10 @@ PEAKS = {
 # convolutions and their gradients are slow, and a program with it takes long to read back from the
 # cache (JAX 0.10.2 and 0.11.2, docs/background/performance.md).
 UPDATE: dict[str, dict[str, Any]] = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
+
+# Options of glibc's mallopt, by their number in malloc.h: one arena, from which all is taken, also
+# what is large, and which is never trimmed.
+KEEPING = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1)}
 
 
 def peak(kind: str) -> float | None:
@@ -120,6 +127,24 @@ def supported_options(options: Mapping[str, Mapping[str, Any]] = UPDATE) -> dict
     except jax.errors.JaxRuntimeError:
         return None
     return chosen
+
+
+def keep_memory() -> bool:
+    """Let glibc keep what an update on CPUs frees for the next one; call it before JAX starts.
+
+    XLA allocates the memory of each update anew. glibc maps what is large and unmaps it afterwards,
+    and the system has to fill every page with zeros. Kept, the process holds up to twice as much.
+    Source: mallopt(3).
+
+    Returns: whether it does: not where JAX has a GPU or TPU to run on, or the C library is another.
+    """
+    accelerated = any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
+    if os.environ.get("JAX_PLATFORMS", "" if accelerated else "cpu") != "cpu":
+        return False
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    library = ctypes.CDLL(None)
+    return all([library.mallopt(*option) for option in KEEPING.values()])
 
 
 def keep_compiled() -> Path:
