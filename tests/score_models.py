@@ -63,6 +63,23 @@ def local(image, truth):
     return best([each > threshold_local(each, side) for each in smoothed(image)], truth)
 
 
+def found_by(model, image):
+    """Return (mask, number of particles) of a model."""
+    probability = model.predict(image)
+    mask = probability > 0.5
+    return mask, len(label(mask).without_unsure(probability).names)
+
+
+def counted(method):
+    """Return a method that returns (mask, number of particles) for one that returns the mask."""
+
+    def both(image, truth):
+        mask = method(image, truth)
+        return mask, len(label(mask).names)
+
+    return both
+
+
 def interval(values):
     """Return "mean [low, high]" of the mean, by drawing images with replacement."""
     rng = np.random.default_rng(0)
@@ -73,22 +90,21 @@ def interval(values):
 
 def main(sets, *names):
     models = {name: emjax.load_model(name) for name in names}
-    methods = {name: lambda image, _, model=model: model.mask(image) > 0
+    methods = {name: lambda image, _, model=model: found_by(model, image)
                for name, model in models.items()}  # fmt: skip
-    methods |= {"Otsu": otsu, "local mean": local}
+    methods |= {"Otsu": counted(otsu), "local mean": counted(local)}
     print("| set | images | " + " | ".join(f"{name}: Dice | count" for name in methods) + " |")
     print("|---" * (2 + 2 * len(methods)) + "|")
     for table in sets.split(","):
-        found = list(rows(table))
+        images = list(rows(table))
         for splits in (("test",), SPLITS):
-            chosen = [row for row in found if row[0] in splits]
+            chosen = [row for row in images if row[0] in splits]
             cells = []
             for method in methods.values():
-                masks = [method(image, truth) for _, image, truth, _ in chosen]
-                scores = [dice(m, row[2]) for m, row in zip(masks, chosen, strict=True)]
+                found = [method(image, truth) for _, image, truth, _ in chosen]
+                scores = [dice(m, row[2]) for (m, _), row in zip(found, chosen, strict=True)]
                 true = sum(row[3] or len(label(row[2]).names) for row in chosen)
-                counted = sum(len(label(mask).names) for mask in masks)
-                cells += [interval(scores), f"{counted} of {true}"]
+                cells += [interval(scores), f"{sum(count for _, count in found)} of {true}"]
             kind = "held out" if len(splits) == 1 else "all"
             print(f"| {table} | {len(chosen)} {kind} | " + " | ".join(cells) + " |", flush=True)
 

@@ -280,7 +280,7 @@ class Network:
         return 1.0, 1.0
 
     def __call__(self, image, intensity_range, scale):
-        return np.where(image < 100, 0.9, 0.2).astype(np.float32)
+        return np.select([image == 95, image < 100], [0.6, 0.9], 0.2).astype(np.float32)
 
 
 def test_micrographs_are_segmented_and_masks_are_not(tmp_path, monkeypatch, capsys):
@@ -295,6 +295,13 @@ def test_micrographs_are_segmented_and_masks_are_not(tmp_path, monkeypatch, caps
     assert "b.tif: looks like a mask, expected a micrograph: add --masks" in capsys.readouterr().err
     assert (summary["number"], summary["unit"]) == (3, "nm")
     assert {round(float(row["mean_probability"]), 6) for row in rows(out)} == {0.9}
+    assert not any("left out as noise" in remark for remark in summary["remarks"])
+    faint = image.copy()
+    faint[:30][DISCS[:30] > 0] = 95  # in the network's eyes hardly more likely than not
+    micrographs.write(tmp_path / "c.tif", faint, 0.25)
+    unsure = run(tmp_path / "unsure", "--model=m", tmp_path / "c.tif", masks=False)
+    assert unsure["number"] < 3
+    assert any("left out as noise: " in remark for remark in unsure["remarks"])
     run(tmp_path / "true", "--pixel_size=0.25", tmp_path / "b.tif")
     for name in ("area_nm2", "centroid_y_nm"):
         assert [row[name] for row in rows(out)] == [row[name] for row in rows(tmp_path / "true")]

@@ -160,6 +160,15 @@ def test_particles_that_are_split_stay_in_one_piece_and_in_their_place():
     assert split
 
 
+def test_what_is_nowhere_likely_is_noise():
+    probability = np.zeros((60, 60), np.float32)
+    probability[disc(60, 15, 15, 9)], probability[disc(60, 40, 40, 9)] = 0.69, 0.55
+    probability[40, 40] = 0.71
+    found = label(probability > 0.5).without_unsure(probability)
+    np.testing.assert_array_equal(found.image > 0, disc(60, 40, 40, 9))
+    assert found.names.tolist() == [2] and found.image.max() == 1
+
+
 def test_what_is_no_mask_is_refused():
     with pytest.raises(InputError, match=r"expected a mask \[h, w\], got the shape \(2, 3, 3\)"):
         measure(np.zeros((2, 3, 3)))

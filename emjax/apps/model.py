@@ -27,7 +27,8 @@ class Model(Predictor):
     ) -> Table:
         """Return a table of the particles that the model finds, a row for each.
 
-        As `emjax measure`: particles at the border are there, with `border` 1.
+        As `emjax measure`: particles at the border are there, with `border` 1; what is nowhere
+        more likely than `emjax.measurement.particles.SURE` is not.
 
         Args:
             image, nm_per_pixel, intensity_range: as `predict` takes them.
@@ -58,7 +59,8 @@ class Model(Predictor):
         """Return (the particles as labels, what `measure` returns), with its arguments."""
         self.check_finds_particles(self.folder)
         probability = self.predict(image, nm_per_pixel, intensity_range=intensity_range)
-        labels = label(probability > THRESHOLD, split).without_small(min_size)
+        labels = label(probability > THRESHOLD, split)
+        labels = labels.without_unsure(probability).without_small(min_size)
         return labels, measure(labels, nm_per_pixel, image=image, probability=probability)
 
     def finetune(

@@ -15,6 +15,7 @@ from emjax.errors import InputError
 from emjax.micrographs.units import AnyPixelSize, PixelSize, is_known, pixel_size
 
 SPLIT = 0.2  # relative depth of a neck at which touching particles are split
+SURE = 0.7  # probability: what a model finds and holds nowhere for more likely counts as noise
 LEAST_DEPTH = 1.0  # pixels: what the pixel grid alone makes of a straight edge is less deep
 
 Table: TypeAlias = dict[str, np.ndarray]  # columns of one length
@@ -28,8 +29,19 @@ class Labels(NamedTuple):
 
     def without_small(self, min_size: int) -> "Labels":
         """Return those of at least `min_size` pixels."""
-        number = len(self.names)
-        kept = np.bincount(self.image.ravel(), minlength=number + 1)[1:] >= min_size
+        return self._only(
+            np.bincount(self.image.ravel(), minlength=len(self.names) + 1) >= min_size
+        )
+
+    def without_unsure(self, probability: np.ndarray) -> "Labels":
+        """Return those in which a pixel at least has a `probability` [h, w] of SURE."""
+        highest = np.zeros(len(self.names) + 1)
+        np.maximum.at(highest, self.image.ravel(), probability.ravel())
+        return self._only(highest >= SURE)
+
+    def _only(self, kept: np.ndarray) -> "Labels":
+        """Return those whose number is True in `kept`, bool [n + 1]."""
+        kept = kept[1:]
         renumbered = np.concatenate([[0], np.where(kept, np.cumsum(kept), 0)]).astype(np.int32)
         return Labels(renumbered[self.image], self.names[kept])
 

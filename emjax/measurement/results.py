@@ -14,7 +14,7 @@ import emjax
 from emjax.errors import UsageError, counted
 from emjax.files import write_atomically
 from emjax.measurement import page, statistics
-from emjax.measurement.particles import Table, label, measure
+from emjax.measurement.particles import SURE, Table, label, measure
 from emjax.measurement.statistics import Sample
 from emjax.micrographs.units import UNKNOWN, PixelSize, is_known
 
@@ -147,7 +147,7 @@ class Results(Collected):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        self.small = self.tiny = 0
+        self.small = self.tiny = self.unsure = 0
 
     def add(self, file: Path, name: str, planes: Iterator[Plane]) -> str:
         """Measure all planes of a file, or none; return a line that says what was found.
@@ -157,13 +157,17 @@ class Results(Collected):
         split, min_size, given, _ = self.settings
         tables: list[Table] = []
         fields: list[page.Field] = []
-        small, tiny, unit = 0, 0, self.unit
+        small, tiny, unsure, unit = 0, 0, 0, self.unit
         size, origin = given or UNKNOWN, "--pixel_size"
         for index, plane in enumerate(planes):
             if not given:
                 size, origin = plane.nm_per_pixel, plane.origin
             unit = unit_of(file, size, self.unit, self.first)
             labels = label(plane.mask, split, as_labels=plane.as_labels)
+            if plane.probability is not None:
+                likely = labels.without_unsure(plane.probability)
+                unsure += len(labels.names) - len(likely.names)
+                labels = likely
             found = len(labels.names)
             if min_size:
                 labels = labels.without_small(min_size)
@@ -181,6 +185,7 @@ class Results(Collected):
                 title = f"{name}, plane {index}" if index else name
                 fields.append(page.Field(title, plane.image, labels, border, scale, unit))
         self.small, self.tiny = self.small + small, self.tiny + tiny
+        self.unsure += unsure
         border = sum(int(table["border"].sum()) for table in tables)
         number = sum(len(table["label"]) for table in tables) - border
         known = unit == "nm"
@@ -193,6 +198,7 @@ class Results(Collected):
         """As `Collected.join`."""
         super().join(other)
         self.small, self.tiny = self.small + other.small, self.tiny + other.tiny
+        self.unsure += other.unsure
 
     def report(self, table: Table) -> tuple[dict[str, Any], str]:
         """Return (the contents of summary.json, the page as HTML)."""
@@ -220,6 +226,8 @@ class Results(Collected):
         share = statistics.share_up_to(sizes["feret_min"], statistics.NANO)
         at_border = int(len(counted) - counted.sum())
         remarks = [f"At the border, not counted: {at_border}."]
+        if self.unsure:
+            remarks.append(f"Nowhere {SURE:g} or more likely, left out as noise: {self.unsure}.")
         if min_size:
             remarks.append(f"Smaller than {min_size} pixels, left out: {self.small}.")
         if self.tiny:
