@@ -156,9 +156,13 @@ def test_memory_is_not_kept_where_jax_has_other_devices(monkeypatch):
     monkeypatch.setattr("ctypes.CDLL", lambda name: library)
     monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "jax_plugins" or None)
-    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    for name in ("JAX_PLATFORMS", "GLIBC_TUNABLES", "MALLOC_ARENA_MAX"):
+        monkeypatch.delenv(name, raising=False)
     assert not devices.keep_memory() and not called
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert devices.keep_memory() and len(called) == 3
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    assert not devices.keep_memory() and len(called) == 3
+    monkeypatch.delenv("MALLOC_ARENA_MAX")
     monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
     assert not devices.keep_memory()

@@ -83,8 +83,9 @@ def cut(pixels: np.ndarray) -> np.ndarray:
     """
     low, high = float(pixels.min()), float(pixels.max())
     if pixels.dtype == np.uint8:
-        half = high / 2 if 1 / NEAR <= high < 128 else 128
-        return np.uint8(255) * (pixels >= half)
+        is_dark = 1 / NEAR <= high < 128
+        half, foreground = (high / 2, np.uint8(high)) if is_dark else (128, np.uint8(255))
+        return foreground * (pixels >= half)
     return np.where(pixels >= (low + high) / 2, high, 0).astype(pixels.dtype)
 
 

@@ -136,8 +136,11 @@ def keep_memory() -> bool:
     and the system has to fill every page with zeros. Kept, the process holds up to twice as much.
     Source: mallopt(3).
 
-    Returns: whether it does: not where JAX has a GPU or TPU to run on, or the C library is another.
+    Returns: whether it does: not where JAX has a GPU or TPU to run on, the C library is another, or
+        a variable of the environment sets options of its malloc.
     """
+    if any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ):
+        return False
     accelerated = any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
     if os.environ.get("JAX_PLATFORMS", "" if accelerated else "cpu") != "cpu":
         return False
