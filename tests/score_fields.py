@@ -51,11 +51,13 @@ def image_of(mask, rng):
 def scores(model, image, clean, mask):
     """Return what is known of one field, as text."""
     if model.config["task"] == "segmentation":
-        found = model.mask(image, NM) > 0
+        probability = model.predict(image, NM)
+        found = probability > 0.5
+        counted = len(label(found).without_unsure(probability).names)
         inside = min(found.sum(), mask.sum())
         dice = 2 * (found & mask).sum() / max(found.sum() + mask.sum(), 1)
         value = f"{dice:.3f}" if inside else f"{found.mean():.2%} of the pixels"
-        return f"{value}; {len(label(found).names)} of {len(label(mask).names)}"
+        return f"{value}; {counted} of {len(label(mask).names)}"
     restored = np.asarray(model.predict(image, NM), np.float64)
     return f"{np.sqrt(np.mean((restored - clean) ** 2)) / NOISE:.2f} of the noise"
 
