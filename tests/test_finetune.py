@@ -232,6 +232,8 @@ def test_a_run_stopped_between_its_renames_goes_on(tmp_path):
     first = rounds.begin(out, asked, {"a": "1"})
     assert rounds.begin(out, asked, {"a": "1"}) == first
     rounds.write_record(out, {**first, "finished": True})
+    with pytest.raises(UsageError, match="begun with --seed=0, no --steps, this call has --seed=1"):
+        rounds.check_out(out, {**asked, "seed": 1, "steps": 9})
     second = rounds.begin(out, asked, {"a": "2"})
     assert second["earlier"] == str(tmp_path / "out.before-1")
     out.rename(rounds.begun(out))  # as a kill leaves it

@@ -160,8 +160,12 @@ def _digest(source: Source) -> str:
 def _said(source: Source) -> str:
     """Return the source, split and pixel size of a table, "" of what has none of them."""
     group = source.group if source.group != source.name else ""
-    sizes = " ".join(f"{size:.9g}" for size in source.nm_per_pixel if np.isfinite(size))
-    return " ".join(filter(None, (group, source.split, sizes)))
+    return " ".join(filter(None, (group, source.split, _sizes(source))))
+
+
+def _sizes(source: Source) -> str:
+    """Return the nm per pixel of a source as a table has them."""
+    return " ".join(f"{size:.9g}" for size in source.nm_per_pixel if np.isfinite(size))
 
 
 def write_table(path: Path, sources: Sequence[Source], split_of: Splits) -> None:
@@ -176,9 +180,8 @@ def write_table(path: Path, sources: Sequence[Source], split_of: Splits) -> None
     table = csv.writer(text)
     table.writerow(columns)
     for source in sources:
-        sizes = [f"{size:.9g}" for size in source.nm_per_pixel if np.isfinite(size)]
         paths = [os.path.abspath(each) for each in (source.image, source.targets[target])]
-        table.writerow([*paths, source.name, split_of[source.name], " ".join(sizes)])
+        table.writerow([*paths, source.name, split_of[source.name], _sizes(source)])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.getvalue().encode())
 

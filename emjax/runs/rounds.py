@@ -78,16 +78,17 @@ def check_out(out: Path, asked: Mapping[str, Any]) -> None:
         return
     changed = sorted(name for name in {**before, **asked} if before.get(name) != asked.get(name))
 
-    def told(options: Mapping[str, Any]) -> str:
-        return ", ".join(
-            f"--{name}" if value is True else f"--{name}={value}" if value not in (None, False)
-            else f"no --{name}" for name in changed for value in [options.get(name)]
-        )  # fmt: skip
-
+    old, new = (", ".join(_flag(n, options.get(n)) for n in changed) for options in (before, asked))
     raise UsageError(
-        f"--out={out} was begun with {told(before)}, this call has {told(asked)}; choose another "
-        "--out or delete it"
+        f"--out={out} was begun with {old}, this call has {new}; choose another --out or delete it"
     )
+
+
+def _flag(name: str, value: object) -> str:
+    """Return how an option was given on the command line, in words if it was not."""
+    if value is None or value is False:
+        return f"no --{name}"
+    return f"--{name}" if value is True else f"--{name}={value}"
 
 
 def begin(out: Path, asked: Mapping[str, Any], digests: Splits) -> dict[str, Any]:
