@@ -153,7 +153,7 @@ def publisher(
 
     With `events`, it also writes a picture of what the generator does.
     """
-    facts_of_data = functools.cache(lambda: training_data.describe(pieces.mixture))
+    facts_of_data = functools.cache(lambda: training_data.describe(without_slices(pieces.mixture)))
     grid = events and PreviewGrid(pieces.objective, pieces.held_out["val"], pieces.divisor)
 
     def publish(generator: Network, step: int, scores: dict[str, float]) -> None:
