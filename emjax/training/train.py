@@ -9,6 +9,7 @@ import jax
 
 from emjax import cli
 from emjax.config import Config, generator_of
+from emjax.data.records import without_slices
 from emjax.errors import UsageError
 from emjax.files import check_writable, lock_folder
 from emjax.inference import training_data
