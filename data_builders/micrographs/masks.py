@@ -127,11 +127,13 @@ class Tally:
             if others := [
                 value for value in self.values if tuple(map(float, value)) not in numbers
             ]:
+                advice = "Number the classes so, with the background at 0, or give another --classes"
+                if any(len(value) > 1 for value in others):
+                    advice = "These are colours: save the numbers, in grey and without a palette"
                 raise InputError(
                     f"expected class numbers from 0 to {self.classes - 1} in the masks, by "
                     f"--classes={self.classes}, got {_text(min(others))}; they hold "
-                    f"{self._listed()}. Number the classes so, with the background at 0, or give "
-                    "another --classes"
+                    f"{self._listed()}. {advice}"
                 )
             return
         if self.foreground is not None:
