@@ -127,7 +127,9 @@ class Tally:
             if others := [
                 value for value in self.values if tuple(map(float, value)) not in numbers
             ]:
-                advice = "Number the classes so, with the background at 0, or give another --classes"
+                advice = (
+                    "Number the classes so, with the background at 0, or give another --classes"
+                )
                 if any(len(value) > 1 for value in others):
                     advice = "These are colours: save the numbers, in grey and without a palette"
                 raise InputError(
