@@ -428,7 +428,7 @@ def visible(has: Drawn, image: Patch, counts: Patch) -> Bool[np.ndarray, "h w"]:
         return has.labels > 0
     slope = float(np.cov(image.ravel(), counts.ravel())[0, 1] / max(image.var(), 1e-12))
     noise = unevenness(counts - slope * image, np.ones_like(has.labels, bool))
-    background = ~ndimage.binary_dilation(has.labels > 0, iterations=3)
+    background = np.logical_not(ndimage.binary_dilation(has.labels > 0, iterations=3))
     spreads = np.maximum(noise, unevenness(counts, background))
     radii = np.sqrt(has.areas / np.pi)
     spread = np.interp(np.log(radii / 2), np.log(SCALES), spreads)
