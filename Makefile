@@ -105,7 +105,7 @@ soak: venv
 # it goes on where it was: docs/background/models.md.
 BOX := runs/models
 models: venv
-	for kind in particles:4500 noisy:3000 atoms:3000 unlabelled:4000; do \
+	for kind in particles:6000 noisy:3000 atoms:3000 unlabelled:4000; do \
 	    $(PY) -m data_builders.build simulated/$${kind%:*} --records=$${kind#*:} --patch=256 \
 	    --data_dir=$(BOX)/data || exit; done
 	for name in particles denoise atoms pretrained; do $(PY) -m emjax.main \

@@ -26,7 +26,7 @@ MODELS = {
             **COMMON,
             **segment_au.splits("simulated/particles"),
             "passes_per_epoch": 1,
-            "epochs": 8,
+            "epochs": 16,
             "segmentation.loss": "cross_entropy+dice",
             "model.filters": WIDE,
             "augment.resize": 1.5,

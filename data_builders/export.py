@@ -17,7 +17,7 @@ import numpy as np
 from emjax import micrographs
 from emjax.cli import Parser, command, run
 from emjax.data.records import open_records
-from emjax.errors import UsageError
+from emjax.errors import InputError, UsageError
 from emjax.files import check_writable
 from emjax.micrographs import made_by
 
@@ -47,6 +47,11 @@ def main(arguments: Sequence[str]) -> int:
         """Yield (path, pixels, nm per pixel) of the image of a record and of its targets."""
         record = source[row]
         name = f"{record['name'].decode()}.tif"
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(
+                f"record {name.removesuffix('.tif')} of {options.name} is named by a path outside "
+                f"of --out; build it again"
+            )
         for key in ("image", *card["targets"]):
             pixels = record[key][..., 0]
             if key == "mask" and "classes" not in card["options"]:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import secrets
 from collections.abc import Generator
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def check_writable(folder: Path) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` to `path` so that readers see either the old file or the new one."""
-    draft = path.with_name(draft_name(path.name))
+    draft = path.with_name(draft_name(path.name, f".{secrets.token_hex(4)}.partial"))
     try:
         draft.write_bytes(content)
         os.replace(draft, path)
@@ -63,7 +64,7 @@ def cache() -> Path:
     return (folder if folder.is_absolute() else Path.home() / ".cache") / "emjax"
 
 
-def draft_name(name: str, ending: str = ".partial") -> str:
+def draft_name(name: str, ending: str) -> str:
     """Return the name of a file that becomes `name`: with `ending`, and cut to 255 bytes."""
     kept = os.fsencode(name)[: LONGEST_NAME - len(ending)]
     return os.fsdecode(kept) + ending

@@ -69,7 +69,8 @@ ENGINE = "jax"  # that scores, as it is there on every machine
 JUDGED = 100  # pairs whose masks are compared with what the base predicts
 TRIAL = 10  # --base=auto tries each for this part of the updates
 EVERYTHING = 1.0  # share of the images that a build may leave out: they were examined before
-PLACE = r"(_[zyx]\d+)?(_y\d+x\d+)?$"  # of a record, at the end of its name
+PLANE, PATCH = r"_[zyx]\d{4,}", r"_y\d{4,}x\d{4,}"
+PLACES = ("", PATCH, PLANE, PLANE + PATCH)  # of a record, at the end of its name
 
 
 class Base(NamedTuple):
@@ -121,6 +122,11 @@ def main(arguments: Sequence[str]) -> int:
     listing = pairs.find(options.images, options.targets or options.images, options.table, target)
     print(f"{len(listing.sources)} pairs of an image and a {target}")
     checked, shown = examine(listing, read_options, base, options)
+    check_divisible(checked, options)
+    if base.rule == "fixed" and checked.beyond_fixed:
+        note(base.name, f"its intensity range is not taken, but that of each image; "
+             f"{checked.beyond_fixed}")  # fmt: skip
+        base = base._replace(rule="percentile")
     record = rounds.begin(out, told(options), pairs.digests(listing.sources))
     earlier = rounds.earlier_of(record)
     before = earlier.splits if earlier else None
@@ -157,8 +163,10 @@ def main(arguments: Sequence[str]) -> int:
         "splits": splits[0] if len(splits) == 1 else None,
     }
     corrections = corrected(earlier, out, options.images) if earlier else []
+    chose = {name for name, split in splits[0].items() if split == "val"}
     summary = finetuning.in_words(
         scores,
+        chose_the_base=chose if options.base == AUTO else set(),
         is_mask=target == "mask",
         folds=len(parts) - 1,
         before={FINDER if isinstance(without, Path) else str(without): untrained}
@@ -275,9 +283,7 @@ def start_of(
     if not earlier:
         return base
     held = {name for name, split in splits[-1].items() if split != "train"}
-    seen = {name for name in held if (earlier.splits or {}).get(name, "train") == "train"}
-    known = {*rounds.read_record(earlier.folder)["pairs"]}
-    if seen & known:
+    if held & earlier.seen:
         print(f"{earlier.folder} was trained on what is held out now, and is not continued")
         return base
     print(f"continues from {earlier.folder}")
@@ -285,7 +291,7 @@ def start_of(
 
 
 def trainable(splits: Sequence[Splits], foreground: Mapping[str, float] | None) -> list[Splits]:
-    """Return those of a cross-validation's trainings, and the last, whose masks have foreground.
+    """Return those of a cross-validation's trainings that have foreground and background; the last.
 
     Raises: InputError if there is nothing to train on.
     """
@@ -294,9 +300,27 @@ def trainable(splits: Sequence[Splits], foreground: Mapping[str, float] | None) 
         names = [name for name, split in split_of.items() if split == "train"]
         if not names:
             raise InputError("no pair is in the split train; name some in the table")
-        if number == len(splits) or not foreground or any(foreground[name] for name in names):
+        shares = [foreground[name] for name in names] if foreground else [0.5]
+        if number == len(splits) or (any(shares) and min(shares) < 1):
             kept.append(split_of)
     return kept
+
+
+def check_divisible(checked: Checked, options: argparse.Namespace) -> None:
+    """Raise what the pairs do not permit, before anything is written.
+
+    Raises: InputError if there is nothing to train on; UsageError if there is nothing to choose a
+        base by.
+    """
+    splits = trainable(pairs.divide(checked.kept, checked.cluster_of), checked.foreground)
+    if options.base == AUTO:
+        check_chooses(splits[0])
+
+
+def check_chooses(split_of: Splits) -> None:
+    """Raise UsageError if no image is left to choose a base by."""
+    if "val" not in split_of.values():
+        raise UsageError(f"--base={AUTO}: no image is left to choose by; name a base, or {NONE}")
 
 
 def examine(
@@ -410,7 +434,8 @@ def records_of(data: Path, split: str, images: Path) -> Iterator[tuple[str, Mapp
     records = open_records(data, DATASET, split).source
     for record in (records[index] for index in range(len(records))):
         name = record["name"].decode()
-        yield known.get(name) or known[re.sub(PLACE, "", name)], record
+        stems = (re.sub(f"{end}$", "", name) for end in PLACES)
+        yield next(known[stem] for stem in stems if stem in known), record
 
 
 def changed_slices(data: Path, images: Path, changed: Sequence[str]) -> tuple[list[str], int]:
@@ -463,8 +488,7 @@ def better_base(
 
     Raises: UsageError if there is no validation.
     """
-    if "val" not in split_of.values():
-        raise UsageError(f"--base={AUTO}: no image is left to choose by; name a base, or {NONE}")
+    check_chooses(split_of)
     steps = max(1, (options.steps or choices.updates(jax.default_backend())) // TRIAL)
     tried: dict[str, float] = {}
     bases = {name: base_of(name, options) for name in BASES[options.task]}

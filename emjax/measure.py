@@ -120,11 +120,11 @@ class Masks:
         self.images = pair_images(files, options.images) if options.images else {}
 
     def planes(self, file: Path) -> Iterator[micrographs.Micrograph]:
-        """Yield the planes of `file` that the options choose; --channel is that of --images."""
+        """Yield the planes of `file`; --index and --channel are of --images, if there are."""
         options = self.options
         return micrographs.planes(
             file,
-            options.index,
+            None if options.images else options.index,
             self.limit,
             mrc_rows=options.mrc_rows,
             as_mask=True,
@@ -151,7 +151,8 @@ class Masks:
             )
         planes = self.planes(file)
         first = [*islice(planes, 2)]
-        as_labels = len(first) > 1 and masks.has_labels(p.image for p in chain(first, planes))
+        numbered = options.foreground is None and not is_ours and len(first) > 1
+        as_labels = numbered and masks.has_labels(p.image for p in chain(first, planes))
         whole = first if len(first) < 2 else self.planes(file)  # one plane is not read again
         for index, plane in enumerate(whole):
             values, remark = masks.read(
@@ -397,7 +398,11 @@ def started_there(given: bytes) -> Started:
 def main(arguments: Sequence[str]) -> int:
     """Measure every input; returns 0, or 3 if some could not be read (they are named)."""
     options = parse(arguments)
-    kinds = ("overlay", "probability") if options.masks else ("mask", *predicted.NEXT_TO_MASKS)
+    kinds = (
+        ("overlay", "probability", "spread")
+        if options.masks
+        else ("mask", *predicted.NEXT_TO_MASKS)
+    )
     return measure_files(options, find_inputs(options.inputs, kinds))
 
 
@@ -406,7 +411,7 @@ def measure_files(options: argparse.Namespace, files: Mapping[Path, str]) -> int
     limit, runner = flags.limit(options), beam_flags.runner_of(options)
     check_writable(options.out)
     if not options.overwrite:
-        results.check_replaceable(options.out)
+        results.check_replaceable(options.out, (AtomResults if options.atoms else Results).name)
     begun = started(options, limit, files)
     here = contextlib.nullcontext(partial(begun.add, begun.results))
     with on_beam(options, begun, files, runner) if runner else here as work:

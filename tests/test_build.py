@@ -211,6 +211,82 @@ def test_a_micrograph_and_its_export_are_one_source(tmp_path, built):
     assert found == {"a.mrc": b"a", "a.tif": b"a", "b.tif": b"b.tif"}
 
 
+def test_a_micrograph_and_its_export_are_one_source_in_a_table_too(tmp_path, built):
+    for name in ("a.mrc", "a.tif", "b.tif"):
+        micrographs.write(tmp_path / "in" / name, grey())
+    table = tmp_path / "t.csv"
+    table.write_text("image\na.mrc\na.tif\nb.tif\n")
+    _, records, _ = built(f"--source={tmp_path / 'in'}", f"--table={table}", "--mrc_rows=top")
+    found = {name: record["source"] for name, record in records.items()}
+    assert found == {"a.mrc": b"a", "a.tif": b"a", "b.tif": b"b.tif"}
+
+
+def test_what_is_next_to_an_image_is_a_part_of_it(tmp_path, built, capsys):
+    source = write_all(tmp_path / "in", {"a.tif": grey()})
+    first = built(f"--source={source}")[0]["files_sha256"]
+    (source / "a.mdoc").write_text("PixelSpacing = 15\nImageSize = 48 40\n")
+    card, records, _ = built(f"--source={source}", name="y")
+    assert card["files_sha256"] != first and records["a"]["nm_per_pixel"][0] == 1.5
+
+
+@pytest.mark.parametrize(
+    "cells", [("{at}/s1/i.tif", "{at}/s2/i.tif"), ("../in/s1/i.tif", "s2/i.tif")]
+)
+def test_records_are_named_by_paths_below_a_folder(tmp_path, built, cells):
+    """Else an export would write beside the images, or over them."""
+    source, images = tmp_path / "in", {}
+    for name in ("s1", "s2"):
+        write_all(source / name, {"i.tif": grey()})
+        images[name] = (source / name / "i.tif").read_bytes()
+    table = tmp_path / "t.csv"
+    table.write_text("image\n" + "".join(cell.format(at=source) + "\n" for cell in cells))
+    _, records, _ = built(f"--source={source}", f"--table={table}")
+    assert all(not Path(name).is_absolute() and ".." not in name for name in records)
+    assert all(name.endswith(("s1/i", "s2/i")) for name in records) and len(records) == 2
+    out = tmp_path / "out"
+    export.main(
+        ["micrographs/x", f"--data_dir={tmp_path / 'data'}", "--split=train", f"--out={out}"]
+    )
+    assert {name: (source / name / "i.tif").read_bytes() for name in images} == images
+
+
+def test_an_export_writes_nothing_outside_of_its_folder(tmp_path, monkeypatch):
+    record = {"name": str(tmp_path / "a").encode(), "image": grey()[..., None], "index": 0}
+    opened = [record], {"targets": [], "options": {}}, 1.0
+    monkeypatch.setattr(export, "open_records", lambda *args: opened)
+    with pytest.raises(errors.InputError, match="a path outside of --out"):
+        export.main(["x", "--data_dir=d", "--split=train", f"--out={tmp_path / 'out'}"])
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("image", [grey(dtype=np.float32) + 500, grey(dtype=np.int16) + 500])
+def test_a_fixed_range_that_nothing_is_in_is_refused(tmp_path, refused, image):
+    source = write_all(tmp_path / "in", {"a.tif": image})
+    said = refused(3, f"--source={source}", "--range=fixed")
+    assert "expected about 0 to 1 for the fixed range" in said and "--range=percentile" in said
+
+
+def test_another_memory_limit_is_another_build(tmp_path, built, capsys):
+    source = write_all(tmp_path / "in", {"a.tif": grey(), "b.tif": grey()})
+    card, _, _ = built(f"--source={source}")
+    assert "memory_limit" not in card["options"]
+    again = (f"--data_dir={tmp_path / 'data'}", "--name=x", f"--source={source}")
+    code, _, err = call(capsys, "micrographs", *again, "--memory_limit=8")
+    assert code and "memory_limit" in err
+
+
+def test_targets_of_several_images_or_other_grey_values_are_named(tmp_path, refused):
+    source = write_all(tmp_path / "in", {"a.tif": 10 * grey().astype(np.uint16) + 20000})
+    target = write_all(tmp_path / "t", {"a.tif": grey()})
+    said = refused(3, f"--source={source}", f"--target=denoised={target}")
+    assert "expected both in one scale" in said
+    (target / "a.tif").unlink()
+    with h5py.File(target / "a.h5", "w") as file:
+        file["one"], file["two"] = drawn(), drawn()
+    said = refused(3, f"--source={source}", f"--target=mask={target}", "--index=0")
+    assert "holds 2 images, expected one in a target" in said
+
+
 def test_a_zarr_that_changed_is_another_source(tmp_path, built, capsys):
     source = tmp_path / "in"
     micrographs.write(source / "a.zarr", grey())

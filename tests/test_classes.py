@@ -136,6 +136,7 @@ def test_other_values_than_class_numbers_are_refused_and_listed(pixels, words):
     with pytest.raises(InputError, match=words) as error:
         total.check()
     assert "\n" not in str(error.value)
+    assert ("These are colours" in str(error.value)) == (pixels.ndim == 3)
 
 
 def test_a_build_with_other_values_writes_nothing(tmp_path):

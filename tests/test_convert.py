@@ -230,6 +230,26 @@ def test_another_architecture_is_one_error(model, drop, change, message, tmp_pat
     assert not (tmp_path / "in").exists()
 
 
+def test_an_hrnet_of_two_channels_segments(tmp_path):
+    file, _ = as_file(tmp_path, {**SMALL, "out_channels": 2})
+    _, _, config = converted(file, tmp_path / "in")
+    assert config["task"] == "segmentation" and config["head"].startswith("softmax")
+
+
+def test_options_that_do_not_apply_are_refused(tmp_path):
+    file, _ = as_file(tmp_path, SMALL)
+    with pytest.raises(UsageError, match=r"pools=\[4, 4\] does not apply to .*; leave pools out"):
+        main([f"--from={file}", f"--to={tmp_path / 'in'}", "--pools=4,4"])
+    unet, _ = as_file(tmp_path, UNET, name="unet.safetensors")
+    with pytest.raises(UsageError, match="upsampling=nearest does not apply"):
+        main([f"--from={unet}", f"--to={tmp_path / 'in'}", "--upsampling=nearest"])
+    converted(unet, tmp_path / "first")
+    ours = tmp_path / "ours.safetensors"
+    main([f"--from={tmp_path / 'first'}", f"--to={ours}"])
+    with pytest.raises(UsageError, match="task=segmentation does not apply"):
+        main([f"--from={ours}", f"--to={tmp_path / 'again'}", "--task=segmentation"])
+
+
 def test_the_command_line(tmp_path):
     file, _ = as_file(tmp_path, UNET)
     with pytest.raises(UsageError, match="to=x.pt, expected a name that ends in .safetensors"):

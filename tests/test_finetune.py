@@ -17,7 +17,7 @@ from data_builders.micrographs.masks import Found
 from data_builders.micrographs.reading import ReadOptions
 from data_builders.micrographs.summary import Finding
 from emjax import finetune, main
-from emjax.data.records import open_records
+from emjax.data.records import Records, open_records
 from emjax.errors import EmjaxError, InputError, UsageError
 from emjax.experiments import finetuning
 from emjax.experiments.finetuning import dice
@@ -209,6 +209,17 @@ def test_a_stack_is_left_out_for_most_of_its_planes_and_scored_as_one(tmp_path):
     of = {f"s.tif, plane {k}": "s.tif" for k in range(4)} | {"a.tif": "a.tif"}
     kept = [(one.name, one.kind, one.certain) for one in checking._of_sources(found, of)]
     assert kept == [("s.tif", "constant", False), ("a.tif", "shifted", True)]
+    # Repeated planes do not add up with a wrong one.
+    found[:2] = [Finding("s.tif, plane 3", "shifted", "mask is shifted", True)]
+    found += [
+        Finding(f"s.tif, plane {k}", "repeated", "is plane 0", True, "s.tif, plane 0")
+        for k in (1, 2)
+    ]
+    of["s.tif, plane 4"] = "s.tif"
+    assert [(one.kind, one.certain) for one in checking._of_sources(found, of)] == [
+        ("shifted", False),
+        ("shifted", True),
+    ]
 
 
 def test_loose_files_of_the_same_name_leave_no_pair_out(tmp_path, capsys):
@@ -253,10 +264,108 @@ def test_an_earlier_model_that_saw_what_is_held_out_is_not_gone_on_from(tmp_path
     folder.mkdir()
     record = dict(options={}, pairs={"a": "1", "b": "1"}, earlier=None, splits=None, finished=True)
     rounds.write_record(folder, record)
-    earlier = rounds.Earlier(folder, {"a": "train", "b": "test"}, [], [])
+    earlier = rounds.Earlier(folder, {"a": "train", "b": "test"}, [], [], {"a"})
     now = [{"a": "test", "b": "test"}]
     assert finetune.start_of(start, earlier, now, asked) == start
     assert "was trained on what is held out now" in capsys.readouterr().out
+
+
+def test_pairs_are_known_under_other_names_and_over_rounds(tmp_path):
+    digests = {name: name[0] * rounds.DIGEST for name in ("a.tif", "b.tif", "c.tif", "d.tif")}
+
+    def finished(number, pairs, earlier, **splits):
+        folder = tmp_path / f"out.before-{number}"
+        folder.mkdir()
+        record = dict(options={}, pairs=pairs, earlier=earlier, splits=splits, finished=True)
+        rounds.write_record(folder, record)
+        return str(folder)
+
+    splits = {"a.tif": "train", "b.tif": "val", "c.tif": "test", "d.tif": "train"}
+    first = finished(1, digests, None, **splits)
+    fewer = {name: digest for name, digest in digests.items() if name != "d.tif"}
+    second = finished(2, fewer, first, **{name: splits[name] for name in fewer})
+    now = {
+        "new.tif": "n" * rounds.DIGEST,
+        "00b.tif": digests["b.tif"],  # they have other names now
+        "00c.tif": digests["c.tif"],
+        "a.tif": "x" * rounds.DIGEST,  # corrected
+        "again.tif": digests["d.tif"],  # gone in the second round
+    }
+    earlier = rounds.earlier_of({"earlier": second, "pairs": now, "finished": False})
+    assert earlier.splits == {"00b.tif": "val", "00c.tif": "test", "a.tif": "train"}
+    assert sorted(earlier.changed) == ["a.tif", "again.tif", "new.tif"] and earlier.gone == []
+    assert earlier.seen == {"a.tif", "again.tif"}
+    swapped = {"a.tif": digests["b.tif"], "b.tif": digests["a.tif"]}
+    assert rounds.names_then(digests, swapped) == {"a.tif": "b.tif", "b.tif": "a.tif"}
+
+
+def test_what_was_set_aside_may_be_deleted_once_all_is_done():
+    record = dict(earlier="nowhere", pairs={}, finished=True)
+    assert rounds.earlier_of(record) is None
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        rounds.earlier_of({**record, "finished": False})
+
+
+def test_records_set_aside_from_a_folder_of_any_name(tmp_path):
+    out = tmp_path / "model"
+    first = rounds.begin(out, {}, {"a": "1"})
+    rounds.write_record(out, {**first, "finished": True})
+    (out / "model").mkdir()
+    for folder in (out, out / "model"):
+        (folder / "config.json").write_text(json.dumps({"data": {"dir": "as it was"}}))
+    rounds.begin(out, {}, {"a": "2"})
+    aside = tmp_path / "model.before-1"
+    config = json.loads((aside / "config.json").read_text())
+    assert config["data"]["dir"] == str(aside / "data")
+    assert "as it was" in (aside / "model" / "config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "a_z012", "a_x5", "a_z0012", "a_y0001x0002", "a_z0003_y0000x0064"]
+)
+def test_records_are_found_by_the_names_of_their_pairs(tmp_path, monkeypatch, name):
+    ends = ["", "_y0000x0064", "_z0007", "_z0007_y0000x0064"]
+    records = [{"name": f"{name}{end}".encode()} for end in ends]
+    monkeypatch.setattr(pairs, "record_names", lambda table, root: {name: "the pair"})
+    monkeypatch.setattr(finetune, "open_records", lambda *args: Records(records, {}))
+    found = finetune.records_of(tmp_path, "train", tmp_path)
+    assert [of for of, _ in found] == ["the pair"] * 4
+
+
+def test_full_masks_and_sets_that_cannot_be_divided():
+    splits = [{"a": "train", "b": "val"}, {"a": "val", "b": "train"}, {"a": "train", "b": "train"}]
+    assert finetune.trainable(splits, {"a": 1.0, "b": 0.4}) == splits[1:]
+    words = finetuning.divided_in_words(splits[1:])
+    assert "without a score, as no training is left without them: b" in words
+    alone = checking.Checked([source("a")], [], {"a": "a"}, [(64, 64)], {"a": 0.5})
+    asked = finetune.parse(["--images=x", "--out=o", "--base=auto"])
+    with pytest.raises(UsageError, match="no image is left to choose by"):
+        finetune.check_divisible(alone, asked)
+
+
+def test_a_score_by_images_that_chose_the_base_says_so():
+    scores = [finetuning.Scored(name, 0.9, [], 1, 1) for name in "ab"]
+    said = finetuning.in_words(scores, is_mask=True, folds=2, before={}, chose_the_base={"a"})
+    assert "1 of them also chose the base" in said
+    assert "chose" not in finetuning.in_words(scores, is_mask=True, folds=2, before={})
+
+
+def test_restorations_in_other_grey_values_are_left_out(base, tmp_path):
+    for number in range(9):
+        image = drawn(number)[0].astype(np.uint16)
+        noisy = 20000 + 10 * image
+        target = image.astype(np.uint8) if number == 4 else noisy
+        tifffile.imwrite(tmp_path / f"{number}.tif", noisy)
+        tifffile.imwrite(tmp_path / f"{number}_denoised.tif", target)
+    line = [f"--images={tmp_path}", "--out=o", "--task=denoise", f"--base={base('denoise')}"]
+    asked = finetune.parse(line)
+    listing = pairs.find(asked.images, asked.images, None, "denoised")
+    checked, _ = finetune.examine(
+        listing, ReadOptions(None, 1 << 30, None, None), finetune.base_of(asked.base, asked), asked
+    )
+    (wrong,) = [one for one in checked.findings if one.kind == "unusable"]
+    assert wrong.name == "4.tif" and wrong.certain and "expected both in one scale" in wrong.text
+    assert len(checked.kept) == 8
 
 
 def test_restorations_are_finetuned_too(base, tmp_path, capsys):

@@ -174,8 +174,10 @@ def test_masks_without_a_background_are_asked_about():
 
 def test_a_split_of_one_kind_of_pixels_is_refused_or_named():
     full, empty = np.ones((8, 8), np.uint8), np.zeros((8, 8), np.uint8)
-    with pytest.raises(InputError, match="masks of test have nothing but foreground"):
-        tally({"a": drawn(), "b": full}).describe({"a": "train", "b": "test"})
+    with pytest.raises(InputError, match="masks of train have nothing but foreground"):
+        tally({"a": full, "b": drawn()}).describe({"a": "train", "b": "test"})
+    notes = tally({"a": drawn(), "b": full}).describe({"a": "train", "b": "test"})
+    assert "test has no background: its scores say nothing about particles" in notes
     with pytest.raises(InputError, match="masks of train have no foreground"):
         tally({"a": empty, "b": drawn()}).describe({"a": "train", "b": "test"})
     notes = tally({"a": drawn(), "b": empty}).describe({"a": "train", "b": "val"})

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -16,6 +17,7 @@ from emjax import measure, micrographs, pictures
 from emjax.errors import InputError, UsageError
 from emjax.files import write_atomically
 from emjax.inference.predictor import Predictor
+from emjax.measurement import results
 from emjax.micrographs import made_by
 
 RNG = np.random.default_rng(0)
@@ -113,6 +115,69 @@ def test_what_is_written(tmp_path, capsys):
     assert str(tmp_path) not in page + before["summary.json"].decode()
     run(out, folder, f"--images={tmp_path / 'images'}", "--border_weights")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_class_of_a_stack_is_split_in_every_plane(own, tmp_path):
+    """The first plane has a piece of each class, as label images have; the second has many."""
+    planes = np.zeros((2, 64, 64), np.uint8)
+    planes[0, 4:14, 4:14], planes[0, 40:50, 40:50] = 1, 2
+    for corner in (4, 18, 32, 46):
+        planes[1, corner : corner + 8, 6:14] = 1
+    planes[1, 40:50, 40:50] = 2
+    line = made_by.line({}, "mask", planes) if own else "another"
+    micrographs.write(tmp_path / "a.tif", planes, software=line)
+    flags = [] if own else ["--foreground=1"]
+    run(tmp_path / "o", tmp_path / "a.tif", *flags)
+    found = [row["image"] for row in rows(tmp_path / "o")]
+    assert len(found) == (7 if own else 5)
+
+
+def test_an_image_of_a_file_that_holds_several_has_one_mask(tmp_path):
+    (tmp_path / "i").mkdir()
+    (tmp_path / "m").mkdir()
+    with h5py.File(tmp_path / "i" / "a.h5", "w") as file:
+        for name, value in (("bf", 50), ("haadf", 150)):
+            file[name] = np.full(DISCS.shape, value, np.uint8)
+    tifffile.imwrite(tmp_path / "m" / "a.tif", (DISCS > 0).astype(np.uint8))
+    run(tmp_path / "o", tmp_path / "m", f"--images={tmp_path / 'i'}", "--index=1")
+    assert {float(row["mean_grey"]) for row in rows(tmp_path / "o")} == {150}
+
+
+def test_the_spread_that_predict_writes_is_no_mask(tmp_path):
+    mask = np.where(DISCS > 0, 255, 0).astype(np.uint8)
+    micrographs.write(tmp_path / "m" / "a.tif", mask, software=made_by.line({}, "mask", mask))
+    spread = DISCS.astype(np.float32) / 3
+    line = made_by.line({}, "spread", spread)
+    micrographs.write(tmp_path / "m" / "a.spread.tif", spread, software=line)
+    assert run(tmp_path / "o", tmp_path / "m")["number"] == 3
+
+
+def test_tables_of_atoms_and_of_particles_in_one_folder(tmp_path):
+    out = tmp_path / "o"
+    tifffile.imwrite(tmp_path / "a.tif", (DISCS > 0).astype(np.uint8))
+    run(out, tmp_path / "a.tif")
+    kept = (out / "particles.csv").read_bytes()
+    others = Atoms()
+    results.check_replaceable(out, others.name)
+    results.write(out, others)
+    assert (out / "particles.csv").read_bytes() == kept
+    results.check_replaceable(out, "particles")
+    assert run(out, tmp_path / "a.tif")["number"] == 3
+    (out / "atoms.csv").write_text("changed by a person")
+    run(out, tmp_path / "a.tif")  # does not touch it
+    with pytest.raises(UsageError, match=r"atoms.csv would be overwritten"):
+        results.check_replaceable(out, "atoms")
+
+
+class Atoms:
+    name = "atoms"
+
+    def table(self):
+        return {"y": np.arange(3.0)}
+
+    def report(self, table):
+        return {"number": 3}, "<html>"
 
 
 def test_folders_without_overlays_and_files_of_one_name(tmp_path, capsys):

@@ -7,7 +7,14 @@ import pytest
 from tensorflow_datasets.core import example_serializer
 
 from data_builders import writer
-from emjax.data.records import Decoded, Records, TolerantSource, open_mixture, open_records
+from emjax.data.records import (
+    Decoded,
+    Records,
+    TolerantSource,
+    open_mixture,
+    open_records,
+    without_slices,
+)
 from emjax.errors import InputError, UsageError
 
 
@@ -117,3 +124,21 @@ def test_mixtures_are_opened_by_name(tiny_records):
         UsageError, match="weight 0 of simulated/nanoparticles, expected a positive"
     ):
         open_mixture(tiny_records, (("simulated/nanoparticles", "train", 0), *parts))
+
+
+def test_slices_of_what_is_there_do_not_count_again():
+    parts = [numbered(4, name=name) for name in ("a:train", "a:train[1:2]", "b:train[:3]")]
+    assert without_slices(parts) == [parts[0], parts[2]]
+
+
+def test_a_mixture_has_one_rule_of_ranges(monkeypatch):
+    rules = {"a": "fixed", "b": "percentile"}
+
+    def opened(_dir, name, _split):
+        records = numbered(4, name=f"{name}:train")
+        return records._replace(card={"range_rule": rules[name]})
+
+    monkeypatch.setattr("emjax.data.records.open_records", opened)
+    assert len(open_mixture("d", (("a", "train", 1), ("a", "train", 2)))) == 2
+    with pytest.raises(InputError, match="a:train fixed, b:train percentile; expected one"):
+        open_mixture("d", (("a", "train", 1), ("b", "train", 1)))

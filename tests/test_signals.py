@@ -278,6 +278,6 @@ def test_a_stopped_write_leaves_no_half_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["n" * 255, "ü" * 127, "a.tif"])
 def test_a_draft_has_a_name_that_fits(tmp_path, name):
-    assert len(os.fsencode(draft_name(name))) <= LONGEST_NAME
+    assert len(os.fsencode(draft_name(name, ".partial"))) <= LONGEST_NAME
     write_atomically(tmp_path / name, b"x")
     assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_builders import build
-from data_builders.simulated import KINDS, NM_PER_PIXEL, SCENES, scenes
+from data_builders.simulated import KINDS, NM_PER_PIXEL, SCENES, particles, scenes
 from emjax.errors import InputError, UsageError
 
 
@@ -125,6 +125,46 @@ def test_particles_are_bright_or_dark_many_or_none():
     shares = np.array([record["mask"].mean() for record in records])
     assert min(darker, brighter) > 10 and darker + brighter > 40
     assert (shares == 0).any() and (shares > 0.5).sum() > 3 and 0.05 < np.median(shares) < 0.4
+
+
+def disc(radius, size=96):
+    y, x = scenes.pixel_grid(size)
+    return np.hypot(y - 48, x - 48) < radius
+
+
+@pytest.mark.parametrize(
+    ("radius", "noise", "grain", "seen"),
+    [
+        (3, 0.5, 0, True),
+        (3, 2.0, 0, False),
+        (12, 2.0, 0, True),  # in the noise in which the small one is not
+        (3, 0.1, 0.5, False),  # of the film: it hides a particle as noise does
+        (12, 0.1, 0.1, True),
+    ],
+)
+def test_a_particle_is_labelled_if_it_stands_out_from_noise_and_film(radius, noise, grain, seen):
+    rng = np.random.default_rng(0)
+    mask = disc(radius)
+    image = mask + grain * scenes.smooth_noise(rng, 96, 1.5)
+    counts = image + noise * rng.standard_normal(mask.shape)
+    found = particles.visible(particles.drawn(mask, image), image, counts)
+    assert (found == mask).all() if seen else not found.any()
+
+
+@pytest.mark.parametrize("grain", [1, 12])
+def test_the_dose_shows_the_middle_particle(grain):
+    """Its contrast is 7.5 standard deviations at least of the noise over its area."""
+    mask = disc(4)
+    image = (2 - 0.3 * mask).astype(np.float32)
+    has = particles.drawn(mask, image)
+    assert has.areas.tolist() == [mask.sum()] and has.contrasts == pytest.approx([0.3])
+    for seed in range(50):
+        counts = particles.dose(np.random.default_rng(seed), image, has, grain)
+        noise = np.sqrt(2 * counts * grain / mask.sum())
+        assert 0.3 * counts / noise > 7.4
+    assert (
+        particles.dose(np.random.default_rng(0), image, particles.drawn(disc(0), image), grain) > 0
+    )
 
 
 def test_what_noisy_micrographs_have_beyond_their_targets_is_noise():

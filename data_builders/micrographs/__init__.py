@@ -35,6 +35,8 @@ from emjax.cli import message
 from emjax.errors import InputError, UsageError, choose
 from emjax.micrographs import banner
 
+MEMORY_LIMIT = 4  # GiB
+
 
 class Scan(NamedTuple):
     """What reading a source once along an axis has shown."""
@@ -89,7 +91,7 @@ class Micrographs:
         add("--index", type=int, help="which image, of files that hold several")
         add("--channel", help="which channel, by name or number, of images that have several")
         add("--mrc_rows", choices=micrographs.MRC_ROWS, help="where the first row of MRCs belongs")
-        add("--memory_limit", type=float, default=4, help="GiB that one image may take")
+        add("--memory_limit", type=float, default=MEMORY_LIMIT, help="GiB that one image may take")
         add("--name", help="build micrographs/NAME, to have several next to each other")
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -158,6 +160,11 @@ class Micrographs:
             **({"axes": options.axes} if self.axes != ("z",) else {}),
             **({"curate": THRESHOLDS} if options.curate else {}),
             **({"cut_banner": True} if options.cut_banner else {}),
+            **(
+                {"memory_limit": options.memory_limit}
+                if options.memory_limit != MEMORY_LIMIT
+                else {}
+            ),
         }
 
     def _check_classes(self, options: argparse.Namespace) -> None:
@@ -197,7 +204,9 @@ class Micrographs:
             usable: list[Scan] = []
             try:
                 values = micrographs.intensity_range(
-                    self._usable(sources, usable),
+                    map(_in_fixed, self._usable(sources, usable))
+                    if self.rule == "fixed"
+                    else self._usable(sources, usable),
                     self.rule,
                     defects=functools.partial(defects.__setitem__, key),
                 )
@@ -392,6 +401,16 @@ def _naming(root: Path) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{root}: {error}") from None
+
+
+def _in_fixed(image: Real[np.ndarray, "h w"]) -> Real[np.ndarray, "h w"]:
+    """Return an image.
+
+    Raises: micrographs.NoRange if most of its pixels are far outside of the fixed range.
+    """
+    if reason := micrographs.beyond_fixed(image):
+        raise micrographs.NoRange(f"{reason}; take --range=percentile")
+    return image
 
 
 def _notes(scans: Sequence[Scan]) -> list[str]:

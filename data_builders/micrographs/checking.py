@@ -41,6 +41,7 @@ class Checked(NamedTuple):
     cluster_of: pairs.Splits  # of `kept`: what looks alike or has one source has one cluster
     shapes: list[tuple[int, int]]  # of the images of `kept`
     foreground: dict[str, float] | None  # share of the pixels of their masks; None without masks
+    beyond_fixed: str = ""  # why the fixed intensity range does not fit one of them
 
 
 def check(
@@ -78,6 +79,7 @@ def check(
     held: list[list[Found]] = []  # what each mask holds
     agreement: dict[str, float] = {}
     source_of: dict[str, str] = {}  # by name of a plane
+    beyond: dict[str, str] = {}
     for source in listing.sources:
         try:
             planes, masks, count = _read(source, options)
@@ -91,6 +93,7 @@ def check(
             continue
         usable.append(source)
         shapes[source.name] = (h, w)
+        beyond[source.name] = micrographs.beyond_fixed(planes[0].micrograph.image)
         if agrees is not None:
             agreement[source.name] = agrees
         if masks:
@@ -133,6 +136,7 @@ def check(
         pairs.clusters(kept, alike),
         [shapes[source.name] for source in kept],
         {source.name: shares[source.name] for source in kept} if is_mask else None,
+        next((f"{s.name}: {beyond[s.name]}" for s in kept if beyond[s.name]), ""),
     )
 
 
@@ -170,7 +174,14 @@ def _of_sources(found: Sequence[Finding], source_of: Mapping[str, str]) -> list[
     Planes of one stack may repeat each other. Names and kinds come once for each stack then.
     """
     planes = Counter(source_of.values())
-    wrong = Counter(source_of[name] for name in {one.name for one in found if one.certain})
+    wrong = Counter(
+        source_of[name]
+        for name in {
+            one.name
+            for one in found
+            if one.certain and source_of.get(one.other) != source_of[one.name]
+        }
+    )
     kept: dict[tuple[str, str, str], Finding] = {}
     for one in found:
         name, other = source_of[one.name], source_of.get(one.other, "")

@@ -1,7 +1,8 @@
 """Which files make up a collection: by stems in folders, or by the rows of a table."""
 
+import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -98,16 +99,14 @@ def from_folders(root: Path, folders: Mapping[str, str]) -> Listing:
             )
     sources, files, skipped = [], [], []
     called = names_of(list(relative.values()))
-    exports = Counter(path.with_suffix("").as_posix() for path in relative.values())
+    exports = exported(relative.values())
     for path, name in zip(images, called, strict=True):
         missing = [t for t in wanted if path not in partners[t]]
         if missing:
             skipped.append((path, f"no {', no '.join(missing)} of this stem"))
             continue
         targets = {t: partners[t][path] for t in wanted}
-        # A micrograph and its export in another format belong to one split.
-        bare = relative[path].with_suffix("").as_posix()
-        group = bare if exports[bare] > 1 else relative[path].as_posix()
+        group = exports.get(relative[path], relative[path].as_posix())
         sources.append(Source(name, path, targets, group, None, UNKNOWN))
         files += content(f"image/{relative[path].as_posix()}", path)
         for t, partner in targets.items():
@@ -156,6 +155,7 @@ def from_table(root: Path, table: str | Path, picked: Mapping[str, str]) -> List
             f"the others; expected paths below --source={root}"
         )
     called = names_of([Path(row["image"].replace("\\", "/")) for _, row in rows])
+    exports = exported(PurePath(row["image"].replace("\\", "/")) for _, row in rows)
     for (line, row), path, name in zip(rows, paths, called, strict=True):
         where, image = f"{table}, line {line}", row["image"]
         if path in line_of:
@@ -166,7 +166,7 @@ def from_table(root: Path, table: str | Path, picked: Mapping[str, str]) -> List
             raise InputError(
                 f"{where}: split {row['split']!r}, expected one of {', '.join(SPLITS)}"
             )
-        group = row.get("source") or image
+        group = row.get("source") or exports.get(PurePath(image.replace("\\", "/")), image)
         if split_of.setdefault(group, split) != split:
             raise InputError(f"{where}: source {group} is in {split_of[group]} and in {split}")
         empty = [target for target in wanted if not row[target]]
@@ -184,16 +184,36 @@ def from_table(root: Path, table: str | Path, picked: Mapping[str, str]) -> List
 
 
 def content(label: str, path: Path) -> list[tuple[str, Path]]:
-    """Return [(label, file)] of a file, or of all files of a Zarr store."""
-    if not path.is_dir():
-        return [(label, path)]
-    files = (file for file in path.rglob("*") if file.is_file())
-    return [(f"{label}/{file.relative_to(path).as_posix()}", file) for file in sorted(files)]
+    """Return [(label, file)] of a file and of those that it is read with, or of a Zarr store."""
+    files = micrographs.parts_of(path)
+    if path.is_dir():
+        return [(f"{label}/{file.relative_to(path).as_posix()}", file) for file in files]
+    beside = [(f"{label}/{file.name}", file) for file in files[1:]]
+    return [(label, path), *beside]
+
+
+def exported(paths: Iterable[PurePath]) -> dict[PurePath, str]:
+    """Return {path: its group} of micrographs and their exports in other formats.
+
+    Their paths differ in the suffix alone. They belong to one split.
+    """
+    paths = list(paths)
+    same = Counter(path.with_suffix("") for path in paths)
+    bare = {path: path.with_suffix("") for path in paths}
+    return {path: stem.as_posix() for path, stem in bare.items() if same[stem] > 1}
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """Return one name per path: the stem; if stems repeat the path, with its suffix if need be."""
+    """Return one name per path: the stem; if stems repeat the path, with its suffix if need be.
+
+    A name is a path below any folder: of absolute paths, or such with "..", what is below the
+    folder of all.
+    """
     called = [path.stem for path in paths]
+    if len(set(called)) < len(called) and any(p.is_absolute() or ".." in p.parts for p in paths):
+        whole = [os.path.abspath(path) for path in paths]
+        above = os.path.commonpath([os.path.dirname(path) for path in whole])
+        paths = [Path(os.path.relpath(path, above)) for path in whole]
     if len(set(called)) < len(called):
         called = [path.with_suffix("").as_posix() for path in paths]
     if len(set(called)) < len(called):

@@ -127,11 +127,15 @@ class Tally:
             if others := [
                 value for value in self.values if tuple(map(float, value)) not in numbers
             ]:
+                advice = (
+                    "Number the classes so, with the background at 0, or give another --classes"
+                )
+                if any(len(value) > 1 for value in others):
+                    advice = "These are colours: save the numbers, in grey and without a palette"
                 raise InputError(
                     f"expected class numbers from 0 to {self.classes - 1} in the masks, by "
                     f"--classes={self.classes}, got {_text(min(others))}; they hold "
-                    f"{self._listed()}. Number the classes so, with the background at 0, or give "
-                    "another --classes"
+                    f"{self._listed()}. {advice}"
                 )
             return
         if self.foreground is not None:
@@ -157,7 +161,7 @@ class Tally:
         Args:
             split_of: the split of each name that is in one.
 
-        Raises: InputError for a split of nothing but foreground, and for train without any.
+        Raises: InputError if the masks of train have nothing but foreground, or none.
         """
         meaning = "every value but 0" if self.foreground is None else _text(self.foreground)
         shares: dict[str, list[float]] = {}
@@ -166,7 +170,7 @@ class Tally:
                 shares.setdefault(split_of[name], []).append(share)
         means = {s: float(np.mean(shares[s])) for s in ("train", "val", "test") if s in shares}
         for split, mean in () if self.classes else means.items():
-            if mean == 1 or (mean == 0 and split == "train"):
+            if mean in (0, 1) and split == "train":
                 what = "nothing but foreground" if mean else "no foreground"
                 raise InputError(
                     f"the masks of {split} have {what} ({meaning}); they hold {self._listed()}. "
@@ -188,6 +192,8 @@ class Tally:
         for split, mean in means.items():
             if not mean:
                 notes.append(f"{split} has no foreground: its scores say nothing about particles")
+            if mean == 1 and not self.classes:
+                notes.append(f"{split} has no background: its scores say nothing about particles")
         empty = [name for name, share in self.share.items() if share == 0]
         full = [name for name, share in self.share.items() if share == 1]
         if empty:

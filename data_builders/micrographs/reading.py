@@ -1,5 +1,6 @@
 """Read the planes of a source and of its targets, as the records are to have them."""
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,8 @@ def planes_of(
                     f"{source.targets[target]} is {size(pixels.shape)}, expected the size of its "
                     f"image {source.image}, {size(micrograph.image.shape)}"
                 )
+            if target != "mask":
+                _check_scale(micrograph.image, pixels, source.targets[target])
         micrograph = _by_table(micrograph, source, axis)
         if options.nm_per_pixel:
             micrograph, targets = resample_to(
@@ -92,8 +95,30 @@ def planes_of(
 def _restored(path: Path, axis: str, options: ReadOptions) -> Iterator[Real[np.ndarray, "h w"]]:
     """Yield each plane of a target in grey values, as recorded."""
     rows = options.mrc_rows or "top"
-    for plane in micrographs.planes(path, limit=options.limit, axis=axis, mrc_rows=rows):
-        yield plane.image
+    with _one_image(path):
+        for plane in micrographs.planes(path, limit=options.limit, axis=axis, mrc_rows=rows):
+            yield plane.image
+
+
+def _check_scale(
+    image: Real[np.ndarray, "h w"], restored: Real[np.ndarray, "h w"], path: Path
+) -> None:
+    """Raise InputError if a target has other grey values than its image.
+
+    Both are seen in the range of the image, in which such a target is black, white or flat.
+    """
+    low, high = map(float, np.quantile(_some(image), [0.001, 0.999]))
+    lower, median, upper = map(float, np.quantile(_some(restored), [0.05, 0.5, 0.95]))
+    if high > low and micrographs.is_far((low, high), lower, median, upper):
+        raise InputError(
+            f"{path} has grey values of {lower:g} to {upper:g}, its image of {low:g} to {high:g}; "
+            "expected both in one scale, save them alike"
+        )
+
+
+def _some(image: Real[np.ndarray, "h w"]) -> Real[np.ndarray, " n"]:
+    """Return pixels that are spread over an image, enough for its quantiles."""
+    return image.reshape(-1)[:: max(1, image.size // 50_021)]
 
 
 def _mask(
@@ -101,13 +126,25 @@ def _mask(
 ) -> Iterator[UInt8[np.ndarray, "h w"]]:
     """Yield the foreground, 0 or 1, or the classes of each plane of a mask."""
     rows = options.mrc_rows or "top"
-    for plane in micrographs.planes(
-        path, limit=options.limit, as_mask=True, axis=axis, mrc_rows=rows
-    ):
-        foreground, found = interpret(path, plane.image, options.foreground, options.classes)
-        if masks is not None:
-            masks.append(found)
-        yield foreground
+    with _one_image(path):
+        for plane in micrographs.planes(
+            path, limit=options.limit, as_mask=True, axis=axis, mrc_rows=rows
+        ):
+            foreground, found = interpret(path, plane.image, options.foreground, options.classes)
+            if masks is not None:
+                masks.append(found)
+            yield foreground
+
+
+@contextlib.contextmanager
+def _one_image(path: Path) -> Iterator[None]:
+    """Say of a target of several images what helps: index= and channel= are of images."""
+    try:
+        yield
+    except micrographs.SeveralImages as error:
+        raise InputError(
+            f"{path} holds {len(error.choices)} images, expected one in a target; save it alone"
+        ) from None
 
 
 def _by_table(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from data_builders.simulated.scenes import (
@@ -26,6 +26,8 @@ from data_builders.simulated.scenes import (
 
 MARGIN = 16  # pixels cut off each side, where the Fourier transform wraps around
 MOST_PARTICLES = 600  # of a field
+ROSE = 5.0  # standard deviations by which a particle that anybody would draw stands out
+SCALES = (1.0, 2.0, 4.0)  # pixels, half the radius of a particle; larger ones are seen by edges
 SPACINGS = (0.19, 0.34)  # nm, between the lattice planes that metals and oxides show
 
 Square = Float32[np.ndarray, "{size} {size}"]
@@ -304,11 +306,63 @@ def secondary(rng: np.random.Generator, has: Specimen) -> Square:
 # What is done to an image
 
 
-def detected(rng: np.random.Generator, image: Square, scanned: bool) -> Square:
-    """Return counts: blurred by drift and detector, noisy, with what scanning and beam add."""
+class Drawn(NamedTuple):
+    """Particles of a mask that do not touch, numbered from 1.
+
+    labels: [h, w], 0 beside them.
+    areas: [n], pixels.
+    contrasts: [n], how far the mean of each is from that of its surroundings, without noise.
+    """
+
+    labels: Int[np.ndarray, "h w"]
+    areas: Float[np.ndarray, " n"]
+    contrasts: Float[np.ndarray, " n"]
+
+
+def drawn(mask: Bool[np.ndarray, "h w"], image: Patch) -> Drawn:
+    """Return the particles of a mask; `image` is without noise."""
     from scipy import ndimage  # slow to load: every build imports this module
 
-    size = len(image)
+    labelled: Any = ndimage.label(mask, np.ones((3, 3)))
+    labels, number = labelled
+    every = np.arange(1, number + 1)
+    ring = ndimage.grey_dilation(labels, size=(5, 5)) * (labels == 0)
+    with np.errstate(invalid="ignore"):  # a particle may have no pixel of its surroundings
+        around = np.asarray(ndimage.mean(image, ring, every)).reshape(-1)
+    inside = np.asarray(ndimage.mean(image, labels, every)).reshape(-1)
+    elsewhere = image[~mask].mean() if not mask.all() else 0.0
+    around = np.where(np.isnan(around), elsewhere, around)
+    return Drawn(labels, np.bincount(labels.ravel())[1:].astype(float), np.abs(inside - around))
+
+
+def dose(rng: np.random.Generator, image: Patch, has: Drawn, grain: float) -> float:
+    """Return counts per unit of `image` that show the middle one of its particles.
+
+    Its contrast is 0.7 to 20 standard deviations of a pixel's noise, and ROSE times 1.5 of those of
+    the noise over its area at least: fields in which nothing can be seen teach nothing.
+
+    Args:
+        grain: pixels of noise that count as one.
+    """
+    level = float(np.mean(image))
+    if not len(has.areas):
+        return log_uniform(rng, 12, 3000) / max(level, 1e-3)
+    area, contrast = np.median(has.areas), max(float(np.median(has.contrasts)), 0.02 * level, 1e-4)
+    level = max(level + contrast / 2, 1e-3)  # half of them inside of particles
+    clear = max(log_uniform(rng, 0.7, 20), 1.5 * ROSE * float(np.sqrt(grain / area)))
+    return max(clear**2 * level / contrast**2, 1 / level)
+
+
+def detected(
+    rng: np.random.Generator, image: Square, mask: Bool[np.ndarray, "h w"], scanned: bool
+) -> tuple[Square, Bool[np.ndarray, "h w"]]:
+    """Return counts, and the particles that can be seen in them.
+
+    Counts are blurred by drift and detector, noisy, with what scanning and beam add.
+    """
+    from scipy import ndimage  # slow to load: every build imports this module
+
+    size, has = len(image), drawn(mask, image)
     image = ndimage.gaussian_filter(image, rng.choice([0.0, rng.uniform(0.3, 1.5)]))
     if chance(rng, 0.15):  # drift
         length, angle = rng.uniform(1, 6), rng.uniform(0, np.pi)
@@ -324,22 +378,45 @@ def detected(rng: np.random.Generator, image: Square, scanned: bool) -> Square:
         image = image * (1 + rng.uniform(0, 0.12) * (lines / lines.std())[:, None])
     # Binning, interpolation, a filter: neighbouring pixels share noise, which is no weaker for it.
     shared = log_uniform(rng, 0.4, 2.5) if chance(rng, 0.6) else 0.0
-    dose = log_uniform(rng, 12, 3000) / max(float(np.mean(image)), 1e-3) / (1 + 12 * shared**2)
-    counts = rng.poisson(np.maximum(image, 0) * dose).astype(np.float32)
+    grain = 1 + 12 * shared**2
+    counts = rng.poisson(np.maximum(image, 0) * (dose(rng, image, has, grain) / grain))
+    counts = counts.astype(np.float32)
     counts += rng.normal(0, 1, counts.shape) * rng.choice([0, 0.5 * np.sqrt(counts.mean() + 1)])
     counts = ndimage.gaussian_filter(counts, shared)
     if chance(rng, 0.05):
         counts = ndimage.median_filter(counts, 3)
-    return counts.astype(np.float32)
+    return counts, visible(has, image, counts)
 
 
-def visible(mask: Bool[np.ndarray, "h w"], image: Patch, counts: Patch) -> Bool[np.ndarray, "h w"]:
-    """Return the particles of `mask` that stand out from the noise.
+def unevenness(field: Patch, where: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, " scales"]:
+    """Return by how much means over areas of SCALES vary: 1.48 of the median deviation, for each.
 
-    A particle does if its mean differs from that of its surroundings by more than four standard
-    deviations of the noise over an area of its size. Nobody would draw another one, and labels of
-    what cannot be seen teach a network to find particles in noise. Source: Rose's criterion, 3 to 5
-    (J. Opt. Soc. Am. 38, 196, 1948).
+    Slow changes, over four times an area, do not count; the edge of a hole hardly does.
+    """
+    from scipy import ndimage  # slow to load: every build imports this module
+
+    weights = where.astype(np.float32)
+    known = field * weights
+
+    def mean(scale: float) -> Patch:
+        return ndimage.gaussian_filter(known, scale) / np.maximum(
+            ndimage.gaussian_filter(weights, scale), 1e-6
+        )
+
+    if not where.any():
+        return np.zeros(len(SCALES))
+    return np.array(
+        [1.48 * np.median(np.abs(mean(scale) - mean(4 * scale))[where]) for scale in SCALES]
+    )
+
+
+def visible(has: Drawn, image: Patch, counts: Patch) -> Bool[np.ndarray, "h w"]:
+    """Return the mask of the particles that stand out.
+
+    A particle does if its mean differs from that of its surroundings by more than ROSE times what
+    the means of other areas of its size vary by: from noise, and from the grain of the background.
+    Nobody would draw another one, and labels of what cannot be seen teach a network to find
+    particles in noise. Source: Rose's criterion, 3 to 5 (J. Opt. Soc. Am. 38, 196, 1948).
 
     Args:
         image: intensities without noise.
@@ -347,24 +424,16 @@ def visible(mask: Bool[np.ndarray, "h w"], image: Patch, counts: Patch) -> Bool[
     """
     from scipy import ndimage  # slow to load: every build imports this module
 
-    labelled: Any = ndimage.label(mask, np.ones((3, 3)))
-    labels, number = labelled
-    if not number:
-        return mask
+    if not len(has.areas):
+        return has.labels > 0
     slope = float(np.cov(image.ravel(), counts.ravel())[0, 1] / max(image.var(), 1e-12))
-    noise = counts - slope * image
-    scales = (2.0, 4.0, 8.0, 16.0)  # standard deviations of a weight as wide as a particle
-    spreads = [float(ndimage.gaussian_filter(noise, scale).std()) for scale in scales]
-    ring = ndimage.grey_dilation(labels, size=(5, 5)) * (labels == 0)
-    every = np.arange(1, number + 1)
-    with np.errstate(invalid="ignore"):  # a particle may have no pixel of its surroundings
-        around = np.asarray(ndimage.mean(image, ring, every))
-    inside = ndimage.mean(image, labels, every)
-    around = np.where(np.isnan(around), image[~mask].mean() if not mask.all() else 0.0, around)
-    radii = np.sqrt(np.bincount(labels.ravel())[1:] / np.pi)
-    spread = np.interp(np.log(radii / 2), np.log(scales), spreads)
-    seen = np.abs(slope) * np.abs(inside - around) > 4 * spread
-    return np.concatenate([[False], seen])[labels]
+    noise = unevenness(counts - slope * image, np.ones_like(has.labels, bool))
+    background = np.logical_not(ndimage.binary_dilation(has.labels > 0, iterations=3))
+    spreads = np.maximum(noise, unevenness(counts, background))
+    radii = np.sqrt(has.areas / np.pi)
+    spread = np.interp(np.log(radii / 2), np.log(SCALES), spreads)
+    seen = np.abs(slope) * has.contrasts > ROSE * spread
+    return np.concatenate([[False], seen])[has.labels]
 
 
 def stretched(rng: np.random.Generator, counts: Square) -> UInt8[np.ndarray, "{size} {size}"]:
@@ -449,8 +518,7 @@ def particles(
 ) -> tuple[UInt8[np.ndarray, "{size} {size}"], UInt8[np.ndarray, "{size} {size}"], float]:
     """Return (grey values, mask of 0 and 1, nm per pixel) of one micrograph of particles."""
     seen = view(rng, size)
-    counts = detected(rng, seen.image, seen.scanned)
-    mask = visible(seen.mask, seen.image, counts)
+    counts, mask = detected(rng, seen.image, seen.mask, seen.scanned)
     if chance(rng, 0.05):
         counts = -counts
     image = stretched(rng, counts)

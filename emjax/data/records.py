@@ -174,6 +174,19 @@ def _cards(folder: Path) -> list[Path]:
     return sorted(folder.glob("[0-9]*/card.json"))
 
 
+def without_slices(mixture: Sequence[Records]) -> list[Records]:
+    """Return the parts of a mixture but for slices of splits that are parts, too.
+
+    Such are what a finetuning with corrections draws more often: "train[3:5]" beside "train".
+    """
+    whole = {records.source.name for records in mixture}
+    return [
+        records
+        for records in mixture
+        if "[" not in records.source.name or records.source.name.partition("[")[0] not in whole
+    ]
+
+
 def open_mixture(data_dir: str | Path, parts: Sequence[Any]) -> list[Records]:
     """Return the Records to train on, those of a config's `data.train`.
 
@@ -196,4 +209,11 @@ def open_mixture(data_dir: str | Path, parts: Sequence[Any]) -> list[Records]:
                 f"{name} has images {image.dtype} {image.shape}, {first[0]} has {first[1].dtype} "
                 f"{first[1].shape}; expected images of one kind in a mixture, build them alike"
             )
+    rules = {r.source.name: r.card["range_rule"] for r in mixture}
+    if len({*rules.values()}) > 1:
+        listed = ", ".join(f"{name} {rule}" for name, rule in rules.items())
+        raise InputError(
+            f"data.train: intensity ranges by different rules, {listed}; expected one, since a "
+            "model sees every micrograph by one: build one again with another --range"
+        )
     return mixture

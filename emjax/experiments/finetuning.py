@@ -1,6 +1,6 @@
 """What a finetuning has brought: scores of held-out images, and its page."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -137,13 +137,19 @@ def interval_of(scores: Sequence[Scored]) -> Interval:
 
 
 def in_words(
-    scores: Sequence[Scored], *, is_mask: bool, folds: int, before: Mapping[str, Sequence[Scored]]
+    scores: Sequence[Scored],
+    *,
+    is_mask: bool,
+    folds: int,
+    before: Mapping[str, Sequence[Scored]],
+    chose_the_base: Collection[str] = (),
 ) -> str:
     """Return the score of the held-out images in a sentence or two.
 
     Args:
         folds: networks of a cross-validation; 0 without one.
         before: {base: its scores on the same images, without finetuning}, or {}.
+        chose_the_base: names of the images by which the base was chosen among several.
     """
     if not scores:
         return "There is no score: no image was held out."
@@ -156,6 +162,8 @@ def in_words(
         found = sum(each.found or 0 for each in scores)
         drawn = sum(each.drawn or 0 for each in scores)
         text += f"; {found} particles found, {drawn} in the labels"
+    if used := sum(each.name in chose_the_base for each in scores):
+        text += f"; {used} of them also chose the base, which favours the score a little"
     earlier, ours = "", round(interval_of(scores).mean, 3)
     for base, untrained in before.items():
         theirs = round(interval_of(untrained).mean, 3)
@@ -168,9 +176,13 @@ def in_words(
 def divided_in_words(splits: Sequence[Mapping[str, str]]) -> str:
     """Return what is trained on what, for the terminal."""
     if len(splits) > 1:
+        held = {name for each in splits for name, split in each.items() if split == "val"}
+        never = sorted(set(splits[0]) - held)
+        but = f"; without a score, as no training is left without them: {', '.join(never)}"
         return (
             f"{len(splits[0])} pairs are of few sources: each is held out once, by "
             f"{len(splits) - 1} trainings; one more, on all of them, is the model"
+            f"{but if never else ''}"
         )
     names = [*splits[0].values()]
     uses = {"train": "to train on", "val": "to choose by", "test": "held out for the score"}

@@ -13,7 +13,7 @@ import numpy as np
 
 from emjax.errors import Adjustable
 from emjax.inference.labels import label_particles
-from emjax.micrographs.intensity import Range
+from emjax.micrographs.intensity import Range, is_far
 from emjax.micrographs.reading import Grey
 from emjax.micrographs.units import PixelSize, is_known
 
@@ -289,7 +289,7 @@ def fixed_remark(values: Range, levels: Levels) -> str:
     """
     low, high = values
     width = high - low
-    if not low - width <= levels.median <= high + width or levels.most > 3 * width:
+    if is_far((float(low), float(high)), levels.quantiles[1], levels.median, levels.quantiles[7]):
         raise Adjustable(
             f"its grey values are {levels.lowest:g} to {levels.highest:g}, but this model sees "
             f"{low:g} to {high:g} as they are",

@@ -194,6 +194,7 @@ def recognise(path: Path, file: unpickle.File, options: ImportOptions) -> Recogn
     """
     tensors = file.tensors
     if "emjax" in file.metadata:
+        refuse(path, options, "input", "pools", "dilations", "task", "upsampling")
         try:
             config = json.loads(file.metadata["emjax"])
             return Recognised(config, config["conversion"]["naming"])
@@ -212,12 +213,22 @@ def recognise(path: Path, file: unpickle.File, options: ImportOptions) -> Recogn
     )
 
 
+def refuse(path: Path, options: ImportOptions, *fields: str) -> None:
+    """Raise UsageError if one of these options was given; the file is not read by them."""
+    for field in fields:
+        if getattr(options, field) is not None:
+            raise UsageError(
+                f"{field}={getattr(options, field)} does not apply to {path}; leave {field} out"
+            )
+
+
 def recognise_unet(path: Path, file: unpickle.File, options: ImportOptions) -> Recognised:
     """Return which U-Net is in `file`, by its names, shapes and pickled attributes.
 
     Raises: InputError if an array is missing; UsageError for unknown options, and for those that
         contradict the file.
     """
+    refuse(path, options, "upsampling")
     tensors, assumed = file.tensors, []
     levels = "down1.conv1.weight" in tensors
     downs = [name for name in tensors if re.fullmatch(r"down(s\.)?\d+\.conv1\.weight", name)]
@@ -265,10 +276,11 @@ def infer_input(path: Path, tensors: Mapping[str, np.ndarray], block: str) -> st
     The convolution before it gives images of mean m a mean of m * (sum of its kernel) + bias in
     each channel, and that is the running mean; m by least squares over the channels.
 
-    Raises: InputError if there is no BatchNorm.
+    Raises: InputError if there is no BatchNorm, or no bias before it.
     """
-    if f"{block}.bn1.running_mean" not in tensors:
-        raise InputError(f"{path}: no {block}.bn1.running_mean, expected a U-Net with BatchNorm")
+    for name in (f"{block}.bn1.running_mean", f"{block}.conv1.bias"):
+        if name not in tensors:
+            raise InputError(f"{path}: no {name}, expected a U-Net with BatchNorm and biases")
     totals = tensors[f"{block}.conv1.weight"].sum((1, 2, 3), dtype=np.float64)
     seen = tensors[f"{block}.bn1.running_mean"] - tensors[f"{block}.conv1.bias"]
     mean = np.sum(seen * totals) / np.sum(totals**2)
@@ -280,8 +292,9 @@ def infer_input(path: Path, tensors: Mapping[str, np.ndarray], block: str) -> st
 def recognise_hrnet(path: Path, file: unpickle.File, options: ImportOptions) -> Recognised:
     """Return which HRNet is in `file`, by its names and shapes.
 
-    Raises: InputError if it is none of VARIANTS.
+    Raises: InputError if it is none of VARIANTS; UsageError for options of U-Nets.
     """
+    refuse(path, options, "input", "pools", "dilations")
     tensors = file.tensors
 
     def count(pattern: str) -> int:
@@ -302,6 +315,7 @@ def recognise_hrnet(path: Path, file: unpickle.File, options: ImportOptions) -> 
     if numbers not in known:
         raise InputError(f"{path}: an HRNet with {numbers}, expected one of {', '.join(VARIANTS)}")
     trained = "last_layer.3.weight" in tensors
+    head = channels("last_layer.3")
     variant = known[numbers]
     config = dict(
         title=f"HRNet {variant} of {path.name}",
@@ -309,10 +323,10 @@ def recognise_hrnet(path: Path, file: unpickle.File, options: ImportOptions) -> 
             name="hrnet",
             variant=variant,
             upsampling=options.upsampling or ("bilinear" if trained else "nearest"),
-            out_channels=channels("last_layer.3") or 1,
+            out_channels=head or 1,
         ),
-        task=options.task,
-        head="linear",
+        task=options.task or ("segmentation" if head == 2 else None),
+        head="softmax over background and particle" if head == 2 else "linear",
         range_rule="fixed",
     )
     return Recognised(config, "hrnet")

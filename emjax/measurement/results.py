@@ -18,7 +18,6 @@ from emjax.measurement.particles import SURE, Table, label, measure
 from emjax.measurement.statistics import Sample
 from emjax.micrographs.units import UNKNOWN, PixelSize, is_known
 
-TABLES = ("particles", "atoms")  # .csv and .parquet; report.html; summary.json, written last
 JOURNAL = ".emjax-measure.json"  # while results are replaced: digests of the new ones
 SHOWN = 4  # planes in the report
 TINY = 10  # pixels, below which sizes are uncertain
@@ -286,10 +285,9 @@ def table_bytes(table: Table) -> tuple[bytes, bytes]:
     return text.getvalue(), binary.getvalue()
 
 
-def sealed(summary: Mapping[str, Any], written: Mapping[str, bytes]) -> bytes:
+def sealed(summary: Mapping[str, Any], files: Mapping[str, str]) -> bytes:
     """Return summary.json, with digests of itself and of the other results."""
-    digests = {name: sha256(content) for name, content in written.items()}
-    whole = {**summary, "files": digests}
+    whole = {**summary, "files": files}
     return (json.dumps({**whole, "digest": digest(whole)}, indent=1) + "\n").encode()
 
 
@@ -303,20 +301,31 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def check_replaceable(out: Path) -> None:
-    """Raise UsageError if a file in `out` would be replaced that is no unchanged result.
+def files_of(out: Path) -> dict[str, str]:
+    """Return {name: SHA-256} of the results in `out` by their summary, which is one of them.
 
-    Results of which some were replaced when the command was stopped are results still.
+    Nothing if there is none, or it was changed since.
     """
-    known: set[str] = set()
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         content = (out / "summary.json").read_bytes()
         summary = json.loads(content)
         if summary.pop("digest") == digest(summary):
-            known = {sha256(content), *summary["files"].values()}
+            return {**summary["files"], "summary.json": sha256(content)}
+    return {}
+
+
+def check_replaceable(out: Path, name: str) -> None:
+    """Raise UsageError if a file in `out` would be replaced that is no unchanged result.
+
+    Args:
+        name: of the tables that are to be written, without a suffix.
+
+    Results of which some were replaced when the command was stopped are results still.
+    """
+    known = set(files_of(out).values())
     with contextlib.suppress(OSError, ValueError, TypeError):
         known |= set(json.loads((out / JOURNAL).read_bytes()))
-    tables = [f"{name}{end}" for name in TABLES for end in (".csv", ".parquet")]
+    tables = [f"{name}{end}" for end in (".csv", ".parquet")]
     for path in (out / name for name in ("summary.json", *tables, "report.html")):
         if path.exists() and (not path.is_file() or sha256(path.read_bytes()) not in known):
             raise UsageError(
@@ -326,13 +335,18 @@ def check_replaceable(out: Path) -> None:
 
 
 def write(out: Path, results: Collected) -> dict[str, Any]:
-    """Write the four results; returns the contents of summary.json."""
+    """Write the four results; returns the contents of summary.json.
+
+    A table of another kind stays, particles beside atoms, and is known as a result still.
+    """
     table = results.table()
     summary, html = results.report(table)
     names = (f"{results.name}.csv", f"{results.name}.parquet", "report.html")
     written = dict(zip(names, (*table_bytes(table), html.encode()), strict=True))
     out.mkdir(parents=True, exist_ok=True)
-    whole = {**written, "summary.json": sealed(summary, written)}
+    others = {n: found for n, found in files_of(out).items() if n not in (*names, "summary.json")}
+    files = {**others, **{name: sha256(content) for name, content in written.items()}}
+    whole = {**written, "summary.json": sealed(summary, files)}
     there = [out / name for name in whole if (out / name).exists()]
     digests = [sha256(content) for content in (*whole.values(), *(p.read_bytes() for p in there))]
     write_atomically(out / JOURNAL, json.dumps(digests).encode())

@@ -6,13 +6,22 @@ pixel sizes come from.
 """
 
 from emjax.micrographs.formats.npy_zarr import is_zarr
-from emjax.micrographs.intensity import RULES, NoRange, from_range, intensity_range, to_range
+from emjax.micrographs.intensity import (
+    RULES,
+    NoRange,
+    beyond_fixed,
+    from_range,
+    intensity_range,
+    is_far,
+    to_range,
+)
 from emjax.micrographs.reading import (
     MRC_ROWS,
     Micrograph,
     SeveralImages,
     find,
     open_all,
+    parts_of,
     planes,
     read,
     read_pixels,
@@ -35,11 +44,14 @@ __all__ = [
     "SeveralImages",
     "Signal",
     "TooLarge",
+    "beyond_fixed",
     "find",
     "from_range",
     "intensity_range",
+    "is_far",
     "is_zarr",
     "open_all",
+    "parts_of",
     "planes",
     "read",
     "read_pixels",

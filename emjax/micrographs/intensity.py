@@ -98,6 +98,29 @@ def _checked(
     return low, high
 
 
+def is_far(values: Range, lower: float, median: float, upper: float) -> bool:
+    """Return whether most pixels are so far outside of a range that they all look alike in it.
+
+    Args:
+        lower, median, upper: 5, 50 and 95 percent of the pixels.
+    """
+    low, high = values
+    width = high - low
+    return not low - width <= median <= high + width or upper - lower > 3 * width
+
+
+def beyond_fixed(image: Grey) -> str:
+    """Return in words that most pixels of an image are far outside of the fixed range, or ""."""
+    low, high = intensity_range([image], "fixed")
+    lower, median, upper = map(float, np.quantile(image, [0.05, 0.5, 0.95]))
+    if not is_far((low, high), lower, median, upper):
+        return ""
+    return (
+        f"grey values of {lower:g} to {upper:g}, expected about {low:g} to {high:g} for the fixed "
+        f"range of {image.dtype.name}"
+    )
+
+
 def is_range(low: float | int, high: float | int) -> bool:
     """Return whether two values can become -1 and 1, in float32, in which images are computed."""
     with np.errstate(over="ignore", invalid="ignore"):

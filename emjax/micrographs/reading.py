@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 import os
+import stat
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,7 +23,9 @@ from emjax.micrographs.formats import (
     png_jpeg,
     rosettasciio,
     ser,
+    sidecars,
     tiff,
+    vendors,
 )
 from emjax.micrographs.formats.npy_zarr import is_zarr
 from emjax.micrographs.shapes import RGB, Grey, Volume
@@ -524,6 +527,23 @@ def find(folder: StrPath) -> list[Path]:
     if not paths:
         raise InputError(f"{folder} holds no micrograph ({', '.join(SUFFIXES)})")
     return sorted(path for path in paths if path.suffix.lower() != ".emi" or not _has_ser(path))
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Return the files that what is read from `path` depends on, `path` first.
+
+    Those of a Zarr store; the SER files of an EMI, the EMI of a SER; texts that state pixel sizes.
+    """
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    suffixes = {suffix for suffix, _ in vendors.TEXTS.values()} | {".mdoc"}
+    texts = [
+        Path(name)
+        for suffix in sorted(suffixes)
+        for name, found in sidecars.beside(path, suffix)
+        if stat.S_ISREG(found.st_mode) and found.st_size <= sidecars.LARGEST
+    ]
+    return [path, *ser.others(path), *texts]
 
 
 def has_known_suffix(path: Path) -> bool:

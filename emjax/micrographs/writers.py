@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import secrets
 import shutil
 import uuid
 from collections.abc import Callable
@@ -63,7 +64,7 @@ def write(
     if path.is_dir() and not (suffix == ".zarr" and is_zarr(path)):
         raise UsageError(f"{path} is a folder, expected a name for a file; choose another")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(draft_name(f".{path.name}", f".{os.getpid()}"))
+    partial = path.with_name(draft_name(f".{path.name}", f".{secrets.token_hex(4)}"))
     try:
         WRITERS[suffix](partial, image, size if is_known(size) else None, info, software)
         if path.is_dir():  # an older Zarr; a folder is not replaced in one step
@@ -124,7 +125,11 @@ def _mrc(path: Path, image: Planes, known: PixelSize | None, info: str, _softwar
 
 
 def _zarr(path: Path, image: Planes, known: PixelSize | None, info: str, _software: str) -> None:
-    """Write OME-Zarr 0.5, in chunks of one plane and at most CHUNK x CHUNK pixels."""
+    """Write OME-Zarr 0.5, in chunks of one plane and at most CHUNK x CHUNK pixels.
+
+    Args:
+        path: of the draft, .NAME.zarr.TOKEN.
+    """
     import zarr
 
     axes = [{"name": axis, "type": "space"} for axis in "zyx"[-image.ndim :]]
@@ -132,12 +137,13 @@ def _zarr(path: Path, image: Planes, known: PixelSize | None, info: str, _softwa
         axis |= {"unit": "nanometer"} if known else {}
     scale = [1.0] * (image.ndim - 2) + list(known or (1.0, 1.0))
     level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+    name = Path(path.stem).stem.removeprefix(".")
     group = zarr.open_group(path, mode="w")
     if info:
         group.attrs["info"] = info
     group.attrs["ome"] = {
         "version": "0.5",
-        "multiscales": [{"name": path.stem, "axes": axes, "datasets": [level]}],
+        "multiscales": [{"name": name, "axes": axes, "datasets": [level]}],
     }
     chunks = (1,) * (image.ndim - 2) + tuple(min(side, CHUNK) for side in image.shape[-2:])
     names = [axis["name"] for axis in axes]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from emjax.errors import InputError, UsageError, first_line, imported, note
-from emjax.files import cache
+from emjax.files import cache, write_atomically
 
 PREFIX = "hf:"
 NAME = re.compile(r"hf:([\w.-]+/[\w.-]+?)(?:@([0-9a-f]{12,64}))?")
@@ -114,16 +114,17 @@ def check_known(repository: str, digest: str) -> None:
     path, named = known_file(repository), f"{PREFIX}{repository}"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with open(path, "x", encoding="utf-8") as file:
-            file.write(digest)
-    except FileExistsError:
         before = path.read_text(encoding="utf-8").strip()
-        if before == digest:
-            return
+    except FileNotFoundError:
+        before = ""
+    if before == digest:
+        return
+    if before:
         raise InputError(
-            f"{named}: was the model {before[:SHORT] or 'unknown'} when it was first used here, "
-            f"and is {digest[:SHORT]} now; if you trust it, name it {named}@{digest[:SHORT]}, or "
-            f"delete {path}"
-        ) from None
+            f"{named}: was the model {before[:SHORT]} when it was first used here, and is "
+            f"{digest[:SHORT]} now; if you trust it, name it {named}@{digest[:SHORT]}, or delete "
+            f"{path}"
+        )
+    write_atomically(path, digest.encode())
     note(named, f"is used for the first time here; --model={named}@{digest[:SHORT]} takes this "
          "model or none")  # fmt: skip

@@ -25,6 +25,7 @@ class Earlier(NamedTuple):
     splits: Splits | None  # of those that held some out; None after a cross-validation
     changed: list[str]  # names of pairs that are new or have changed
     gone: list[str]
+    seen: set[str]  # names of pairs that it, or one that it continued, was trained on
 
 
 def read_record(out: Path) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def begin(out: Path, asked: Mapping[str, Any], digests: Splits) -> dict[str, Any
     begun(out).mkdir()
     write_record(begun(out), new)
     for path in out.glob("**/config.json"):  # its records move with it
-        if path.parent.name != "model":
+        if path.parent == out or path.parent.name != "model":
             config = json.loads(path.read_text())
             inside = os.path.relpath(path.parent, out)
             config["data"]["dir"] = str(Path(os.path.normpath(aside / inside), "data"))
@@ -135,23 +136,73 @@ def begin(out: Path, asked: Mapping[str, Any], digests: Splits) -> dict[str, Any
 def earlier_of(record: Mapping[str, Any]) -> Earlier | None:
     """Return the finetuning that a record continues, if it does.
 
+    A finished one needs it no more.
+
     Raises: InputError if it is gone.
     """
     if not record["earlier"]:
         return None
     folder = Path(record["earlier"])
     before = read_record(folder)
+    if not before and record["finished"]:
+        return None
     if not before:
         raise InputError(
             f"{folder}: no such folder, expected the finetuning that --out continues; choose "
             "another --out"
         )
     old, new = before["pairs"], record["pairs"]
+    then = names_then(old, new)
     splits = before["splits"]
     if splits and held_out(splits) not in splits.values():
         splits = None
-    changed = [name for name in new if old.get(name, "")[:DIGEST] != new[name][:DIGEST]]
-    return Earlier(folder, splits, changed, [name for name in old if name not in new])
+    changed = [n for n in new if n not in then or old[then[n]][:DIGEST] != new[n][:DIGEST]]
+    return Earlier(
+        folder,
+        splits and {name: splits[was] for name, was in then.items() if was in splits},
+        changed,
+        [name for name in old if name not in then.values()],
+        seen_by(before, new),
+    )
+
+
+def names_then(old: Splits, new: Splits) -> dict[str, str]:
+    """Return {name of a pair: its name in an earlier training}, of those that it had.
+
+    Pairs are the same by what is in their files, else by their names.
+
+    Args:
+        old, new: digests by name.
+    """
+    named = {digest[:DIGEST]: name for name, digest in old.items()}
+    there = {digest[:DIGEST] for digest in new.values()}
+    then: dict[str, str] = {}
+    for name, digest in new.items():
+        same = old.get(name, "")[:DIGEST]
+        if same == digest[:DIGEST]:
+            then[name] = name
+        elif digest[:DIGEST] in named:  # it has another name now
+            then[name] = named[digest[:DIGEST]]
+        elif same and same not in there:  # corrected
+            then[name] = name
+    return then
+
+
+def seen_by(before: Mapping[str, Any] | None, new: Splits) -> set[str]:
+    """Return which pairs a finetuning, or one that it continued, was trained on.
+
+    Args:
+        before: its record.
+        new: digests of the pairs by name.
+    """
+    seen: set[str] = set()
+    while before:
+        splits = before["splits"] or {}
+        then = names_then(before["pairs"], new)
+        seen |= {name for name, was in then.items() if splits.get(was, "train") == "train"}
+        folder = before["earlier"]
+        before = read_record(Path(folder)) if folder else None
+    return seen
 
 
 def held_out(split_of: Splits) -> str:

@@ -9,6 +9,7 @@ import jax
 
 from emjax import cli
 from emjax.config import Config, generator_of
+from emjax.data.records import without_slices
 from emjax.errors import UsageError
 from emjax.files import check_writable, lock_folder
 from emjax.inference import training_data
@@ -153,7 +154,7 @@ def publisher(
 
     With `events`, it also writes a picture of what the generator does.
     """
-    facts_of_data = functools.cache(lambda: training_data.describe(pieces.mixture))
+    facts_of_data = functools.cache(lambda: training_data.describe(without_slices(pieces.mixture)))
     grid = events and PreviewGrid(pieces.objective, pieces.held_out["val"], pieces.divisor)
 
     def publish(generator: Network, step: int, scores: dict[str, float]) -> None:

@@ -12,7 +12,7 @@ from emjax.micrographs import Signal, reading
 from emjax.micrographs.units import is_known
 
 Layer = tuple[Any, dict[str, Any], str]  # what napari takes: data, arguments, kind
-SIDE = 512  # pixels of the sample
+SIDE, NM_PER_PIXEL = 512, 0.05  # of the sample
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[Layer]] | None:
@@ -72,8 +72,8 @@ def nanoparticles() -> list[Layer]:
     """Return a simulated micrograph and its true mask."""
     from data_builders.simulated import scenes
 
-    image, mask = scenes.nanoparticles(np.random.default_rng(0), SIDE, 0.05)
-    size = scaled((0.2, 0.2))
+    image, mask = scenes.nanoparticles(np.random.default_rng(0), SIDE, NM_PER_PIXEL)
+    size = scaled((NM_PER_PIXEL, NM_PER_PIXEL))
     return [
         (image.astype(np.float32), {"name": "simulated nanoparticles", **size}, "image"),
         (mask.astype(np.int32), {"name": "their true mask", "visible": False, **size}, "labels"),

@@ -149,7 +149,7 @@ function link(work, name, label) {
   return item;
 }
 
-function show(work, found) {
+function show(work, found, size) {
   const result = found.result;
   for (const [number, file] of files) {
     const own = result.files[number] || [];
@@ -157,7 +157,7 @@ function show(work, found) {
     const small = own.find((name) => name.endsWith(".overlay.png"));
     if (small) {
       const picture = figure(`/work/${work}/${small.replace(".overlay.png", ".small.png")}`,
-        "outlines of the mask", file.facts);
+        "outlines of the mask", size ? { ...file.facts, nm_per_pixel: [size, size] } : file.facts);
       picture.className = "made";
       file.pictures.append(picture);
     }
@@ -201,7 +201,7 @@ async function run() {
     });
     const seconds = ((Date.now() - begun) / 1000).toFixed(1);
     say([`${found.state} after ${seconds} s`, ...found.lines].join("\n"), found.state !== "done");
-    if (found.result) show(work, found);
+    if (found.result) show(work, found, order.flags.pixel_size);
   } catch (error) {
     say(error.message, true);
   }

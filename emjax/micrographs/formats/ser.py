@@ -75,6 +75,19 @@ def companions(path: str | os.PathLike[str]) -> list[Path]:
     return [numbered[number] for number in sorted(numbered)]
 
 
+def others(path: Path) -> list[Path]:
+    """Return the SER files of an EMI file, or the EMI file of a SER file; else nothing."""
+    if path.suffix.lower() == ".emi":
+        return companions(path) if path.is_file() else []
+    emi = emi_of(path)
+    return [emi] if path.suffix.lower() == ".ser" and emi.is_file() and _inside(emi) else []
+
+
+def emi_of(path: Path) -> Path:
+    """Return the name of the EMI file of the SER file `path`."""
+    return path.with_name(re.sub(r"_\d+$", "", path.stem) + ".emi")
+
+
 def _inside(path: Path) -> bool:
     """Return whether `path` is a file of its folder, not a link out of it."""
     return path.is_file() and path.resolve().parent == path.parent.resolve()
@@ -149,7 +162,7 @@ def _is_diffraction(path: Path, image: _Image) -> bool:
     """Return whether the images are diffraction patterns: by their scale, or by the EMI file."""
     if max(image.x, image.y) > 1:  # metres; a scale in 1/m is far above 1
         return True
-    emi = path.with_name(re.sub(r"_\d+$", "", path.stem) + ".emi")
+    emi = emi_of(path)
     if not emi.is_file() or not _inside(emi) or not emi.stat().st_size:
         return False
     with open(emi, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from emjax.errors import note
 from emjax.micrographs.units import UNKNOWN, PixelSize, nm
@@ -23,6 +23,14 @@ BINNINGS = (2, 3, 4, 8, 16, 1 / 2, 1 / 3, 1 / 4, 1 / 8, 1 / 16)
 
 def text_beside(path: str | os.PathLike[str], suffix: str) -> str:
     """Return the text of the sidecar of `path` with `suffix` (".hdr"), "" where there is none."""
+    for name, found in beside(path, suffix):
+        if (content := _content(name, found)) is not None:
+            return decoded(content)
+    return ""
+
+
+def beside(path: str | os.PathLike[str], suffix: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield (name, what it is) of all that may be the sidecar of `path` with `suffix`."""
     image = os.fspath(path)
     stem, end = os.path.splitext(image)
     names = [image + suffix, stem + suffix]
@@ -33,9 +41,8 @@ def text_beside(path: str | os.PathLike[str], suffix: str) -> str:
             found = os.lstat(name)
         except OSError:  # as a rule, there is none
             continue
-        if name != image and (content := _content(name, found)) is not None:
-            return decoded(content)
-    return ""
+        if name != image:
+            yield name, found
 
 
 def _content(path: str, found: os.stat_result) -> bytes | None:
