@@ -54,7 +54,7 @@ from emjax.training.train import train
 FINDER = "particles"  # of the package: judges masks, and is what a user has without a training
 NONE, AUTO = "none", "auto"  # values of --base
 # By task: what --base=auto tries, the default first, docs/background/evidence/few_images.md.
-BASES = {"segmentation": ("pretrained", FINDER, NONE)} | dict.fromkeys(
+BASES = {"segmentation": (FINDER, "pretrained", NONE)} | dict.fromkeys(
     ("denoise", "background", "superresolution"), ("pretrained", NONE)
 )
 RECIPES = {
@@ -169,7 +169,7 @@ def main(arguments: Sequence[str]) -> int:
         chose_the_base=chose if options.base == AUTO else set(),
         is_mask=target == "mask",
         folds=len(parts) - 1,
-        before={FINDER if isinstance(without, Path) else str(without): untrained}
+        before={without.name if isinstance(without, Path) else str(without): untrained}
         if untrained
         else {},
     )
@@ -217,6 +217,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             f"--foreground and --classes are of masks, but the task is {options.task}; leave them "
             "out"
         )
+    options.by_default = options.base in (None, AUTO)
     options.base = options.base or rounds.base_of(options.out) or BASES[options.task][0]
     return options
 
@@ -232,7 +233,8 @@ def base_of(name: str, options: argparse.Namespace) -> Base:
     is_mask = options.task == "segmentation"
     if name == NONE:
         return Base(NONE, base_of(str(pretrained.BOX / FINDER), options).model if is_mask else {})
-    folder = saved.inside(name)
+    own = options.by_default and name in pretrained.DIGESTS  # whatever is called so here
+    folder = pretrained.BOX / name if own else saved.inside(name)
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
@@ -261,7 +263,8 @@ def base_of(name: str, options: argparse.Namespace) -> Base:
 
 def told(options: argparse.Namespace) -> dict[str, Any]:
     """Return what a run was asked for, as it reads back from JSON."""
-    values = {name: value for name, value in vars(options).items() if name != "out"}
+    asked = vars(options).items()
+    values = {name: value for name, value in asked if name not in ("out", "by_default")}
     return {n: os.path.abspath(v) if isinstance(v, Path) else v for n, v in values.items()}
 
 
@@ -271,7 +274,7 @@ def model_without_training(base: Base, options: argparse.Namespace) -> str | Pat
     That is `base` itself if it does the task, and FINDER for a mask of one class.
     """
     if base.does:
-        return base.name
+        return pretrained.BOX / base.name if base.name in pretrained.DIGESTS else base.name
     is_mask = options.task == "segmentation" and (options.classes or 2) == 2
     return pretrained.BOX / FINDER if is_mask else None
 
@@ -476,7 +479,9 @@ def config_of(
     config.data.dir = data
     config.data.evals = {"val": (DATASET, "val" if "val" in card["splits"] else "train")}
     if part.start.name != NONE:
-        config.initialise.workdir = part.start.name
+        workdir = part.start.name
+        own = workdir in pretrained.DIGESTS and os.path.lexists(workdir)  # a folder of the user's
+        config.initialise.workdir = str(pretrained.BOX / workdir) if own else workdir
         config.initialise.fresh = part.start.fresh
     return config
 

@@ -21,7 +21,7 @@ from emjax.data.records import Records, open_records
 from emjax.errors import EmjaxError, InputError, UsageError
 from emjax.experiments import finetuning
 from emjax.experiments.finetuning import dice
-from emjax.models import saved
+from emjax.models import pretrained, saved
 from emjax.models.build import create
 from emjax.runs import rounds
 from emjax.training import choices
@@ -422,8 +422,8 @@ def test_auto_takes_what_was_better(tmp_path, capsys, monkeypatch):
     asked = finetune.parse([f"--images={tmp_path}", "--out=o", "--steps=50"])
     assert finetune.better_base(None, {"a": "val"}, asked, tmp_path / "trials").name == "none"
     said = capsys.readouterr().out
-    assert "--base=auto takes none: after 5 updates each, val/dice: pretrained 0.6000, " in said
-    assert "particles 0.7000" in said
+    assert "--base=auto takes none: after 5 updates each, val/dice: particles 0.7000, " in said
+    assert "pretrained 0.6000" in said
     with pytest.raises(UsageError, match="--base=auto: no image is left to choose by"):
         finetune.better_base(None, {"a": "train"}, asked, tmp_path / "trials")
 
@@ -579,9 +579,10 @@ def test_dice_of_classes_is_the_mean_of_those_there():
 @pytest.mark.parametrize(
     ("flags", "base", "width", "without"),
     [
-        ([], "pretrained", None, "particles"),
+        ([], "particles", 8, "particles"),
+        (["--base=pretrained"], "pretrained", None, "particles"),
         (["--base=none"], "none", 8, "particles"),
-        (["--classes=3"], "pretrained", None, None),
+        (["--classes=3"], "particles", 8, None),
         (["--task=denoise"], "pretrained", None, None),
         (["--task=denoise", "--base=none"], "none", None, None),
     ],
@@ -595,6 +596,10 @@ def test_what_a_training_starts_from_and_is_compared_with(
     start = finetune.base_of(asked.base, asked)
     assert start.name == base
     assert (start.model.get("filters") or [None])[0] == width
+    part = finetune.Part(tmp_path / "new", {}, start)
+    workdir = finetune.config_of(part, {"splits": {"train": 1}}, asked, []).initialise.workdir
+    ours = base == "particles"  # not the user's folder of that name
+    assert workdir == (str(pretrained.BOX / base) if ours else "" if base == "none" else base)
     found = finetune.model_without_training(start, asked)
     assert found is None if without is None else getattr(found, "name", found) == without
 
@@ -602,15 +607,15 @@ def test_what_a_training_starts_from_and_is_compared_with(
 def test_a_run_begun_with_another_default_continues_with_it(tmp_path):
     out = tmp_path / "out"
     line = [f"--images={tmp_path}", f"--out={out}"]
-    rounds.begin(out, finetune.told(finetune.parse([*line, "--base=particles"])), {"a": "1"})
+    rounds.begin(out, finetune.told(finetune.parse([*line, "--base=pretrained"])), {"a": "1"})
     asked = finetune.parse(line)
-    assert asked.base == "particles"
+    assert asked.base == "pretrained"
     rounds.check_out(out, finetune.told(asked))
     out.rename(rounds.begun(out))  # as a kill between two renames leaves it
-    assert finetune.parse(line).base == "particles"
+    assert finetune.parse(line).base == "pretrained"
     for other in (tmp_path, tmp_path / "file"):
         (tmp_path / "file").touch()
-        assert finetune.parse([f"--images={tmp_path}", f"--out={other}"]).base == "pretrained"
+        assert finetune.parse([f"--images={tmp_path}", f"--out={other}"]).base == "particles"
 
 
 def test_particles_is_compared_with_itself(tmp_path):
@@ -618,4 +623,4 @@ def test_particles_is_compared_with_itself(tmp_path):
         [f"--images={tmp_path}", f"--out={tmp_path / 'new'}", "--base=particles"]
     )
     start = finetune.base_of("particles", asked)
-    assert start.does and finetune.model_without_training(start, asked) == "particles"
+    assert start.does and finetune.model_without_training(start, asked).name == "particles"
