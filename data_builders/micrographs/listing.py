@@ -154,9 +154,9 @@ def from_table(root: Path, table: str | Path, picked: Mapping[str, str]) -> List
             f"{table}, line {rows[0][0]}: there is no {root / rows[0][1]['image']}, and none of "
             f"the others; expected paths below --source={root}"
         )
-    called = names_of([Path(row["image"].replace("\\", "/")) for _, row in rows])
-    exports = exported(PurePath(row["image"].replace("\\", "/")) for _, row in rows)
-    for (line, row), path, name in zip(rows, paths, called, strict=True):
+    places = [Path(row["image"].replace("\\", "/")) for _, row in rows]
+    called, exports = names_of(places), exported(places)
+    for (line, row), path, place, name in zip(rows, paths, places, called, strict=True):
         where, image = f"{table}, line {line}", row["image"]
         if path in line_of:
             raise InputError(f"{where}: {image} is in line {line_of[path]} already")
@@ -166,7 +166,7 @@ def from_table(root: Path, table: str | Path, picked: Mapping[str, str]) -> List
             raise InputError(
                 f"{where}: split {row['split']!r}, expected one of {', '.join(SPLITS)}"
             )
-        group = row.get("source") or exports.get(PurePath(image.replace("\\", "/")), image)
+        group = row.get("source") or exports.get(place, image)
         if split_of.setdefault(group, split) != split:
             raise InputError(f"{where}: source {group} is in {split_of[group]} and in {split}")
         empty = [target for target in wanted if not row[target]]
@@ -197,9 +197,8 @@ def exported(paths: Iterable[PurePath]) -> dict[PurePath, str]:
 
     Their paths differ in the suffix alone. They belong to one split.
     """
-    paths = list(paths)
-    same = Counter(path.with_suffix("") for path in paths)
     bare = {path: path.with_suffix("") for path in paths}
+    same = Counter(bare.values())
     return {path: stem.as_posix() for path, stem in bare.items() if same[stem] > 1}
 
 
