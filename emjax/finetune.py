@@ -121,11 +121,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     listing = pairs.find(options.images, options.targets or options.images, options.table, target)
     print(f"{len(listing.sources)} pairs of an image and a {target}")
-    checked, shown = examine(listing, read_options, base, options)
+    checked, shown, beyond = examine(listing, read_options, base, options)
     check_divisible(checked, options)
-    if base.rule == "fixed" and checked.beyond_fixed:
-        note(base.name, f"its intensity range is not taken, but that of each image; "
-             f"{checked.beyond_fixed}")  # fmt: skip
+    if outside := [f"{s.name}: {beyond[s.name]}" for s in checked.kept if s.name in beyond]:
+        note(base.name, f"its intensity range is not taken, but that of each image; {outside[0]}")
         base = base._replace(rule="percentile")
     record = rounds.begin(out, told(options), pairs.digests(listing.sources))
     earlier = rounds.earlier_of(record)
@@ -328,8 +327,11 @@ def check_chooses(split_of: Splits) -> None:
 
 def examine(
     listing: Listing, read_options: ReadOptions, base: Base, options: argparse.Namespace
-) -> tuple[Checked, dict[str, Picture]]:
-    """Read all pairs once; print what is wrong with them; return (what can be used, pictures).
+) -> tuple[Checked, dict[str, Picture], dict[str, str]]:
+    """Read all pairs once and print what is wrong with them.
+
+    Returns (what can be used, pictures, why the base's fixed intensity range does not fit), the
+    last two by names of pairs.
 
     Raises: as `checking.check`.
     """
@@ -338,10 +340,13 @@ def examine(
     judges = asks and base.name in pretrained.DIGESTS
     model = finetuning.Predictor(pretrained.BOX / FINDER, engine=ENGINE) if judges else None
     thumbnails: dict[str, Picture] = {}
+    beyond: dict[str, str] = {}
 
     def watch(name: str, micrograph: Micrograph, target: np.ndarray) -> float | None:
         drawn = target if is_mask else np.zeros(target.shape, np.uint8)
         thumbnails[name] = finetuning.picture(pictures.overlay(micrograph.image, drawn), name)
+        if base.rule == "fixed" and (reason := micrographs.beyond_fixed(micrograph.image)):
+            beyond[name] = reason
         if model is None or len(thumbnails) > JUDGED:
             return None
         return finetuning.agreement(model, micrograph, target)
@@ -356,7 +361,7 @@ def examine(
         keep_all=options.keep_all,
         watch=watch,
     )
-    return checked, thumbnails
+    return checked, thumbnails, beyond
 
 
 def train_part(

@@ -360,7 +360,7 @@ def test_restorations_in_other_grey_values_are_left_out(base, tmp_path):
     line = [f"--images={tmp_path}", "--out=o", "--task=denoise", f"--base={base('denoise')}"]
     asked = finetune.parse(line)
     listing = pairs.find(asked.images, asked.images, None, "denoised")
-    checked, _ = finetune.examine(
+    checked, *_ = finetune.examine(
         listing, ReadOptions(None, 1 << 30, None, None), finetune.base_of(asked.base, asked), asked
     )
     (wrong,) = [one for one in checked.findings if one.kind == "unusable"]

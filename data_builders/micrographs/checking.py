@@ -41,7 +41,6 @@ class Checked(NamedTuple):
     cluster_of: pairs.Splits  # of `kept`: what looks alike or has one source has one cluster
     shapes: list[tuple[int, int]]  # of the images of `kept`
     foreground: dict[str, float] | None  # share of the pixels of their masks; None without masks
-    beyond_fixed: str = ""  # why the fixed intensity range does not fit one of them
 
 
 def check(
@@ -65,11 +64,12 @@ def check(
         watch: gets (name, first plane, its target) of each pair; returns how well a trained model
             agrees with the mask, from -1 to 1, or None if it cannot say.
 
-    Raises: InputError if too many are wrong, none can be used, or it cannot be known what is
-        foreground or where the rows of MRC files belong; UsageError if masks may have several
-        classes.
+    Raises: InputError if too many are wrong, none can be used, it cannot be known what is
+        foreground, or rows of MRC files seem to run the other way; UsageError if masks may have
+        several classes.
     """
-    rows.check(root, listing.sources, options)
+    for note in rows.check(root, listing.sources, options):
+        print(note)
     examination = Examination()
     tally = Tally(options.foreground, options.classes)
     found = [Finding(pairs.name_of(p, root), ALONE, why, True) for p, why in listing.skipped]
@@ -79,7 +79,6 @@ def check(
     held: list[list[Found]] = []  # what each mask holds
     agreement: dict[str, float] = {}
     source_of: dict[str, str] = {}  # by name of a plane
-    beyond: dict[str, str] = {}
     for source in listing.sources:
         try:
             planes, masks, count = _read(source, options)
@@ -93,7 +92,6 @@ def check(
             continue
         usable.append(source)
         shapes[source.name] = (h, w)
-        beyond[source.name] = micrographs.beyond_fixed(planes[0].micrograph.image)
         if agrees is not None:
             agreement[source.name] = agrees
         if masks:
@@ -136,7 +134,6 @@ def check(
         pairs.clusters(kept, alike),
         [shapes[source.name] for source in kept],
         {source.name: shares[source.name] for source in kept} if is_mask else None,
-        next((f"{s.name}: {beyond[s.name]}" for s in kept if beyond[s.name]), ""),
     )
 
 

@@ -19,7 +19,7 @@ def check(root: Path, sources: Sequence[Source], options: ReadOptions) -> list[s
     """Return notes for the card: where the first row of MRC files is taken to be.
 
     Raises: InputError without --mrc_rows if some files are MRC that do not say where their first
-        row belongs, and others say so; it names what fits the first pairs better.
+        row belongs, others say so, and the first pairs fit better if it is the bottom one.
     """
     paths = {path for source in sources for path in (source.image, *source.targets.values())}
     stated = {path: _is_stated(path) for path in paths}
@@ -32,12 +32,35 @@ def check(root: Path, sources: Sequence[Source], options: ReadOptions) -> list[s
         return [f"rows of {files}: the first at the {options.mrc_rows} (--mrc_rows)"]
     if not others:
         return [f"rows of {files}: as stored"]
-    fit = _fit([s for s in sources if _differs(s, stated)], stated, options)
-    raise InputError(
-        f"{root}: {files} of which the first row may be the top or the bottom one, next to "
-        f"{others} of which it is known; {fit}expected --mrc_rows=bottom (as IMOD, 3dmod and Fiji "
-        "show them) or --mrc_rows=top (as mrcfile and napari do)"
-    )
+    pairs = [source for source in sources if _differs(source, stated)]
+    scores = [score for source in pairs[:PAIRS] for score in _scores(source, stated, options)]
+    if is_better([bottom - top for top, bottom in scores]):
+        count = sum(bottom > top for top, bottom in scores)
+        raise InputError(
+            f"{root}: {files} of which the first row may be the top or the bottom one, next to "
+            f"{others} of which it is known; bottom fits the edges of {count} of {len(scores)} "
+            "images and targets better; expected --mrc_rows=bottom (as IMOD, 3dmod and Fiji show "
+            "them) or --mrc_rows=top (as mrcfile and napari do)"
+        )
+    taken = f"rows of {files}: the first at the top"
+    if is_better([top - bottom for top, bottom in scores]):
+        count = sum(top > bottom for top, bottom in scores)
+        return [f"{taken}, which fits the edges of {count} of {len(scores)} images and targets"]
+    return [
+        f"{taken}, as mrcfile and napari show them, though nothing here says so; IMOD, 3dmod and "
+        "Fiji show it at the bottom (--mrc_rows=bottom): look at one beside another format"
+    ]
+
+
+def is_better(gains: Sequence[float]) -> bool:
+    """Return whether `gains` are above 0 by more than chance: two standard errors of their mean.
+
+    A single gain has no standard error; it is if it is above 0.
+    """
+    if not gains:
+        return False
+    error = np.std(gains, ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else 0.0
+    return bool(np.mean(gains) > 2 * error)
 
 
 def _is_stated(path: Path) -> bool | None:
@@ -52,19 +75,6 @@ def _differs(source: Source, stated: dict[Path, bool | None]) -> bool:
         True,
         False,
     }
-
-
-def _fit(sources: Sequence[Source], stated: dict[Path, bool | None], options: ReadOptions) -> str:
-    """Return a part of a message: which of --mrc_rows fits the first pairs better."""
-    scores = [score for source in sources[:PAIRS] for score in _scores(source, stated, options)]
-    if not scores:
-        return ""
-    bottom = sum(bottom > top for top, bottom in scores)
-    top = sum(top > bottom for top, bottom in scores)
-    if top == bottom:
-        return "neither fits the edges of images and targets better; "
-    better, count = ("bottom", bottom) if bottom > top else ("top", top)
-    return f"{better} fits the edges of {count} of {len(scores)} images and targets better; "
 
 
 def _scores(
