@@ -28,13 +28,3 @@ def varied(config, names, variants):
             else:
                 config.update_from_flattened_dict({field: value})
     return config
-
-
-def single(runs, name):
-    """The config of one run of a matrix: `runs(seeds)` gives {name: a function that makes it}.
-
-    Raises: UsageError for an unknown name.
-    """
-    seed = name.rpartition("seed_")[2]
-    matrix = runs(int(seed) + 1 if seed.isdigit() else 1)
-    return choose("run", name, matrix)()

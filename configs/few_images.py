@@ -19,7 +19,7 @@ it: docs/background/evidence/few_images.md.
 import json
 from functools import partial
 
-from configs import restore_temimagenet, segment_au, single
+from configs import restore_temimagenet, segment_au
 from emjax.models import pretrained
 from emjax.training import choices
 
@@ -99,6 +99,3 @@ def runs(seeds):
                     name = f"{task}_{images}/{arm}/seed_{seed}"
                     matrix[name] = partial(restoration, task, images, start, seed)
     return matrix
-
-
-get_config = partial(single, runs)

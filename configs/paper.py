@@ -13,7 +13,7 @@ Each with as many seeds as asked for; a finetuning run starts from the pretraini
 
 from functools import partial
 
-from configs import pretrain, restore_temimagenet, segment_au, single
+from configs import pretrain, restore_temimagenet, segment_au
 
 MODELS = (
     "unet_2_44", "unet_2_84", "unet_2_116",
@@ -65,6 +65,3 @@ def runs(seeds):
             make = partial(seeded, segment_au.get_config, f"{task},sytwu", seed)
             matrix[f"{task}/sytwu/random/seed_{seed}"] = make
     return matrix
-
-
-get_config = partial(single, runs)

@@ -25,7 +25,7 @@ Epochs of finetuning are ten updates short, because the arms differ there if any
 
 from functools import partial
 
-from configs import pretrain, restore_temimagenet, segment_au, single
+from configs import pretrain, restore_temimagenet, segment_au
 
 LR = 1e-3
 CEM = "micrographs/cem"
@@ -168,6 +168,3 @@ def runs(seeds):
         add(fifth, model, "fresh_statistics", start, seed, lr=best, fresh=STATISTICS)
         add(fifth, model, "random_instance", "", seed, lr=best, changes=NORM)
     return matrix
-
-
-get_config = partial(single, runs)

@@ -1,6 +1,7 @@
 """What the fields of a config mean. Imports nothing heavy."""
 
 import contextlib
+import functools
 import json
 import numbers
 import re
@@ -10,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from emjax.errors import EmjaxError, UsageError, first_line
+from emjax.errors import EmjaxError, UsageError, choose, first_line
 
 SPLITS = ("train", "val", "test")  # that every dataset is divided into
 RECIPES = Path(__file__).parents[1] / "configs"  # installed beside emjax, and so in a checkout
@@ -51,9 +52,11 @@ FIELDS = {
     "segmentation.loss": "cross_entropy, dice, or cross_entropy+dice for their sum",
     "segmentation.foreground_weight": "how often a pixel of the foreground counts in the "
     "cross-entropy",
-    "select": "which network the run keeps: `best`, of the best val score, or `last`",
+    "select": "which network the run keeps: `best`, of the best val score, or `last`; it is "
+    "the last if no mask of val has foreground",
     "initialise.workdir": "a pretraining run or a converted model; empty: random weights",
-    "initialise.step": "which checkpoint of that run: `best`, `last` or a step",
+    "initialise.step": "which checkpoint of that run: `best` (what it keeps: see `select`), "
+    "`last` or a step",
     "initialise.fresh": "regular expressions of layers that keep random initial values",
     "augment.crop": "side of the random crop in pixels; 0: the whole patch",
     "augment.turns": "random flips and rotations by 90 degrees",
@@ -79,14 +82,16 @@ FIELDS = {
     "discriminator.width": "channels of the discriminator's first layer",
     "discriminator.depth": "layers of stride 2; 3 see 70 x 70 pixels",
     "discriminator.norm": "batch, instance, group or none",
-    "precision": "what the networks compute in: float32 or bfloat16",
+    "precision": "what the networks compute in: float32 (on accelerators with JAX's default "
+    "of fewer bits, see networks.md) or bfloat16",
     "remat": "compute blocks again for their gradient: less memory, more time",
     "optimizer.name": "adam",
     "optimizer.lr": "learning rate",
     "optimizer.b1": "decay of the first moment",
     "optimizer.b2": "decay of the second moment",
     "optimizer.clip": "largest norm of a network's gradients; 0: any",
-    "optimizer.schedule": "learning rate over the run: constant, or cosine or linear down to zero",
+    "optimizer.schedule": "learning rate over the run: constant, or cosine or linear down to "
+    "zero; it counts the updates that were applied",
     "optimizer.warmup": "steps in which the learning rate rises",
     "ema": "decay per step of the averaged weights that are evaluated and kept; 0: no averages",
 }
@@ -274,6 +279,9 @@ RANGES: dict[str, Range] = {
 }
 
 
+UNSET_TYPES = {"data.resident": bool, "model.receptive_field": int}  # of None; others are tuples
+
+
 def is_part(value: Any) -> bool:
     """Return whether `value` is a (dataset, split, weight) of a mixture."""
     return (
@@ -419,14 +427,16 @@ def read_recipe(path: str | Path, variant: str | None) -> Config:
     if Path(path).suffix == ".json":
         return read_config(path, variant)
     found = load_file(path)
-    get_config = found.get("get_config")
+    get_config: Any = found.get("get_config")
+    if callable(found.get("runs")):
+        if variant is None:
+            raise UsageError(
+                f"--config={path}: it is a matrix of runs; name one, --config={path}:RUN, or use "
+                "emjax sweep"
+            )
+        get_config = functools.partial(run_of, found["runs"])
     if not callable(get_config):
         raise UsageError(f"--config={path}: it has no get_config(); expected a recipe")
-    if variant is None and callable(found.get("runs")):
-        raise UsageError(
-            f"--config={path}: it is a matrix of runs; name one, --config={path}:RUN, or use "
-            "emjax sweep"
-        )
     with recipe_errors(path):
         config: Any = get_config() if variant is None else get_config(variant)
     if not hasattr(config, "update_from_flattened_dict"):
@@ -435,16 +445,30 @@ def read_recipe(path: str | Path, variant: str | None) -> Config:
     return config
 
 
+def run_of(runs: Callable[[int], Mapping[str, Callable[[], Config]]], name: str) -> Config:
+    """Return the config of one run of a matrix.
+
+    Args:
+        runs: number of seeds to {name: a function that makes the config}.
+
+    Raises: UsageError for an unknown name.
+    """
+    seed = name.rpartition("seed_")[2]
+    return choose("run", name, runs(int(seed) + 1 if seed.isdigit() else 1))()
+
+
 def read_config(path: str | Path, variant: str | None) -> Config:
     """Return the config in the config.json of a run.
 
     Raises: UsageError if it is none, or for a variant, which it has not.
     """
-    from ml_collections import ConfigDict  # heavy
+    from ml_collections import ConfigDict, config_dict  # heavy
 
-    def settled(value: Any) -> Any:
+    def settled(value: Any, field: str = "") -> Any:
         if isinstance(value, dict):
-            return {name: settled(each) for name, each in value.items()}
+            return {name: settled(each, f"{field}.{name}") for name, each in value.items()}
+        if value is None:  # so that a command line can set it
+            return config_dict.placeholder(UNSET_TYPES.get(field[1:], tuple))
         return tuple(map(settled, value)) if isinstance(value, list) else value
 
     try:

@@ -78,6 +78,10 @@ def command_line(arguments: Sequence[str]) -> tuple[Config, Path, flags.FlagValu
     path, variant = find_variant(recipe)
     config = read_recipe(path, variant)
     fields = dict(flat(config.to_dict())).keys()
+    unset = {word: field for word in others if (field := unset_by(word)) in fields}
+    with config.ignore_type():
+        config.update_from_flattened_dict(dict.fromkeys(unset.values()))
+    others = [word for word in others if word not in unset]
     values = flags.FlagValues()
     argv = ["emjax.main", *others]
     try:
@@ -113,6 +117,12 @@ def command_line(arguments: Sequence[str]) -> tuple[Config, Path, flags.FlagValu
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     default = Path("runs") / path.stem / (variant or "default")
     return config, Path(values["workdir"].value or default), values
+
+
+def unset_by(word: str) -> str | None:
+    """Return the field that an argument unsets, as in --config.model.receptive_field=None."""
+    found = re.fullmatch(r"--?config\.([\w.]+)=None", word)
+    return found[1] if found and found[1] in RANGES and RANGES[found[1]].holds(None) else None
 
 
 def split_recipe(arguments: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -64,6 +64,9 @@ def main(arguments: Sequence[str]) -> int:
     problem = "\n".join([f"{len(missing)} datasets or splits are missing:", *missing])
     if missing and not options.dry_run:
         raise InputError(problem)
+    if not configs:
+        print(f"--share={options.share}: no run, as there are fewer starts than shares")
+        return 0
     jobs = plan.plan_jobs(configs, counts, options.runs)
     device = probe_device()
     if device["platform"] == "tpu" and options.at_once > 1:

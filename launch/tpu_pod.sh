@@ -30,5 +30,6 @@ while true; do
     code=$?
     now=$(state)
     queued delete --force --quiet
-    if [ "$code" = 0 ] || [ "$now" = ACTIVE ]; then exit "$code"; fi
+    # ACTIVE: the command itself has failed. FAILED: no slice was made, and none would be again.
+    if [ "$code" = 0 ] || [ "$now" = ACTIVE ] || [ "$now" = FAILED ]; then exit "$code"; fi
 done

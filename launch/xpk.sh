@@ -11,4 +11,4 @@ if [ "${1-}" = --dry_run ]; then dry=1; shift; else dry=; fi
 : "${NAME:?}" "${CLUSTER:?}" "${TYPE:?}" "${IMAGE:?}"
 run() { if [ "$dry" ]; then printf '%q ' "$@"; echo; else exec "$@"; fi; }
 run xpk workload create "--workload=$NAME" "--cluster=$CLUSTER" "--tpu-type=$TYPE" \
-    "--num-slices=${SLICES:-1}" "--docker-image=$IMAGE" --max-restarts=50 "--command=$*"
+    "--num-slices=${SLICES:-1}" "--docker-image=$IMAGE" --max-restarts=50 "--command=$(printf '%q ' "$@")"

@@ -3,7 +3,7 @@
 import os
 from functools import partial
 
-from configs import pretrain, segment_au, single
+from configs import pretrain, segment_au
 
 MODELS = ("unet",)
 
@@ -31,6 +31,3 @@ def runs(seeds):
                 name = f"nanoparticles/{model}/{arm}/seed_{seed}"
                 matrix[name] = partial(small, segment_au.get_config, seed, start)
     return matrix
-
-
-get_config = partial(single, runs)

@@ -137,6 +137,41 @@ def test_restoration(name, holds, fails):
     assert verdicts(made[:1])[name].verdict == "not measured"
 
 
+def test_subsets_are_compared_within_a_network():
+    made = [
+        finetuned(model, P, rising(start, 0.02), recipe=restore_temimagenet, records=records)
+        for model, start, records in ((SMALL, 0.12, 50_000), (LARGE, 0.10, 100_000))
+    ]
+    assert verdicts(made)["5b"].verdict == "not measured"
+    made.append(
+        finetuned(SMALL, P, rising(0.11, 0.02), recipe=restore_temimagenet, records=100_000)
+    )
+    assert verdicts(made)["5b"].difference.mean == pytest.approx(0.01)
+
+
+def test_gains_are_those_of_one_network():
+    arms = [finetuned("hrnet_w48", P, rising(0.4, 0.8)), finetuned("hrnet_w48", R, [0.7] * 12)]
+    arms.append(finetuned("hrnet_w18", R, [0.0] * 12))
+    assert verdicts(arms)["4b"].difference.mean == pytest.approx(0.1)
+
+
+def test_pretrainings_of_other_settings_are_not_compared():
+    large, hrnet = pretrained(LARGE, 0.03), pretrained("hrnet_w48", 0.05)
+    for run in hrnet.runs:
+        run.config["optimizer"]["lr"] = 1.0
+    assert verdicts([], [large, hrnet])["1b"].verdict == "not measured"
+
+
+def test_receptive_fields_of_dilations_and_runs_without_a_report():
+    arms = [finetuned(SMALL, R, rising(0.4, 0.7)), finetuned(SAME, R, rising(0.4, 0.75))]
+    for run in arms[0].runs:
+        run.config["model"] |= {"receptive_field": None, "dilations": [1, 1, 1]}
+    assert verdicts(arms)["3"].verdict == "supported"
+    begun = pretrained(SMALL, 0.05)
+    begun = begun._replace(runs=[run._replace(planned=None, evaluations=[]) for run in begun.runs])
+    assert verdicts([], [begun, pretrained(SMALL, 0.04, "200k")])["1a"].verdict == "not measured"
+
+
 def test_pretraining():
     falls = [pretrained(SMALL, 0.05), pretrained(SMALL, 0.04, "200k"), pretrained(LARGE, 0.03)]
     found = verdicts([], falls)

@@ -6,6 +6,7 @@
 import contextlib
 import importlib
 import io
+import json
 import os
 import re
 import string
@@ -18,7 +19,7 @@ from configs import pretrain, restore_temimagenet, segment_au
 from data_builders.build import BUILDERS
 from emjax import cli
 from emjax.__main__ import VERBS, run_verb
-from emjax.config import FIELDS
+from emjax.config import FIELDS, flat, plain
 from emjax.data.augment import Augmentation
 from emjax.data.corruptions import Corruption, Masking
 from emjax.errors import InputError, UsageError
@@ -249,6 +250,34 @@ def test_a_recipe_that_fails_is_one_line(tmp_path, content, words):
     with pytest.raises(UsageError, match=f"--config={path}.*{words}") as error:
         parse([f"--config={path}"])
     assert "\n" not in str(error.value)
+
+
+def test_a_matrix_needs_no_more_than_its_runs(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from configs.pretrain import get_config as recipe\n"
+        "def runs(seeds):\n"
+        "    return {f'small/seed_{n}': lambda: recipe('unet_2_44') for n in range(seeds)}\n"
+    )
+    assert parse([f"--config={path}:small/seed_4"])[0].model.receptive_field == 44
+    for form, words in ((f"{path}", "is a matrix of runs"), (f"{path}:small", "no run 'small'")):
+        with pytest.raises(UsageError, match=words):
+            parse([f"--config={form}"])
+
+
+def test_fields_can_be_unset_and_those_of_a_run_set_again(tmp_path):
+    unset = ["--config.model.receptive_field=None", "--config.model.dilations=1,1,2"]
+    config, _ = parse([*SEGMENT, *unset])
+    assert config.model.receptive_field is None and config.model.dilations == (1, 1, 2)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(plain(config)))
+    config, _ = parse([f"--config={path}"])
+    assert config.data.resident is None and config.model.pools is None
+    fields = {"data.resident": True, "model.receptive_field": 44, "model.pools": (2, 2)}
+    words = ["True", "44", "2,2"]
+    typed = [f"--config.{f}={word}" for f, word in zip(fields, words, strict=True)]
+    config, _ = parse([f"--config={path}", *typed, "--config.model.dilations=None"])
+    assert dict(flat(config.to_dict())).items() >= {**fields, "model.dilations": None}.items()
 
 
 def test_a_recipes_path_may_have_colons(tmp_path):

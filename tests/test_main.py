@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -25,6 +26,8 @@ from emjax.main import main, parse
 from emjax.models.build import build_abstract
 from emjax.models.network import flat_arrays
 from emjax.runs.metrics_log import read
+from emjax.runs.provenance import describe
+from emjax.runs.run import read_run
 from emjax.training.assemble import assemble
 from tests.conftest import SMALL
 
@@ -291,7 +294,13 @@ def pair(tmp_path):
     return tmp_path / "data"
 
 
-def test_a_run_on_two_images_leaves_out_what_is_not_there_and_says_so(pair, caplog):
+def write_rows(run, scores):
+    """Write a metrics.jsonl in which these are the scores of val, one step after the other."""
+    rows = [{"step": n, "total": 9, "val/dice": each} for n, each in enumerate(scores, start=1)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_run_on_two_images_leaves_out_what_is_not_there_and_says_so(pair, caplog, tmp_path):
     splits = [
         f"--config.data.{field}=('micrographs/pair','{split}')"
         for field, split in (("train", "train"), ("evals.val", "val"), ("evals.test", "test"))
@@ -303,12 +312,36 @@ def test_a_run_on_two_images_leaves_out_what_is_not_there_and_says_so(pair, capl
     assert "micrographs/pair:val: no mask has foreground" in caplog.text
     assert config.select == "best" and pieces.select == "last"
     assert pieces.steps_per_epoch == pieces.total_steps == 1
+    (tmp_path / "run").mkdir()
+    describe(tmp_path / "run", config, select=pieces.select)
+    write_rows(tmp_path / "run", [0.9, 0.1])
+    assert read_run(tmp_path / "run", tmp_path).best()["val/dice"] == 0.1
     assert "data.batch_size=8: more than an epoch of 1 records" in caplog.text
     rows = next(pieces.batches.starting_at(0))
     assert rows["image"].shape == (8, 64, 64, 1)
     config.data.evals.val = config.data.evals.test
     with pytest.raises(InputError, match="no split 'test' of it.*train 1, val 1; its sources were"):
         assemble(config)
+
+
+def test_held_out_records_are_as_those_of_training(pair, tmp_path):
+    flags = [f"--data_dir={pair}", f"--source={tmp_path / 'images'}"]
+    for name, extra, header in (("fixed", ["--range=fixed"], "image,mask,split"),
+                                ("plain", [], "image,other,split")):  # fmt: skip
+        table = tmp_path / "t.csv"
+        table.write_text(f"{header}\na.tif,../masks/a.tif,train\nb.tif,../masks/b.tif,val\n")
+        argv = ["micrographs", f"--name={name}", *flags, *extra, f"--table={table}"]
+        assert build.main(argv) == 0
+    train = "--config.data.train=('micrographs/pair','train')"
+    for name, words in (
+        ("fixed", "fixed:val: intensity ranges by the rule 'fixed', but .*pair:train has "),
+        ("plain", "plain:val: task 'segmentation' needs the target 'mask'"),
+    ):
+        val = f"--config.data.evals.val=('micrographs/{name}','val')"
+        config, _ = parse([f"{SEGMENT}:smoke", f"--config.data.dir={pair}", train, val,
+                           "--config.data.evals.test=None"])  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            assemble(config)
 
 
 @pytest.mark.parametrize(

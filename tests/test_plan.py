@@ -4,9 +4,10 @@ import collections
 import json
 
 import pytest
+from ml_collections import ConfigDict
 
 from configs import paper, real_small
-from emjax.config import plain
+from emjax.config import plain, run_of
 from emjax.errors import UsageError
 from emjax.experiments import plan
 
@@ -40,9 +41,9 @@ def test_the_matrix_of_the_paper():
 @pytest.mark.parametrize("matrix", [paper, real_small])
 def test_each_run_is_a_config_of_its_own(matrix):
     for name, make in [*matrix.runs(3).items()][-7:]:
-        assert plain(matrix.get_config(name)) == plain(make())
+        assert plain(run_of(matrix.runs, name)) == plain(make())
     with pytest.raises(UsageError, match="no run 'unet/seed_x'; there are: "):
-        matrix.get_config("unet/seed_x")
+        run_of(matrix.runs, "unet/seed_x")
 
 
 def test_selected_runs_bring_those_they_start_from():
@@ -59,6 +60,15 @@ def test_selected_runs_bring_those_they_start_from():
     }
     with pytest.raises(UsageError, match=r"--only=nothing\* matches no run; there are atomagined"):
         plan.select_runs(configs, "nothing*")
+
+
+def test_a_run_brings_all_that_its_start_starts_from():
+    configs = {
+        name: ConfigDict({"initialise": {"workdir": start}})
+        for name, start in {"a": "b", "b": "c", "c": "", "d": "elsewhere/run"}.items()
+    }
+    assert [*plan.select_runs(configs, "a")] == ["a", "b", "c"]
+    assert [*plan.select_runs(configs, "d")] == ["d"]
 
 
 def test_shares_are_all_runs_once_and_whole():

@@ -24,6 +24,7 @@ from emjax.parallel.processes import (
     HEARTBEAT_SECONDS,
     agreed_stop,
     cluster_arguments,
+    connection,
     split_flags,
 )
 from emjax.runs import metrics_log
@@ -90,6 +91,23 @@ def test_arguments_under_schedulers(environment, packages, expected, monkeypatch
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(UsageError, match="indexed Job: give --coordinator=HOST:PORT"):
             cluster_arguments(environment)
+
+
+def test_flags_go_before_what_a_scheduler_says(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    pod = {"KUBERNETES_SERVICE_HOST": "x", "JOB_COMPLETION_INDEX": "2"}
+    named, _ = split_flags(
+        ["--coordinator=emjax-hosts-0-0.emjax:12355", "--processes=4", "--process=2"]
+    )
+    assert connection(named, pod) == dict(
+        coordinator_address="emjax-hosts-0-0.emjax:12355",
+        num_processes=4,
+        process_id=2,
+        local_device_ids=[],
+    )
+    assert connection(split_flags(["--processes=1"])[0], pod | SLURM) is None
+    with pytest.raises(UsageError, match="indexed Job"):
+        connection(split_flags([])[0], pod)
 
 
 @contextmanager

@@ -37,6 +37,13 @@ def test_missing_datasets_are_all_listed_before_anything_runs(tmp_path, capsys, 
     assert str(refused.value) in printed and not (tmp_path / "runs").exists()
 
 
+def test_a_share_of_no_run_does_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    flags = ["--only=au5nm/unet_2_44/random/*", "--seeds=2", "--share=3/4", f"--runs={tmp_path}"]
+    assert sweep.main(["--config=configs/paper.py", *flags]) == 0
+    assert capsys.readouterr().out.startswith("--share=3/4: no run, as there are fewer")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -9,9 +9,10 @@ image by image; on every dataset that has the runs, the paper's or not.
 """
 
 import collections
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from emjax.experiments.arms import RANDOM, Arm
 from emjax.experiments.intervals import (
@@ -23,6 +24,7 @@ from emjax.experiments.intervals import (
     image_scores,
     volatility,
 )
+from emjax.models.build import build_abstract
 from emjax.runs.run import PARTS
 
 EARLY, TENTH_EPOCH = 1, 2  # twelfths of a run
@@ -148,24 +150,35 @@ def hrnets(arms: Iterable[Arm]) -> list[Arm]:
 
 def receptive_field(arm: Arm) -> int:
     """Return the receptive field of a U-Net, in pixels."""
-    return arm.config["model"]["receptive_field"]
+    network: Any = build_abstract(arm.config["model"])
+    return network.receptive_field
 
 
-def matched_pairs(arms: Sequence[Arm], blocks: Sequence[int] = (2, 3, 4)) -> list[tuple[Arm, Arm]]:
-    """Return [(P arm, R arm of the same network)] of the U-Nets with so many blocks."""
-    random = [arm for arm in unets(arms, blocks) if is_random(arm)]
+def matched_pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
+    """Return [(P arm, R arm of the same network)]."""
     return [
         (arm, base)
-        for arm in unets(arms, blocks)
-        if is_pix2pix(arm)
-        for base in random
+        for arm in filter(is_pix2pix, arms)
+        for base in filter(is_random, arms)
         if arm.config["model"] == base.config["model"]
     ]
 
 
-def hrnet_pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
-    """Return [(P arm, R arm)] of the HRNets."""
-    return [(p, r) for p in hrnets(arms) if is_pix2pix(p) for r in hrnets(arms) if is_random(r)]
+def by_subset(
+    arms: Iterable[Arm], network: Callable[[Arm], str], records: Callable[[Arm], int]
+) -> tuple[list[Arm], list[Arm]]:
+    """Return the arms on the smallest and on the largest subset of each network that has several.
+
+    Args:
+        network: a key that is equal for arms that differ in nothing but the subset.
+        records: the size of the subset.
+    """
+    alike: dict[str, list[Arm]] = collections.defaultdict(list)
+    for arm in arms:
+        alike[network(arm)].append(arm)
+    ordered = [sorted(same, key=records) for same in alike.values()]
+    several = [same for same in ordered if records(same[0]) < records(same[-1])]
+    return [same[0] for same in several], [same[-1] for same in several]
 
 
 def oriented(arm: Arm, part: int = PARTS) -> Scores:
@@ -191,14 +204,11 @@ def volatilities(arm: Arm) -> Scores:
 
 def pretraining_l1_falls_with_subset_size(arms: Sequence[Arm]) -> Interval:
     """Return best val L1 of Pix2Pix pretraining, smallest minus largest subset; + if it falls."""
-    models = collections.defaultdict(list)
-    for arm in filter(is_pix2pix, arms):
-        models[arm.key_without("data")].append(arm)
-    ordered = [sorted(same, key=lambda arm: arm.runs[0].records) for same in models.values()]
-    several = [same for same in ordered if same[0].runs[0].records < same[-1].runs[0].records]
-    return contrast(
-        [validation(same[0]) for same in several], [validation(same[-1]) for same in several]
+    begun = [arm for arm in filter(is_pix2pix, arms) if arm.runs[0].planned]
+    smallest, largest = by_subset(
+        begun, lambda arm: str(arm.key_without("data")), lambda arm: arm.runs[0].records
     )
+    return contrast([*map(validation, smallest)], [*map(validation, largest)])
 
 
 def unet_restores_better_than_hrnet(arms: Sequence[Arm]) -> Interval:
@@ -208,7 +218,7 @@ def unet_restores_better_than_hrnet(arms: Sequence[Arm]) -> Interval:
         (other, arm)
         for arm in largest
         for other in hrnets(arms)
-        if is_pix2pix(other) and other.data == arm.data
+        if is_pix2pix(other) and other.key_without("model") == arm.key_without("model")
     ]
     return contrast([validation(hrnet) for hrnet, _ in pairs], [validation(u) for _, u in pairs])
 
@@ -218,7 +228,7 @@ def unet_restores_better_than_hrnet(arms: Sequence[Arm]) -> Interval:
 
 def small_pretrained_unet_leads_early(arms: Sequence[Arm]) -> Interval:
     """Return early test score of 2-block U-Nets, P minus R; + if pretraining leads."""
-    pairs = matched_pairs(arms, blocks=(2,))
+    pairs = matched_pairs(unets(arms, (2,)))
     return contrast([oriented(p, EARLY) for p, _ in pairs], [oriented(r, EARLY) for _, r in pairs])
 
 
@@ -233,7 +243,7 @@ def small_pretrained_unet_leads_larger_early(arms: Sequence[Arm]) -> Interval:
 
 def random_weights_catch_up(arms: Sequence[Arm]) -> Interval:
     """Return half of (P minus R early) minus (P minus R at the end); + if the lead of P shrinks."""
-    pairs = matched_pairs(arms, blocks=(2,))
+    pairs = matched_pairs(unets(arms, (2,)))
     ours = [oriented(p, EARLY) for p, _ in pairs] + [oriented(r) for _, r in pairs]
     theirs = [oriented(r, EARLY) for _, r in pairs] + [oriented(p) for p, _ in pairs]
     return contrast(ours, theirs).halved()
@@ -241,10 +251,8 @@ def random_weights_catch_up(arms: Sequence[Arm]) -> Interval:
 
 def random_weights_are_more_volatile(arms: Sequence[Arm]) -> Interval:
     """Return volatility of the val score, R minus P; + if random weights fluctuate more."""
-    if kind_of(arms[0]) == "segmentation":
-        pairs = matched_pairs(arms, blocks=(2,))
-    else:
-        pairs = matched_pairs(arms) + hrnet_pairs(arms)
+    is_segmentation = kind_of(arms[0]) == "segmentation"
+    pairs = matched_pairs(unets(arms, (2,)) if is_segmentation else arms)
     return contrast([volatilities(r) for _, r in pairs], [volatilities(p) for p, _ in pairs])
 
 
@@ -270,7 +278,7 @@ def random_hrnet_is_below_pretrained_unets(arms: Sequence[Arm]) -> Interval:
 
 def hrnet_gains_from_pretraining(arms: Sequence[Arm]) -> Interval:
     """Return final test score of HRNet, P minus R; + if pretraining helps."""
-    pairs = hrnet_pairs(arms)
+    pairs = matched_pairs(hrnets(arms))
     return contrast([oriented(p) for p, _ in pairs], [oriented(r) for _, r in pairs])
 
 
@@ -287,7 +295,7 @@ def pretrained_hrnet_is_above_all_unets(arms: Sequence[Arm]) -> Interval:
 
 def pretraining_lowers_restoration_l1(arms: Sequence[Arm]) -> Interval:
     """Return best val L1, R minus P; + if pretraining lowers it."""
-    pairs = hrnet_pairs(arms) + matched_pairs(arms)
+    pairs = matched_pairs(arms)
     return contrast([validation(r) for _, r in pairs], [validation(p) for p, _ in pairs])
 
 
@@ -303,10 +311,14 @@ def subsets_are_equal_after_ten_epochs(arms: Sequence[Arm]) -> Interval:
 
 def smallest_minus_largest_subset(arms: Sequence[Arm], part: int) -> Interval:
     """Return val L1 of P after `part` twelfths, from the smallest minus the largest subset."""
-    ordered = sorted(filter(is_pix2pix, arms), key=lambda arm: arm.pretraining["records"])
-    if not ordered or ordered[0].pretraining["records"] == ordered[-1].pretraining["records"]:
-        return NOTHING
-    return contrast([validation(ordered[0], part)], [validation(ordered[-1], part)])
+    smallest, largest = by_subset(
+        filter(is_pix2pix, arms),
+        lambda arm: json.dumps(arm.config["model"], sort_keys=True),
+        lambda arm: arm.pretraining["records"],
+    )
+    return contrast(
+        [validation(arm, part) for arm in smallest], [validation(arm, part) for arm in largest]
+    )
 
 
 # Learning rates.
@@ -377,11 +389,11 @@ CLAIMS = (
           "best val L1 of R minus P, mean over pretrainings",
           pretraining_lowers_restoration_l1, "restoration"),
     Claim("5b", "From a smaller pretraining subset, the val L1 starts higher.",
-          "val L1 early, from the smallest minus the largest subset",
+          "val L1 early, from the smallest minus the largest subset, mean over networks",
           smaller_subset_starts_higher, "restoration"),
     Claim("5c", "That difference is gone after about ten epochs.",
-          "val L1 after two twelfths, from the smallest minus the largest subset; zero lies in the "
-          "interval",
+          "val L1 after two twelfths, from the smallest minus the largest subset, mean over "
+          "networks; zero lies in the interval",
           subsets_are_equal_after_ten_epochs, "restoration", none=True),
     Claim("5d", "Random weights fluctuate more in restoration.",
           "standard deviation of the val L1's change between evaluations, R minus P",

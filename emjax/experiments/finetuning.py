@@ -197,7 +197,7 @@ def remarks(runs: Sequence[Run], scores: Sequence[Scored], *, is_mask: bool) -> 
     """Return what the curves and the scores advise."""
     found = []
     late = [run for run in runs if run.best().get("step", 0) > LATE * run.steps]
-    if late and all(run.config.get("select") == "best" for run in late):
+    if late and all(run.select == "best" for run in late):
         found.append("The best score came at the end: longer training (--steps) may give a better.")
     if scores and is_mask:
         worst = min(scores, key=lambda each: each.score)

@@ -68,7 +68,8 @@ def select_runs(configs: Configs, only: str | None) -> Configs:
             near = ", ".join(sorted({without_seed(name) for name in configs})[:12])
             raise UsageError(f"--only={pattern} matches no run; there are {near}, ...")
         names.update(found)
-    names |= {start_of(configs[name]) for name in names} - {""}
+    while missing := {start_of(configs[name]) for name in names if name in configs} - names - {""}:
+        names |= missing
     return {name: config for name, config in configs.items() if name in names}
 
 

@@ -109,8 +109,13 @@ def bases(arm: Arm, arms: Iterable[Arm]) -> list[tuple[str, Arm]]:
     """
     every = list(arms)
     found = [("random", base) for base in every if base.recipe == arm.recipe]
-    found += [("sytwu", base) for base in every if base.config.get("select") == "last"]
+    found += [("sytwu", base) for base in every if is_sytwu(base) and base.data == arm.data]
     return [(name, base) for name, base in found if claims.is_random(base)]
+
+
+def is_sytwu(arm: Arm) -> bool:
+    """Return whether an arm is of the recipe of Sytwu et al.: configs/segment_au.py:sytwu."""
+    return arm.config.get("select") == "last" and arm.config["optimizer"]["lr"] == 1e-4
 
 
 def paired_row(arm: Arm, name: str, base: Arm) -> Row:

@@ -82,6 +82,25 @@ def cluster_arguments(environment: Mapping[str, str]) -> dict[str, Any] | None:
     return None
 
 
+def connection(flags: argparse.Namespace, environment: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return the arguments of jax.distributed.initialize; None for a run of one process.
+
+    What `flags`, those of `split_flags`, say goes before what a scheduler says.
+
+    Raises: UsageError as `cluster_arguments`.
+    """
+    if flags.processes is None:
+        return cluster_arguments(environment)
+    if flags.processes == 1:
+        return None
+    return dict(
+        coordinator_address=flags.coordinator,
+        num_processes=flags.processes,
+        process_id=flags.process,
+        local_device_ids=[],
+    )
+
+
 @contextmanager
 def connected(flags: argparse.Namespace) -> Iterator[None]:
     """Connect this process to those that `flags` or a scheduler name, until the end of the `with`.
@@ -89,14 +108,7 @@ def connected(flags: argparse.Namespace) -> Iterator[None]:
     After an error inside, this process ends at once: an orderly end waits for the others, which may
     be waiting for this one. An error that several processes have is printed once.
     """
-    arguments = None if flags.processes == 1 else cluster_arguments(os.environ)
-    if flags.coordinator and flags.processes > 1:
-        arguments = dict(
-            coordinator_address=flags.coordinator,
-            num_processes=flags.processes,
-            process_id=flags.process,
-            local_device_ids=[],
-        )
+    arguments = connection(flags, os.environ)
     if arguments is None:
         yield
         return

@@ -139,6 +139,16 @@ def check_same_run(config: Config, workdir: Path) -> None:
         )
 
 
+def selection(workdir: Path, config: Mapping[str, Any]) -> str:
+    """Return which network the run in `workdir` keeps, "best" or "last".
+
+    That is what its config says, or "last" where the masks of `val` were empty.
+    """
+    path = workdir / "versions.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    return known.get("select") or config.get("select", "best")
+
+
 def earlier_digests(workdir: Path) -> list[str]:
     """Return the digests of the programs that have run it so far."""
     path = workdir / "versions.json"
@@ -147,12 +157,16 @@ def earlier_digests(workdir: Path) -> list[str]:
 
 
 def describe(
-    workdir: Path, config: Config, data: Mapping[str, Mapping[str, Any]] | None = None
+    workdir: Path,
+    config: Config,
+    data: Mapping[str, Mapping[str, Any]] | None = None,
+    select: str | None = None,
 ) -> None:
     """Write config.json, data.json, and versions.json: what runs it, where, and since when.
 
     Args:
         data: of its records, as `data_digests` returns it.
+        select: which network it keeps, where that is not what the config says.
     """
     if not processes.is_first():
         return
@@ -163,6 +177,7 @@ def describe(
         "cores": os.cpu_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "date": str(datetime.date.today()),
+        "select": select or config.get("select", "best"),
     }
     recorded = {"config": plain(config), "data": dict(data or {}), "versions": versions}
     for name, facts in recorded.items():

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from emjax.errors import InputError
 from emjax.runs import metrics_log
-from emjax.runs.provenance import ranking
+from emjax.runs.provenance import ranking, selection
 
 PARTS = 12  # the test score is shown after each twelfth of a run: every 5 of the paper's 60 epochs
 
@@ -28,6 +28,7 @@ class Run(NamedTuple):
     done: int  # steps
     planned: int | None  # steps; None before the first report
     since_best: int = 0  # evaluations without a better score, at its end
+    select: str = "best"  # which network it keeps
 
     @property
     def finished(self) -> bool:
@@ -77,10 +78,10 @@ class Run(NamedTuple):
     def best(self, part: int = PARTS) -> dict[str, Any]:
         """Return the evaluation that represents the run after `part` twelfths of its steps, or {}.
 
-        It has the best validation score so far; it is the last one if the config selects that.
+        It has the best validation score so far; it is the last one if the run keeps that.
         """
         rows = [row for row in self.evaluations if row["step"] * PARTS <= part * self.steps]
-        if self.config.get("select") == "last":
+        if self.select == "last":
             return rows[-1] if rows else {}
         return max(rows, key=lambda row: self.sign * row[self.score], default={})
 
@@ -130,6 +131,7 @@ def read_run(folder: Path, root: Path) -> Run:
         planned = rows[-1]["total"] if rows else None
         path = folder / "versions.json"
         code = json.loads(path.read_text()).get("code", "unknown") if path.exists() else "unknown"
+        select = selection(folder, config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not the record of a run: {error!r}") from error
     evaluations = [row for row in rows if math.isfinite(row.get(score, math.nan))]
@@ -144,6 +146,7 @@ def read_run(folder: Path, root: Path) -> Run:
         done=max(steps, default=0),
         planned=planned,
         since_best=metrics_log.since_best(rows, score, higher_is_better=higher_is_better),
+        select=select,
     )
 
 

@@ -1,7 +1,7 @@
 """The pieces of a run from its config. Whatever can be refused is refused here."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -73,6 +73,8 @@ def assemble(config: Config) -> Pieces:
             f"more than an epoch of {count} records; they repeat in each batch",
         )
     objective = build_objective(config, mixture, module.divisor, total_steps)
+    check_targets(config, [*mixture, *held_out.values()])
+    check_range_rules(mixture[0], held_out.values())
     batches = TrainBatches(
         mixture,
         batch_size=batch_size,
@@ -180,7 +182,7 @@ def build_objective(
         updates: those of the whole run, which the learning rate may depend on.
 
     Raises: UsageError for fields that do not fit each other or the network; InputError for records
-        that lack the task's target or are too small.
+        that are too small.
     """
     check_foreground_crops(config)
     arguments = config.objective.to_dict()
@@ -192,15 +194,7 @@ def build_objective(
     if "discriminator" in config:
         arguments["discriminator"] = config.discriminator.to_dict()
     if "task" in config:
-        task = with_settings(config, choose("task", config.task, TASKS))
-        for records in mixture:
-            if task.target not in records.card["targets"]:
-                has = ", ".join(records.card["targets"]) or "none"
-                raise InputError(
-                    f"{records.card['name']}: task {config.task!r} needs the target "
-                    f"{task.target!r}; the dataset's targets: {has}"
-                )
-        arguments["task"] = task
+        arguments["task"] = with_settings(config, choose("task", config.task, TASKS))
     augment = config.augment.to_dict()
     shape = mixture[0].source[0]["image"].shape[:2]
     space = config.get("mesh", {}).get("space", 1)
@@ -242,6 +236,32 @@ def with_settings(config: Config, task: Task) -> Task:
             "another loss, or a weight of 1"
         )
     return segmentation(**settings)
+
+
+def check_targets(config: Config, opened: Iterable[Records]) -> None:
+    """Raise InputError unless all records have the target of the config's task."""
+    if "task" not in config:
+        return
+    target = choose("task", config.task, TASKS).target
+    for records in opened:
+        if target not in records.card["targets"]:
+            has = ", ".join(records.card["targets"]) or "none"
+            raise InputError(
+                f"{records.source.name}: task {config.task!r} needs the target {target!r}; the "
+                f"dataset's targets: {has}"
+            )
+
+
+def check_range_rules(trained: Records, held_out: Iterable[Records]) -> None:
+    """Raise InputError unless all records are seen in intensity ranges by one rule."""
+    rule = trained.card["range_rule"]
+    for records in held_out:
+        if records.card["range_rule"] != rule:
+            raise InputError(
+                f"{records.source.name}: intensity ranges by the rule "
+                f"{records.card['range_rule']!r}, but {trained.source.name} has {rule!r}; a model "
+                f"sees every micrograph by one: build it again with --range={rule}"
+            )
 
 
 def check_classes(config: Config, opened: Sequence[Records]) -> None:

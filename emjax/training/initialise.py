@@ -17,7 +17,7 @@ from emjax.models.network import Network
 from emjax.models.saved import inside, read
 from emjax.parallel import processes
 from emjax.runs.checkpoints import load_generator
-from emjax.runs.provenance import ranking
+from emjax.runs.provenance import ranking, selection
 
 Arrays = dict[str, np.ndarray]
 
@@ -73,7 +73,10 @@ def load_old_weights(initialise: Config) -> tuple[Arrays, Arrays, dict[str, Any]
         raise InputError(f"{folder}: neither a run (config.json) nor a model (model.safetensors)")
     config = json.loads((folder / "config.json").read_text())
     score, higher_is_better = ranking(config)
+    step = initialise.step
+    if step == "best":  # as in its model/
+        step = selection(folder, config)
     params, stats = load_generator(
-        folder / "checkpoints", initialise.step, score=score, higher_is_better=higher_is_better
+        folder / "checkpoints", step, score=score, higher_is_better=higher_is_better
     )
     return params, stats, config["model"]

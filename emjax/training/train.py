@@ -1,7 +1,7 @@
 """From a config to a trained run: assemble, put on the devices, restore, fit."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import jax
 
 from emjax import cli
 from emjax.config import Config, generator_of
-from emjax.data.records import without_slices
+from emjax.data.records import Records, without_slices
 from emjax.errors import UsageError
 from emjax.files import check_writable, lock_folder
 from emjax.inference import training_data
@@ -74,7 +74,7 @@ def train(config: Config, workdir: Path, profile: Profile | None = None) -> None
         processes.stop_asked(closed) as stop,
         StepTimer(profile, flops) as timer,
     ):
-        describe(workdir, config, data)
+        describe(workdir, config, data, pieces.select)
         checkpoints = Checkpoints(saved_at, score=score, higher_is_better=higher_is_better)
         state = checkpoints.restore(state)
         done = int(state.step)
@@ -134,10 +134,17 @@ def initial_state(config: Config, pieces: Pieces, *, resumes: bool) -> State:
     if "initialise" in config and config.initialise.workdir and not resumes:
         generator = transfer_weights(state.generator, pieces.module, config.initialise)
         state = state.replace(generator=generator)
-        sizes = training_data.describe(pieces.mixture)["nm_per_pixel"]
-        note_pixel_size(config.initialise.workdir, sizes)
+        note_pixel_size(config.initialise.workdir, pixel_sizes(pieces.mixture))
     state = replace_in_networks(state, mesh=pieces.mesh, remat=config.get("remat", False))
     return state.replace(generator=state.generator.with_ema(config.get("ema", 0.0)))
+
+
+def pixel_sizes(mixture: Sequence[Records]) -> tuple[float, float] | None:
+    """Return (smallest, largest) nm per pixel of records by their cards; None if unknown."""
+    known = [
+        size for records in mixture for size in records.card["nm_per_pixel"].get("range") or ()
+    ]
+    return (min(known), max(known)) if known else None
 
 
 def alone_in(workdir: Path) -> AbstractContextManager[None]:

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from configs import pretrain, segment_au, single
+from configs import pretrain, segment_au
 
 SMALL = {"data.batch_size": 4, "log_every": 1}
 RUNS = {
@@ -41,6 +41,3 @@ def config(name, seed):
 def runs(seeds):
     return {f"{name}/seed_{seed}": partial(config, name, seed)
             for name in RUNS for seed in range(seeds)}  # fmt: skip
-
-
-get_config = partial(single, runs)
