@@ -72,10 +72,11 @@ def find_inputs(inputs: Sequence[str], kinds: Sequence[str]) -> dict[Path, str]:
         if given.is_dir() and not micrographs.is_zarr(given):
             files = micrographs.find(given)
             made = {file: (made_by.read(file) or {}).get("kind", "") for file in files}
-            aside = {f for f in files if made_by.RESULTS in f.relative_to(given).parts}
-            of_images = {f for f in aside if made[f] == "restored"}  # which are there themselves
             kept = [file for file in files if made[file].partition("_")[0] not in kinds]
-            kept = [file for file in kept if file not in of_images]
+            # What was restored counts beside its micrographs no second time.
+            aside = {f for f in files if made_by.RESULTS in f.relative_to(given).parts}
+            twice = {f for f in files if made[f] == "restored"} if "" in made.values() else aside
+            kept = [file for file in kept if made[file] != "restored" or file not in twice]
             # Label images that predict wrote next to masks are of the same particles.
             beside = {file.with_suffix(".labels.tif") for file in kept if made[file] == "mask"}
             kept = [file for file in kept if made[file] != "labels" or file not in beside]
@@ -133,18 +134,19 @@ class Masks:
 
     def __call__(self, file: Path) -> Iterator[Plane]:
         options = self.options
+        made = made_by.read(file) or {}
+        is_ours = made.get("kind") == "mask"  # its values are classes
+        made_with = made.get("options", {}) if is_ours else {}
         pictures: Iterator[micrographs.Micrograph] | None = None
         if file in self.images:
             pictures = micrographs.planes(
                 self.images[file],
                 options.index,
                 self.limit,
-                mrc_rows=options.mrc_rows,
+                mrc_rows=options.mrc_rows or made_with.get("mrc_rows") or None,
                 channel=options.channel,
             )
-        made = made_by.read(file) or {}
-        is_ours = made.get("kind") == "mask"  # its values are classes
-        if is_ours and made.get("options", {}).get("cut_banner"):
+        if made_with.get("cut_banner"):
             note(
                 file,
                 "a mask without what --cut_banner cut: particles that end there count as whole",
@@ -237,7 +239,8 @@ class Segmented:
 
     def __call__(self, file: Path) -> Iterator[Plane]:
         found = self.job.survey(file)
-        if masks.find(found.first.image).kind in ("mask", "labels"):
+        first = found.first.image  # of a stack, it may be empty
+        if first.min() < first.max() and masks.find(first).kind in ("mask", "labels"):
             raise InputError(f"{file}: looks like a mask, expected a micrograph: add --masks")
         self.job.remark(file, found)
         area = found.picture if self.job.options.cut_banner else (slice(0, None), slice(0, None))
@@ -297,7 +300,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def refuse(given: Mapping[str, Any], what: str) -> None:
     """Raise UsageError for the first flag that has a value; they are only for `what`."""
     for flag, value in given.items():
-        if value:
+        if value is not None and value is not False:
             raise UsageError(f"{flag}: only for {what}; leave it out")
 
 
@@ -419,10 +422,32 @@ def measure_files(options: argparse.Namespace, files: Mapping[Path, str]) -> int
     if begun.job:
         begun.job.sum_up()
     if begun.results.tables:
-        report(options.out, results.write(options.out, begun.results), options.atoms)
+        summary = results.write(options.out, begun.results, how(options, begun.job))
+        report(options.out, summary, options.atoms)
     if unread:
         print(f"error: {unread} of {len(files)} inputs were not measured", file=sys.stderr)
     return InputError.code if unread else 0
+
+
+def how(options: argparse.Namespace, job: Any) -> dict[str, Any]:
+    """Return what files were read and segmented with, JSON values for summary.json.
+
+    Args:
+        job: of predict; None of masks.
+    """
+    names = ("index", "channel", "mrc_rows", "pixel_size", "foreground")
+    found = {name: getattr(options, name) for name in names}
+    if not job:
+        return {**found, "model": None}
+    shown = {name: getattr(options, name) for name in ("cut_banner", "no_resample")}
+    range_ = job.range and list(job.range)
+    return {
+        **found,
+        **shown,
+        "range": range_,
+        "model": job.model.digest,
+        "engine": job.model.engine,
+    }
 
 
 def report(out: Path, summary: Mapping[str, Any], atoms: bool) -> None:

@@ -152,7 +152,8 @@ class Job:
 
     def rows(self, file: Path) -> str:
         """Return where the first row of a file is put; "" if the file says it."""
-        return "" if micrographs.top_row_is_stated(file) else self.options.mrc_rows or "top"
+        stated = micrographs.top_row_is_stated(file, self.limit)
+        return "" if stated else self.options.mrc_rows or "top"
 
     def planes(self, file: Path) -> Iterator[Micrograph]:
         """Yield the planes of `file` that the options choose."""

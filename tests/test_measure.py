@@ -160,7 +160,7 @@ def test_tables_of_atoms_and_of_particles_in_one_folder(tmp_path):
     kept = (out / "particles.csv").read_bytes()
     others = Atoms()
     results.check_replaceable(out, others.name)
-    results.write(out, others)
+    results.write(out, others, {"model": None})
     assert (out / "particles.csv").read_bytes() == kept
     results.check_replaceable(out, "particles")
     assert run(out, tmp_path / "a.tif")["number"] == 3
@@ -311,7 +311,7 @@ def test_outlines_on_a_micrograph_are_refused_with_the_reason(tmp_path, capsys, 
     assert "drawn.png: expected a mask, got a micrograph with outlines" in capsys.readouterr().err
 
 
-def test_sizes_known_and_unknown_are_not_mixed(tmp_path):
+def test_sizes_known_and_unknown_are_not_mixed(tmp_path, capsys):
     mask = (DISCS > 0).astype(np.uint8)
     micrographs.write(tmp_path / "a.tif", mask, 0.5)
     micrographs.write(tmp_path / "b.tif", mask, 1.0)
@@ -319,9 +319,10 @@ def test_sizes_known_and_unknown_are_not_mixed(tmp_path):
     files = [tmp_path / f"{name}.tif" for name in "abc"]
     summary = run(tmp_path / "o", *files[:2])
     assert any("Pixel sizes differ, 0.5 to 1 nm" in remark for remark in summary["remarks"])
-    with pytest.raises(UsageError, match="a.tif states its pixel size, .*c.tif does not"):
-        run(tmp_path / "p", *files)
-    assert not (tmp_path / "p").exists()
+    assert run(tmp_path / "p", *files, code=3)["number"] == 6
+    assert f"c.tif: does not state its pixel size, but {files[0]} does:" in capsys.readouterr().err
+    assert run(tmp_path / "q", *reversed(files), code=3)["unit"] == "px"
+    assert f"a.tif: states its pixel size, but {files[2]} does not" in capsys.readouterr().err
     assert run(tmp_path / "p", *files, "--pixel_size=0.5")["number"] == 9
 
 
@@ -376,6 +377,39 @@ def test_micrographs_are_segmented_and_masks_are_not(tmp_path, monkeypatch, caps
         run(out, "--model=classes", tmp_path / "a.tif", masks=False)
 
 
+def test_a_stack_may_begin_with_an_empty_plane(tmp_path, monkeypatch):
+    monkeypatch.setattr("emjax.inference.predictor.Predictor", Network)
+    image = np.where(DISCS > 0, 60, 140).astype(np.uint8)
+    image += RNG.integers(0, 30, DISCS.shape, np.uint8)
+    micrographs.write(tmp_path / "a.tif", np.stack([np.full_like(image, 200), image]), 0.25)
+    summary = run(tmp_path / "out", "--model=m", tmp_path / "a.tif", masks=False)
+    assert summary["number"] == 3
+    assert summary["options"]["model"] == "0" and summary["options"]["engine"] == "jax"
+    assert summary["options"].keys() >= {"range", "mrc_rows", "pixel_size", "no_resample"}
+
+
+def test_grey_values_are_those_of_the_rows_that_predict_took(tmp_path):
+    """A prediction with --mrc_rows=bottom is turned over, and so is its image."""
+    image = np.where(DISCS > 0, 100 + 50 * (DISCS == 1), 10).astype(np.uint8)
+    micrographs.write(tmp_path / "images/a.mrc", image[::-1])
+    mask = np.uint8(255) * (DISCS > 0)
+    made = made_by.line({"options": {"mrc_rows": "bottom"}}, "mask", mask)
+    micrographs.write(tmp_path / "a.tif", mask, software=made)
+    run(tmp_path / "o", tmp_path / "a.tif", f"--images={tmp_path / 'images'}")
+    assert sorted(float(row["mean_grey"]) for row in rows(tmp_path / "o"))[0] == 100
+
+
+def test_images_that_were_restored_beside_their_micrographs_count_once(tmp_path):
+    mask = np.uint8(255) * (DISCS > 0)
+    micrographs.write(tmp_path / "images/a.tif", mask)
+    made = made_by.line({}, "restored", mask)
+    micrographs.write(tmp_path / "images/denoised/a.tif", mask, software=made)
+    inputs = measure.find_inputs([str(tmp_path / "images")], ())
+    assert [*inputs.values()] == ["a.tif"]
+    alone = measure.find_inputs([str(tmp_path / "images/denoised")], ())
+    assert [*alone.values()] == ["a.tif"]
+
+
 @pytest.mark.parametrize(
     "flags, words",
     [
@@ -383,6 +417,7 @@ def test_micrographs_are_segmented_and_masks_are_not(tmp_path, monkeypatch, caps
         (["--masks", "--range=1,2"], "--range: only for micrographs"),
         (["--masks", "--no_resample"], "--no_resample: only for micrographs"),
         (["--images=i"], "--images: only for masks"),
+        (["--foreground=0"], "--foreground: only for masks"),
         (["--masks", "--split=0.3", "--no_split"], "--split and --no_split: expected one of them"),
         (["--masks", "--split=1"], "--split=1: expected the relative depth"),
         (["--masks", "--min_size=0"], "--min_size=0: expected a number of pixels"),

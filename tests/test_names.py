@@ -90,6 +90,16 @@ def test_equal_stems_in_folders_are_paired_by_their_folders(listed):
     assert [path.parent.name for path, _ in listing.skipped] == ["z", "w"]
 
 
+def test_the_whole_name_of_an_image_comes_first(listed):
+    """As `emjax predict` calls what it makes of x.tif and x.png in one folder."""
+    found, _ = listed(["x.tif", "x.png", "y.tif"], ["x.tif.tif", "x.png.tif", "y.tif"])
+    assert found == {
+        "images/x.tif": "masks/x.tif.tif",
+        "images/x.png": "masks/x.png.tif",
+        "images/y.tif": "masks/y.tif",
+    }
+
+
 def test_an_exact_name_comes_first(listed):
     found, _ = listed(["a.tif", "b.tif"], ["a.tif", "a_label.tif", "b.tif", "b_mask.tif"])
     assert found == {"images/a.tif": "masks/a.tif", "images/b.tif": "masks/b.tif"}

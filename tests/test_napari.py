@@ -141,7 +141,7 @@ def test_particles_are_those_of_the_model(application, particles):
     found = particles.viewer.layers["a particles"]
     assert found.data.max() == len(table["label"]) > 3
     assert tuple(found.scale) == tuple(layer.scale) and found.units == layer.units
-    assert list(found.features["index"]) == list(table["label"])
+    assert list(found.features["index"]) == [*range(1, len(table["label"]) + 1)]
     np.testing.assert_allclose(found.features["area_nm2"], table["area_nm2"])
     assert particles.table.rowCount() == len(table["label"])
     header = particles.table.horizontalHeaderItem(2).text()
@@ -157,6 +157,22 @@ def test_particles_are_those_of_the_model(application, particles):
     assert int(particles.table.item(row.row(), 0).text()) == 1
     found.selected_label = len(table["label"]) + 5
     assert not particles.table.selectionModel().selectedRows()
+
+
+def test_numbers_are_those_of_the_layer_where_particles_were_left_out(application, particles):
+    """The first ones in the layer, of 2 pixels each, are smaller than those that count."""
+    image = field(120, 150)
+    particles.viewer.add_image(image, name="a")
+    model, labels = emjax.load_model("particles"), np.zeros((120, 150), np.float32)
+    labels[2:4, 5:100:10], labels[40:60, 30:50], labels[80:110, 90:120] = 0.9, 0.9, 0.9
+    model.predict = lambda *arguments, **options: labels
+    particles.model, particles.result = ("particles", model), None
+    particles.smallest.setValue(5)
+    run(application, particles)
+    found = particles.viewer.layers["a particles"]
+    areas = dict(zip(found.features["index"], found.features["area_px2"], strict=True))
+    assert areas == {1: 400, 2: 900}
+    assert {n: (found.data == n).sum() for n in areas} == areas
 
 
 def test_a_stack_has_one_number_per_particle(application, particles):

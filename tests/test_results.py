@@ -182,6 +182,25 @@ def test_what_was_restored_beside_its_micrographs_is_none_of_them(
     assert "a.check.html: it is of an earlier prediction" in capsys.readouterr().err
 
 
+def test_what_is_left_from_before_is_found_by_its_name_and_what_it_says(tmp_path):
+    """Of two classes as well, and not the result of another micrograph."""
+    pixels = np.zeros((8, 8), np.uint8)
+    for name, kind in (("a", "mask"), ("a.probability_2", "probability_2"), ("a.labels", "mask")):
+        line = made_by.line({}, kind, pixels)
+        micrographs.write(tmp_path / f"{name}.tif", pixels, software=line)
+    (tmp_path / "a.spread.tif").write_bytes(b"of a person")
+    found = results.left_from_before(tmp_path / "a.tif", ["mask", "overlay"])
+    assert [path.name for path in found] == ["a.probability_2.tif"]
+
+
+def test_a_result_that_was_changed_is_none_any_more(tmp_path):
+    pixels = np.zeros((8, 8), np.uint8)
+    micrographs.write(tmp_path / "a.tif", pixels, software=made_by.line({}, "mask", pixels))
+    assert made_by.read(tmp_path / "a.tif")["kind"] == "mask"
+    tifffile.imwrite(tmp_path / "a.tif", pixels + 1)
+    assert made_by.read(tmp_path / "a.tif") is None
+
+
 def test_a_name_that_leaves_no_room_for_those_of_results_is_refused(segments, tmp_path):
     put(tmp_path / f"{'n' * 245}.tif")
     put(tmp_path / "a.tif")

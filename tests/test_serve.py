@@ -262,7 +262,7 @@ def test_a_bad_file_is_one_line_and_the_page_lives(visitor, name):
 def test_files_beside_an_image_say_what_to_drop_instead(visitor, name, words):
     status, answer = visitor.json("POST", f"/files?name={name}", b"JL" + bytes(500))
     assert status == 400 and answer["error"].startswith(f"{name}: {words}")
-    assert visitor.json("GET", "/files")[1] == []
+    assert visitor.json("GET", "/files")[1] == {"files": [], "run": None}
 
 
 def test_a_ser_is_read_without_its_emi(visitor, tmp_path):
@@ -314,13 +314,14 @@ def test_visitors_do_not_see_each_other(port, visitor):
     assert other.json("POST", "/work", json.dumps({"files": [number]}))[0] == 400
     mixed = {"Cookie": visitor.headers["Cookie"]}
     assert other.ask("DELETE", f"/files/{number}", **mixed)[0] == 403  # not with its own token
-    assert visitor.json("GET", "/files")[1] == [{"file": number, "label": "a.tif", "work": 2}]
-    assert other.json("GET", "/files")[1] == []
+    kept = [{"file": number, "label": "a.tif", "work": 2}]
+    assert visitor.json("GET", "/files")[1] == {"files": kept, "run": None}
+    assert other.json("GET", "/files")[1]["files"] == []
     assert visitor.ask("GET", "/work/2/picture.png")[0] == 200
     assert visitor.ask("DELETE", f"/files/{number}")[0] == 200
     assert visitor.ask("DELETE", f"/files/{number}")[0] == 404
     assert visitor.ask("GET", "/work/2/picture.png")[0] == 404
-    assert visitor.json("GET", "/files")[1] == []
+    assert visitor.json("GET", "/files")[1]["files"] == []
 
 
 PATHS = ["..%2F..%2Fetc%2Fpasswd", "../../file-1/micrograph-1.tif", "/etc/passwd", "%00", "picture"]
@@ -368,7 +369,7 @@ def test_what_is_too_large_is_not_kept(visitor, root):
     assert status == 400 and answer["error"].startswith("large.tif: more than 2.15 MB")
     parts = iter([large[: 1 << 20]] * 3)  # without a length
     assert visitor.json("POST", "/files?name=large.tif", parts)[0] == 400
-    assert visitor.json("GET", "/files")[1] == []
+    assert visitor.json("GET", "/files")[1]["files"] == []
     assert sum(path.stat().st_size > 1 << 20 for path in root.rglob("micrograph-*")) == 0
     status, answer = visitor.json("POST", "/work", b" " * (2 << 20))
     assert (status, answer["error"]) == (400, "expected an order of at most 1048576 bytes")
@@ -727,7 +728,7 @@ def test_two_browsers_do_not_see_each_other(new_browser, port, micrograph):
     for browser, status, count in ((first, 200, 1), (second, 404, 0)):
         browser.open(port)
         assert browser.fetched(picture)[0] == status
-        assert len(json.loads(browser.fetched("/files")[1])) == count
+        assert len(json.loads(browser.fetched("/files")[1])["files"]) == count
     first.until(lambda: first.all("#files img"))
     assert not second.all("#files section")
 

@@ -252,17 +252,26 @@ class Predictor:
         return output if self.is_mask else micrographs.to_range(output, intensity_range)
 
     def spread(
-        self, image: Grey, intensity_range: Range, scale: Scale = SAME
+        self,
+        image: Grey,
+        intensity_range: Range,
+        scale: Scale = SAME,
+        untouched: tiles.Output | None = None,
     ) -> Float32[np.ndarray, "h w"]:
         """Return the standard deviation of what `self` returns for the eight flips and turns.
 
         Each is turned back into place. A network that knew the answer would give the same eight
         times; where it does not, it guesses. Of a model of several classes, that of the class where
         it is largest.
+
+        Args:
+            untouched: what `self` returns for the image, if that is known.
         """
-        outputs: list[np.ndarray] = []
+        outputs: list[np.ndarray] = [] if untouched is None else [untouched]
         for flipped in (False, True):
             for turns in range(4):
+                if untouched is not None and not (flipped or turns):
+                    continue
                 seen = np.rot90(image[:, ::-1] if flipped else image, turns)
                 turned = scale if turns % 2 == 0 else (scale[1], scale[0])
                 output = self(np.ascontiguousarray(seen), intensity_range, turned)
@@ -511,7 +520,7 @@ def predict_planes(
         else:
             found = {"restored": to_dtype_of(image, output)}
         if with_spread:
-            found["spread"] = predictor.spread(as_grey(image), intensity_range, scale)
+            found["spread"] = predictor.spread(as_grey(image), intensity_range, scale, output)
         for kind, result in found.items():
             if picture is not None:
                 untouched = plane.image.copy()

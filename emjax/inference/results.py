@@ -1,5 +1,6 @@
 """Where the results of prediction lie, and which of them are finished."""
 
+import glob
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -134,10 +135,16 @@ def files_of(result: Path, kinds: Sequence[str]) -> dict[Path, str]:
 
 def left_from_before(result: Path, kinds: Sequence[str]) -> list[Path]:
     """Return what is next to a result, of an earlier prediction, that is not of `kinds`."""
-    others = ("labels", "probability", "probability_1", "spread", "overlay", "check")
-    others = [kind for kind in others if kind not in kinds]
-    files = files_of(result, [kinds[0], *others])
-    return [path for path in files if path != result and made_by.read(path) is not None]
+    start = f"{result.with_suffix('').name}."
+    kind_of = {
+        path: path.name.removeprefix(start).rpartition(".")[0]
+        for path in sorted(result.parent.glob(f"{glob.escape(start)}*"))
+    }
+    return [
+        path
+        for path, kind in kind_of.items()
+        if kind and kind not in kinds and (made_by.read(path) or {}).get("kind") == kind
+    ]
 
 
 def is_finished(result: Path, made: Mapping[str, Any], kinds: Sequence[str]) -> bool:

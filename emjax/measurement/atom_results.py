@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import emjax
-from emjax.errors import UsageError, counted
+from emjax.errors import InputError, counted
 from emjax.experiments.page import Picture, Section
 from emjax.experiments.page import render as render_page
 from emjax.measurement import atoms, page
@@ -45,7 +45,8 @@ class AtomResults(Collected):
     def add(self, file: Path, name: str, planes: Iterator[Micrograph]) -> str:
         """Measure all planes of a file, or none; return a line that says what was found.
 
-        Raises: InputError as `atoms.columns`; UsageError as `results.unit_of`.
+        Raises: InputError as `atoms.columns` and `results.unit_of`, and for pixels that are not
+            square.
         """
         tables: list[Table] = []
         rows: list[dict[str, Any]] = []
@@ -56,7 +57,7 @@ class AtomResults(Collected):
             origin = "--pixel_size" if self.pixel_size else plane.origin
             unit = unit_of(file, size, self.unit, self.first)
             if unit == "nm" and abs(size[0] / size[1] - 1) > 1e-3:
-                raise UsageError(
+                raise InputError(
                     f"{file}: pixels of {size[0]:.4g} x {size[1]:.4g} nm, expected square ones: "
                     "resample it first"
                 )

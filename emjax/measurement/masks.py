@@ -15,6 +15,7 @@ from emjax.micrographs.masks import (
     without_alpha,
 )
 
+ROWS = 16  # in which a micrograph shows more than two values
 EDGES = 0.2  # of the pixels of a mask with grey edges are grey, at most
 CLASSES = 8  # values at most that each stand for a kind of particle, as classes do
 PIECES = 4  # of a label, in the mean, at most
@@ -41,11 +42,14 @@ def find(pixels: np.ndarray) -> Found:
 
     pixels, _ = without_alpha(pixels)
     values = _as_numbers(pixels)
+    differs = np.mean(values[:, 1:] == values[:, :-1]) < 0.5
+    if differs and len(np.unique(values[:ROWS])) > 2:
+        return Found("micrograph", values)
     found = np.unique(values)
     found = found[found != 0]
     if len(found) <= 1:
         return Found("mask", values)
-    if np.mean(values[:, 1:] == values[:, :-1]) < 0.5:
+    if differs:
         return Found("micrograph", values)
     level = pixels if pixels.ndim == 2 else pixels.max(axis=-1)
     if _has_grey_edges(level):

@@ -35,7 +35,7 @@ class Labels(NamedTuple):
 
     def without_unsure(self, probability: np.ndarray) -> "Labels":
         """Return those in which a pixel at least has a `probability` [h, w] of SURE."""
-        highest = np.zeros(len(self.names) + 1)
+        highest = np.zeros(len(self.names) + 1, probability.dtype)  # of another it takes longer
         np.maximum.at(highest, self.image.ravel(), probability.ravel())
         return self._only(highest >= SURE)
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 import emjax
-from emjax.errors import UsageError, counted
+from emjax.errors import InputError, UsageError, counted
 from emjax.files import write_atomically
 from emjax.measurement import page, statistics
 from emjax.measurement.particles import SURE, Table, label, measure
@@ -51,7 +51,7 @@ def unit_of(file: Path, size: PixelSize, before: str, first: Path) -> str:
     Args:
         before: the unit of the files measured before, of which `first` is one; "" without any.
 
-    Raises: UsageError as `check_unit`.
+    Raises: InputError as `check_unit`.
     """
     unit = "nm" if is_known(size) else "px"
     check_unit(file, unit, before, first)
@@ -59,15 +59,15 @@ def unit_of(file: Path, size: PixelSize, before: str, first: Path) -> str:
 
 
 def check_unit(file: Path, unit: str, before: str, first: Path) -> None:
-    """Raise UsageError if sizes of some files are known and of others not.
+    """Raise InputError for a file whose sizes are known if those before were not, or the reverse.
 
     That would mix nm and pixels in one column.
     """
     if before not in ("", unit):
-        known, unknown = (file, first) if unit == "nm" else (first, file)
-        raise UsageError(
-            f"{known} states its pixel size, {unknown} does not: expected nm or pixels for all; "
-            "give --pixel_size=NM, or measure them apart"
+        own, theirs = ("states", "does not") if unit == "nm" else ("does not state", "does")
+        raise InputError(
+            f"{file}: {own} its pixel size, but {first} {theirs}: expected nm or pixels for all; "
+            "give --pixel_size=NM, or measure it apart"
         )
 
 
@@ -123,7 +123,7 @@ class Collected:
     def join(self, other: Self) -> None:
         """Add what another has measured of one file, but no pictures.
 
-        Raises: UsageError as `check_unit`.
+        Raises: InputError as `check_unit`.
         """
         unit = other.unit or self.unit  # it has none where its file has no plane
         check_unit(other.first, unit, self.unit, self.first)
@@ -151,7 +151,7 @@ class Results(Collected):
     def add(self, file: Path, name: str, planes: Iterator[Plane]) -> str:
         """Measure all planes of a file, or none; return a line that says what was found.
 
-        Raises: InputError if the file is no such thing; UsageError as `unit_of`.
+        Raises: InputError if the file is no such thing, or as `unit_of`.
         """
         split, min_size, given, _ = self.settings
         tables: list[Table] = []
@@ -334,13 +334,17 @@ def check_replaceable(out: Path, name: str) -> None:
             )
 
 
-def write(out: Path, results: Collected) -> dict[str, Any]:
+def write(out: Path, results: Collected, options: Mapping[str, Any]) -> dict[str, Any]:
     """Write the four results; returns the contents of summary.json.
 
     A table of another kind stays, particles beside atoms, and is known as a result still.
+
+    Args:
+        options: JSON values: what files were read and segmented with.
     """
     table = results.table()
     summary, html = results.report(table)
+    summary["options"] = dict(options)
     names = (f"{results.name}.csv", f"{results.name}.parquet", "report.html")
     written = dict(zip(names, (*table_bytes(table), html.encode()), strict=True))
     out.mkdir(parents=True, exist_ok=True)

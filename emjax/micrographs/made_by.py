@@ -6,6 +6,7 @@ workers, so that the same work gives the same bytes. Whatever is edited or was m
 else differs from its digest, and counts as the user's own.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -63,6 +64,16 @@ def _values(path: Path) -> np.ndarray:
 
 def read(path: Path) -> dict[str, Any] | None:
     """Return what a result says of its making; None if it is not as emjax wrote it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return _read(path.absolute(), status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _read(path: Path, changed: int, size: int) -> dict[str, Any] | None:
+    """Return what `read` does, of a file as it was `changed` last."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD).decode("latin-1")

@@ -78,11 +78,11 @@ def _is_flat(level: np.ndarray) -> Mask:
 def cut(pixels: np.ndarray) -> np.ndarray:
     """Return `pixels` with the lower half of their range at 0 and the upper half at its end.
 
-    The range of 8-bit values is 0 to 255, where a mask may have no foreground or nothing else;
-    that of masks whose foreground is darker begins at 0, too.
+    The range of 8-bit values that are all near to each other is 0 to 255: such a mask has no
+    foreground or nothing else. That of masks whose foreground is darker begins at 0.
     """
     low, high = float(pixels.min()), float(pixels.max())
-    if pixels.dtype == np.uint8:
+    if pixels.dtype == np.uint8 and high - low < 128:
         is_dark = 1 / NEAR <= high < 128
         half, foreground = (high / 2, np.uint8(high)) if is_dark else (128, np.uint8(255))
         return foreground * (pixels >= half)

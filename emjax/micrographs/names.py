@@ -104,32 +104,37 @@ def pair(
     partners: dict[Path, Path] = {}
     used: set[Path] = set()
     loose: list[Path] = []
-    levels: Sequence[Callable[[PurePath], object]] = (
-        lambda path: path.with_suffix("").as_posix(),
-        lambda path: path.stem,
-        lambda path: key(path, target)[0],
-        lambda path: key(path, target)[0][-1:],
+
+    def whole(path: PurePath) -> str:
+        return path.with_suffix("").as_posix()
+
+    levels: Sequence[tuple[Callable[[PurePath], object], Callable[[PurePath], object]]] = (
+        (PurePath.as_posix, whole),  # x.tif and x.tif.png, as programs call what they make of x.tif
+        (whole, whole),
+        (lambda path: path.stem, lambda path: path.stem),
+        (lambda path: key(path, target)[0], lambda path: key(path, target)[0]),
+        (lambda path: key(path, target)[0][-1:], lambda path: key(path, target)[0][-1:]),
     )
-    for level, key_of in enumerate(levels):
+    for level, keys in enumerate(levels):
         groups: dict[object, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
         for side, paths in enumerate((images, targets)):
             for file, path in paths.items():
-                groups[key_of(path)][side].append(file)
+                groups[keys[side](path)][side].append(file)
         for shared, (some, theirs) in groups.items():
             taken = used.intersection(theirs) or any(image in partners for image in some)
-            if not (shared and some and theirs) or (taken and level > 0):
+            if not (shared and some and theirs) or (taken and level > 1):
                 continue
             some = [image for image in some if image not in partners]
             theirs = [file for file in theirs if file not in used]
             if len(some) == len(theirs) == 1:
                 partners[some[0]] = theirs[0]
                 used.add(theirs[0])
-                if some[0].stem != theirs[0].stem:
+                if level > 0 and some[0].stem != theirs[0].stem:
                     loose += some
             elif some and theirs:
                 first, second, *_ = some if len(some) > 1 else theirs
                 other = theirs[0] if len(some) > 1 else some[0]
-                same = "have one stem" if level < 2 else "are named alike"
+                same = "have one stem" if level < 3 else "are named alike"
                 raise InputError(
                     f"{first} and {second} {same}, and either may belong to {other}; {advice}"
                 )

@@ -319,17 +319,20 @@ def _note_rows() -> None:
     )
 
 
-def top_row_is_stated(path: StrPath) -> bool:
+def top_row_is_stated(path: StrPath, limit: int = LIMIT) -> bool:
     """Return whether the format of a file, or its header, says which of its rows is the top one.
 
     Most MRC files do not.
+
+    Args:
+        limit: bytes that an image may take.
 
     Raises: InputError as `open_all` does.
     """
     with _one_line(path):
         if _reader(path) is not mrc.signals:
             return True
-    with open_all(path) as signals:
+    with open_all(path, limit) as signals:
         return all(signal.top_row_stated for signal in signals)
 
 

@@ -37,6 +37,14 @@ def find(model: str | Path) -> Path:
     return BOX / model
 
 
+def of_package(name: str) -> str | Path:
+    """Return the folder of a model that was picked from `for_use`, whatever is in this folder.
+
+    What is none of its names is returned as it is.
+    """
+    return BOX / name if name in for_use() else name
+
+
 @functools.cache
 def for_use() -> tuple[str, ...]:
     """Return the names of the models that have a task; others are to start a finetuning from."""

@@ -21,6 +21,7 @@ from qtpy import QtCore, QtWidgets
 from emjax.apps.model import Model, load_model
 from emjax.errors import EmjaxError, first_line
 from emjax.inference.options import MODEL
+from emjax.inference.predictor import as_grey
 from emjax.measurement import SPLIT
 from emjax.measurement.particles import Table
 from emjax.measurement.results import joined
@@ -38,7 +39,6 @@ SHOWN = (
     "circularity",
     "border",
 )
-FORMATS = (np.uint8, np.uint16, np.float32)
 STEP = re.compile(r"step (\d+)/(\d+) ")  # begins a line of a training
 
 
@@ -48,12 +48,6 @@ def pixel_size_of(layer: Any) -> PixelSize:
     sizes = [float((scale * unit).to("nm").magnitude) if unit.is_compatible_with("nm") else np.nan
              for scale, unit in sides]  # fmt: skip
     return (sizes[0], sizes[1]) if is_known((sizes[0], sizes[1])) else UNKNOWN
-
-
-def readable(image: Any) -> np.ndarray:
-    """Return a plane in one of the number formats that models take."""
-    plane = np.ascontiguousarray(image)
-    return plane if plane.dtype in FORMATS else plane.astype(np.float32)
 
 
 def columns(table: Table) -> dict[str, np.ndarray]:
@@ -235,21 +229,22 @@ class Particles(QtWidgets.QWidget):
     ) -> Iterator[int]:
         """Yield how many planes are done; `result` is then what `work` returns."""
         if self.model is None or self.model[0] != name:
-            self.model = name, load_model(name)
+            self.model = name, load_model(pretrained.of_package(name))
         model, nm_per_pixel = self.model[1], size if is_known(size) else None
         images: list[np.ndarray] = []
         tables: list[Table] = []
         number = 0
         # One range for all planes, as predict has it for a stack.
-        values = model.intensity_range(readable(plane) for plane in planes)
+        values = model.intensity_range(as_grey(np.ascontiguousarray(plane)) for plane in planes)
         for index, plane in enumerate(planes):
-            image = readable(plane)
+            image = as_grey(np.ascontiguousarray(plane))
             if model.is_mask and model.classes == 2:
                 found, table = model.particles(
                     image, nm_per_pixel, intensity_range=values, split=split, min_size=smallest
                 )
                 ours = np.where(found.image > 0, found.image + number, 0)
-                table["label"] = table["label"] + number
+                # The numbers of what is left in the layer, without those that were left out.
+                table["label"] = np.arange(1, len(found.names) + 1) + number
                 number += len(found.names)
                 tables.append({"plane": np.full(len(found.names), index), **table})
                 images.append(ours.astype(np.int32))

@@ -186,27 +186,36 @@ function show(work, found, size) {
   }
 }
 
-async function run() {
+// `begin` gives the number of a run and the pixel size that was typed for it.
+async function follow(begin) {
   at("run").disabled = true;
   at("results").replaceChildren();
+  document.querySelectorAll(".made").forEach((each) => each.remove());
   const begun = Date.now();
   try {
-    const order = { files: [...files.keys()], flags: chosen() };
-    running = (await ask("POST", "/work", JSON.stringify(order))).work;
+    const { work, pixel_size: size } = await begin();
+    running = work;
     update();
-    const work = running;
     const found = await ended(work, ({ state, lines }) => {
       const seconds = Math.round((Date.now() - begun) / 1000);
       say([`${state}, ${seconds} s`, ...lines.slice(-6)].join("\n"));
     });
     const seconds = ((Date.now() - begun) / 1000).toFixed(1);
     say([`${found.state} after ${seconds} s`, ...found.lines].join("\n"), found.state !== "done");
-    if (found.result) show(work, found, order.flags.pixel_size);
+    if (found.result) show(work, found, size);
   } catch (error) {
     say(error.message, true);
   }
   running = null;
   update();
+}
+
+function run() {
+  const order = { files: [...files.keys()], flags: chosen() };
+  return follow(async () => {
+    const { work } = await ask("POST", "/work", JSON.stringify(order));
+    return { work, pixel_size: order.flags.pixel_size };
+  });
 }
 
 async function addAll(list, folders = []) {
@@ -238,7 +247,8 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
 }
 at("run").addEventListener("click", run);
 at("stop").addEventListener("click", () => running && ask("DELETE", `/work/${running}`));
-ask("GET", "/files").then((list) => { // of before the page was loaded again
-  for (const file of list) add(file.label, async () => file);
+ask("GET", "/files").then(async ({ files: earlier, run: last }) => { // before it was loaded again
+  await Promise.all(earlier.map((file) => add(file.label, async () => file)));
+  if (last) follow(async () => last);
 });
 setInterval(() => ask("POST", "/here").catch(() => {}), 20000);

@@ -230,12 +230,17 @@ class Page:
         return JSONResponse({"file": number, "label": file.label, "work": file.look})
 
     async def list(self, request: Request, session: Session) -> Response:
-        """Say which files are there, for a page that was loaded again."""
+        """Say which files are there, and the last run, for a page that was loaded again."""
         files = [
             {"file": number, "label": file.label, "work": file.look}
             for number, file in session.files.items()
         ]
-        return JSONResponse(files)
+        runs = [
+            {"work": number, "pixel_size": work.flags.get("pixel_size")}
+            for number, work in session.works.items()
+            if work.kind == "run"
+        ]
+        return JSONResponse({"files": files, "run": runs[-1] if runs else None})
 
     async def forget(self, request: Request, session: Session) -> Response:
         """Delete a file."""

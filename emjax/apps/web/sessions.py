@@ -75,10 +75,12 @@ class Work:
         state: waiting, running, done, failed or stopped.
         lines: what it said, paths replaced by labels.
         result: what its worker returned.
+        flags: of its order.
     """
 
     folder: Path
     kind: str = "run"
+    flags: dict[str, Any] = field(default_factory=dict)
     state: str = "waiting"
     lines: list[str] = field(default_factory=list)
     result: dict[str, Any] = field(default_factory=dict)
@@ -223,7 +225,7 @@ class Session:
         number = self.number()
         folder = self.folder / f"work-{number}"
         folder.mkdir()
-        work = self.works[number] = Work(folder, order["kind"])
+        work = self.works[number] = Work(folder, order["kind"], order["flags"])
         chosen = [self.files[each] for each in order["files"]]
         labels = distinct([file.label for file in chosen])
         files = {str(file.path): label for file, label in zip(chosen, labels, strict=True)}

@@ -19,6 +19,7 @@ from emjax.errors import EmjaxError, InputError
 from emjax.inference.options import GIB, MEMORY
 from emjax.micrographs import banner
 from emjax.micrographs.resampling import resample
+from emjax.models import pretrained
 from emjax.pictures import png, stretched
 
 SHOWN = 1200  # pixels: the longer side of a picture on the page
@@ -36,8 +37,8 @@ def look(order: Mapping[str, Any]) -> dict[str, Any]:
     """Write a picture of the first plane of a file; return what is known of the file."""
     (name, _), *_ = order["files"].items()
     file, out = Path(name), Path(order["out"])
-    rows = None if micrographs.top_row_is_stated(file) else "top"
     limit = int(order["memory"] * GIB)
+    rows = None if micrographs.top_row_is_stated(file, limit) else "top"
     first = next(micrographs.planes(file, None, limit, mrc_rows=rows))
     with micrographs.open_all(file, limit) as signals:
         count = max(signal.planes for signal in signals if not signal.refused)
@@ -64,6 +65,8 @@ def look(order: Mapping[str, Any]) -> dict[str, Any]:
 def flags(order: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
     """Return the flags of an order that a command has."""
     given = {name: value for name, value in order["flags"].items() if name in names}
+    if "model" in given:
+        given["model"] = pretrained.of_package(given["model"])
     return [f"--{name}" if value is True else f"--{name}={value}"
             for name, value in given.items() if value is not False]  # fmt: skip
 
