@@ -315,7 +315,7 @@ def say_two(name):
     errors.note(name, "second", "kind")
 
 
-def test_masks_are_measured_on_workers_and_mixed_units_are_refused(tmp_path, capsys, shuffled):
+def test_masks_are_measured_on_workers_and_units_are_not_mixed(tmp_path, capsys, shuffled):
     masks = tmp_path / "in"
     masks.mkdir()
     for number in range(6):
@@ -327,9 +327,10 @@ def test_masks_are_measured_on_workers_and_mixed_units_are_refused(tmp_path, cap
     known = masks / "known.tif"
     tifffile.imwrite(known, mask, resolution=(2e7, 2e7), resolutionunit="CENTIMETER")
     for flags in ((), (DIRECT,)):
-        with pytest.raises(errors.UsageError, match="expected nm or pixels for all"):
-            measure.main([f"--out={tmp_path / 'mixed'}", "--masks", *flags, str(masks)])
-        assert not (tmp_path / "mixed").exists()
+        out = tmp_path / f"mixed{len(flags)}"
+        assert measure.main([f"--out={out}", "--masks", *flags, str(masks)]) == 3
+        assert f"{known}: states its pixel size, but " in capsys.readouterr().err
+        assert (out / "particles.csv").read_bytes() == files["particles.csv"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
