@@ -35,7 +35,8 @@ def dm_images(path, images, *, version=4, thumbnail=None, order="<"):
     """Write DM3 or DM4 of several images.
 
     Each is a dict of pixels [.., h, w] (None: an image without), kind (its DataType), axes (scale
-    and unit of x, y, ...), name, brightness (origin, scale, unit) and lie (a false shape).
+    and unit of x, y, ...), name, brightness (origin, scale, unit), lie (a false shape) and means
+    ("Spectrum", ...).
     `thumbnail` is the image that the tag Thumbnails names.
     """
     size = ">I" if version == 3 else ">Q"
@@ -61,7 +62,7 @@ def dm_images(path, images, *, version=4, thumbnail=None, order="<"):
     def text(name, words):
         return value(name, [20, 4, len(words)], words.encode(utf16))
 
-    def written(pixels=None, kind=10, axes=(), name="", brightness=None, lie=None):
+    def written(pixels=None, kind=10, axes=(), name="", brightness=None, lie=None, means=""):
         if pixels is None:
             return group("", text("Name", name))
         scales = [group("", single("Scale", scale), text("Units", unit)) for scale, unit in axes]
@@ -71,7 +72,7 @@ def dm_images(path, images, *, version=4, thumbnail=None, order="<"):
             parts = single("Origin", origin), single("Scale", scale), text("Units", unit)
             calibrations.append(group("Brightness", *parts))
         data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
-        shape = pixels.shape[:-1] if kind == 23 else pixels.shape
+        shape = pixels.shape[:-1] if kind in (8, 23) else pixels.shape
         image = group(
             "ImageData",
             group("Calibrations", *calibrations),
@@ -79,7 +80,8 @@ def dm_images(path, images, *, version=4, thumbnail=None, order="<"):
             ulong("DataType", kind),
             group("Dimensions", *(ulong("", side) for side in lie or shape[::-1])),
         )
-        return group("", image, text("Name", name))
+        meant = group("ImageTags", group("Meta Data", text("Format", means)))
+        return group("", image, text("Name", name), *([meant] if means else []))
 
     members = [group("ImageList", *(written(**image) for image in images))]
     if thumbnail is not None:

@@ -114,3 +114,33 @@ def test_other_axes_than_lengths_are_refused(tmp_path, unit, reason):
     dm_images(tmp_path / "a.dm4", [dict(pixels=IMAGE, axes=[(0.1, unit)] * 2)])
     with pytest.raises(InputError, match=reason):
         micrographs.read(tmp_path / "a.dm4")
+
+
+@pytest.mark.parametrize("unit", ["deg", "°", "1/nm", "s"])
+def test_a_stack_may_run_along_an_angle_but_not_along_an_energy(tmp_path, unit):
+    dm_images(tmp_path / "a.dm4", [dict(pixels=STACK, axes=[*NM, (2.0, unit)])])
+    found = micrographs.read_stack(tmp_path / "a.dm4")
+    assert np.array_equal(found.image, STACK) and found.nm_per_pixel == pytest.approx((0.25, 0.5))
+    dm_images(tmp_path / "b.dm4", [dict(pixels=STACK, axes=[*NM, (2.0, "eV")])])
+    with pytest.raises(InputError, match="an energy axis"):
+        micrographs.read_stack(tmp_path / "b.dm4")
+
+
+@pytest.mark.parametrize("kind", [8, 23])
+def test_colours_are_stored_from_blue_to_red(tmp_path, kind):
+    stored = RNG.integers(0, 255, (24, 20, 4), np.uint8)
+    dm_images(tmp_path / "a.dm4", [dict(pixels=stored, kind=kind)])
+    found = micrographs.read_pixels(tmp_path / "a.dm4")
+    assert np.array_equal(found, stored[..., [2, 1, 0]])
+
+
+def test_spectra_are_refused_whatever_their_axes(tmp_path):
+    wavelengths = [(0.5, "nm"), (100.0, "nm")]
+    for means in ("Spectrum", "Spectrum image"):
+        dm_images(tmp_path / "a.dm4", [dict(pixels=OTHER, kind=2, axes=wavelengths, means=means)])
+        with pytest.raises(InputError, match="is a spectrum or profile"):
+            micrographs.read(tmp_path / "a.dm4")
+    dm_images(tmp_path / "b.dm4", [dict(pixels=STACK, axes=NM, means="Spectrum image")])
+    assert np.array_equal(micrographs.read_stack(tmp_path / "b.dm4").image, STACK)
+    dm_images(tmp_path / "c.dm4", [dict(pixels=IMAGE, axes=NM, means="Image")])
+    assert np.array_equal(micrographs.read(tmp_path / "c.dm4").image, IMAGE)

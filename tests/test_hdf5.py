@@ -123,6 +123,27 @@ def test_velox_images_have_their_own_metadata(tmp_path):
     assert np.isnan(listed["88888888"][0]).all() and listed["88888888"][1] == ""
 
 
+@pytest.mark.parametrize("unit", ["", "nm"])
+@pytest.mark.parametrize("names", [("", "", ""), ("z", "y", "x")])
+@pytest.mark.parametrize("array", [DEEP, STACK])
+def test_emd_of_hyperspy_has_all_axes_reversed(tmp_path, array, names, unit):
+    """As RosettaSciIO 0.15 writes it: data.T, dim1 of x, two positions of each axis."""
+    sizes = dict(zip("zyx", (1.0, 2.0, 3.0), strict=True))
+    with h5py.File(tmp_path / "a.emd", "w") as file:
+        file.attrs.update(version_major="0", version_minor="2")
+        file.create_group("signals").attrs["emd_group_type"] = 1
+        group = file.create_group("signals/__unnamed__")
+        group.attrs["emd_group_type"] = 1
+        group["data"] = array.T
+        for number, (axis, name) in enumerate(zip("xyz"[: array.ndim], names[::-1], strict=False)):
+            group[f"dim{number + 1}"] = [0.0, sizes[axis]]
+            written = "_".join("s" if unit and axis == "z" else unit)
+            group[f"dim{number + 1}"].attrs.update(name=name, units=f"[{written}]")
+    np.testing.assert_array_equal(pixels(tmp_path / "a.emd"), array)
+    if unit:
+        assert planes(tmp_path / "a.emd")[0].nm_per_pixel == (2, 3)
+
+
 # HyperSpy
 
 
@@ -174,6 +195,26 @@ def test_hyperspy_of_several_signals(tmp_path):
     assert planes(tmp_path / "a.hspy", 1)[0].nm_per_pixel == (7, NM[1])
 
 
+@pytest.mark.parametrize("fields", ["RGB", "RGBA"])
+@pytest.mark.parametrize("options", [{}, {"chunks": (8, 8), "compression": "gzip"}])
+def test_hyperspy_in_colours(tmp_path, fields, options):
+    colours = np.random.default_rng(0).integers(0, 65536, (24, 20, len(fields)), np.uint16)
+    packed = colours.view([(name, np.uint16) for name in fields])[..., 0]
+    format_samples.hyperspy(tmp_path / "a.hspy", GREY)
+    with h5py.File(tmp_path / "a.hspy", "r+") as file:
+        del file["Experiments/image/data"]
+        file["Experiments/image"].create_dataset("data", data=packed, **options)
+    found = micrographs.read_pixels(tmp_path / "a.hspy")
+    np.testing.assert_array_equal(found, colours[..., :3])
+    assert planes(tmp_path / "a.hspy")[0].nm_per_pixel == NM
+
+
+def test_other_fields_than_colours_are_refused(tmp_path):
+    for fields in ([("r", "f4"), ("i", "f4")], [("R", "u1"), ("G", "u1"), ("B", "u2")]):
+        path = with_attributes(tmp_path / "a.h5", np.zeros((24, 20), fields))
+        refused(path, "no 2-D or 3-D array of numbers|expected real numbers|complex")
+
+
 # NeXus, BigDataViewer, Imaris
 
 
@@ -189,6 +230,46 @@ def test_nexus(tmp_path):
     with h5py.File(tmp_path / "a.nxs", "r+") as file:
         file["entry/scan/counts_scaling_factor"] = 0.5
     refused(tmp_path / "a.nxs", "scaled by counts_scaling_factor")
+
+
+def test_nexus_follows_links_within_the_file_alone(tmp_path):
+    path = tmp_path / "a.nxs"
+    format_samples.nexus(path, DEEP)
+    format_samples.berkeley(tmp_path / "other.h5", GREY)
+    with h5py.File(path, "r+") as file:
+        file["raw/mask"] = GREY
+        file.move("entry/scan/counts", "raw/counts")
+        file["raw/again"] = h5py.SoftLink("./counts")
+        file["short"] = h5py.SoftLink("/raw")
+        file["round"] = h5py.SoftLink("/round")
+        file["out"] = h5py.ExternalLink("other.h5", "/data")
+    for target, followed in {
+        "/raw/counts": True,
+        "/short/again": True,
+        "/round": False,
+        "/nowhere": False,
+        "/out/image/data": False,
+    }.items():
+        with h5py.File(path, "r+") as file:
+            if "counts" in list(file["entry/scan"]):
+                del file["entry/scan/counts"]
+            file["entry/scan/counts"] = h5py.SoftLink(target)
+        with micrographs.open_all(path) as found:
+            assert [s.origin for s in found] == (["NeXus"] if followed else ["none", "none"])
+        if followed:
+            np.testing.assert_array_equal(pixels(path), DEEP)
+
+
+@pytest.mark.parametrize("axes", ["y:x", "y,x", "[y, x]"])
+def test_nexus_with_attributes_of_the_dataset(tmp_path, axes):
+    format_samples.nexus(tmp_path / "a.nxs", DEEP)
+    with h5py.File(tmp_path / "a.nxs", "r+") as file:
+        group = file["entry/scan"]
+        del group.attrs["signal"], group.attrs["axes"]
+        group["counts"].attrs.update(signal=1, axes=axes)
+        group["errors"] = np.sqrt(DEEP)
+    np.testing.assert_array_equal(pixels(tmp_path / "a.nxs"), DEEP)
+    assert planes(tmp_path / "a.nxs")[0].nm_per_pixel == NM
 
 
 def test_nexus_images_at_positions(tmp_path):
@@ -423,14 +504,42 @@ def nexus_link(path):
     "make, reason",
     [
         (external_link, "no 2-D or 3-D array of numbers; it has no array at all"),
-        (external_values, "values in other files, which are not followed"),
-        (virtual_values, "values in other files, which are not followed"),
+        (external_values, "/image: its values are virtual or in other files, which are not"),
+        (virtual_values, "/image: its values are virtual or in other files, which are not"),
         (nexus_link, r"no 2-D or 3-D array of numbers; it has /entry/scan/x \(20,\)"),
     ],
 )
 def test_what_points_out_of_a_file_is_not_followed(tmp_path, make, reason):
     make(tmp_path / "scan.bin")
     refused(tmp_path / "scan.bin", reason)
+
+
+@pytest.mark.parametrize("make", [external_values, virtual_values])
+def test_other_arrays_are_read_though_one_is_kept_elsewhere(tmp_path, caplog, make):
+    path = tmp_path / "a.h5"
+    make(path)
+    with h5py.File(path, "r+") as file:
+        file["own"] = GREY
+    np.testing.assert_array_equal(pixels(path), GREY)
+    assert "/image is left out: its values are virtual or in other files" in caplog.text
+
+
+def test_virtual_arrays_of_any_length_do_not_open_other_files(tmp_path):
+    """HDF5 opens the sources of such an array when it is asked for its shape."""
+    path, other = tmp_path / "a.h5", tmp_path / "other.h5"
+    with h5py.File(other, "w") as file:
+        file.create_dataset("image", data=STACK, maxshape=(None, 24, 20))
+    source = h5py.VirtualSource(other, "image", STACK.shape, maxshape=(None, 24, 20))
+    layout = h5py.VirtualLayout(STACK.shape, STACK.dtype, maxshape=(None, 24, 20))
+    layout[: h5s.UNLIMITED] = source[: h5s.UNLIMITED]
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("stack", layout)
+        file["own"] = GREY
+        file["scan/x"] = h5py.SoftLink("/stack")
+        file["scan"].attrs.update(NX_class="NXdata", signal="x")
+    with open(other, "r+b") as file:  # HDF5 would fail
+        file.write(bytes(100))
+    np.testing.assert_array_equal(pixels(path), GREY)
 
 
 def test_a_group_in_itself_is_visited_once(tmp_path):

@@ -1,6 +1,8 @@
 """A mask gives what was drawn, whatever program saved it, or a line that names its values."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -230,3 +232,25 @@ def test_files_are_read_by_stored_values(tmp_path, caplog):
     image.putpalette([0, 0, 0, *RNG.integers(60, 255, 765).tolist()])
     image.save(png)
     np.testing.assert_array_equal(stored(png), mask)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_png_of_few_bits_keeps_the_labels_that_are_stored(tmp_path, bits):
+    labels = np.arange(24 * 20, dtype=np.uint8).reshape(24, 20) % 2**bits
+    of_pixels = np.unpackbits(labels[..., None], axis=-1)[..., -bits:]
+    rows = np.packbits(of_pixels.reshape(24, -1), axis=-1)
+    content = b"".join(b"\0" + row.tobytes() for row in rows)
+    chunks = {b"IHDR": struct.pack(">2I5B", 20, 24, bits, 0, 0, 0, 0),
+              b"IDAT": zlib.compress(content), b"IEND": b""}  # fmt: skip
+    (tmp_path / "m.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks.items()
+        )
+    )
+    (found,) = micrographs.planes(tmp_path / "m.png", as_mask=True)
+    np.testing.assert_array_equal(found.image, labels)
+    white = 2**bits - 1
+    grey = micrographs.read(tmp_path / "m.png").image
+    np.testing.assert_array_equal(grey, labels * (255 // white))

@@ -194,6 +194,12 @@ def test_an_extended_header_in_reciprocal_space_is_refused(tmp_path):
         ("alignment run-1  28-Nov-26", False),
         ("/home/a/1/nm.mrc", False),
         ("convergence angle 10 mrad", False),
+        ("SerialEM: Krios, Grid A-1 square 3", False),
+        ("sample M-1, 1/a of the grid", False),
+        ("scale 0.05 A^-1", True),
+        ("scale 0.05 m**-1", True),
+        ("scale 0.05 nm-1", True),
+        ("scale 0.05 Å-1", True),
     ],
 )
 def test_labels_that_state_reciprocal_space(tmp_path, label, is_refused):
@@ -234,3 +240,24 @@ def test_volumes_whose_sections_do_not_divide_are_refused(tmp_path):
     struct.pack_into("<i", content, 36, 2)
     with pytest.raises(InputError, match="volumes of 2 sections, 3 in all"):
         read(tmp_path, bytes(content))
+
+
+SAID = "SerialEMCCD: Dose frac. image, 4 bits packed"
+
+
+@pytest.mark.parametrize("shape", [(7420, 3838), (7676, 3710), (8184, 5760), (11520, 4092)])
+def test_frames_of_serialem_without_a_flag_are_unpacked_by_their_label(tmp_path, shape):
+    packed = np.zeros(shape, np.uint8)
+    packed[0, :3] = 0x21, 0x43, 0xF5
+    found = read(tmp_path, mrc(packed, 0, labels=[SAID])).image
+    assert found.shape == (shape[0], 2 * shape[1]) and found.dtype == np.uint8
+    assert found[0, :7].tolist() == [1, 2, 3, 4, 5, 15, 0]
+
+
+def test_bytes_that_may_be_two_pixels_are_said_to_be_one_or_refused(tmp_path):
+    packed = np.zeros((7676, 3710), np.uint8)
+    for labels in ([], [SAID, "written by another program"]):
+        with pytest.raises(InputError, match="7676x3710 bytes, the size of a K2 or K3 frame"):
+            read(tmp_path, mrc(packed, 0, labels=labels))
+        assert read(tmp_path, mrc(packed, 0, flags=0, labels=labels)).image.shape == (7676, 3710)
+    assert read(tmp_path, mrc(BYTES, 0, labels=[SAID])).image.shape == BYTES.shape

@@ -62,3 +62,37 @@ def test_an_image_that_is_not_in_the_file_is_named(tmp_path):
     path.write_bytes(head[: len(head) - 3 * (2 * 24 * 20 + 50) + 20])
     with pytest.raises(InputError, match="cut off: an image at byte"):
         micrographs.read(path)
+
+
+def described(mode, camera=False):
+    """Return what an EMI file says of one of its objects."""
+    known = f"<Label>Mode</Label><Value>{mode}</Value>"
+    path = "<CameraNamePath>UltraScan</CameraNamePath>" if camera else ""
+    return f"<ObjectInfo><Data>{known}</Data><AcquireInfo>{path}</AcquireInfo></ObjectInfo>"
+
+
+STEM = described("STEM nP SA Zoom Diffraction")  # the lenses of a scan, and no pattern
+CAMERA = described("STEM nP SA Zoom Diffraction", camera=True)
+DIFFRACTION = described("TEM uP SA Zoom Diffraction")
+
+
+@pytest.mark.parametrize(
+    "objects, patterns",
+    [
+        ([STEM, CAMERA], {2}),
+        ([CAMERA, STEM], {1}),
+        ([STEM, DIFFRACTION], {2}),
+        ([STEM], set()),
+        ([CAMERA], {1, 2}),  # fewer than images: the first counts
+    ],
+)
+def test_each_image_is_what_its_object_in_the_emi_says(tmp_path, objects, patterns):
+    (tmp_path / "a.emi").write_bytes(b"JL" + b"\0\0".join(o.encode() for o in objects))
+    for number in (1, 2):
+        path = tmp_path / f"a_{number}.ser"
+        ser(path, STACK[:1])
+        if number in patterns:
+            with pytest.raises(InputError, match="reciprocal space"):
+                micrographs.read(path)
+        else:
+            assert np.array_equal(micrographs.read(path).image, STACK[0])

@@ -111,6 +111,69 @@ def test_alpha_is_no_image_and_colours_are_none(tmp_path):
     np.testing.assert_array_equal(micrographs.read(tmp_path / "c.tif").image, GREY)
 
 
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("planes", [3, 4])
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.uint8, np.uint16])
+@pytest.mark.filterwarnings("ignore:.*are stored as RGB")
+def test_stacks_that_tifffile_calls_colours_by_default(tmp_path, dtype, planes, compression):
+    stack = RNG.integers(0, 200, (planes, 24, 20)).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", stack, compression=compression)
+    if np.dtype(dtype).kind == "u":  # as colours are written, too
+        said = f"0: image 0 in colours 24x20 .*, 1: image 0 as a stack {planes}x24x20"
+        with pytest.raises(micrographs.SeveralImages, match=said):
+            micrographs.read_stack(tmp_path / "a.tif")
+        with micrographs.open_all(tmp_path / "a.tif") as (colours, _):
+            np.testing.assert_array_equal(colours.raw(0), np.moveaxis(stack, 0, -1))
+        found = micrographs.read_stack(tmp_path / "a.tif", 1)
+    else:
+        found = micrographs.read_stack(tmp_path / "a.tif")
+    np.testing.assert_array_equal(found.image, stack)
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_three_and_four_grey_channels_last_are_as_many_images(tmp_path, count):
+    every = RNG.integers(0, 200, (24, 20, count), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", every, photometric="minisblack")
+    np.testing.assert_array_equal(images_in(tmp_path / "a.tif"), np.moveaxis(every, -1, 0)[:, None])
+
+
+def test_more_channels_last_are_refused_as_in_npy(tmp_path):
+    every = RNG.integers(0, 200, (24, 20, 5), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", every)
+    np.save(tmp_path / "a.npy", every)
+    for name in ("a.tif", "a.npy"):
+        with pytest.raises(InputError, match=r"\(24, 20, 5\) would be 24 images of 20x5; store"):
+            micrographs.read_stack(tmp_path / name)
+    tifffile.imwrite(tmp_path / "b.tif", every, metadata={"axes": "ZYX"})
+    np.testing.assert_array_equal(micrographs.read_stack(tmp_path / "b.tif").image, every)
+
+
+SAID = "SerialEMCCD: Dose frac. image, 4 bits packed  r/f 0"
+
+
+def test_frames_of_serialem_are_unpacked_by_their_description(tmp_path):
+    frames = RNG.integers(0, 16, (3, 24, 20), np.uint8)
+    packed = frames[..., ::2] | frames[..., 1::2] << 4
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for frame in packed:
+            file.write(frame, compression="lzw", photometric="minisblack", metadata=None,
+                       datetime=True, description=SAID)  # fmt: skip
+    np.testing.assert_array_equal(micrographs.read_stack(tmp_path / "a.tif").image, frames)
+    tifffile.imwrite(tmp_path / "b.tif", packed[0].astype(np.uint16), description=SAID)
+    np.testing.assert_array_equal(micrographs.read(tmp_path / "b.tif").image, packed[0])
+
+
+@pytest.mark.parametrize("shape", [(8184, 5760), (11520, 4092), (7676, 3710), (7422, 3840)])
+def test_frames_of_that_size_without_the_words_are_refused(tmp_path, shape):
+    options = dict(compression="zlib", photometric="minisblack", metadata=None)
+    frame = np.zeros(shape, np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", frame, datetime=True, **options)
+    with pytest.raises(InputError, match=f"{shape[0]}x{shape[1]} bytes, the size of a K2 or K3 fr"):
+        micrographs.read(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "b.tif", frame, **options)  # not of SerialEM, which dates frames
+    assert micrographs.read(tmp_path / "b.tif").image.shape == shape
+
+
 @pytest.mark.parametrize("options", [{"imagej": True}, {"metadata": {"axes": "ZYX"}}])
 def test_a_named_stack_of_narrow_images_is_refused_with_advice(tmp_path, options):
     tifffile.imwrite(tmp_path / "a.tif", RNG.integers(0, 200, (24, 20, 2), np.uint8), **options)
@@ -281,6 +344,42 @@ def test_every_image_of_ome_has_its_own_size(tmp_path):
         found = micrographs.read(path, k)
         first = (found.image == GREY).all()
         assert found.nm_per_pixel == ((4, 4) if first else (100, 100))
+
+
+FILES = "".join(  # one file for each time, with every channel and depth
+    f'<TiffData FirstC="{c}" FirstZ="{z}" FirstT="{t}" IFD="{c + 3 * z}" PlaneCount="1">'
+    f'<UUID FileName="{t}.ome.tif">{ROOT if t == 0 else OTHER}</UUID></TiffData>'
+    for t in (0, 1)
+    for z in (0, 1)
+    for c in (0, 1, 2)
+)
+IN_ONE = (
+    f'<TiffData PlaneCount="6"><UUID FileName="0.ome.tif">{ROOT}</UUID></TiffData>'
+    f'<TiffData FirstT="1" PlaneCount="6"><UUID FileName="1.ome.tif">{OTHER}</UUID></TiffData>'
+)
+LAST_TWO = (  # channels 1 and 2 of the first depth
+    f'<TiffData FirstC="1" IFD="0" PlaneCount="2"><UUID FileName="0.ome.tif">{ROOT}</UUID>'
+    f'</TiffData><TiffData FirstC="0"><UUID FileName="1.ome.tif">{OTHER}</UUID></TiffData>'
+)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "planes", "channels"),
+    [(FILES, 2, ["HAADF", "BF", "DF"]), (IN_ONE, 2, ["HAADF", "BF", "DF"]),
+     (LAST_TWO, 1, ["BF", "DF"])],
+)  # fmt: skip
+def test_channels_of_ome_in_several_files_are_images(tmp_path, blocks, planes, channels):
+    named = "".join(f'<Channel Name="{name}"/>' for name in ("HAADF", "BF", "DF"))
+    text = ome((4, named + blocks)).replace('SizeC="1"', 'SizeC="3"')
+    text = text.replace('SizeZ="1" SizeT="1"', 'SizeZ="2" SizeT="2"')
+    path = written(tmp_path / "0.ome.tif", text, pages=planes * len(channels))
+    with micrographs.open_all(path) as found:
+        assert [signal.channel for signal in found] == channels
+    for k, channel in enumerate(channels):
+        found = list(micrographs.planes(path, channel=channel))
+        expected = [GREY + k + len(channels) * z for z in range(planes)]
+        np.testing.assert_array_equal([plane.image for plane in found], expected)
+        assert found[0].nm_per_pixel == (4, 4)
 
 
 def test_a_companion_file_is_not_opened(tmp_path, caplog):

@@ -23,11 +23,22 @@ def written(path, *tags, **options):
     return micrographs.read(path)
 
 
-@pytest.mark.parametrize("unit, known", [("inch", False), ("nm", True)])
-def test_dots_per_inch_of_paper_are_no_calibration_of_imagej(tmp_path, unit, known):
-    options = dict(imagej=True, resolution=(300, 300), metadata={"unit": unit})
+@pytest.mark.parametrize(
+    "unit, dots, nm", [("inch", 300, None), ("cm", 28.346, None), ("cm", 1e6, 10), ("nm", 0.5, 2)]
+)
+def test_resolutions_of_paper_are_no_calibration_of_imagej(tmp_path, unit, dots, nm):
+    options = dict(imagej=True, resolution=(dots, dots), metadata={"unit": unit})
     tifffile.imwrite(tmp_path / "a.tif", IMAGE, **options)
-    assert np.isfinite(micrographs.read(tmp_path / "a.tif").nm_per_pixel).all() == known
+    found = micrographs.read(tmp_path / "a.tif")
+    expected = (nm, nm) if nm else (np.nan, np.nan)
+    assert found.nm_per_pixel == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("unit, dots, nm", [(4, 1e5, 10), (5, 200, 5), (4, 11.8, None)])
+def test_resolutions_per_millimetre_and_micrometre(tmp_path, unit, dots, nm):
+    found = written(tmp_path / "a.tif", resolution=(dots, dots), resolutionunit=unit)
+    expected = (nm, nm) if nm else (np.nan, np.nan)
+    assert found.nm_per_pixel == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize("code", [34680, 34682])

@@ -223,3 +223,31 @@ def test_names_of_files_are_read_once_for_all_arrays(tmp_path, monkeypatch):
     monkeypatch.setattr(npy_zarr.os, "walk", lambda path: walked.append(path) or walk(path))
     np.testing.assert_array_equal(pixels(tmp_path / "a.zarr"), STACK)
     assert len(walked) == 1
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_array_of_texts_does_not_hide_the_images(tmp_path, version):
+    path = store(tmp_path / "a.zarr", version=version)
+    group = zarr.open_group(path, mode="r+").create_group("tables")
+    names = group.create_array("name", shape=(2,), chunks=(2,), dtype="str")
+    names[...] = np.array(["first", "second"], names.dtype)
+    assert "vlen-utf8" in "".join(f.read_text() for f in (path / "tables/name").glob("*z*r*"))
+    np.testing.assert_array_equal(pixels(path), DEEP)
+    refused(path / "tables", "is .*, expected real numbers|a spectrum or profile")
+
+
+def test_a_codec_that_is_not_allowed_is_named_with_its_array(tmp_path):
+    path = store(tmp_path / "a.zarr")
+    metadata = json.loads((path / "0" / ".zarray").read_text())
+    metadata["filters"] = [{"id": "pickle"}]
+    (path / "0" / ".zarray").write_text(json.dumps(metadata))
+    refused(path, "0/.zarray asks for the codec 'pickle'; not allowed")
+
+
+def test_colours_in_fields(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8)
+    packed = colours.view([(name, np.uint8) for name in "RGB"])[..., 0]
+    zarr.create_array(tmp_path / "a.zarr", data=packed, chunks=(8, 8), zarr_format=2)
+    np.testing.assert_array_equal(micrographs.read_pixels(tmp_path / "a.zarr"), colours)
+    np.save(tmp_path / "a.npy", packed)
+    np.testing.assert_array_equal(micrographs.read_pixels(tmp_path / "a.npy"), colours)

@@ -8,7 +8,7 @@ import numpy as np
 
 from emjax.micrographs.shapes import Stored
 from emjax.micrographs.signal import DType, why_refused
-from emjax.micrographs.units import ENERGY_AXIS, no_length
+from emjax.micrographs.units import no_image
 
 ROLES = {
     "y": ("y", "row", "rows", "height", "yaxis", "axisy", "dimy"),
@@ -19,6 +19,7 @@ ROLES = {
 }
 ROLE = {name: role for role, names in ROLES.items() for name in names}
 COLOURS = (3, 4)
+FIELDS = (tuple("RGB"), tuple("RGBA"))
 CHANNELS = 100  # more are the channels of a spectrum
 NARROW = 2  # pixels: a stack of such images is rather an array in another order
 
@@ -52,7 +53,9 @@ class Layout(NamedTuple):
             where[image[0]] = index
             image = image[1:]
         stored = sorted(image)
-        return np.asarray(array[tuple(where)]).transpose([stored.index(axis) for axis in image])
+        pixels = np.asarray(array[tuple(where)]).transpose([stored.index(axis) for axis in image])
+        fields = pixels.dtype.names
+        return np.stack([pixels[name] for name in fields], -1) if fields else pixels
 
     def of(self, values: Sequence[Any]) -> list[Any]:
         """Return what `values` has, one for each axis of the array or none, for (planes,) y, x."""
@@ -60,9 +63,7 @@ class Layout(NamedTuple):
 
     def no_length(self, units: Sequence[str]) -> str:
         """Return why units of the array's axes are not those of a micrograph, or ""."""
-        inner = self.of(units)
-        kinds = [no_length(unit) for unit in inner]
-        return next((kind for kind in kinds if kind == ENERGY_AXIS), no_length(*inner[-2:]))
+        return no_image(*self.of(units))
 
 
 def role(name: object) -> str:
@@ -76,6 +77,16 @@ def is_reciprocal(name: object) -> bool:
     return re.fullmatch(r"[qk]_?[xy]", str(name).strip().lower()) is not None
 
 
+def numbers(dtype: DType) -> np.dtype[Any]:
+    """Return the number format of an array: of colours in the fields R, G, B, that of each field.
+
+    HyperSpy keeps colours so.
+    """
+    dtype = np.dtype(dtype)
+    fields = [dtype[name] for name in dtype.names or ()]
+    return fields[0] if dtype.names in FIELDS and len(set(fields)) == 1 else dtype
+
+
 def layouts(shape: Sequence[int], dtype: DType, axes: Axes) -> tuple[list[Layout], str]:
     """Return (the images or stacks in an array, why there is none or "").
 
@@ -83,6 +94,10 @@ def layouts(shape: Sequence[int], dtype: DType, axes: Axes) -> tuple[list[Layout
     else the last two axes are the image, and a short last axis is colours or channels. Each channel
     is an image of its own, unless they are colours: 3 or 4 of 8 or 16 bits, on the last axis.
     """
+    if (number := numbers(dtype)) != np.dtype(dtype):
+        found, refused = layouts(shape, number, axes._replace(colours=False))
+        fields = len(np.dtype(dtype).names or ())
+        return [layout._replace(samples=fields) for layout in found], refused
     names = axes.names
     sides = tuple(int(side) for side in shape)
     roles = [role(name) for name in names] if len(names) == len(sides) else [""] * len(sides)
@@ -104,11 +119,8 @@ def layouts(shape: Sequence[int], dtype: DType, axes: Axes) -> tuple[list[Layout
     if len(kept) > 1:
         return [], f"{len(kept) + 2}-D data {described}"
     h, w = (sides[axis] for axis in image)
-    if len(kept) == 1 and not named and _may_be_channels(sides[kept[0]], h, w):
-        return [], (
-            f"{described} would be {sides[kept[0]]} images of {h}x{w}; store the image axes last, "
-            "or name the axes"
-        )
+    if len(kept) == 1 and not named and (doubt := doubt_of_order(sides[kept[0]], h, w)):
+        return [], f"{described} {doubt}"
     order = (*kept, *image)
     fixed = {axis: 0 for axis in range(len(sides)) if axis not in order}
     inner = tuple(sides[axis] for axis in order)
@@ -132,10 +144,12 @@ def layouts(shape: Sequence[int], dtype: DType, axes: Axes) -> tuple[list[Layout
     ], ""
 
 
-def _may_be_channels(planes: int, h: int, w: int) -> bool:
-    """Return whether `planes` images of h x w may be an image of planes x h with w channels."""
+def doubt_of_order(planes: int, h: int, w: int) -> str:
+    """Return why `planes` unnamed images of h x w may be planes x h with w channels, or ""."""
     few = w <= CHANNELS and 4 * w <= min(planes, h) and max(planes, h) <= 2 * min(planes, h)
-    return min(h, w) <= NARROW or few
+    if min(h, w) > NARROW and not few:
+        return ""
+    return f"would be {planes} images of {h}x{w}; store the image axes last, or name the axes"
 
 
 def _by_shape(sides: Sequence[int], roles: Sequence[str]) -> tuple[list[int], int | None]:

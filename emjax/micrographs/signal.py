@@ -8,12 +8,13 @@ import numpy as np
 
 from emjax.errors import Adjustable, InputError
 from emjax.micrographs.shapes import Stored
-from emjax.micrographs.units import UNKNOWN, PixelSize, amount, is_known, no_length
+from emjax.micrographs.units import UNKNOWN, PixelSize, amount, is_known, no_image
 
 LIMIT = 4 << 30  # bytes that one image (compressed files: all that is decoded at once) may take
 SMALL = 64 << 20  # bytes that no compression ratio makes suspicious
 RATIO = 10_000  # to the bytes in the file. Deflate reaches 1032; a constant image is none to keep
 
+A_SPECTRUM = "a spectrum or profile"
 NO_BRIGHTNESS = (0.0, 1.0, "")
 ORIENTATIONS = range(2, 9)  # other than 1, as stored
 
@@ -124,7 +125,7 @@ class Signal(NamedTuple):
 
 
 def why_refused(dtype: DType, shape: Sequence[int], units: Sequence[object] = ()) -> str:
-    """Return why an array with `units` of its axes is not a micrograph; empty if it is one."""
+    """Return why an array with `units` of its last axes is not a micrograph; "" if it is one."""
     kind = np.dtype(dtype).kind
     if kind == "c":
         return "complex numbers"
@@ -133,8 +134,8 @@ def why_refused(dtype: DType, shape: Sequence[int], units: Sequence[object] = ()
     if len(shape) > 3:
         return f"{len(shape)}-D data {tuple(shape)}"
     if len(shape) < 2:
-        return "a spectrum or profile"
-    return no_length(*units)
+        return A_SPECTRUM
+    return no_image(*units)
 
 
 def with_samples(shape: Sequence[int], samples: int) -> tuple[int, ...]:

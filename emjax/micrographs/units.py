@@ -107,6 +107,16 @@ def no_length(*units: object) -> str:
     return ""
 
 
+def no_image(*units: object) -> str:
+    """Return why the `units` of an image (y, x) or a stack (planes, y, x) are not those of one.
+
+    From plane to plane a stack may run along an angle or a frequency, but not along an energy.
+    """
+    if ENERGY_AXIS in map(no_length, units):
+        return ENERGY_AXIS
+    return no_length(*units[-2:])
+
+
 def amount(size: int | float) -> str:
     """Return a number of bytes for people, such as 3.6 GB."""
     for unit in ("bytes", "kB", "MB", "GB"):

@@ -13,6 +13,7 @@ import numpy as np
 from emjax.errors import InputError, note
 from emjax.micrographs.shapes import Stored
 from emjax.micrographs.signal import (
+    A_SPECTRUM,
     NO_BRIGHTNESS,
     Signal,
     check_declared,
@@ -25,10 +26,11 @@ from emjax.micrographs.units import nm
 # Types of tag values: a struct format, or 15 struct, 18 string, 20 array.
 SIMPLE = dict(zip(range(2, 13), "hiHIfdbbbqQ", strict=True))
 PIXELS = {
-    1: "i2", 2: "f4", 3: "c8", 5: "c8", 6: "u1", 7: "i4", 9: "i1", 10: "u2", 11: "u4",
-    12: "f8", 13: "c16", 14: "u1", 23: "u1", 27: "c8", 28: "c16", 39: "i8", 40: "u8",
+    1: "i2", 2: "f4", 3: "c8", 5: "c8", 6: "u1", 7: "i4", 8: "u1", 9: "i1", 10: "u2",
+    11: "u4", 12: "f8", 13: "c16", 14: "u1", 23: "u1", 27: "c8", 28: "c16", 39: "i8", 40: "u8",
 }  # fmt: skip
-COLOUR = 23  # blue, green, red, alpha
+COLOURS = (8, 23)  # blue, green, red, alpha
+SPECTRA = ("spectrum", "spectrum image")
 THUMBNAIL = 512  # pixels of its longer side; DigitalMicrograph's have up to 384
 TAGS, DEPTH, TEXT = 300_000, 60, 1000
 
@@ -76,7 +78,7 @@ def _thumbnails(
 def _looks_like_a_thumbnail(image: dict[str, Any]) -> bool:
     data = _members(image.get("ImageData"))
     sides = [side for side in _members(data.get("Dimensions")).values() if isinstance(side, int)]
-    return data.get("DataType") == COLOUR and max(sides, default=0) <= THUMBNAIL
+    return data.get("DataType") in COLOURS and max(sides, default=0) <= THUMBNAIL
 
 
 @contextlib.contextmanager
@@ -185,7 +187,7 @@ def _signal(
         refused = f"an image of the number format {kind}, which is not known"
         return Signal(name, tuple(sides[::-1]), np.dtype("V1"), no_pixels, refused=refused)
     dtype = np.dtype(order + PIXELS[kind])
-    samples = 4 if kind == COLOUR else 1
+    samples = 4 if kind in COLOURS else 1
     calibrations = _members(data.get("Calibrations"))
     axes = [_members(axis) for axis in _members(calibrations.get("Dimension")).values()]
     if 0 < len(axes) < 2 <= len(sides):
@@ -196,6 +198,9 @@ def _signal(
     kinds, start, count = stored_as
     stored = count * struct.calcsize(order + kinds)
     refused = why_refused(dtype, shape, units)
+    meant = _members(_members(image.get("ImageTags")).get("Meta Data")).get("Format")
+    if len(shape) == 2 and tags.text(meant).strip("\0 ").lower() in SPECTRA:
+        refused = refused or A_SPECTRUM
     if not refused:
         whole, plane = with_samples(shape, samples), with_samples(shape[-2:], samples)
         check_declared("it", whole, dtype, stored=stored, limit=math.inf)

@@ -82,7 +82,7 @@ def _array(inside: Inside, name: str) -> list[Signal]:
 
     They are dim1, dim2, ... in Berkeley's EMD, and dim0, dim1, ... in EMD 1.0. There the axes are
     in the order of NumPy; in Berkeley's, the axes of an image are the last two, or the two that are
-    lengths, and x may stand before y.
+    lengths, and x may stand before y. HyperSpy writes Berkeley's with all axes reversed.
     """
     held = inside.members(name)
     data = {key: array for key, array in held.items() if not key.startswith("dim")}
@@ -93,12 +93,13 @@ def _array(inside: Inside, name: str) -> list[Signal]:
         refused = f"{len(data)} arrays in one group ({', '.join(data)}), expected one"
         return inside.signals(array, name, Axes(refused=refused))
     first = 0 if "dim0" in held else 1
+    x_first = name.startswith("/signals/") and text(inside.groups["/"], "version_minor") == "2"
     vectors = [held.get(f"dim{axis + first}") for axis in range(len(array.shape or ()))]
     called = [text(part, "name") if part is not None else "" for part in vectors]
     units, steps = coordinates(inside, vectors)
     refused = any(is_reciprocal(axis) for axis in called) and len(vectors) == 2
     axes = Axes(
-        _names(called, steps, in_order=first == 0),
+        _names(called, steps, in_order=first == 0, x_first=x_first),
         units,
         steps,
         _labels(vectors[-1]) if called and called[-1] == LABELS else (),
@@ -109,7 +110,9 @@ def _array(inside: Inside, name: str) -> list[Signal]:
     return inside.signals(array, name, axes)
 
 
-def _names(names: Sequence[str], steps: Sequence[float], *, in_order: bool) -> list[str]:
+def _names(
+    names: Sequence[str], steps: Sequence[float], *, in_order: bool, x_first: bool = False
+) -> list[str]:
     """Return the axes' names: y, x and "" as these formats mean them."""
     if names and names[-1] == LABELS:
         return [*_names(names[:-1], steps[:-1], in_order=in_order), "c"]
@@ -120,8 +123,10 @@ def _names(names: Sequence[str], steps: Sequence[float], *, in_order: bool) -> l
             return roles
         image = sorted((roles.index("y"), roles.index("x")))
     found = [""] * len(names)
+    if x_first and len(image) != 2 <= len(names):
+        image = [0, 1]
     if len(image) == 2:
-        found[image[0]], found[image[1]] = "y", "x"
+        found[image[0]], found[image[1]] = "xy" if x_first else "yx"
     return found
 
 

@@ -9,7 +9,15 @@ import numpy as np
 
 from emjax.errors import InputError, note
 from emjax.micrographs.axes import Axes
-from emjax.micrographs.formats.hdf5_items import Inside, attribute, coordinates, inside, text, texts
+from emjax.micrographs.formats.hdf5_items import (
+    Inside,
+    attribute,
+    coordinates,
+    inside,
+    is_elsewhere,
+    text,
+    texts,
+)
 from emjax.micrographs.formats.stored_values import axistags
 from emjax.micrographs.signal import Signal
 from emjax.micrographs.units import nm
@@ -36,6 +44,11 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
                 if signal.refused:
                     note(path, f"{signal} is left out: {signal.refused}")
             found = usable or found
+        for name in held.elsewhere[:8]:
+            reason = "its values are virtual or in other files, which are not followed"
+            if not found:
+                raise InputError(f"{name}: {reason}; save them as an array in the file itself")
+            note(path, f"{name} is left out: {reason}")
         if not found:
             listed = ", ".join(
                 f"{name} {array.shape}" for name, array in list(held.arrays.items())[:8]
@@ -72,14 +85,18 @@ def _scales(held: Inside, array: Any) -> Axes:
 
     An axis is called by its label, or else by its scale. Source: HDF5's specification of them.
     """
+    from h5py import Dataset
+
     vectors: list[Any] = [None] * array.ndim
     names = [""] * array.ndim
     labels = texts(attribute(array, "DIMENSION_LABELS", ()))
     attached: Any = np.ravel(attribute(array, "DIMENSION_LIST", ()))
     for axis, scales in enumerate(attached if len(attached) == array.ndim else ()):
         item = array.file[scales[0]] if np.size(scales) and scales[0] else None
-        if item is not None and getattr(item, "shape", None) == (array.shape[axis],):
-            names[axis], vectors[axis] = item.name.rpartition("/")[2], item
+        if not isinstance(item, Dataset) or is_elsewhere(item):
+            continue
+        if item.shape == (array.shape[axis],):
+            names[axis], vectors[axis] = str(item.name).rpartition("/")[2], item
     if len(labels) == array.ndim:
         names = [label or name for label, name in zip(labels, names, strict=True)]
     return Axes(names, *coordinates(held, vectors), origin="dimension scales")

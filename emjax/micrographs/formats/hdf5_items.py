@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from emjax.errors import InputError, note
-from emjax.micrographs.axes import Axes, Layout, layouts
+from emjax.micrographs.axes import Axes, Layout, layouts, numbers
 from emjax.micrographs.formats.stored_values import ATTRIBUTES, Values, spacing, values_of
 from emjax.micrographs.shapes import Stored
-from emjax.micrographs.signal import Signal, check_declared, no_pixels, with_samples
+from emjax.micrographs.signal import DType, Signal, check_declared, no_pixels, with_samples
 from emjax.micrographs.units import UNKNOWN
 
 OBJECTS, DEPTH = 100_000, 50
@@ -36,6 +36,7 @@ class Inside(NamedTuple):
     groups: Mapping[str, Any]
     arrays: Mapping[str, Any]
     by_group: Mapping[str, Mapping[str, Any]]
+    elsewhere: Sequence[str]  # datasets with values in other files, which are left out
 
     def members(self, name: str) -> Mapping[str, Any]:
         """Return the datasets of the group `name` by their last names."""
@@ -47,11 +48,13 @@ class Inside(NamedTuple):
         chunked = start is None  # or never written: all values are the fill value
         stored = self.size if chunked else self.size - start
 
-        def check(what: str, shape: Sequence[int], limit: int | float) -> None:
-            check_declared(what, shape, array.dtype, stored=stored, limit=limit, compressed=chunked)
+        def check(
+            what: str, shape: Sequence[int], limit: int | float, dtype: DType = array.dtype
+        ) -> None:
+            check_declared(what, shape, dtype, stored=stored, limit=limit, compressed=chunked)
 
         check(name, array.shape, math.inf)
-        check(f"an image of {name}", plane, self.limit)
+        check(f"an image of {name}", plane, self.limit, numbers(array.dtype))
         if array.chunks:
             check(f"a chunk of {name}", array.chunks, self.limit)
 
@@ -70,7 +73,7 @@ class Inside(NamedTuple):
             shape: of the part of the dataset, from its start, that is the image.
         """
         found, refused = layouts(shape or array.shape or (), array.dtype, axes)
-        values = values or values_of(array.dtype, attributes(array))
+        values = values or values_of(numbers(array.dtype), attributes(array))
         refused = refused or values.refused or why_not_read(array)
         if refused:
             shape = tuple(array.shape or ())
@@ -122,6 +125,7 @@ def inside(file: Any, limit: int) -> Inside:
 
     groups: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
+    elsewhere: list[str] = []
     seen: set[Any] = set()
     waiting: list[tuple[str, Any, int]] = [("", file["/"], 0)]
     while waiting:
@@ -131,9 +135,10 @@ def inside(file: Any, limit: int) -> Inside:
             continue
         seen.add(address)
         if isinstance(item, Dataset):
-            if item.external or item.is_virtual:
-                raise InputError(f"{name} keeps its values in other files, which are not followed")
-            arrays[name] = item
+            if is_elsewhere(item):
+                elsewhere.append(name)
+            else:
+                arrays[name] = item
             continue
         groups[name or "/"] = item
         if depth > DEPTH or len(seen) > OBJECTS:
@@ -148,7 +153,32 @@ def inside(file: Any, limit: int) -> Inside:
         group, _, last = name.rpartition("/")
         by_group.setdefault(group, {})[last] = array
     size = os.path.getsize(file.filename)
-    return Inside(file.filename, size, limit, groups, arrays, by_group)
+    return Inside(file.filename, size, limit, groups, arrays, by_group, elsewhere)
+
+
+def is_elsewhere(array: Any) -> bool:
+    """Return whether a dataset is virtual or external: even its shape may be in other files."""
+    return array.is_virtual or bool(array.external)
+
+
+def member(group: Any, name: str) -> Any:
+    """Return what `name` of a group is, also by soft links; None where it is not in the file."""
+    from h5py import Group, HardLink, SoftLink
+
+    found: Any = group
+    parts, links = [name], 0
+    while parts:
+        part = parts.pop(0)
+        link = found.get(part, getlink=True) if isinstance(found, Group) else None
+        if isinstance(link, HardLink):
+            found = found.get(part)
+        elif isinstance(link, SoftLink) and links < DEPTH:
+            links += 1
+            found = found.file["/"] if link.path.startswith("/") else found
+            parts = [name for name in link.path.split("/") if name not in ("", ".")] + parts
+        else:
+            return None
+    return found
 
 
 def attribute(item: Any, name: str, missing: Any = None) -> Any:

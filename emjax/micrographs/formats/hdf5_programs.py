@@ -14,7 +14,15 @@ import numpy as np
 
 from emjax.micrographs.axes import Axes
 from emjax.micrographs.formats import emd
-from emjax.micrographs.formats.hdf5_items import Inside, attribute, coordinates, text, texts
+from emjax.micrographs.formats.hdf5_items import (
+    Inside,
+    attribute,
+    coordinates,
+    is_elsewhere,
+    member,
+    text,
+    texts,
+)
 from emjax.micrographs.formats.stored_values import HYPERSPY, Values, hyperspy_axes
 from emjax.micrographs.shapes import Stored
 from emjax.micrographs.signal import Signal
@@ -53,17 +61,19 @@ def hyperspy(inside: Inside) -> list[Signal]:
 def nexus(inside: Inside) -> list[Signal]:
     """Return the Signals of NeXus: of each NXdata group, the dataset that `signal` names.
 
-    Source: the NXdata page of the NeXus manual. `axes` names the vector of each axis.
+    Source: the NXdata page of the NeXus manual. `axes` names the vector of each axis. In older
+    files the dataset itself has the attributes `signal`, which is 1, and `axes`.
     """
     found: list[Signal] = []
     for name, group in inside.groups.items():
         if "NX_class" not in group.attrs or text(group, "NX_class") != "NXdata":
             continue
-        held = {key: item for key in group if (item := _hard(group, key)) is not None}
-        signal, refused = text(group, "signal"), ""
+        held = {key: item for key in group if (item := _dataset(group, key)) is not None}
+        old = [key for key, item in held.items() if text(item, "signal") == "1"]
+        signal, refused = text(group, "signal") or next(iter(old), ""), ""
         if (array := held.get(signal)) is None or len(array.shape or ()) < 2:
             continue
-        names = _words(attribute(group, "axes", ()))
+        names = _words(attribute(group, "axes", ())) or _words(attribute(array, "axes", ()))
         if len(names) != array.ndim:
             names = [""] * array.ndim
         units, steps = coordinates(inside, [held.get(axis) for axis in names])
@@ -79,19 +89,18 @@ def nexus(inside: Inside) -> list[Signal]:
     return found
 
 
-def _hard(group: Any, key: str) -> Any:
-    """Return the dataset `key` of a group unless it is a link elsewhere or kept elsewhere."""
-    if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-        return None
-    item = group.get(key)
-    inside = isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual
-    return item if inside else None
+def _dataset(group: Any, key: str) -> Any:
+    """Return the dataset `key` of a group, None if it or its values are elsewhere."""
+    item = member(group, key)
+    return item if isinstance(item, h5py.Dataset) and not is_elsewhere(item) else None
 
 
 def _words(value: Any) -> list[str]:
-    """Return the names that an attribute lists, as an array of texts or with colons."""
+    """Return the names that an attribute lists: as texts, or in one with colons or commas."""
     found = texts(value)
-    return found[0].split(":") if len(found) == 1 else found
+    if len(found) == 1:
+        found = re.split("[:,]", found[0].strip("[]"))
+    return [name.strip() for name in found]
 
 
 def bigdataviewer(inside: Inside) -> list[Signal]:

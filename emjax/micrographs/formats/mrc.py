@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from emjax.errors import InputError, note
-from emjax.micrographs.formats import mrc_header, sidecars
+from emjax.micrographs.formats import four_bits, mrc_header, sidecars
 from emjax.micrographs.formats.mrc_header import Header
 from emjax.micrographs.shapes import Stored
 from emjax.micrographs.signal import Signal, check_declared, why_refused, with_samples
@@ -75,8 +75,7 @@ class _Layout:
         pixels = np.frombuffer(content, self.stored)
         if self.four_bits:
             rows, columns = self.shape
-            pairs = pixels.reshape(rows, -1, 1)
-            return np.concatenate([pairs & 15, pairs >> 4], -1).reshape(rows, -1)[:, :columns]
+            return four_bits.unpacked(pixels.reshape(rows, -1))[:, :columns]
         return (pixels ^ np.uint8(self.offset) if self.offset else pixels).reshape(self.shape)
 
 
@@ -114,6 +113,9 @@ def _signal(
         return layout.plane(decoded[0][i * plane : (i + 1) * plane])
 
     refused = why_refused(layout.dtype, shape)
+    is_stated = header.mode != 0 or header.four_bits or header.flags is not None
+    if not is_stated and four_bits.may_be_packed(shape):
+        refused = refused or four_bits.doubt(shape)
     metres = mrc_header.extended_sizes(header, extended)
     label = mrc_header.reciprocal_label(header)
     if label:

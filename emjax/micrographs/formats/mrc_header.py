@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from emjax.errors import InputError
+from emjax.micrographs.formats.four_bits import SAID, may_be_packed
 from emjax.micrographs.units import nm
 
 SIZE = 1024  # bytes of the header
@@ -26,10 +27,11 @@ Order: TypeAlias = Literal["<", ">"]
 STAMPS: dict[int, Order] = {0x44: "<", 0x11: ">"}
 LARGEST_SIDE = 65_535  # at least one side of any file is smaller, says IMOD
 PLACEHOLDER = 0.1  # nm: 1 angstrom, which many programs write where they know no size
-# A label states what an axis is, unless it speaks of a filter.
-LENGTH = "(?:[pnuμm]?m|å|a|angstroms?)"
+# A label states what an axis is, unless it speaks of a filter. "Grid A-1" states none.
+LENGTH = "(?:[pnuμm]m|å|angstroms?)"
 RECIPROCAL_UNIT = re.compile(
-    rf"(?<![\w./])1 ?/ ?{LENGTH}(?!\w)|(?<!\w){LENGTH}(?:\^|\*\*)?-1(?!\w)|mrad(?:/| per )?pix"
+    rf"(?<![\w./])1 ?/ ?{LENGTH}(?!\w)|(?<!\w){LENGTH}-1(?!\w)"
+    rf"|(?<!\w)(?:{LENGTH}|[am])(?:\^|\*\*)-1(?!\w)|mrad(?:/| per )?pix"
 )
 RECIPROCAL_WORDS = ("reciprocal space", "power spectrum", "diffraction pattern")
 FILTERS = ("filter", "cutoff", "resolution", "pass", "frequency", "radius")
@@ -58,8 +60,22 @@ class Header(NamedTuple):
     @property
     def four_bits(self) -> bool:
         """Whether a byte holds two pixels, the first in the low bits."""
-        packed = self.mode == 0 and bool((self.flags or 0) & TWO_VALUES)
-        return packed or self.mode == FOUR_BITS
+        if self.mode != 0:
+            return self.mode == FOUR_BITS
+        size, labels = (int(self.fields.ny), int(self.fields.nx)), self.labels
+        said = len(labels) == 1 and SAID in labels[0] and may_be_packed(size)
+        return said or bool((self.flags or 0) & TWO_VALUES)
+
+    @property
+    def labels(self) -> list[str]:
+        found: list[str] = []
+        for label in list(self.fields.label)[: max(0, int(self.fields.nlabl))]:
+            text = bytes(label).strip(b" \0")
+            try:
+                found.append(text.decode("utf-8"))
+            except UnicodeDecodeError:
+                found.append(text.decode("latin-1"))
+        return found
 
     @property
     def rows_on_top(self) -> bool:
@@ -218,14 +234,9 @@ def extended_sizes(header: Header, extended: bytes) -> tuple[float, float]:
 
 def reciprocal_label(header: Header) -> str:
     """Return the label that states reciprocal space, such as a scale in 1/nm; "" without one."""
-    for label in list(header.fields.label)[: max(0, int(header.fields.nlabl))]:
-        text = bytes(label).strip(b" \0")
-        try:
-            spelled = text.decode("utf-8")
-        except UnicodeDecodeError:
-            spelled = text.decode("latin-1")
-        lower = unicodedata.normalize("NFKC", spelled).lower()
+    for label in header.labels:
+        lower = unicodedata.normalize("NFKC", label).lower()
         states = RECIPROCAL_UNIT.search(lower) or any(word in lower for word in RECIPROCAL_WORDS)
         if states and not any(word in lower for word in FILTERS):
-            return spelled
+            return label
     return ""

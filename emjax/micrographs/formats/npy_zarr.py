@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from emjax.errors import InputError, note
-from emjax.micrographs.axes import Axes, Layout, layouts, role
+from emjax.micrographs.axes import Axes, Layout, layouts, numbers, role
 from emjax.micrographs.formats.stored_values import (
     Values,
     axistags,
@@ -32,6 +32,7 @@ ZARR_FILES = ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
 CODECS = {
     "bytes", "transpose", "sharding_indexed", "crc32c", "gzip", "zstd", "blosc", "zlib", "lz4",
     "bz2", "lzma", "shuffle", "delta", "packbits", "fixedscaleoffset", "bitround", "quantize",
+    "vlen-utf8", "vlen-bytes",  # of texts, which are not read
 }  # fmt: skip
 METADATA = 16 << 20  # bytes of a JSON file
 ARRAYS, DEPTH = 1000, 6  # members of a group; groups in each other
@@ -69,14 +70,14 @@ def npy_signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Sign
 
 
 def _of_npy(array: np.ndarray, layout: Layout, limit: int) -> Signal:
-    plane = with_samples(layout.shape[-2:], layout.samples)
-    check_declared("its image", plane, array.dtype, stored=array.nbytes, limit=limit)
+    plane, dtype = with_samples(layout.shape[-2:], layout.samples), numbers(array.dtype)
+    check_declared("its image", plane, dtype, stored=array.nbytes, limit=limit)
 
     def raw(index: int) -> Stored:
         return np.array(layout.plane(array, index))
 
     name = f"array {layout.label}".strip()
-    signal = Signal(name, layout.shape, array.dtype, raw, samples=layout.samples)
+    signal = Signal(name, layout.shape, dtype, raw, samples=layout.samples)
     return signal._replace(channel=layout.label)
 
 
@@ -94,7 +95,7 @@ def zarr_signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Sig
     size, files = _check_links(path)
     for name in ZARR_FILES:
         for file in Path(path).rglob(name):
-            _check_codecs(file)
+            _check_codecs(file, file.relative_to(path).as_posix())
     root = zarr.open(store=LocalStore(os.fspath(path), read_only=True), mode="r")
     found = list(_walk(root, None, _Store(path, limit, size, files), 0))
     if len(found) > 1:
@@ -120,10 +121,10 @@ def _check_links(folder: str | os.PathLike[str]) -> tuple[int, list[str]]:
     return total, sorted(found)
 
 
-def _check_codecs(file: Path) -> None:
-    """Refuse metadata that ask for a codec which is not known to only compress."""
+def _check_codecs(file: Path, name: str) -> None:
+    """Refuse metadata, `name` in the store, that ask for a codec not known to only compress."""
     if file.stat().st_size > METADATA:
-        raise InputError(f"{file.name} of {file.stat().st_size} bytes")
+        raise InputError(f"{name} of {file.stat().st_size} bytes")
     waiting: list[Any] = [json.loads(file.read_text(encoding="utf-8"))]
     while waiting:
         found = waiting.pop()
@@ -136,7 +137,7 @@ def _check_codecs(file: Path) -> None:
                 named += [c.get("name") for c in listed or () if isinstance(c, dict)]
             for codec in named:
                 if isinstance(codec, str) and codec.removeprefix("numcodecs.") not in CODECS:
-                    raise InputError(f"{file.name} asks for the codec {codec[:50]!r}; not allowed")
+                    raise InputError(f"{name} asks for the codec {codec[:50]!r}; not allowed")
             own = ("attributes", ".zattrs")  # free text of whoever wrote the file
             waiting += [value for key, value in found.items() if not key.endswith(own)]
 
@@ -176,7 +177,8 @@ def _walk(node: Any, parent: Any, store: _Store, depth: int) -> Iterator[Signal]
 def _signals(array: Any, name: str, store: _Store, axes: Axes) -> list[Signal]:
     """Return the Signals of an array: one, or one for each channel."""
     found, refused = layouts(array.shape, array.dtype, axes)
-    values = Values(array.dtype, np.asarray) if refused else values_of(array.dtype, array.attrs)
+    dtype = numbers(array.dtype)
+    values = Values(dtype, np.asarray) if refused else values_of(dtype, array.attrs)
     if refused := refused or values.refused:
         return [Signal(name, tuple(array.shape), array.dtype, no_pixels, refused=refused)]
     signals: list[Signal] = []
@@ -187,14 +189,12 @@ def _signals(array: Any, name: str, store: _Store, axes: Axes) -> list[Signal]:
             signals.append(Signal(label, shape, array.dtype, no_pixels, refused=reason))
             continue
         plane = with_samples(shape[-2:], samples)
-        for what, checked, most in (
-            ("its image", plane, store.limit),
-            ("a chunk", array.shards or array.chunks, store.limit),
-            ("it", shape, math.inf),
+        for what, checked, kind, most in (
+            ("its image", plane, dtype, store.limit),
+            ("a chunk", array.shards or array.chunks, array.dtype, store.limit),
+            ("it", shape, array.dtype, math.inf),
         ):
-            check_declared(
-                what, checked, array.dtype, stored=store.size, limit=most, compressed=True
-            )
+            check_declared(what, checked, kind, stored=store.size, limit=most, compressed=True)
         if not signals:
             array = _with_its_chunks(array, name, store)
         raw = functools.partial(_plane, array, layout, values)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PNG = b"\x89PNG"
 ORIENTATION = 274
 SAMPLES = {"LA": 2, "RGB": 3, "RGBA": 4}
+SPREAD = {"L;2": 85, "L;4": 17}  # by what Pillow multiplies grey values of 2 and 4 bits
 DTYPES = {"1": "bool", "F": "f4", "I": "i4", "I;16": "u2", "I;16B": ">u2", "I;16L": "<u2"}
 
 
@@ -77,9 +78,12 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
             return np.array(file if file.mode == mode else file.convert(mode))
 
         def finish(pixels: Stored) -> Stored:
-            return pixels[..., 0] if mode == "LA" else labels(pixels)
+            return pixels[..., 0] if mode == "LA" else coloured(pixels)
 
         def labels(pixels: Stored) -> Stored:
+            return pixels // np.uint8(SPREAD[stored]) if stored in SPREAD else coloured(pixels)
+
+        def coloured(pixels: Stored) -> Stored:
             if mode != "P":
                 return pixels
             palette = np.zeros((256, 3), np.uint8)

@@ -10,7 +10,7 @@ import mmap
 import os
 import re
 import struct
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -158,6 +158,14 @@ def _skip_text(file: BinaryIO, letters: int) -> None:
     file.seek(letters, os.SEEK_CUR)
 
 
+def _objects(content: mmap.mmap) -> Iterator[bytes]:
+    """Yield what an EMI file says of each of its objects: that of NAME_1.ser, NAME_2.ser, ..."""
+    start = content.find(b"<ObjectInfo>")
+    while start >= 0 and (end := content.find(b"</ObjectInfo>", start)) >= 0:
+        yield content[start:end]
+        start = content.find(b"<ObjectInfo>", end)
+
+
 def _is_diffraction(path: Path, image: _Image) -> bool:
     """Return whether the images are diffraction patterns: by their scale, or by the EMI file."""
     if max(image.x, image.y) > 1:  # metres; a scale in 1/m is far above 1
@@ -166,7 +174,10 @@ def _is_diffraction(path: Path, image: _Image) -> bool:
     if not emi.is_file() or not _inside(emi) or not emi.stat().st_size:
         return False
     with open(emi, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        mode = MODE.search(content)
+        described = list(_objects(content)) or [content[:]]
+        number = int(path.stem[len(emi.stem) + 1 :] or 1)
+        own = described[number - 1 if 0 < number <= len(described) else 0]
+        mode = MODE.search(own)
         if not mode or b"STEM" in mode[1]:
-            return bool(mode) and content.find(b"<CameraNamePath>") >= 0
+            return bool(mode) and b"<CameraNamePath>" in own
         return b"Diffraction" in mode[1]

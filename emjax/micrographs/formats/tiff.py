@@ -4,14 +4,24 @@ import contextlib
 import math
 import os
 import struct
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffFrame, TiffPage, TiffPageSeries
+from numpy.typing import NDArray
+from tifffile import (
+    COMPRESSION,
+    PHOTOMETRIC,
+    PLANARCONFIG,
+    TiffFile,
+    TiffFrame,
+    TiffPage,
+    TiffPageSeries,
+)
 
 from emjax.errors import InputError, note
-from emjax.micrographs.formats import lzw
+from emjax.micrographs.axes import COLOURS, doubt_of_order
+from emjax.micrographs.formats import four_bits, lzw
 from emjax.micrographs.formats.tiff_pixel_size import (
     OmeImage,
     ome_image,
@@ -43,7 +53,7 @@ PHOTOMETRICS = (
 )
 GREY = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK)
 ALPHA = (1, 2)  # kinds of an extra sample
-ORIENTATION, GATAN_OFFSET, GATAN_SCALE = 274, 65024, 65025
+ORIENTATION, DATE_TIME, GATAN_OFFSET, GATAN_SCALE = 274, 306, 65024, 65025
 NOT_AN_IMAGE = 1 | 4  # subfile types: a reduced image, a transparency mask
 SIGNED = (-32768.0, 1.0)  # offset and slope of signed 16-bit values kept as unsigned ones
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the JPEG markers that a size follows
@@ -63,8 +73,9 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
         yield [
             signal
             for index, series in enumerate(every)
+            for layout in _layouts(series)
             for signal in _signals(
-                path, file, index, series, ome_image(path, images, series), size, limit
+                path, file, index, series, layout, ome_image(path, images, series), size, limit
             )
         ]
 
@@ -99,14 +110,16 @@ def _signals(
     file: TiffFile,
     index: int,
     series: TiffPageSeries,
+    layout: "_Layout",
     ome: OmeImage | None,
     size: int,
     limit: int,
 ) -> list[Signal]:
     """Return the Signals of a series: one, or one for each channel and grey image in samples."""
-    page, layout = series.keyframe, _layout(series)
+    page = series.keyframe
     shape, dtype = layout.shape, series.dtype
-    refused = layout.refused or _why_not_grey_or_rgb(page)
+    is_packed, doubt = _packed_bytes(page, shape)
+    refused = layout.refused or _why_not_grey_or_rgb(page) or doubt
     plane = with_samples(shape[-2:], layout.samples)
     whole = with_samples(shape, layout.samples)
     compressed = page.compression != COMPRESSION.NONE
@@ -118,6 +131,9 @@ def _signals(
         check_declared("it", whole, dtype, stored=size, limit=math.inf)
         check_declared("its image", plane, dtype, stored=size, limit=limit)
     raw = _reader(path, file, series, layout, limit, size)
+    if is_packed:
+        raw, shape = _unpacked(raw), (*shape[:-1], 2 * shape[-1])
+        check_declared("its image", shape[-2:], dtype, stored=size, limit=limit, compressed=True)
     dtype, finish, labels = _values(path, file, series)
     sizes, origin, no_length = pixel_size(path, file, series, ome, shape)
     distance = plane_distance(file, ome) if "Z" in layout.others else math.nan
@@ -129,7 +145,7 @@ def _signals(
         line = f"{offset} + {scale} times the stored values"
         note(path, f"Gatan's tags state an intensity of {line}; values stay as stored")
     signal = Signal(
-        f"image {index}",
+        f"image {index}{layout.label}",
         shape,
         dtype,
         raw,
@@ -140,13 +156,19 @@ def _signals(
         white_is_zero=_is_white_zero(page, series.dtype),
     ).calibrated((distance, *sizes), origin)
     signals = [signal]
-    if "C" in layout.others and not signal.refused:
-        names = _channel_names(file, ome, shape[layout.others.index("C")])
-        signals = [_channel(signal, layout, k, name) for k, name in enumerate(names)]
+    parts = {} if signal.refused else _planes_of_channels(series, layout, ome)
+    if parts:
+        by_ome = ome if "C" not in layout.others else None
+        names = _channel_names(file, ome, by_ome.counts["C"] if by_ome else len(parts))
+        signals = [_channel(signal, part, k, names) for k, part in parts.items()]
     signals = [signal.oriented(orientation) for signal in signals]
     if layout.images:
         signals = [_sample(signal, k) for signal in signals for k in range(layout.images)]
     return signals
+
+
+def _unpacked(raw: Callable[[int], Stored]) -> Callable[[int], Stored]:
+    return lambda i: four_bits.unpacked(raw(i))
 
 
 def _sample(signal: Signal, k: int) -> Signal:
@@ -155,27 +177,44 @@ def _sample(signal: Signal, k: int) -> Signal:
     return signal._replace(name=name, samples=1, raw=lambda i: raw(i)[..., k])
 
 
-def _channel(signal: Signal, layout: "_Layout", k: int, name: str) -> Signal:
-    """Return channel `k` of a signal whose planes are its channels, or those of a stack, too."""
-    raw, axis = signal.raw, layout.others.index("C")
-    planes = np.arange(math.prod(signal.shape[:-2])).reshape(signal.shape[:-2])
-    of_channel = planes.take(k, axis).ravel()
+def _planes_of_channels(
+    series: TiffPageSeries, layout: "_Layout", ome: OmeImage | None
+) -> dict[int, NDArray[np.intp]]:
+    """Return the planes of each channel, if they are several: by the axes, or by OME-XML.
+
+    tifffile gives no axes to the pages of an OME-TIFF that is one of several files.
+    """
+    planes = np.arange(math.prod(layout.shape[:-2])).reshape(layout.shape[:-2])
+    if "C" in layout.others:
+        return dict(enumerate(np.moveaxis(planes, layout.others.index("C"), 0)))
+    if ome is None or series.kind == "ome" or len(series.pages) != planes.size:
+        return {}
+    channels = ome.channels_of([page.index if page else -1 for page in series.pages])
+    if -1 in channels or len(set(channels)) < 2:
+        return {}
+    return {k: np.squeeze(planes[np.equal(channels, k)]) for k in sorted(set(channels))}
+
+
+def _channel(signal: Signal, planes: NDArray[np.intp], k: int, names: Sequence[str]) -> Signal:
+    """Return channel `k` of a signal, which has these of its planes."""
+    raw, of_channel = signal.raw, planes.ravel()
+    name = names[k] if names else str(k)
     return signal._replace(
         name=f"{signal.name}, channel {name}",
         channel=f"channel {name}" if name == str(k) else name,
-        shape=signal.shape[:axis] + signal.shape[axis + 1 :],
+        shape=(*planes.shape, *signal.shape[-2:]),
         raw=lambda i: raw(int(of_channel[i])),
     )
 
 
 def _channel_names(file: TiffFile, ome: OmeImage | None, count: int) -> list[str]:
-    """Return the names of channels by OME-XML or ImageJ; the number where there is none."""
+    """Return the names of `count` channels by OME-XML or ImageJ, [] where not all have one."""
     names: list[str] = list(ome.channels) if ome else []
     if file.is_imagej:
         labels = (file.imagej_metadata or {}).get("Labels") or []
         names = [str(label) for label in labels] if isinstance(labels, list) else []
     if len(names) != count or len(set(names)) < count:
-        names = [""] * count
+        return []
     return [" ".join(name.split()) or str(k) for k, name in enumerate(names)]
 
 
@@ -188,17 +227,36 @@ class _Layout(NamedTuple):
     images: int = 0  # how many of the samples are images of their own; 0: colours or grey
     others: str = ""  # the names of the axes of the planes: none, one, or a stack and its channels
     refused: str = ""
+    label: str = ""  # of this one of two that a series may have
 
 
-def _layout(series: TiffPageSeries) -> _Layout:
+def _layouts(series: TiffPageSeries) -> list[_Layout]:
+    """Return what the axes of a series are: two layouts where it does not say which of them.
+
+    tifffile writes a stack [3, h, w] or [4, h, w] as planes of colours unless asked not to. Of 8
+    and 16 bits it may be either, of other numbers a stack.
+    """
+    page, axes = series.keyframe, series.axes
+    layout = _layout(series, axes)
+    is_planar = page.photometric == PHOTOMETRIC.RGB and page.planarconfig == PLANARCONFIG.SEPARATE
+    if series.kind != "shaped" or not is_planar or "S" not in axes:
+        return [layout]
+    stack = _layout(series, axes.replace("S", "Q"))
+    if series.dtype.kind == "u" and series.dtype.itemsize <= 2:
+        return [layout._replace(label=" in colours"), stack._replace(label=" as a stack")]
+    return [stack]
+
+
+def _layout(series: TiffPageSeries, axes: str) -> _Layout:
     """Return the layout of a series by the names of its axes; those of length 1 are dropped.
 
     "Q" is an axis without a name. tifffile writes [h, w, 2] as h pages of [w, 2] with such names:
-    these are two images. A stack of images as narrow that has names is refused.
+    these are two images, as [h, w, 3] and [h, w, 4] are three and four. A stack of images 2 wide
+    that has names is refused.
     """
-    page, axes, stored = series.keyframe, series.axes, series.shape
+    page, stored = series.keyframe, series.shape
     unnamed = axes.endswith("QYX") and set(axes[:-2]) == {"Q"} and len(page.shape) == 2
-    if unnamed and stored[-1] <= 2 < min(stored[-3:-1]):
+    if unnamed and any(stored[-1] <= most < min(stored[-3:-1]) for most in (2, max(COLOURS))):
         axes = f"{axes[:-3]}YXS"
     elif unnamed and stored[-2] == 1 < min(stored[-3], stored[-1]):
         axes = f"{axes[:-3]}YQX"
@@ -215,6 +273,8 @@ def _layout(series: TiffPageSeries) -> _Layout:
     refused, names = "", "".join(axes[k] for k in planes)
     if len(planes) - ("C" in names) > 1:
         refused = f"{len(planes) + 2}-D data ({named})"
+    elif unnamed and planes and (doubt := doubt_of_order(*shape)):
+        refused = f"{stored} {doubt}"
     elif planes and shape[-1] <= 2:
         refused = (
             f"a stack of {shape[0]} images {shape[-1]} wide, perhaps [h, w, channels] saved as a "
@@ -225,6 +285,16 @@ def _layout(series: TiffPageSeries) -> _Layout:
     samples = stored[last]
     images = samples if axes != series.axes else _images_in_samples(page, samples)
     return _Layout(shape, (*order, last), samples, images, names, refused)
+
+
+def _packed_bytes(page: TiffPage, shape: tuple[int, ...]) -> tuple[bool, str]:
+    """Return (whether a byte holds two pixels, why that is in doubt or "")."""
+    if page.photometric not in GREY or page.samplesperpixel != 1 or page.dtype != np.uint8:
+        return False, ""
+    if page.bitspersample != 8 or four_bits.SAID in page.description:
+        return page.bitspersample == 8, ""
+    is_dated = tag_value(page, DATE_TIME) is not None  # as every frame of SerialEM is
+    return False, four_bits.doubt(shape) if is_dated and four_bits.may_be_packed(shape) else ""
 
 
 def _images_in_samples(page: TiffPage, samples: int) -> int:

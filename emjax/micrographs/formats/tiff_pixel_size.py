@@ -1,5 +1,6 @@
 """Pixel sizes of TIFF files: by vendors, OME-XML, ImageJ and the resolution tags."""
 
+import bisect
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from emjax.errors import note
 from emjax.micrographs.formats import vendors
 from emjax.micrographs.formats.vendors.common import NoLength, Stated, choose, xml
 from emjax.micrographs.formats.vendors.resolution import (
+    COARSEST,
     X_RESOLUTION,
     Y_RESOLUTION,
     per,
@@ -19,15 +21,28 @@ from emjax.micrographs.formats.vendors.resolution import (
 )
 from emjax.micrographs.units import UNKNOWN, PixelSize, nm, no_length
 
-INCH = 2.54e7  # nm
+PAPER = {1e7, 2.54e7}  # nm: centimetres and inches
 
 
 class OmeImage(NamedTuple):
     """An <Image> of OME-XML: the attributes of its <Pixels>, and the pages that it stands for."""
 
     pixels: Mapping[str, str]
-    pages: tuple[range, ...]
+    pages: tuple[tuple[range, int], ...]  # and which plane of the image the first of them is
+    counts: Mapping[str, int]  # of planes along C, Z and T, the fastest first
     channels: tuple[str, ...]  # their names; empty where there is none
+
+    def channels_of(self, pages: Sequence[int]) -> list[int]:
+        """Return the number of the channel of each of some pages, -1 where it is not known."""
+        step = math.prod(list(self.counts.values())[: list(self.counts).index("C")])
+        blocks = sorted(self.pages, key=lambda block: block[0].start)
+        starts = [block.start for block, _ in blocks]
+        found: list[int] = []
+        for page in pages:
+            block, first = blocks[bisect.bisect(starts, page) - 1]
+            plane = first + page - block.start
+            found.append(plane // step % self.counts["C"] if page in block else -1)
+        return found
 
 
 def pixel_size(
@@ -83,15 +98,16 @@ def ome_images(path: str, file: TiffFile) -> list[OmeImage]:
     uuid = _uuid_of_this_file(path, root, named)
     images = []
     for pixels in every:
+        counts = _counts(pixels)
         pages = [
-            _pages(block, pixels)
+            _pages(block, counts)
             for block in pixels.iterfind("{*}TiffData")
             if (owner := block.find("{*}UUID")) is None or owner.text == uuid
         ]
         if pixels.find("{*}TiffData") is None and len(every) == 1 and _is_plain(pixels):
-            pages = [range(len(file.pages))]  # of a careless program: the one image is all pages
+            pages = [(range(len(file.pages)), 0)]  # of a careless program: the image is all pages
         channels = tuple(c.get("Name", "") for c in pixels.iterfind("{*}Channel"))
-        images.append(OmeImage(pixels.attrib, tuple(pages), channels))
+        images.append(OmeImage(pixels.attrib, tuple(pages), counts, channels))
     return images
 
 
@@ -112,19 +128,34 @@ def _is_plain(pixels: ElementTree.Element) -> bool:
     return pixels.find("{*}MetadataOnly") is None and pixels.find("{*}BinData") is None
 
 
-def _pages(block: ElementTree.Element, pixels: ElementTree.Element) -> range:
-    """Return the pages of one <TiffData>: all if neither IFD nor PlaneCount is given."""
+def _counts(pixels: ElementTree.Element) -> dict[str, int]:
+    """Return how many planes there are along C, Z and T, the fastest first; colours are one."""
+    order = pixels.get("DimensionOrder", "")[2:]
+    sizes = {axis: pixels.get(f"Size{axis}", "") for axis in "CZT"}
+    counts = {axis: int(size) if size.isdecimal() else 1 for axis, size in sizes.items()}
+    counts["C"] = len(pixels.findall("{*}Channel")) or counts["C"]
+    return {axis: max(1, counts[axis]) for axis in (order if set(order) == {*"CZT"} else "CZT")}
+
+
+def _pages(block: ElementTree.Element, counts: Mapping[str, int]) -> tuple[range, int]:
+    """Return the pages of one <TiffData>, and which plane of the image the first of them is.
+
+    They are all if neither IFD nor PlaneCount is given.
+    """
     try:
         first = int(block.get("IFD", 0))
-        every = math.prod(int(pixels.get(f"Size{axis}", 1)) for axis in "ZCT")
+        every = math.prod(counts.values())
         count = (
             block.get("PlaneCount")
             or block.get("NumPlanes")
             or (1 if "IFD" in block.attrib else every)
         )
-        return range(first, first + int(count))
+        plane, step = 0, 1
+        for axis, size in counts.items():
+            plane, step = plane + step * int(block.get(f"First{axis}", 0)), step * size
+        return range(first, first + int(count)), plane
     except ValueError:
-        return range(0)
+        return range(0), 0
 
 
 def ome_image(path: str, images: Sequence[OmeImage], series: TiffPageSeries) -> OmeImage | None:
@@ -133,7 +164,7 @@ def ome_image(path: str, images: Sequence[OmeImage], series: TiffPageSeries) -> 
     None, with a note, where there is none, or several that differ in size.
     """
     page = next((page for page in series.pages if page is not None), series.keyframe)
-    found = [image for image in images if any(page.index in pages for pages in image.pages)]
+    found = [image for image in images if any(page.index in pages for pages, _ in image.pages)]
     sizes = {tuple(_ome_size(image.pixels, axis) for axis in "ZYX") for image in found}
     if len(found) == 1 or (found and len({str(size) for size in sizes}) == 1):
         return found[0]
@@ -163,9 +194,7 @@ def _imagej(file: TiffFile, page: TiffPage) -> Stated | NoLength:
     y_unit, x_unit = tags.get("yunit") or unit, tags.get("xunit") or unit
     if other := no_length(y_unit, x_unit):
         return NoLength(other)
-    if INCH in (
-        nm(1, y_unit),
-        nm(1, x_unit),
-    ):  # Fiji takes dots per inch of paper for a calibration
-        return Stated(UNKNOWN)
-    return Stated((nm(per(page, Y_RESOLUTION), y_unit), nm(per(page, X_RESOLUTION), x_unit)))
+    sizes = nm(per(page, Y_RESOLUTION), y_unit), nm(per(page, X_RESOLUTION), x_unit)
+    if PAPER & {nm(1, y_unit), nm(1, x_unit)} and max(sizes) >= COARSEST:
+        return Stated(UNKNOWN)  # Fiji takes dots per inch or cm of paper for a calibration
+    return Stated(sizes)

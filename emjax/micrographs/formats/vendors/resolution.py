@@ -22,7 +22,7 @@ def per(page: TiffPage, code: int) -> float:
 
 def detector(page: TiffPage) -> PixelSize:
     """Return nm (y, x) by the resolution tags, whatever they are good for."""
-    unit = {2: "inch", 3: "cm"}.get(tag_value(page, RESOLUTION_UNIT), "")
+    unit = {2: "inch", 3: "cm", 4: "mm", 5: "um"}.get(tag_value(page, RESOLUTION_UNIT), "")
     return nm(per(page, Y_RESOLUTION), unit), nm(per(page, X_RESOLUTION), unit)
 
 
