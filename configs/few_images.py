@@ -2,7 +2,7 @@
 
     python -m emjax.sweep --config=configs/few_images.py --runs=runs/few_images --at_once=2 \\
         --only='np_sintering_2/*'
-    python -m emjax.report --runs=runs/few_images
+    python -m emjax.report --runs=runs/few_images --out=runs/few_images
 
 Segmentation: the network of the model `particles` from its weights and from random ones, and
 `pretrained` with a fresh last layer; as `released`, the network of Sytwu et al. (MIT licence),

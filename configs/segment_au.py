@@ -13,7 +13,7 @@ Any dataset with masks takes the place of an Au set:
     --config.data.train="('micrographs/mine','train')" and likewise data.evals.val, data.evals.test
 
 Reference level on Au5nmV1: hard Dice 0.72-0.78 for U-Nets of 8k parameters (Sytwu et al. 2022); all
-of them and what `sytwu` does otherwise than its authors: docs/reference/datasets.md.
+of them and what `sytwu` does otherwise than its authors: docs/how-to/run-the-papers-experiments.md.
 """
 
 from ml_collections import ConfigDict

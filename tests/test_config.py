@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 
-from configs import paper, pretrain, real_small, restore_temimagenet, segment_au
-from emjax.config import FIELDS, RANGES, check_ranges, flat, load_file, read_recipe, settle
+from configs import (
+    few_images,
+    models,
+    paper,
+    pretrain,
+    real_small,
+    restore_temimagenet,
+    segment_au,
+)
+from emjax.config import FIELDS, RANGES, check_ranges, load_file, read_recipe, settle
 from emjax.errors import UsageError
 from emjax.main import parse
 from emjax.training.assemble import assemble
@@ -69,9 +77,12 @@ def test_all_recipes_are_within_their_ranges():
     for recipe in RECIPES:
         for variant in ("", *recipe.VARIANTS):
             settle(recipe.get_config(variant))
-    for matrix in (paper, real_small):
-        for make in matrix.runs(1).values():
-            settle(make())
+    for matrix in (paper, real_small, few_images):
+        for name, make in matrix.runs(1).items():
+            if "/released/" not in name:  # of a network that is not part of the project
+                settle(make())
+    for name in models.MODELS:
+        settle(models.get_config(name))
 
 
 def test_settling_changes_nothing_of_a_recipe():
@@ -91,13 +102,6 @@ def test_python_may_give_numbers_of_numpy_and_is_checked_too(tiny_records):
     config.optimizer.lr = -1.0
     with pytest.raises(UsageError, match=r"^optimizer.lr=-1.0, expected a number of at least 0$"):
         assemble(config)
-
-
-def test_the_fields_of_all_recipes_are_described():
-    described = {field for field in FIELDS if field.startswith("objective.")}
-    for variant in ("", "masked", "reconstruction"):
-        fields = dict(flat(pretrain.get_config(variant).to_dict()))
-        assert {each for each in fields if each.startswith("objective.")} <= described
 
 
 def test_a_recipe_is_loaded_from_any_file(tmp_path):

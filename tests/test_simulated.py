@@ -2,12 +2,13 @@
 
 import argparse
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_builders import build
+from data_builders import build, simulated
 from data_builders.simulated import KINDS, NM_PER_PIXEL, SCENES, particles, scenes
 from emjax.errors import InputError, UsageError
 
@@ -67,11 +68,18 @@ def test_clear_particles_are_the_same_ones_better_seen():
     assert np.median(clear) > 3 * np.median(faint)
 
 
-def test_unlabelled_is_a_mixture_in_8_bits():
+def test_unlabelled_is_a_mixture_in_8_bits(monkeypatch):
+    drawn = Counter()
+
+    def counted(scene):
+        return lambda *arguments: drawn.update([scene]) or scene(*arguments)
+
+    monkeypatch.setattr(simulated, "SCENES", tuple(map(counted, SCENES)))
     records = draw("unlabelled", 2 * len(SCENES))
     for record in records:
         assert record["image"].dtype == np.uint8 and np.isnan(record["nm_per_pixel"]).all()
         assert np.ptp(record["image"]) > 80
+    assert drawn == dict.fromkeys(SCENES, 2)
 
 
 @pytest.mark.parametrize("scene", [scenes.cells, scenes.lattice, scenes.supported_particles])
@@ -86,10 +94,10 @@ def test_gold_fringes_have_the_spacing_of_its_lattice_planes():
     size, step = 256, 0.05
     y, x = (at * np.float32(step) for at in scenes.pixel_grid(size))
     qy, qx = scenes.frequencies(size, step)
-    for seed in range(8):
-        fringes = scenes.lattice_fringes(np.random.default_rng(seed), y, x)
-        if not fringes.any():
-            continue
+    drawn = [scenes.lattice_fringes(np.random.default_rng(seed), y, x) for seed in range(8)]
+    seen = [fringes for fringes in drawn if fringes.any()]
+    assert len(seen) > 2
+    for fringes in seen:
         power = np.abs(np.fft.fft2(fringes * np.hanning(size)[:, None] * np.hanning(size))) ** 2
         strongest = np.unravel_index(np.argmax(power), power.shape)
         spacing = 1 / np.hypot(qy[strongest[0], 0], qx[0, strongest[1]])

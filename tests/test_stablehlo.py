@@ -186,7 +186,7 @@ def test_a_file_of_a_newer_jax_names_it(file, monkeypatch):
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.stablehlo")), ids=lambda path: path.name)
-def test_files_of_earlier_versions_are_read(path):
+def test_files_of_earlier_versions_are_read_and_newer_ones_named(path):
     """Each has the prediction beside it that was made when it was written."""
     theirs, ours = (
         [int(part) for part in version.split(".")[:2]]
