@@ -135,7 +135,10 @@ def main(arguments: Sequence[str]) -> int:
         note(options.table, line)
     print(finetuning.divided_in_words(splits))
     if options.base == AUTO:
-        chosen = record.get("base")  # before this run was stopped
+        # Of before this run was stopped, or of the round before.
+        chosen = record.get("base") or (
+            rounds.read_record(earlier.folder).get("base") if earlier else None
+        )
         base = base_of(chosen, options) if chosen else None
         base = base or better_base(checked, splits[0], options, out / "trials")
         record["base"] = base.name
@@ -149,7 +152,8 @@ def main(arguments: Sequence[str]) -> int:
     runs: dict[str, Run] = {}
     without = model_without_training(parts[0].start, options)
     for part in parts:
-        again = earlier.changed if earlier and part.folder == out else []
+        continues = earlier and part.folder == out and part.start is not base
+        again = earlier.changed if earlier and continues else []
         notes = train_part(part, checked, options, changed=again)
         name = "all pairs" if part.folder == out else f"part {part.folder.name}"
         runs["the model" if len(parts) == 1 else name] = read_run(part.folder, out)
@@ -160,6 +164,7 @@ def main(arguments: Sequence[str]) -> int:
     record |= {
         "base": base.name,
         "splits": splits[0] if len(splits) == 1 else None,
+        "continued": parts[-1].start is not base,
     }
     corrections = corrected(earlier, out, options.images) if earlier else []
     chose = {name for name, split in splits[0].items() if split == "val"}
@@ -245,10 +250,11 @@ def base_of(name: str, options: argparse.Namespace) -> Base:
         ) from None
     task, outputs = config.get("task"), model.get("out_channels") or 1
     classes = options.classes or 2
-    fits = outputs in (1, 2) if classes == 2 else outputs == classes
+    possible = ((1, 2) if classes == 2 else (classes,)) if is_mask else (1,)
+    fits = outputs in possible
     if not fits or classes > 2:
         model.pop("out_channels", None)
-    keeps_head = fits and task == "segmentation" if is_mask else task != "segmentation"
+    keeps_head = fits and (task == "segmentation") == is_mask
     untrained = tuple(map(re.escape, config.get("untrained", ())))
     rule = config.get("range_rule")
     return Base(
@@ -446,37 +452,44 @@ def records_of(data: Path, split: str, images: Path) -> Iterator[tuple[str, Mapp
         yield next(known[stem] for stem in stems if stem in known), record
 
 
-def changed_slices(data: Path, images: Path, changed: Sequence[str]) -> tuple[list[str], int]:
-    """Return (slices of the split train that hold the pairs `changed`, how many records they are).
+def changed_slices(
+    data: Path, images: Path, changed: Sequence[str]
+) -> tuple[list[tuple[str, float]], int]:
+    """Return what of the split train holds the pairs `changed`, and how many records that is.
 
-    A slice is as in "train[3:5]".
+    That is slices as "train[3:5]", each with its share of these records.
     """
     if not changed:
         return [], 0
     of = [name for name, _ in records_of(data, "train", images)]
+    count = sum(name in changed for name in of)
     slices, start = [], 0
     for is_changed, group in itertools.groupby(of, lambda name: name in changed):
         end = start + len([*group])
-        slices += [f"train[{start}:{end}]"] * is_changed
+        slices += [(f"train[{start}:{end}]", (end - start) / count)] * is_changed
         start = end
-    return slices, sum(name in changed for name in of)
+    return slices, count
 
 
 def config_of(
-    part: Part, card: Mapping[str, Any], options: argparse.Namespace, again: Sequence[str]
+    part: Part,
+    card: Mapping[str, Any],
+    options: argparse.Namespace,
+    again: Sequence[tuple[str, float]],
 ) -> Config:
     """Return the config of a training, before the settings that rules choose.
 
     Args:
         card: of the records.
-        again: slices of the split train that are half of what is trained on.
+        again: slices of the split train that together are half of what is trained on, and the
+            share of each in it.
     """
     recipe, variant = RECIPES[options.task]
     config = read_recipe(find_recipe(recipe), variant)
     config.seed = options.seed
     config.log_every = 20
     data = os.path.abspath(part.folder / "data")
-    parts = [(DATASET, "train", 1.0), *((DATASET, some, 1 / len(again)) for some in again)]
+    parts = [(DATASET, "train", 1.0), *((DATASET, some, share) for some, share in again)]
     with config.ignore_type():
         if part.start.model:
             config.model = part.start.model
@@ -550,11 +563,11 @@ def targets_of(data: Path, images: Path) -> dict[str, list[np.ndarray]]:
     """Return {name of a pair: the targets of its records} of a finetuning's data."""
     card = common.read_card(data / DATASET)
     (target,) = card["targets"]
-    found: dict[str, list[np.ndarray]] = {}
+    found: dict[str, dict[int, np.ndarray]] = {}  # by the place of the record
     for split in card["splits"]:
         for name, record in records_of(data, split, images):
-            found.setdefault(name, []).append(record[target])
-    return found
+            found.setdefault(name, {})[int(record["index"])] = record[target]
+    return {name: [by[index] for index in sorted(by)] for name, by in found.items()}
 
 
 def report(

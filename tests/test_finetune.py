@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import tifffile
+from ml_collections import ConfigDict
 
 import emjax
 from data_builders.micrographs import checking, pairs
@@ -24,7 +25,9 @@ from emjax.experiments.finetuning import dice
 from emjax.models import pretrained, saved
 from emjax.models.build import create
 from emjax.runs import rounds
+from emjax.tasks import TASKS
 from emjax.training import choices
+from emjax.training.assemble import with_settings
 
 UNET = dict(name="unet", blocks=2, receptive_field=44)
 SIDE = 64
@@ -295,6 +298,10 @@ def test_pairs_are_known_under_other_names_and_over_rounds(tmp_path):
     assert earlier.splits == {"00b.tif": "val", "00c.tif": "test", "a.tif": "train"}
     assert sorted(earlier.changed) == ["a.tif", "again.tif", "new.tif"] and earlier.gone == []
     assert earlier.seen == {"a.tif", "again.tif"}
+    record = rounds.read_record(tmp_path / "out.before-2")
+    rounds.write_record(tmp_path / "out.before-2", {**record, "continued": False})
+    earlier = rounds.earlier_of({"earlier": second, "pairs": now, "finished": False})
+    assert earlier.seen == {"a.tif"}  # what the first round had seen is forgotten
     swapped = {"a.tif": digests["b.tif"], "b.tif": digests["a.tif"]}
     assert rounds.names_then(digests, swapped) == {"a.tif": "b.tif", "b.tif": "a.tif"}
 
@@ -330,6 +337,34 @@ def test_records_are_found_by_the_names_of_their_pairs(tmp_path, monkeypatch, na
     monkeypatch.setattr(finetune, "open_records", lambda *args: Records(records, {}))
     found = finetune.records_of(tmp_path, "train", tmp_path)
     assert [of for of, _ in found] == ["the pair"] * 4
+
+
+def test_changed_records_are_drawn_alike_wherever_they_are(tmp_path, monkeypatch):
+    """And planes of a pair are compared in their order, whatever that of the records is."""
+    names = ["old", "new", "old", "new", "new", "new"]
+    records = [{"name": f"{name}_z{k:04d}".encode(), "index": 9 - k, "mask": k}
+               for k, name in enumerate(names)]  # fmt: skip
+    monkeypatch.setattr(pairs, "record_names", lambda table, root: {"old": "old", "new": "new"})
+    monkeypatch.setattr(finetune, "open_records", lambda *args: Records(records, {}))
+    slices, count = finetune.changed_slices(tmp_path, tmp_path, ["new"])
+    assert slices == [("train[1:2]", 0.25), ("train[3:6]", 0.75)] and count == 4
+    card = {"targets": ["mask"], "splits": {"train": 6}}
+    monkeypatch.setattr(finetune.common, "read_card", lambda folder: card)
+    assert finetune.targets_of(tmp_path, tmp_path) == {"old": [2, 0], "new": [5, 4, 3, 1]}
+
+
+def test_a_network_of_two_outputs_restores_with_one(tmp_path):
+    config = {"model": {"name": "unet", "blocks": 2, "receptive_field": 44, "out_channels": 2},
+              "task": "segmentation"}  # fmt: skip
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    line = [f"--images={tmp_path}", f"--out={tmp_path / 'o'}", f"--base={tmp_path}"]
+    start = finetune.base_of(str(tmp_path), finetune.parse([*line, "--task=denoise"]))
+    assert "out_channels" not in start.model and "head/.*" in start.fresh
+    start = finetune.base_of(str(tmp_path), finetune.parse(line))
+    assert start.model["out_channels"] == 2 and not start.fresh
+    with pytest.raises(UsageError, match="model.out_channels=2, but the task is denoise"):
+        with_settings(ConfigDict({**config, "task": "denoise"}), TASKS["denoise"])
 
 
 def test_full_masks_and_sets_that_cannot_be_divided():
@@ -557,6 +592,9 @@ def test_rules_follow_the_data_and_the_device():
                                selects=selects)  # fmt: skip
         return {choice.field: choice.value for choice in found}
 
+    deep = choices.choose(choices.Data(((512, 512),), 0.3), platform="cpu", has_base=True,
+                          steps=None, divisor=128, selects=True)  # fmt: skip
+    assert {choice.field: choice.value for choice in deep}["augment.crop"] == 128
     assert chosen()["augment.crop"] == 192 and chosen(((100, 300),))["augment.crop"] == 96
     assert chosen(platform="gpu", shapes=((1024, 1024),))["augment.crop"] == 448
     assert chosen(foreground=0.01)["augment.foreground_crops"] == 0.5

@@ -123,6 +123,12 @@ def test_a_picture_is_no_mask_unless_its_foreground_is_named():
     np.testing.assert_array_equal(interpret("m.png", picture, (7,))[0], picture == 7)
 
 
+def test_a_picture_in_jpeg_is_no_mask_either():
+    picture = RNG.normal(120, 30, (64, 64)).clip(0, 255).astype(np.uint8)
+    with pytest.raises(InputError, match="expected a mask, got a picture"):
+        interpret("m.jpg", saved(picture, "JPEG"), None)
+
+
 def test_coloured_masks_with_greys_are_masks():
     mask = drawn()
     smooth = np.uint8(255 * ndimage.gaussian_filter(mask.astype(float), 1))

@@ -8,7 +8,7 @@ import pytest
 
 from data_builders import common
 from data_builders.micrographs import tables
-from data_builders.micrographs.listing import from_folders, from_table
+from data_builders.micrographs.listing import exported, from_folders, from_table
 from emjax.errors import InputError
 from emjax.micrographs.names import targets_among
 
@@ -98,6 +98,21 @@ def test_the_whole_name_of_an_image_comes_first(listed):
         "images/x.png": "masks/x.png.tif",
         "images/y.tif": "masks/y.tif",
     }
+
+
+def test_exports_of_all_suffixes_are_of_one_source(tmp_path):
+    names = ["a.tif", "a.ome.tif", "b.mrc.gz", "b.tif", "c.1.tif", "c.2.tif"]
+    groups = exported(map(PurePath, names))
+    assert groups == {PurePath(n): n[0] for n in names[:4]}
+
+
+def test_contact_sheets_of_a_build_are_no_images(tmp_path):
+    for name in ("a.tif", "data/micrographs/x/1.0.0/kept.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    (tmp_path / "data/micrographs/x/1.0.0/card.json").write_text("{}")
+    assert [s.name for s in from_folders(tmp_path, {}).sources] == ["a"]
 
 
 def test_an_exact_name_comes_first(listed):

@@ -234,8 +234,11 @@ def test_sources_without_the_set_say_what_to_download(tmp_path, clone, command):
         assert code == 3 and expected in err and err.count("\n") == 1
         assert "TEM-ImageNet-v1.3/archive/refs/heads/master.zip" in err and "--source" in err
     shutil.copytree(clone, tmp_path / "second")
+    shutil.copytree(clone, tmp_path / "third")
+    shutil.move(clone, tmp_path / "first")
     code, _, err, _ = command(tmp_path)
-    assert code == 3 and f"holds several: {clone.name}, second; give the folder of one" in err
+    assert code == 3 and "holds several: first, second, third; give the folder of one" in err
+    shutil.move(tmp_path / "first", clone)
     for path in (clone / "image").iterdir():
         path.unlink()
     code, _, err, _ = command(clone)

@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
 
 # Set-up that the environment of the tests has done; .ci/run runs `make demo` and `make test`.
-DONE = ("make venv", "make demo", "make test", ". .venv/bin/activate")
+ACTIVATE = ". .venv/bin/activate"
+DONE = ("make venv", "make demo", "make test", ACTIVATE, f"make venv && {ACTIVATE}")
 SHORTER = {
     "emjax build simulated/": ["--records=40"],
     "emjax finetune ": ["--steps=2"],

@@ -56,7 +56,12 @@ def from_folders(root: Path, folders: Mapping[str, str]) -> Listing:
     wanted = tuple(target for target in TARGETS if target in folders)
     roots = {target: Path(folders[target]) for target in wanted}
     found: dict[str, dict[Path, PurePath]] = {}
-    images = [p for p in micrographs.find(root) if RESULTS not in p.relative_to(root).parts]
+    images = [
+        path
+        for path in micrographs.find(root)
+        if RESULTS not in path.relative_to(root).parts
+        and not (path.parent / "card.json").exists()  # contact sheets of a build
+    ]
     for target, folder in roots.items():
         paths = {path: path.relative_to(folder) for path in micrographs.find(folder)}
         found[target] = {path: r for path, r in paths.items() if RESULTS not in r.parts}
@@ -197,9 +202,18 @@ def exported(paths: Iterable[PurePath]) -> dict[PurePath, str]:
 
     Their paths differ in the suffix alone. They belong to one split.
     """
-    bare = {path: path.with_suffix("") for path in paths}
+    bare = {path: bare_of(path) for path in paths}
     same = Counter(bare.values())
     return {path: stem.as_posix() for path, stem in bare.items() if same[stem] > 1}
+
+
+def bare_of(path: PurePath) -> PurePath:
+    """Return a path without the suffixes of formats: that of a.tif, a.ome.tif and a.mrc.gz is a."""
+    bare = path.with_suffix("")
+    known = (".ome", *micrographs.reading.SUFFIXES)
+    while bare.suffix.lower() in known and bare.stem:
+        bare = bare.with_suffix("")
+    return bare
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

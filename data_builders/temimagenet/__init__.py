@@ -100,6 +100,8 @@ class TEMImageNet:
     def _root(self, source: Path) -> Path:
         """Return `source`, or the one folder in it that has any of FOLDERS.
 
+        Of several, that which is called as the repository.
+
         Raises: InputError if there is none, or several.
         """
         if not source.is_dir():
@@ -117,6 +119,10 @@ class TEMImageNet:
                 f"--source={source}: neither it nor a folder in it has the folder image; "
                 f"its folders: {has}. {self._what_to_do()}"
             )
+        repository = self.address.rpartition("/")[2]
+        own = [path for path in found if path.name in (repository, f"{repository}-master")]
+        if len(found) > 1 and len(own) == 1 and found[0] != source:
+            return own[0]
         if len(found) > 1 and found[0] != source:
             raise InputError(
                 f"--source={source} holds several: {', '.join(path.name for path in found)}; "

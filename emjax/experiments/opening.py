@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from emjax.config import parts_of
-from emjax.data.records import open_records
+from emjax.data.records import open_records, without_slices
 from emjax.errors import InputError
 from emjax.experiments import claims, gallery
 from emjax.experiments.arms import Arm, RunConfig, read_pretraining
@@ -145,10 +145,8 @@ def count_records(config: RunConfig) -> int | None:
     """Return how many records a run is trained on; None where they are not built here."""
     data = config["data"]
     try:
-        return sum(
-            len(open_records(data["dir"], name, split).source)
-            for name, split, _ in parts_of(data["train"])
-        )
+        parts = [open_records(data["dir"], n, split) for n, split, _ in parts_of(data["train"])]
+        return sum(len(records.source) for records in without_slices(parts))
     except InputError:
         return None
 

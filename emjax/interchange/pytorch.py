@@ -317,6 +317,12 @@ def recognise_hrnet(path: Path, file: unpickle.File, options: ImportOptions) -> 
     trained = "last_layer.3.weight" in tensors
     head = channels("last_layer.3")
     variant = known[numbers]
+    assumed: tuple[str, ...] = ()
+    if trained and not options.upsampling:
+        note(path, "does not state how it upsamples; bilinear between pixel centres is assumed")
+        assumed = ("upsampling",)
+    if tensors["conv1.weight"].shape[1] == 1:  # of its own training, not of ImageNet
+        note(path, "does not state its input; grey values from -1 to 1 are assumed")
     config = dict(
         title=f"HRNet {variant} of {path.name}",
         model=dict(
@@ -329,7 +335,7 @@ def recognise_hrnet(path: Path, file: unpickle.File, options: ImportOptions) -> 
         head="softmax over background and particle" if head == 2 else "linear",
         range_rule="fixed",
     )
-    return Recognised(config, "hrnet")
+    return Recognised(config, "hrnet", assumed)
 
 
 # Arrays.

@@ -42,26 +42,27 @@ def has_grey_edges(path: str | Path, pixels: np.ndarray, *, is_asked: bool) -> b
     """
     from scipy import ndimage  # slow to load
 
-    if Path(path).suffix.lower() in JPEG:
-        return True
+    is_jpeg = Path(path).suffix.lower() in JPEG  # which has such edges around every mask
     level = pixels.max(axis=-1) if pixels.ndim == 3 else pixels
     low, high = float(level.min()), float(level.max())
     if low == high or (level.dtype.kind in "ui" and high - low < 1 / NEAR):
-        return False
+        return is_jpeg
     scaled = (level.astype(np.float64) - low) / (high - low)
     others = (scaled > 0) & (scaled < 1)
     between = others & (scaled > NEAR) & (scaled < 1 - NEAR)
     steps = len(np.unique(level[others]))
     at_both_ends = (others & (scaled <= NEAR)).any() and (others & (scaled >= 1 - NEAR)).any()
-    if not (len(np.unique(level[between])) >= STEPS or at_both_ends):
+    if not is_jpeg and not (len(np.unique(level[between])) >= STEPS or at_both_ends):
         return False
-    if (others & _is_flat(level)).sum() > FLAT * others.sum():
+    if not is_jpeg and (others & _is_flat(level)).sum() > FLAT * others.sum():
         return False
     if between.mean() > 0.5 and not is_asked:
         raise InputError(
             f"{path}: expected a mask, got a picture: {steps} grey values, most of its pixels "
             "neither the lowest nor the highest; if it is one, name its --foreground"
         )
+    if is_jpeg:
+        return True
     near: Any = ndimage.binary_dilation(scaled >= 1 - NEAR, np.ones((3, 3)), iterations=WIDE)
     return bool((others & near).sum() >= 0.8 * others.sum())
 

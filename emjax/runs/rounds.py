@@ -200,7 +200,7 @@ def seen_by(before: Mapping[str, Any] | None, new: Splits) -> set[str]:
         splits = before["splits"] or {}
         then = names_then(before["pairs"], new)
         seen |= {name for name, was in then.items() if splits.get(was, "train") == "train"}
-        folder = before["earlier"]
+        folder = before["earlier"] if before.get("continued", True) else None
         before = read_record(Path(folder)) if folder else None
     return seen
 

@@ -222,6 +222,11 @@ def with_settings(config: Config, task: Task) -> Task:
                     f"segmentation.{field}={value}, but the task is {config.task}, expected "
                     "segmentation; leave it out"
                 )
+        if (outputs := config.model.get("out_channels") or 1) != 1:
+            raise UsageError(
+                f"model.out_channels={outputs}, but the task is {config.task}, which has one "
+                "output; leave it out"
+            )
         return task
     classes, outputs = settings.get("classes", 2), config.model.get("out_channels") or 1
     if outputs not in ((1, 2) if classes == 2 else (1, classes)):

@@ -59,7 +59,7 @@ def choose(
     accelerated = platform != "cpu"
     shortest = patch_side(data.shapes) or min(min(shape) for shape in data.shapes)
     largest = 448 if accelerated else 192
-    crop = max(divisor, min(largest, shortest // divisor * divisor))
+    crop = max(divisor, min(largest, shortest) // divisor * divisor)
     lr = 1e-3 if has_base else 2e-3
     choices = [
         Choice("data.batch_size", 16 if accelerated else 8, f"device: {platform}"),
