@@ -12,7 +12,7 @@ from data_builders.common import SPLITS, TARGETS
 from data_builders.micrographs import tables
 from emjax import micrographs
 from emjax.errors import InputError, UsageError, note
-from emjax.micrographs import names
+from emjax.micrographs import names, reading
 from emjax.micrographs.made_by import RESULTS
 
 UNKNOWN = (np.nan, np.nan, np.nan)  # nm per pixel
@@ -210,7 +210,7 @@ def exported(paths: Iterable[PurePath]) -> dict[PurePath, str]:
 def bare_of(path: PurePath) -> PurePath:
     """Return a path without the suffixes of formats: that of a.tif, a.ome.tif and a.mrc.gz is a."""
     bare = path.with_suffix("")
-    known = (".ome", *micrographs.reading.SUFFIXES)
+    known = (".ome", *reading.SUFFIXES)
     while bare.suffix.lower() in known and bare.stem:
         bare = bare.with_suffix("")
     return bare
