@@ -230,9 +230,21 @@ def job_of(options: argparse.Namespace, limit: int, files: Mapping[Path, str]) -
 
 
 class Segmented:
-    """Yields the planes of micrographs with the mask of a model."""
+    """Yields the planes of micrographs with the mask of a model.
 
-    def __init__(self, options: argparse.Namespace, limit: int, files: Mapping[Path, str]) -> None:
+    Args:
+        predicted: the probabilities of files that were predicted by these options before, as
+            `emjax predict --probabilities` writes them.
+    """
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        limit: int,
+        files: Mapping[Path, str],
+        predicted: Mapping[Path, Path],
+    ) -> None:
+        self.predicted = predicted
         self.job = job_of(options, limit, files)
         self.model, name = self.job.model, flags.model(options)
         self.model.check_finds_particles(f"--model={name}")
@@ -245,9 +257,15 @@ class Segmented:
         self.job.remark(file, found)
         area = found.picture if self.job.options.cut_banner else (slice(0, None), slice(0, None))
         corner = area[0].start or 0, area[1].start or 0
+        known: Iterator[micrographs.Micrograph] | None = None
+        if file in self.predicted:
+            known = micrographs.planes(self.predicted[file], None, self.job.limit)
         for plane in self.job.planes(file):
             image = np.ascontiguousarray(plane.image[area])
-            probability = self.model(image, found.intensity_range, self.job.scale(found))
+            if known:
+                probability = np.ascontiguousarray(next(known).image[area])
+            else:
+                probability = self.model(image, found.intensity_range, self.job.scale(found))
             size, origin = found.first.nm_per_pixel, found.first.origin
             yield Plane(probability > 0.5, size, origin, image, probability, corner)
 
@@ -320,8 +338,17 @@ class Started(NamedTuple):
     job: Any
 
 
-def started(options: argparse.Namespace, limit: int, files: Mapping[Path, str]) -> Started:
-    """Return a measurement of {file: its name in the results}, as the options ask for it."""
+def started(
+    options: argparse.Namespace,
+    limit: int,
+    files: Mapping[Path, str],
+    predicted: Mapping[Path, Path],
+) -> Started:
+    """Return a measurement of {file: its name in the results}, as the options ask for it.
+
+    Args:
+        predicted: as `Segmented` takes it.
+    """
     if options.atoms:
         seen, of_atoms = Seen(options, limit, files), partial(AtomResults, options.pixel_size)
         return Started(
@@ -332,7 +359,8 @@ def started(options: argparse.Namespace, limit: int, files: Mapping[Path, str]) 
         )
     split = None if options.no_split else options.split or SPLIT
     settings = Settings(split, options.min_size, options.pixel_size, options.border_weights)
-    planes = (Masks if options.masks else Segmented)(options, limit, files)
+    masks_of = Masks(options, limit, files) if options.masks else None
+    planes = masks_of or Segmented(options, limit, files, predicted)
     return Started(
         Results(settings),
         partial(Results, settings),
@@ -391,7 +419,7 @@ def measure_there(given: bytes, item: tuple[Path, str]) -> tuple[str, Any, int]:
 def started_there(given: bytes) -> Started:
     """Return the measurement of a worker: one for all its files."""
     options, files = pickle.loads(given)
-    begun = started(options, flags.limit(options), files)
+    begun = started(options, flags.limit(options), files, {})
     if begun.job:
         begun.job.named = np.inf
     return begun
@@ -409,13 +437,21 @@ def main(arguments: Sequence[str]) -> int:
     return measure_files(options, find_inputs(options.inputs, kinds))
 
 
-def measure_files(options: argparse.Namespace, files: Mapping[Path, str]) -> int:
-    """Measure {file: its name in the results} as the options ask for it; returns the exit code."""
+def measure_files(
+    options: argparse.Namespace,
+    files: Mapping[Path, str],
+    predicted: Mapping[Path, Path] | None = None,
+) -> int:
+    """Measure {file: its name in the results} as the options ask for it; returns the exit code.
+
+    Args:
+        predicted: as `Segmented` takes it.
+    """
     limit, runner = flags.limit(options), beam_flags.runner_of(options)
     check_writable(options.out)
     if not options.overwrite:
         results.check_replaceable(options.out, (AtomResults if options.atoms else Results).name)
-    begun = started(options, limit, files)
+    begun = started(options, limit, files, predicted or {})
     here = contextlib.nullcontext(partial(begun.add, begun.results))
     with on_beam(options, begun, files, runner) if runner else here as work:
         unread = cli.for_each(files, work)

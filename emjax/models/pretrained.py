@@ -46,10 +46,10 @@ def of_package(name: str) -> str | Path:
 
 
 @functools.cache
-def for_use() -> tuple[str, ...]:
-    """Return the names of the models that have a task; others are to start a finetuning from."""
+def for_use() -> dict[str, str]:
+    """Return {name: task} of the models that have one; others are to start a finetuning from."""
     configs = {name: json.loads((BOX / name / "config.json").read_text()) for name in DIGESTS}
-    return tuple(name for name, config in configs.items() if config["task"])
+    return {name: config["task"] for name, config in configs.items() if config["task"]}
 
 
 def check(name: str, digest: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from emjax import cli, micrographs
 from emjax.apps.web.sessions import RESULT
 from emjax.errors import EmjaxError, InputError
-from emjax.inference.options import GIB, MEMORY
+from emjax.inference.options import GIB, MEMORY, MODEL
 from emjax.micrographs import banner
 from emjax.micrographs.resampling import resample
 from emjax.models import pretrained
@@ -79,9 +79,21 @@ def run(order: Mapping[str, Any]) -> dict[str, Any]:
     # Left out where it is the commands' own: results keep the options that made them.
     memory = [] if order["memory"] == MEMORY else [f"--memory_limit={order['memory']}"]
     common = [*memory, *flags(order, PREDICTED)]
-    code = predict.main([*common, f"--out={out / 'predicted'}", *map(str, files)])
+    # Measured from what is predicted here, so that each image goes through the network once.
+    is_mask = pretrained.for_use()[order["flags"].get("model", MODEL)] == "segmentation"
+    kept = ["--probabilities"] if is_mask else []
+    code = predict.main([*common, *kept, f"--out={out / 'predicted'}", *map(str, files)])
+    known = {
+        file: path
+        for file in files
+        if (path := out / "predicted" / f"{file.name.partition('.')[0]}.probability.tif").exists()
+    }
     result: dict[str, Any] = {"code": code, "files": {}}
-    written = sorted(path for path in (out / "predicted").rglob("*") if path.is_file())
+    written = sorted(
+        path
+        for path in (out / "predicted").rglob("*")
+        if path.is_file() and path not in known.values()
+    )
     for file in files:
         name = file.name.partition(".")[0]
         own = [path for path in written if path.name.partition(".")[0] == name]
@@ -98,10 +110,12 @@ def run(order: Mapping[str, Any]) -> dict[str, Any]:
             [*common, *flags(order, MEASURED), f"--out={out / 'sizes'}", *map(str, files)]
         )
         with cli.printed_notes():
-            result["code"] = max(code, measure.measure_files(options, files))
+            result["code"] = max(code, measure.measure_files(options, files, known))
     except EmjaxError as error:  # the masks are there
         print(f"error: not measured: {cli.message(error)}")
         result["code"] = max(code, error.code)
+    for path in known.values():
+        path.unlink()
     result["sizes"] = sorted(
         path.relative_to(out).as_posix()
         for path in (out / "sizes").glob("*")
