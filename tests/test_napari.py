@@ -170,7 +170,7 @@ def test_numbers_are_those_of_the_layer_where_particles_were_left_out(applicatio
     particles.smallest.setValue(5)
     run(application, particles)
     found = particles.viewer.layers["a particles"]
-    areas = dict(zip(found.features["index"], found.features["area_px2"], strict=True))
+    areas = dict(zip(found.features["index"], found.features["area_px"], strict=True))
     assert areas == {1: 400, 2: 900}
     assert {n: (found.data == n).sum() for n in areas} == areas
 

@@ -208,13 +208,17 @@ def test_files_of_one_name_are_apart(visitor):
     assert names == ["a.tif", "a.tif (2)", "b.npy"]
 
 
-def test_what_cannot_be_measured_is_still_predicted(visitor):
+def test_a_file_of_another_unit_is_predicted_and_named(visitor):
     """One file states its pixel size, the other does not."""
     known, unknown = visitor.send("a.tif", _tiff(0, 0.5))[0], visitor.send("b.tif", _tiff(1))[0]
     _, found = visitor.run([known, unknown])
-    assert found["state"] == "done" and found["result"]["sizes"] == []
+    assert found["state"] == "done" and "sizes/particles.csv" in found["result"]["sizes"]
+    assert found["result"]["code"] == 3
     assert all(len(found["result"]["files"][str(each)]) == 2 for each in (known, unknown))
-    assert found["lines"][-1].startswith("error: not measured: a.tif states its pixel size, b.tif")
+    assert any(
+        line.startswith("error: b.tif: does not state its pixel size, but a.tif does")
+        for line in found["lines"]
+    )
 
 
 def _npy():
@@ -315,7 +319,10 @@ def test_visitors_do_not_see_each_other(port, visitor):
     mixed = {"Cookie": visitor.headers["Cookie"]}
     assert other.ask("DELETE", f"/files/{number}", **mixed)[0] == 403  # not with its own token
     kept = [{"file": number, "label": "a.tif", "work": 2}]
-    assert visitor.json("GET", "/files")[1] == {"files": kept, "run": None}
+    assert visitor.json("GET", "/files")[1] == {
+        "files": kept,
+        "run": {"work": work, "pixel_size": None},
+    }
     assert other.json("GET", "/files")[1]["files"] == []
     assert visitor.ask("GET", "/work/2/picture.png")[0] == 200
     assert visitor.ask("DELETE", f"/files/{number}")[0] == 200
@@ -696,6 +703,9 @@ def test_in_a_browser(new_browser, port, micrograph, tmp_path):
     assert table.read_text().startswith('"image","plane"')
     driver.save_screenshot(str(tmp_path / "page.png"))
     assert [each for each in driver.get_log("browser") if each["level"] == "SEVERE"] == []
+    browser.open(port)  # the run is there after the page was loaded again
+    browser.until(lambda: "done after" in browser.text("status"))
+    browser.until(lambda: browser.all("#results iframe"))
     driver.switch_to.frame(browser.all("#results iframe")[0])
     assert "Particles:" in driver.find_element("tag name", "body").text
 
