@@ -183,8 +183,10 @@ def test_the_command_writes_columns_in_nm(tmp_path, capsys):
         with pytest.raises(UsageError, match=words):
             measure.main(["--atoms", *flags, f"--out={out}", "a.tif"])
     micrographs.write(tmp_path / "d.tif", counts, (0.02, 0.03))
-    with pytest.raises(UsageError, match="expected square ones"):
-        measure.main(["--atoms", f"--out={tmp_path}/d", str(tmp_path / "d.tif")])
+    both = [str(tmp_path / name) for name in ("in/a.tif", "d.tif")]
+    assert measure.main(["--atoms", f"--out={tmp_path}/d", *both]) == 3
+    assert "d.tif: pixels of 0.02 x 0.03 nm, expected square ones" in capsys.readouterr().err
+    assert (tmp_path / "d/atoms.csv").exists()  # of the other
 
 
 def test_a_model_that_restores_may_look_first(tmp_path):
