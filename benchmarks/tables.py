@@ -211,9 +211,11 @@ def growth(results):
             here = [(x, panel.value(variants[name])) for x, variants in points if name in variants]
             place.loglog(*zip(*here, strict=True), "o-", color=colour, label=name)
         place.set(xlabel=panel.across, ylabel=panel.up)
+        low, high = place.get_ylim()
+        subs = (1, 2, 3, 4, 5, 6, 8) if high < 20 * low else (1, 2, 5) if high < 200 * low else (1,)
         for side, ticks in (
             (place.xaxis, FixedLocator([x for x, _ in points])),
-            (place.yaxis, LogLocator(subs=(1, 2, 3, 4, 5, 6, 8))),
+            (place.yaxis, LogLocator(subs=subs)),
         ):
             side.set_major_locator(ticks)
             side.set_minor_locator(NullLocator())

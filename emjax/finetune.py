@@ -463,10 +463,12 @@ def changed_slices(
         return [], 0
     of = [name for name, _ in records_of(data, "train", images)]
     count = sum(name in changed for name in of)
-    slices, start = [], 0
+    slices: list[tuple[str, float]] = []
+    start = 0
     for is_changed, group in itertools.groupby(of, lambda name: name in changed):
         end = start + len([*group])
-        slices += [(f"train[{start}:{end}]", (end - start) / count)] * is_changed
+        if is_changed:
+            slices.append((f"train[{start}:{end}]", (end - start) / count))
         start = end
     return slices, count
 

@@ -73,9 +73,13 @@ def find_inputs(inputs: Sequence[str], kinds: Sequence[str]) -> dict[Path, str]:
             files = micrographs.find(given)
             made = {file: (made_by.read(file) or {}).get("kind", "") for file in files}
             kept = [file for file in files if made[file].partition("_")[0] not in kinds]
-            # What was restored counts beside its micrographs no second time.
-            aside = {f for f in files if made_by.RESULTS in f.relative_to(given).parts}
-            twice = {f for f in files if made[f] == "restored"} if "" in made.values() else aside
+            # What was restored counts beside its micrograph no second time: x.tif of x.dm3.
+            own = {name for f in files if not made[f] for name in (f.name, f.stem)}
+            twice = {
+                file
+                for file in files
+                if file.stem in own or made_by.RESULTS in file.relative_to(given).parts
+            }
             kept = [file for file in kept if made[file] != "restored" or file not in twice]
             # Label images that predict wrote next to masks are of the same particles.
             beside = {file.with_suffix(".labels.tif") for file in kept if made[file] == "mask"}

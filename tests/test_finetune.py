@@ -348,6 +348,7 @@ def test_changed_records_are_drawn_alike_wherever_they_are(tmp_path, monkeypatch
     monkeypatch.setattr(finetune, "open_records", lambda *args: Records(records, {}))
     slices, count = finetune.changed_slices(tmp_path, tmp_path, ["new"])
     assert slices == [("train[1:2]", 0.25), ("train[3:6]", 0.75)] and count == 4
+    assert finetune.changed_slices(tmp_path, tmp_path, ["held out"]) == ([], 0)
     card = {"targets": ["mask"], "splits": {"train": 6}}
     monkeypatch.setattr(finetune.common, "read_card", lambda folder: card)
     assert finetune.targets_of(tmp_path, tmp_path) == {"old": [2, 0], "new": [5, 4, 3, 1]}

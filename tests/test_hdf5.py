@@ -521,11 +521,17 @@ def test_what_points_out_of_a_file_is_not_followed(tmp_path, make, reason):
 
 
 @pytest.mark.parametrize("make", [external_values, virtual_values])
-def test_other_arrays_are_read_though_one_is_kept_elsewhere(tmp_path, caplog, make):
+def test_an_array_that_is_kept_elsewhere_is_left_out_where_the_image_is_known(
+    tmp_path, caplog, make
+):
+    """Without a program's layout, the one that is left may be its mask."""
     path = tmp_path / "a.h5"
     make(path)
     with h5py.File(path, "r+") as file:
-        file["own"] = GREY
+        file["scan/own"] = GREY
+    refused(path, "/image: its values are virtual or in other files, which are not")
+    with h5py.File(path, "r+") as file:
+        file["scan"].attrs.update(NX_class="NXdata", signal="own")
     np.testing.assert_array_equal(pixels(path), GREY)
     assert "/image is left out: its values are virtual or in other files" in caplog.text
 
@@ -545,7 +551,7 @@ def test_virtual_arrays_of_any_length_do_not_open_other_files(tmp_path):
         file["scan"].attrs.update(NX_class="NXdata", signal="x")
     with open(other, "r+b") as file:  # HDF5 would fail
         file.write(bytes(100))
-    np.testing.assert_array_equal(pixels(path), GREY)
+    refused(path, "/stack: its values are virtual or in other files, which are not followed")
 
 
 def test_a_group_in_itself_is_visited_once(tmp_path):

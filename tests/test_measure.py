@@ -406,6 +406,10 @@ def test_images_that_were_restored_beside_their_micrographs_count_once(tmp_path)
     micrographs.write(tmp_path / "images/denoised/a.tif", mask, software=made)
     inputs = measure.find_inputs([str(tmp_path / "images")], ())
     assert [*inputs.values()] == ["a.tif"]
+    micrographs.write(tmp_path / "images/denoised/other.tif", mask)  # one of which it is not
+    alone = measure.find_inputs([str(tmp_path / "images/denoised")], ())
+    assert [*alone.values()] == ["a.tif", "other.tif"]
+    (tmp_path / "images/denoised/other.tif").unlink()
     alone = measure.find_inputs([str(tmp_path / "images/denoised")], ())
     assert [*alone.values()] == ["a.tif"]
 

@@ -185,11 +185,13 @@ def test_what_was_restored_beside_its_micrographs_is_none_of_them(
 def test_what_is_left_from_before_is_found_by_its_name_and_what_it_says(tmp_path):
     """Of two classes as well, and not the result of another micrograph."""
     pixels = np.zeros((8, 8), np.uint8)
-    for name, kind in (("a", "mask"), ("a.probability_2", "probability_2"), ("a.labels", "mask")):
+    kinds = {"a": "mask", "a.labels": "mask"}
+    kinds |= {f"a.{kind}": kind for kind in ("probability_1", "probability_2")}
+    for name, kind in kinds.items():
         line = made_by.line({}, kind, pixels)
         micrographs.write(tmp_path / f"{name}.tif", pixels, software=line)
     (tmp_path / "a.spread.tif").write_bytes(b"of a person")
-    found = results.left_from_before(tmp_path / "a.tif", ["mask", "overlay"])
+    found = results.left_from_before(tmp_path / "a.tif", ["mask", "overlay", "probability_1"])
     assert [path.name for path in found] == ["a.probability_2.tif"]
 
 

@@ -122,6 +122,13 @@ def test_a_result_has_the_rows_that_mrc_rows_asks_for(model, tmp_path, capsys, s
     assert "mrc_rows" not in kept + said.out + said.err
 
 
+def test_what_is_written_without_a_pixel_size_is_a_stack_again(tmp_path):
+    """Also planes that are as narrow as channels would be."""
+    stack = RNG.integers(0, 255, (300, 256, 64)).astype(np.uint8)
+    micrographs.write(tmp_path / "a.tif", stack)
+    assert micrographs.read_stack(tmp_path / "a.tif").image.shape == stack.shape
+
+
 def scene(n):
     """Return (an image, the mask of the bright part of it)."""
     mask = np.zeros((64, 64), np.uint8)

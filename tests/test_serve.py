@@ -704,7 +704,7 @@ def test_in_a_browser(new_browser, port, micrograph, tmp_path):
     driver.save_screenshot(str(tmp_path / "page.png"))
     assert [each for each in driver.get_log("browser") if each["level"] == "SEVERE"] == []
     browser.open(port)  # the run is there after the page was loaded again
-    browser.until(lambda: "done after" in browser.text("status"))
+    browser.until(lambda: browser.text("status").startswith("done"))
     browser.until(lambda: browser.all("#results iframe"))
     driver.switch_to.frame(browser.all("#results iframe")[0])
     assert "Particles:" in driver.find_element("tag name", "body").text

@@ -185,8 +185,8 @@ class Micrographs:
         """Read every file once; return which can be used, their sizes and their splits.
 
         Raises: InputError if no image can be used, no mask has the foreground, the sizes in train
-            differ without --patch, --curate leaves nothing, or MRC meets other formats without
-            --mrc_rows.
+            differ without --patch, --curate leaves nothing, or rows of MRC files seem to
+            run the other way.
         """
         about_rows = rows.check(self.root, self.sources, self.read_options)
         self.scans: list[Scan] = []

@@ -1,6 +1,6 @@
 """Where the results of prediction lie, and which of them are finished."""
 
-import glob
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -135,15 +135,18 @@ def files_of(result: Path, kinds: Sequence[str]) -> dict[Path, str]:
 
 def left_from_before(result: Path, kinds: Sequence[str]) -> list[Path]:
     """Return what is next to a result, of an earlier prediction, that is not of `kinds`."""
-    start = f"{result.with_suffix('').name}."
-    kind_of = {
-        path: path.name.removeprefix(start).rpartition(".")[0]
-        for path in sorted(result.parent.glob(f"{glob.escape(start)}*"))
-    }
+    there = [*NEXT_TO_MASKS, "check"]
+    for number in itertools.count(1):
+        kind = f"probability_{number}"
+        if kind not in kinds and not result.with_suffix(f".{kind}.tif").exists():
+            break
+        there.append(kind)
+    others = [kind for kind in there if kind not in kinds]
+    files = files_of(result, [kinds[0], *others])
     return [
         path
-        for path, kind in kind_of.items()
-        if kind and kind not in kinds and (made_by.read(path) or {}).get("kind") == kind
+        for path, kind in files.items()
+        if path != result and (made_by.read(path) or {}).get("kind") == kind
     ]
 
 

@@ -321,7 +321,8 @@ def recognise_hrnet(path: Path, file: unpickle.File, options: ImportOptions) -> 
     if trained and not options.upsampling:
         note(path, "does not state how it upsamples; bilinear between pixel centres is assumed")
         assumed = ("upsampling",)
-    if tensors["conv1.weight"].shape[1] == 1:  # of its own training, not of ImageNet
+    stem = tensors.get("conv1.weight")
+    if stem is not None and stem.shape[1] == 1:  # of its own training, not of ImageNet
         note(path, "does not state its input; grey values from -1 to 1 are assumed")
     config = dict(
         title=f"HRNet {variant} of {path.name}",

@@ -89,8 +89,9 @@ def _imagej(path: Path, image: Planes, known: PixelSize | None, info: str, softw
         slices = [f"images={len(image)}", f"slices={len(image)}"] if image.ndim == 3 else []
         lines = ["ImageJ=1.11a", *slices, "unit=nm", *([info] if info else [])]
         options |= {"description": "\n".join(lines) + "\n", "metadata": None}
-    elif info:
-        options["description"] = info
+    else:
+        options |= {"description": info} if info else {}
+        options |= {"metadata": {"axes": "ZYX"}} if image.ndim == 3 else {}
     tifffile.imwrite(path, image, **options)
 
 

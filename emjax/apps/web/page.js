@@ -186,8 +186,9 @@ function show(work, found, size) {
   }
 }
 
-// `begin` gives the number of a run and the pixel size that was typed for it.
-async function follow(begin) {
+// `begin` gives the number of a run and the pixel size that was typed for it; `listed` ends when
+// its files are on the page.
+async function follow(begin, listed = null) {
   at("run").disabled = true;
   at("results").replaceChildren();
   document.querySelectorAll(".made").forEach((each) => each.remove());
@@ -201,7 +202,9 @@ async function follow(begin) {
       say([`${state}, ${seconds} s`, ...lines.slice(-6)].join("\n"));
     });
     const seconds = ((Date.now() - begun) / 1000).toFixed(1);
-    say([`${found.state} after ${seconds} s`, ...found.lines].join("\n"), found.state !== "done");
+    const took = listed ? "" : ` after ${seconds} s`; // nobody knows after the page was loaded again
+    say([`${found.state}${took}`, ...found.lines].join("\n"), found.state !== "done");
+    await listed;
     if (found.result) show(work, found, size);
   } catch (error) {
     say(error.message, true);
@@ -247,8 +250,8 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
 }
 at("run").addEventListener("click", run);
 at("stop").addEventListener("click", () => running && ask("DELETE", `/work/${running}`));
-ask("GET", "/files").then(async ({ files: earlier, run: last }) => { // before it was loaded again
-  await Promise.all(earlier.map((file) => add(file.label, async () => file)));
-  if (last) follow(async () => last);
+ask("GET", "/files").then(({ files: earlier, run: last }) => { // before it was loaded again
+  const listed = Promise.all(earlier.map((file) => add(file.label, async () => file)));
+  if (last) follow(async () => last, listed);
 });
 setInterval(() => ask("POST", "/here").catch(() => {}), 20000);

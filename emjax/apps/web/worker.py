@@ -5,6 +5,7 @@ The order is a line of JSON: `kind` (look, run), `files` {path: label}, `out`, `
 `emjax predict` and `emjax measure` do, by these commands themselves.
 """
 
+import contextlib
 import json
 import sys
 from collections.abc import Mapping
@@ -71,6 +72,13 @@ def flags(order: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
             for name, value in given.items() if value is not False]  # fmt: skip
 
 
+def is_single(file: Path, limit: int) -> bool:
+    """Return whether a file holds images of one plane, and no stack."""
+    with contextlib.suppress(InputError, OSError), micrographs.open_all(file, limit) as signals:
+        return all(signal.planes == 1 for signal in signals)
+    return True  # what cannot be read is named later
+
+
 def run(order: Mapping[str, Any]) -> dict[str, Any]:
     """Predict the files, and measure the particles of masks; return what was written."""
     from emjax import measure, predict  # which a look does without
@@ -80,13 +88,15 @@ def run(order: Mapping[str, Any]) -> dict[str, Any]:
     memory = [] if order["memory"] == MEMORY else [f"--memory_limit={order['memory']}"]
     common = [*memory, *flags(order, PREDICTED)]
     # Measured from what is predicted here, so that each image goes through the network once.
+    # Not of stacks, whose probabilities may be larger than the memory.
     is_mask = pretrained.for_use()[order["flags"].get("model", MODEL)] == "segmentation"
-    kept = ["--probabilities"] if is_mask else []
+    limit = int(order["memory"] * GIB)
+    kept = ["--probabilities"] if is_mask and all(is_single(file, limit) for file in files) else []
     code = predict.main([*common, *kept, f"--out={out / 'predicted'}", *map(str, files)])
+    stems = {file.name.partition(".")[0]: file for file in files}
     known = {
-        file: path
-        for file in files
-        if (path := out / "predicted" / f"{file.name.partition('.')[0]}.probability.tif").exists()
+        stems[path.name.partition(".")[0]]: path
+        for path in (out / "predicted").glob("*.probability.tif")
     }
     result: dict[str, Any] = {"code": code, "files": {}}
     written = sorted(

@@ -36,6 +36,7 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
     with h5py.File(path, "r") as file:
         held = inside(file, limit)
         found = next((found for program in PROGRAMS if (found := program(held))), [])
+        is_known = bool(found)
         if not found:
             found = [signal for name in held.arrays for signal in _plain(held, name)]
             found = [signal for signal in found if not signal.refused.endswith(TRIVIAL)]
@@ -46,7 +47,7 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
             found = usable or found
         for name in held.elsewhere[:8]:
             reason = "its values are virtual or in other files, which are not followed"
-            if not found:
+            if not is_known:  # it may be the image, and what is left its mask
                 raise InputError(f"{name}: {reason}; save them as an array in the file itself")
             note(path, f"{name} is left out: {reason}")
         if not found:

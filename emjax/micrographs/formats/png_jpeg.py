@@ -16,6 +16,7 @@ import numpy as np
 from emjax.errors import InputError, note
 from emjax.micrographs.formats import vendors
 from emjax.micrographs.formats.vendors.common import choose
+from emjax.micrographs.masks import has_grey_edges
 from emjax.micrographs.shapes import Stored
 from emjax.micrographs.signal import ORIENTATIONS, Signal, check_declared, with_samples
 
@@ -81,7 +82,12 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
             return pixels[..., 0] if mode == "LA" else coloured(pixels)
 
         def labels(pixels: Stored) -> Stored:
-            return pixels // np.uint8(SPREAD[stored]) if stored in SPREAD else coloured(pixels)
+            if stored not in SPREAD:
+                return coloured(pixels)
+            is_black_and_white = pixels.max() == 255 and len(np.unique(pixels)) == 2
+            if is_black_and_white or has_grey_edges(path, pixels, is_asked=True):
+                return pixels
+            return pixels // np.uint8(SPREAD[stored])
 
         def coloured(pixels: Stored) -> Stored:
             if mode != "P":
