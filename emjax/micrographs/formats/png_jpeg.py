@@ -84,8 +84,10 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
         def labels(pixels: Stored) -> Stored:
             if stored not in SPREAD:
                 return coloured(pixels)
-            is_black_and_white = pixels.max() == 255 and len(np.unique(pixels)) == 2
-            if is_black_and_white or has_grey_edges(path, pixels, is_asked=True):
+            ends = np.isin(pixels, (0, 255))  # black and white, perhaps with grey edges: no labels
+            if ends.all() or (
+                ends.mean() > 0.5 and has_grey_edges(Path(path), pixels, is_asked=True)
+            ):
                 return pixels
             return pixels // np.uint8(SPREAD[stored])
 
