@@ -12,7 +12,7 @@ from data_builders.common import SPLITS, TARGETS
 from data_builders.micrographs import tables
 from emjax import micrographs
 from emjax.errors import InputError, UsageError, note
-from emjax.micrographs import names, reading
+from emjax.micrographs import names
 from emjax.micrographs.made_by import RESULTS
 
 UNKNOWN = (np.nan, np.nan, np.nan)  # nm per pixel
@@ -202,18 +202,9 @@ def exported(paths: Iterable[PurePath]) -> dict[PurePath, str]:
 
     Their paths differ in the suffix alone. They belong to one split.
     """
-    bare = {path: bare_of(path) for path in paths}
+    bare = {path: path.with_name(names.without_formats(path.stem)) for path in paths}
     same = Counter(bare.values())
     return {path: stem.as_posix() for path, stem in bare.items() if same[stem] > 1}
-
-
-def bare_of(path: PurePath) -> PurePath:
-    """Return a path without the suffixes of formats: that of a.tif, a.ome.tif and a.mrc.gz is a."""
-    bare = path.with_suffix("")
-    known = (".ome", *reading.SUFFIXES)
-    while bare.suffix.lower() in known and bare.stem:
-        bare = bare.with_suffix("")
-    return bare
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

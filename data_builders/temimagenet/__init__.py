@@ -119,11 +119,11 @@ class TEMImageNet:
                 f"--source={source}: neither it nor a folder in it has the folder image; "
                 f"its folders: {has}. {self._what_to_do()}"
             )
-        repository = self.address.rpartition("/")[2]
-        own = [path for path in found if path.name in (repository, f"{repository}-master")]
-        if len(found) > 1 and len(own) == 1 and found[0] != source:
-            return own[0]
         if len(found) > 1 and found[0] != source:
+            repository = self.address.rpartition("/")[2]
+            own = [path for path in found if path.name in (repository, f"{repository}-master")]
+            if len(own) == 1:
+                return own[0]
             raise InputError(
                 f"--source={source} holds several: {', '.join(path.name for path in found)}; "
                 "give the folder of one"

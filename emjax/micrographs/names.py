@@ -46,9 +46,14 @@ OF_IMAGES = _pattern(IMAGE)
 def plain(name: str) -> str:
     """Return the stem `name` in small letters, without .ome and the suffix of another format."""
     text = unicodedata.normalize("NFC", name).casefold()  # macOS writes ä as two characters
-    while (inner := PurePath(text).suffix) and inner in (".ome", *SUFFIXES):
-        text = text.removesuffix(inner)
-    return text
+    return without_formats(text)
+
+
+def without_formats(stem: str) -> str:
+    """Return a stem without .ome and the suffixes of formats: that of a.ome.tif is a."""
+    while (inner := PurePath(stem).suffix) and inner.lower() in (".ome", *SUFFIXES):
+        stem = stem.removesuffix(inner)
+    return stem
 
 
 def without(pattern: re.Pattern[str], parts: Iterable[str]) -> tuple[tuple[str, ...], int]:

@@ -139,20 +139,24 @@ def check_same_run(config: Config, workdir: Path) -> None:
         )
 
 
-def selection(workdir: Path, config: Mapping[str, Any]) -> str:
-    """Return which network the run in `workdir` keeps, "best" or "last".
+def versions_of(workdir: Path) -> dict[str, Any]:
+    """Return what the versions.json of a run holds; {} if there is none."""
+    path = workdir / "versions.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def selection(versions: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Return which network a run keeps, "best" or "last", by its versions.json and config.json.
 
     That is what its config says, or "last" where the masks of `val` were empty.
     """
-    path = workdir / "versions.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    return known.get("select") or config.get("select", "best")
+    return versions.get("select") or config.get("select", "best")
 
 
 def earlier_digests(workdir: Path) -> list[str]:
     """Return the digests of the programs that have run it so far."""
-    path = workdir / "versions.json"
-    known = json.loads(path.read_text()).get("code", "unknown") if path.exists() else ""
+    there = (workdir / "versions.json").exists()
+    known = versions_of(workdir).get("code", "unknown") if there else ""
     return known.split("+") if known else []
 
 

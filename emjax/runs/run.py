@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from emjax.errors import InputError
 from emjax.runs import metrics_log
-from emjax.runs.provenance import ranking, selection
+from emjax.runs.provenance import ranking, selection, versions_of
 
 PARTS = 12  # the test score is shown after each twelfth of a run: every 5 of the paper's 60 epochs
 
@@ -130,8 +130,8 @@ def read_run(folder: Path, root: Path) -> Run:
         steps = [row["step"] for row in rows]
         planned = rows[-1]["total"] if rows else None
         path = folder / "versions.json"
-        code = json.loads(path.read_text()).get("code", "unknown") if path.exists() else "unknown"
-        select = selection(folder, config)
+        versions = versions_of(folder)
+        code, select = versions.get("code", "unknown"), selection(versions, config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not the record of a run: {error!r}") from error
     evaluations = [row for row in rows if math.isfinite(row.get(score, math.nan))]

@@ -17,7 +17,7 @@ from emjax.models.network import Network
 from emjax.models.saved import inside, read
 from emjax.parallel import processes
 from emjax.runs.checkpoints import load_generator
-from emjax.runs.provenance import ranking, selection
+from emjax.runs.provenance import ranking, selection, versions_of
 
 Arrays = dict[str, np.ndarray]
 
@@ -75,7 +75,7 @@ def load_old_weights(initialise: Config) -> tuple[Arrays, Arrays, dict[str, Any]
     score, higher_is_better = ranking(config)
     step = initialise.step
     if step == "best":  # as in its model/
-        step = selection(folder, config)
+        step = selection(versions_of(folder), config)
     params, stats = load_generator(
         folder / "checkpoints", step, score=score, higher_is_better=higher_is_better
     )
