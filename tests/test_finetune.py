@@ -20,11 +20,11 @@ from data_builders.micrographs.summary import Finding
 from emjax import finetune, main
 from emjax.data.records import Records, open_records
 from emjax.errors import EmjaxError, InputError, UsageError
-from emjax.experiments import finetuning
-from emjax.experiments.finetuning import dice
+from emjax.finetuning import bases, page, records, rounds, scores, trainings
+from emjax.finetuning.examination import examine
+from emjax.finetuning.scores import dice
 from emjax.models import pretrained, saved
 from emjax.models.build import create
-from emjax.runs import rounds
 from emjax.tasks import TASKS
 from emjax.training import choices
 from emjax.training.assemble import with_settings
@@ -91,8 +91,8 @@ def record(out):
     ],
 )
 def test_a_training_that_made_it_worse_is_called_so(is_mask, trained, untrained, better):
-    ours, theirs = ([finetuning.Scored("a.tif", score, 1, 1, [])] for score in (trained, untrained))
-    said = finetuning.in_words(ours, is_mask=is_mask, folds=0, before={"particles": theirs})
+    ours, theirs = ([scores.Scored("a.tif", score, 1, 1, [])] for score in (trained, untrained))
+    said = page.in_words(ours, is_mask=is_mask, folds=0, before={"particles": theirs})
     assert f"Without this training, particles has {untrained:.3f}." in said
     assert ("That is better: predict with particles" in said) is better
 
@@ -110,11 +110,11 @@ def test_one_line_gives_a_model_a_score_and_a_page(base, tmp_path, capsys):
     assert len(found["images"]) == 2 and found["findings"] == []
     assert found["score"]["low"] <= found["score"]["mean"] <= found["score"]["high"]
     model = emjax.load_model(out)
-    for name, scores in found["images"].items():  # the oracle: scores by hand
+    for name, each in found["images"].items():  # the oracle: scores by hand
         image, mask = (tifffile.imread(folder / f"{name[:3]}{end}.tif") for end in ("", "_mask"))
         ours = model.mask(image) > 0
         both = (ours & (mask > 0)).sum()
-        assert scores["score"] == pytest.approx(2 * both / (ours.sum() + (mask > 0).sum()))
+        assert each["score"] == pytest.approx(2 * both / (ours.sum() + (mask > 0).sum()))
     page = (out / "report.html").read_text()
     assert "Nothing was found that looks wrong" in page and page.count("<img") == 7
     assert "held-out images: Dice" in (out / "model/README.md").read_text()
@@ -146,8 +146,8 @@ def test_one_line_gives_a_model_a_score_and_a_page(base, tmp_path, capsys):
     assert config["initialise"]["workdir"] == str(before / "model")
     (_, split, whole), *parts = config["data"]["train"]
     assert split == "train" and whole == sum(part[2] for part in parts) == 1
-    records = open_records(out / "data", "micrographs", parts[0][1]).source
-    assert records[0]["name"].decode() in ("m02", "m77")
+    drawn_from = open_records(out / "data", "micrographs", parts[0][1]).source
+    assert drawn_from[0]["name"].decode() in ("m02", "m77")
     page = (out / "report.html").read_text()
     assert "Corrected since" in page and "% of its pixels" in page and ">new<" in page
     finished = (out / "metrics.jsonl").read_text()
@@ -171,8 +171,8 @@ def test_few_pairs_are_each_held_out_once(base, tmp_path, capsys):
 def test_a_single_pair_has_no_score_and_says_so():
     (split_of,) = pairs.divide([source("a")], {"a": "x"})
     assert split_of == {"a": "train"}
-    assert "so there will be no score" in finetuning.divided_in_words([split_of])
-    said = finetuning.in_words([], is_mask=True, folds=0, before={})
+    assert "so there will be no score" in page.divided_in_words([split_of])
+    said = page.in_words([], is_mask=True, folds=0, before={})
     assert said == "There is no score: no image was held out."
 
 
@@ -242,7 +242,7 @@ def test_loose_files_of_the_same_name_leave_no_pair_out(tmp_path, capsys):
 
 def test_a_run_stopped_between_its_renames_goes_on(tmp_path):
     out = tmp_path / "out"
-    asked = finetune.told(finetune.parse([f"--images={tmp_path}", f"--out={out}"]))
+    asked = finetune.parse([f"--images={tmp_path}", f"--out={out}"]).told()
     first = rounds.begin(out, asked, {"a": "1"})
     assert rounds.begin(out, asked, {"a": "1"}) == first
     rounds.write_record(out, {**first, "finished": True})
@@ -262,14 +262,14 @@ def test_a_run_stopped_between_its_renames_goes_on(tmp_path):
 
 def test_an_earlier_model_that_saw_what_is_held_out_is_not_gone_on_from(tmp_path, base, capsys):
     asked = finetune.parse([f"--images={tmp_path}", "--out=o", f"--base={base()}"])
-    start = finetune.base_of(asked.base, asked)
+    start = bases.base_of(asked.base, asked)
     folder = tmp_path / "before"
     folder.mkdir()
     record = dict(options={}, pairs={"a": "1", "b": "1"}, earlier=None, splits=None, finished=True)
     rounds.write_record(folder, record)
     earlier = rounds.Earlier(folder, {"a": "train", "b": "test"}, [], [], {"a"})
     now = [{"a": "test", "b": "test"}]
-    assert finetune.start_of(start, earlier, now, asked) == start
+    assert bases.start_of(start, earlier, now, asked) == start
     assert "was trained on what is held out now" in capsys.readouterr().out
 
 
@@ -332,26 +332,26 @@ def test_records_set_aside_from_a_folder_of_any_name(tmp_path):
 )
 def test_records_are_found_by_the_names_of_their_pairs(tmp_path, monkeypatch, name):
     ends = ["", "_y0000x0064", "_z0007", "_z0007_y0000x0064"]
-    records = [{"name": f"{name}{end}".encode()} for end in ends]
+    stored = [{"name": f"{name}{end}".encode()} for end in ends]
     monkeypatch.setattr(pairs, "record_names", lambda table, root: {name: "the pair"})
-    monkeypatch.setattr(finetune, "open_records", lambda *args: Records(records, {}))
-    found = finetune.records_of(tmp_path, "train", tmp_path)
+    monkeypatch.setattr(records, "open_records", lambda *args: Records(stored, {}))
+    found = records.records_of(tmp_path, "train", tmp_path)
     assert [of for of, _ in found] == ["the pair"] * 4
 
 
 def test_changed_records_are_drawn_alike_wherever_they_are(tmp_path, monkeypatch):
     """And planes of a pair are compared in their order, whatever that of the records is."""
     names = ["old", "new", "old", "new", "new", "new"]
-    records = [{"name": f"{name}_z{k:04d}".encode(), "index": 9 - k, "mask": k}
-               for k, name in enumerate(names)]  # fmt: skip
+    stored = [{"name": f"{name}_z{k:04d}".encode(), "index": 9 - k, "mask": k}
+              for k, name in enumerate(names)]  # fmt: skip
     monkeypatch.setattr(pairs, "record_names", lambda table, root: {"old": "old", "new": "new"})
-    monkeypatch.setattr(finetune, "open_records", lambda *args: Records(records, {}))
-    slices, count = finetune.changed_slices(tmp_path, tmp_path, ["new"])
+    monkeypatch.setattr(records, "open_records", lambda *args: Records(stored, {}))
+    slices, count = records.changed_slices(tmp_path, tmp_path, ["new"])
     assert slices == [("train[1:2]", 0.25), ("train[3:6]", 0.75)] and count == 4
-    assert finetune.changed_slices(tmp_path, tmp_path, ["held out"]) == ([], 0)
+    assert records.changed_slices(tmp_path, tmp_path, ["held out"]) == ([], 0)
     card = {"targets": ["mask"], "splits": {"train": 6}}
-    monkeypatch.setattr(finetune.common, "read_card", lambda folder: card)
-    assert finetune.targets_of(tmp_path, tmp_path) == {"old": [2, 0], "new": [5, 4, 3, 1]}
+    monkeypatch.setattr(records.common, "read_card", lambda folder: card)
+    assert records.targets_of(tmp_path, tmp_path) == {"old": [2, 0], "new": [5, 4, 3, 1]}
 
 
 def test_a_network_of_two_outputs_restores_with_one(tmp_path):
@@ -360,9 +360,9 @@ def test_a_network_of_two_outputs_restores_with_one(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text(json.dumps(config))
     line = [f"--images={tmp_path}", f"--out={tmp_path / 'o'}", f"--base={tmp_path}"]
-    start = finetune.base_of(str(tmp_path), finetune.parse([*line, "--task=denoise"]))
+    start = bases.base_of(str(tmp_path), finetune.parse([*line, "--task=denoise"]))
     assert "out_channels" not in start.model and "head/.*" in start.fresh
-    start = finetune.base_of(str(tmp_path), finetune.parse(line))
+    start = bases.base_of(str(tmp_path), finetune.parse(line))
     assert start.model["out_channels"] == 2 and not start.fresh
     with pytest.raises(UsageError, match="model.out_channels=2, but the task is denoise"):
         with_settings(ConfigDict({**config, "task": "denoise"}), TASKS["denoise"])
@@ -370,20 +370,20 @@ def test_a_network_of_two_outputs_restores_with_one(tmp_path):
 
 def test_full_masks_and_sets_that_cannot_be_divided():
     splits = [{"a": "train", "b": "val"}, {"a": "val", "b": "train"}, {"a": "train", "b": "train"}]
-    assert finetune.trainable(splits, {"a": 1.0, "b": 0.4}) == splits[1:]
-    words = finetuning.divided_in_words(splits[1:])
+    assert trainings.trainable(splits, {"a": 1.0, "b": 0.4}) == splits[1:]
+    words = page.divided_in_words(splits[1:])
     assert "without a score, as no training is left without them: b" in words
     alone = checking.Checked([source("a")], [], {"a": "a"}, [(64, 64)], {"a": 0.5})
     asked = finetune.parse(["--images=x", "--out=o", "--base=auto"])
     with pytest.raises(UsageError, match="no image is left to choose by"):
-        finetune.check_divisible(alone, asked)
+        trainings.check_divisible(alone, asked)
 
 
 def test_a_score_by_images_that_chose_the_base_says_so():
-    scores = [finetuning.Scored(name, 0.9, [], 1, 1) for name in "ab"]
-    said = finetuning.in_words(scores, is_mask=True, folds=2, before={}, chose_the_base={"a"})
+    scored = [scores.Scored(name, 0.9, [], 1, 1) for name in "ab"]
+    said = page.in_words(scored, is_mask=True, folds=2, before={}, chose_the_base={"a"})
     assert "1 of them also chose the base" in said
-    assert "chose" not in finetuning.in_words(scores, is_mask=True, folds=2, before={})
+    assert "chose" not in page.in_words(scored, is_mask=True, folds=2, before={})
 
 
 def test_restorations_in_other_grey_values_are_left_out(base, tmp_path):
@@ -396,9 +396,7 @@ def test_restorations_in_other_grey_values_are_left_out(base, tmp_path):
     line = [f"--images={tmp_path}", "--out=o", "--task=denoise", f"--base={base('denoise')}"]
     asked = finetune.parse(line)
     listing = pairs.find(asked.images, asked.images, None, "denoised")
-    checked, *_ = finetune.examine(
-        listing, ReadOptions(None, 1 << 30, None, None), finetune.base_of(asked.base, asked), asked
-    )
+    checked = examine(listing, bases.base_of(asked.base, asked), asked).checked
     (wrong,) = [one for one in checked.findings if one.kind == "unusable"]
     assert wrong.name == "4.tif" and wrong.certain and "expected both in one scale" in wrong.text
     assert len(checked.kept) == 8
@@ -454,14 +452,14 @@ def test_auto_takes_what_was_better(tmp_path, capsys, monkeypatch):
         row = {"step": steps, "total": steps, "val/dice": score}
         (part.folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
 
-    monkeypatch.setattr(finetune, "train_part", trained)
+    monkeypatch.setattr(trainings, "train_part", trained)
     asked = finetune.parse([f"--images={tmp_path}", "--out=o", "--steps=50"])
-    assert finetune.better_base(None, {"a": "val"}, asked, tmp_path / "trials").name == "none"
+    assert trainings.better_base(None, {"a": "val"}, asked, tmp_path / "trials").name == "none"
     said = capsys.readouterr().out
     assert "--base=auto takes none: after 5 updates each, val/dice: particles 0.7000, " in said
     assert "pretrained 0.6000" in said
     with pytest.raises(UsageError, match="--base=auto: no image is left to choose by"):
-        finetune.better_base(None, {"a": "train"}, asked, tmp_path / "trials")
+        trainings.better_base(None, {"a": "train"}, asked, tmp_path / "trials")
 
 
 @pytest.mark.parametrize(
@@ -632,24 +630,24 @@ def test_what_a_training_starts_from_and_is_compared_with(
     monkeypatch.chdir(tmp_path)
     asked = finetune.parse([f"--images={tmp_path}", f"--out={tmp_path / 'new'}", *flags])
     (tmp_path / "particles").mkdir()  # a folder of the user's
-    start = finetune.base_of(asked.base, asked)
+    start = bases.base_of(asked.base, asked)
     assert start.name == base
     assert (start.model.get("filters") or [None])[0] == width
-    part = finetune.Part(tmp_path / "new", {}, start)
-    workdir = finetune.config_of(part, {"splits": {"train": 1}}, asked, []).initialise.workdir
+    part = trainings.Part(tmp_path / "new", {}, start)
+    workdir = trainings.config_of(part, {"splits": {"train": 1}}, asked, []).initialise.workdir
     ours = base == "particles"  # not the user's folder of that name
     assert workdir == (str(pretrained.BOX / base) if ours else "" if base == "none" else base)
-    found = finetune.model_without_training(start, asked)
+    found = bases.model_without_training(start, asked)
     assert found is None if without is None else getattr(found, "name", found) == without
 
 
 def test_a_run_begun_with_another_default_continues_with_it(tmp_path):
     out = tmp_path / "out"
     line = [f"--images={tmp_path}", f"--out={out}"]
-    rounds.begin(out, finetune.told(finetune.parse([*line, "--base=pretrained"])), {"a": "1"})
+    rounds.begin(out, finetune.parse([*line, "--base=pretrained"]).told(), {"a": "1"})
     asked = finetune.parse(line)
     assert asked.base == "pretrained"
-    rounds.check_out(out, finetune.told(asked))
+    rounds.check_out(out, asked.told())
     out.rename(rounds.begun(out))  # as a kill between two renames leaves it
     assert finetune.parse(line).base == "pretrained"
     for other in (tmp_path, tmp_path / "file"):
@@ -661,5 +659,5 @@ def test_particles_is_compared_with_itself(tmp_path):
     asked = finetune.parse(
         [f"--images={tmp_path}", f"--out={tmp_path / 'new'}", "--base=particles"]
     )
-    start = finetune.base_of("particles", asked)
-    assert start.does and finetune.model_without_training(start, asked).name == "particles"
+    start = bases.base_of("particles", asked)
+    assert start.does and bases.model_without_training(start, asked).name == "particles"
