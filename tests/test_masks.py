@@ -225,7 +225,13 @@ def test_files_are_read_by_stored_values(tmp_path, caplog):
     grey = micrographs.read(tif).image  # the rule of micrographs is another
     np.testing.assert_array_equal(grey, 255 * (1 - mask))
     assert "its zero is white (MINISWHITE)" in caplog.text
-    tifffile.imwrite(tif, mask.astype(bool))
+    for photometric in ("minisblack", "miniswhite"):  # of 1 bit both are drawn alike
+        written = mask.astype(bool) ^ (photometric == "miniswhite")
+        tifffile.imwrite(tif, written, photometric=photometric, software="")
+        with Image.open(tif) as image:  # the oracle
+            np.testing.assert_array_equal(np.asarray(image), mask.astype(bool))
+        np.testing.assert_array_equal(stored(tif), mask)
+    tifffile.imwrite(tif, mask.astype(bool))  # MINISWHITE, without turning it over
     np.testing.assert_array_equal(stored(tif), mask)
     signed = "ImageJ=1.54f\ncf=0\nc0=-32768.0\nc1=1.0\n"
     tifffile.imwrite(tif, mask + np.uint16(32768), description=signed, metadata=None)

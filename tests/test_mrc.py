@@ -177,6 +177,13 @@ def test_agards_extended_header_states_the_pixel_size(tmp_path):
         assert found.nm_per_pixel == pytest.approx((3, 3))
 
 
+def test_flags_of_serialem_are_not_the_numbers_of_feis_floats(tmp_path):
+    content = bytearray(mrc(FLOATS, 2, extended=struct.pack("<2h", 100, 200) * 512, reals=32))
+    struct.pack_into("<h", content, 128, 4)  # bytes per section; 32: its dose
+    found = read(tmp_path, bytes(content))
+    assert found.nm_per_pixel == pytest.approx((2, 4)) and found.origin == "MRC header"
+
+
 def test_an_extended_header_in_reciprocal_space_is_refused(tmp_path):
     with pytest.raises(InputError, match="reciprocal space by its extended header, 2e\\+07 1/m"):
         read(tmp_path, mrc(FLOATS, 2, kind=b"FEI1", extended=fei((2e7, 2e7))))

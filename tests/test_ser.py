@@ -23,6 +23,14 @@ def test_a_series_that_was_stopped_has_the_images_that_were_recorded(
     assert f"{planes} of the 999 images of its series were recorded" in caplog.text
 
 
+def test_a_pixel_of_a_metre_is_an_unknown_size(tmp_path, caplog):
+    path = tmp_path / "a_1.ser"
+    ser(path, STACK[:1], metres=(1.0, 1.0))
+    found = micrographs.read(path)
+    assert np.isnan(found.nm_per_pixel).all() and np.array_equal(found.image, STACK[0])
+    assert "1 m per pixel, which stands for an unknown size" in caplog.text
+
+
 def test_nothing_is_said_of_a_whole_series(tmp_path, caplog):
     ser(tmp_path / "a_1.ser", STACK)
     assert len(list(micrographs.planes(tmp_path / "a_1.ser"))) == 3 and not caplog.text

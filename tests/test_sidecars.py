@@ -78,9 +78,14 @@ def test_names_of_sidecars(tmp_path):
     for image in ("a.tif", "b.tif", "c.tif", "d.png"):
         assert sidecars.text_beside(tmp_path / image, ".hdr").startswith(image[0])
     assert sidecars.text_beside(tmp_path / "c.png", ".hdr") == ""
+    (tmp_path / "E.HDR").write_text("E")
+    assert sidecars.text_beside(tmp_path / "E.TIF", ".hdr") == "E"
+    assert sidecars.text_beside(tmp_path / "E.HDR", ".hdr") == ""
     assert sidecars.text_beside(tmp_path / "b.hdr", ".hdr") == ""
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"]
+)
 def test_encodings_of_text(encoding):
-    assert sidecars.decoded("Größe=1 µm".encode(encoding)) == "Größe=1 µm"
+    assert sidecars.decoded("Größe in µm: 1".encode(encoding)) == "Größe in µm: 1"

@@ -268,6 +268,16 @@ def test_white_is_low_only_for_unsigned_integers(tmp_path, caplog, dtype):
     assert f"MINISWHITE of {np.dtype(dtype).name} values, which stay as stored" in caplog.text
 
 
+def test_values_stay_where_no_photometric_interpretation_is_stated(tmp_path, caplog):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, GREY, photometric="miniswhite", metadata=None)
+    tag, other = (struct.pack("<HHIH", code, 3, 1, 0) for code in (262, 263))
+    assert path.read_bytes().count(tag) == 1
+    path.write_bytes(path.read_bytes().replace(tag, other))
+    np.testing.assert_array_equal(micrographs.read(path).image, GREY)
+    assert "MINISWHITE" not in caplog.text
+
+
 def test_gatans_scale_of_intensity_is_noted(tmp_path, caplog):
     tags = [(65024, "d", 1, 5.0, True), (65025, "d", 1, 0.5, True)]
     tifffile.imwrite(tmp_path / "a.tif", GREY, metadata=None, extratags=tags)

@@ -53,9 +53,10 @@ def test_zeiss_states_the_pixel_of_an_image_1024_wide(tmp_path):
     found = written(tmp_path / "a.tif", (34118, "s", "0\n0\n0\n1e-9\n"))
     size = 1024 / IMAGE.shape[1]
     assert found.nm_per_pixel == pytest.approx((size, size)) and found.origin == "Zeiss tag"
-    text = "0\n0\n0\n1e-9\nAP_IMAGE_PIXEL_SIZE\nImage Pixel Size = 2.5 µm\n".encode("cp1252")
-    found = written(tmp_path / "b.tif", (34118, "s", text))
-    assert found.nm_per_pixel == pytest.approx((2500, 2500))
+    named = "AP_IMAGE_PIXEL_SIZE\nImage Pixel Size = 2.5 µm\n".encode("cp1252")
+    for number, first in enumerate((b"0\n0\n0\n1e-9\n", b"0\n0\n0\n0\n", b"")):
+        found = written(tmp_path / f"b{number}.tif", (34118, "s", first + named))
+        assert found.nm_per_pixel == pytest.approx((2500, 2500))
 
 
 def test_olympus(tmp_path):
@@ -95,10 +96,10 @@ def test_gatan_in_other_units_is_refused(tmp_path, unit, kind):
         written(tmp_path / "a.tif", *tags)
 
 
-def jeol(path, mode):
+def jeol(path, mode, eos=""):
     """Write a page of a detector with pixels of 15 and 20 micrometres (y, x), at 50 000 times."""
     report = (
-        f"<TemReporter><ImageFormingSystem><ModeString>{mode}</ModeString>"
+        f"<TemReporter>{eos}<ImageFormingSystem><ModeString>{mode}</ModeString>"
         "<SelectorValue>50000</SelectorValue></ImageFormingSystem></TemReporter>"
     )
     options = {"resolution": (1 / 20e-4, 1 / 15e-4), "resolutionunit": "CENTIMETER"}
@@ -110,6 +111,9 @@ def test_jeol(tmp_path):
     assert found.nm_per_pixel == pytest.approx((0.3, 0.4)) and found.origin == "JEOL tag"
     with pytest.raises(InputError, match="is reciprocal space"):
         jeol(tmp_path / "b.tif", "DIFF")
+    for eos, size in (("eosTEM", (0.3, 0.4)), ("modeASID", (np.nan, np.nan))):  # TEM, STEM
+        found = jeol(tmp_path / "c.tif", "MAG", f"<Eos><EosMode>{eos}</EosMode></Eos>")
+        assert found.nm_per_pixel == pytest.approx(size, nan_ok=True)
     assert np.isnan(jeol(tmp_path / "c.tif", "LOWMAG").nm_per_pixel).all()
 
 

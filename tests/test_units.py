@@ -28,6 +28,7 @@ RECIPROCAL = (
 ).split()
 ENERGY = "eV keV meV MeV [eV] electronvolt kiloelectronvolts".split()
 UNKNOWN = [
+    "Mm",
     "",
     "px",
     "pixel",

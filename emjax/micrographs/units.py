@@ -58,7 +58,8 @@ def unit_name(unit: object) -> str:
     for encoding in ("cp1252", "latin-1"):
         with contextlib.suppress(UnicodeError):
             text = text.encode(encoding).decode("utf-8")
-    text = unicodedata.normalize("NFKC", html.unescape(text)).lower()
+    text = unicodedata.normalize("NFKC", html.unescape(text))
+    text = ("mega" * (text.strip() == "Mm")) + text.lower()
     text = re.sub(r"[\s\[\](){}$\\_\0]", "", text).strip(".")
     for spelling, usual in SPELLINGS.items():
         text = text.replace(spelling, usual)

@@ -225,8 +225,9 @@ def extended_sizes(header: Header, extended: bytes) -> tuple[float, float]:
             return unknown
         block = np.frombuffer(extended[: layout.itemsize], layout)[0]
         return float(block["Pixel size Y"]), float(block["Pixel size X"])
-    reals = struct.unpack_from(f"{header.order}2h", bytes(header.fields.tobytes()), 128)[1]
-    if (kind == "AGAR" or (not kind and reals == 32)) and len(extended) >= 128:
+    # Numbers of integers and floats of FEI; SerialEM keeps bytes and flags in their place.
+    numbers = struct.unpack_from(f"{header.order}2h", bytes(header.fields.tobytes()), 128)
+    if (kind == "AGAR" or (not kind and numbers == (0, 32))) and len(extended) >= 128:
         size = struct.unpack_from(f"{header.order}f", extended, 44)[0]
         return size, size
     return unknown

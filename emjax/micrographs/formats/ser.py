@@ -141,6 +141,9 @@ def _signal(path: Path, file: BinaryIO, size: int, limit: int) -> Signal:
         return pixels.reshape(image.shape)[::-1]  # stored from the bottom up
 
     signal = Signal(name, shape, first.dtype, raw, refused=refused)
+    if first.y == first.x == 1:
+        note(path, "1 m per pixel, which stands for an unknown size")
+        return signal
     return signal.calibrated((nm(first.y, "m"), nm(first.x, "m")), "SER")
 
 

@@ -1,8 +1,8 @@
 """Text files that microscopes write next to an image, and SerialEM's .mdoc among them.
 
-A sidecar lies in the folder of its image and is named NAME.ext, STEM.ext or, as TESCAN does,
-STEM-tif.hdr (STEM-png.hdr of a PNG); nothing else is opened. Links are not followed, and no more
-than LARGEST bytes are read.
+A sidecar lies in the folder of its image and is named NAME.ext, STEM.ext (or .EXT) or, as TESCAN
+does, STEM-tif.hdr (STEM-png.hdr of a PNG); nothing else is opened. Links are not followed, and no
+more than LARGEST bytes are read.
 """
 
 import math
@@ -33,7 +33,7 @@ def beside(path: str | os.PathLike[str], suffix: str) -> Iterator[tuple[str, os.
     """Yield (name, what it is) of all that may be the sidecar of `path` with `suffix`."""
     image = os.fspath(path)
     stem, end = os.path.splitext(image)
-    names = [image + suffix, stem + suffix]
+    names = [image + suffix, stem + suffix, image + suffix.upper(), stem + suffix.upper()]
     if suffix == ".hdr" and end.lower() in DASHED:
         names.append(f"{stem}-{DASHED[end.lower()]}{suffix}")
     for name in names:
@@ -63,9 +63,15 @@ def _content(path: str, found: os.stat_result) -> bytes | None:
 
 
 def decoded(content: bytes) -> str:
-    """Return the text of `content`: by its byte order mark, as UTF-8, or else as Windows does."""
+    """Return the text of `content`: by its byte order mark, as UTF-8, or else as Windows does.
+
+    Without a mark it is UTF-16 if every second of its first bytes is 0.
+    """
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16", "replace")
+    for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if len(content) >= 4 and not any(content[first:16:2]) and any(content[1 - first : 16 : 2]):
+            return content.decode(encoding, "replace")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

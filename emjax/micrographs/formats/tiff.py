@@ -36,6 +36,7 @@ from emjax.micrographs.signal import ORIENTATIONS, Signal, check_declared, with_
 PAGES = 100_000
 SLACK = 1 << 16  # bytes that a tile may have beyond any need
 LARGER = 4  # a JPEG may have as many pixels as four of its tile
+PHOTOMETRIC_TAG = 262
 LZW = 5
 JPEG = (6, 7, 33007, 34892)
 # None, fax, LZW, deflate, packbits, LZMA, Zstandard: the size of their output is bounded by that of
@@ -421,10 +422,20 @@ def _values(
     if page.photometric == PHOTOMETRIC.MINISWHITE and dtype.kind not in "bu":
         note(path, f"MINISWHITE of {dtype.name} values, which stay as stored")
 
+    # Of 1 bit it is no inverting LUT, but how black and white are stored; tifffile, however, writes
+    # it for all bool arrays, and leaves them as they are.
+    is_turned = (
+        dtype.kind == "b"
+        and _is_white_zero(page, dtype)
+        and not page.software.startswith("tifffile")
+    )
+
     def finish(pixels: Stored) -> Stored:
         return calibrated(_grey_or_rgb(page, pixels))
 
     def labels(pixels: Stored) -> Stored:
+        if is_turned:
+            return ~pixels
         return calibrated(_with_palette(page, pixels))
 
     def calibrated(pixels: Stored) -> Stored:
@@ -480,7 +491,9 @@ def _grey_or_rgb(page: TiffPage, pixels: Stored) -> Stored:
 
 
 def _is_white_zero(page: TiffPage, dtype: np.dtype[Any]) -> bool:
-    return page.photometric == PHOTOMETRIC.MINISWHITE and dtype.kind in "bu"
+    """Return whether a page says so; tifffile says it of pages that do not state it, too."""
+    is_stated = PHOTOMETRIC_TAG in page.tags and page.photometric == PHOTOMETRIC.MINISWHITE
+    return is_stated and dtype.kind in "bu"
 
 
 def _with_palette(page: TiffPage, pixels: Stored) -> Stored:

@@ -14,6 +14,6 @@ def text(content: str) -> Stated | None:
     if START not in content:
         return None
     values = key_values(content.partition(START)[2])
-    size = nm(values["PixelSize"], "nm")
+    size = nm(values["PixelSize"].replace(",", "."), "nm")
     width = re.match(r"\d+", values.get("DataSize", ""))
     return Stated((size, size), int(width[0]) if width else 0)

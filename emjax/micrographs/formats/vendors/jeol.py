@@ -9,6 +9,7 @@ from emjax.micrographs.formats.vendors.resolution import detector
 from emjax.micrographs.units import nm
 
 MAKE = 271
+TEM = "eosTEM"
 
 
 def has_report(page: TiffPage) -> bool:
@@ -17,14 +18,15 @@ def has_report(page: TiffPage) -> bool:
 
 
 def report(page: TiffPage) -> Stated | None:
-    """Return the resolution on JEOL's detector over the magnification.
+    """Return the resolution on JEOL's detector over the magnification; None of a scanned image.
 
     Source: RosettaSciIO, rsciio/tiff.
 
     Raises: NoLength for a diffraction pattern.
     """
-    imaging = xml(page.description.strip("\0\1")).find("ImageFormingSystem")
-    if imaging is None:
+    said = xml(page.description.strip("\0\1"))
+    imaging = said.find("ImageFormingSystem")
+    if imaging is None or said.findtext("Eos/EosMode", TEM) != TEM:
         return None
     if imaging.findtext("ModeString") == "DIFF":
         raise NoLength("reciprocal space")

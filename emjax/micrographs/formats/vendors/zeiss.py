@@ -1,5 +1,7 @@
 """Zeiss SEM (tag 34118)."""
 
+import math
+
 from tifffile import TiffPage
 
 from emjax.micrographs.formats.vendors.common import Stated, tag_value
@@ -11,14 +13,14 @@ TAG = 34118
 def stated(page: TiffPage) -> Stated | None:
     """Return the size that newer files state of their own pixels, else that of `per_line`.
 
-    The first is used only if they differ by more than 1 %: it has fewer digits.
+    The second has more digits, and is used if they are within 1 %.
     """
     found = per_line(page)
     own = (tag_value(page, TAG) or {}).get("ap_image_pixel_size")
-    if found and own and abs(found.sizes[0] / nm(own[1], own[2]) - 1) > 0.01:
-        size = nm(own[1], own[2])
-        return Stated((size, size))
-    return found
+    size = nm(own[1], own[2]) if own else math.nan
+    if math.isnan(size) or (found and abs(found.sizes[0] / size - 1) <= 0.01):
+        return found
+    return Stated((size, size))
 
 
 def per_line(page: TiffPage) -> Stated | None:
@@ -26,8 +28,8 @@ def per_line(page: TiffPage) -> Stated | None:
 
     Source: RosettaSciIO, rsciio/tiff.
     """
-    tag = tag_value(page, TAG)
-    if not tag:
+    numbers = (tag_value(page, TAG) or {}).get("", ())
+    if len(numbers) < 4:
         return None
-    size = nm(tag[""][3] * 1024 / page.imagewidth, "m")
+    size = nm(numbers[3] * 1024 / page.imagewidth, "m")
     return Stated((size, size))
