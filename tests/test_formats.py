@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import imagecodecs
@@ -305,6 +306,22 @@ def test_signals_that_are_no_micrographs_are_refused_with_their_reason(tmp_path,
     monkeypatch.setitem(sys.modules, "rsciio.blockfile", None)
     (tmp_path / "a.blo").write_bytes(b"x")
     refused(tmp_path / "a.blo", r".blo is read by RosettaSciIO; install emjax\[rsciio\]")
+
+
+@pytest.mark.parametrize("scanned", [(), (5,), (2, 3)])
+def test_blockfiles_are_diffraction_patterns_however_many(tmp_path, monkeypatch, scanned):
+    """RosettaSciIO's own axes of a screen are in cm."""
+    patterns = np.zeros((*scanned, 8, 8), np.uint8)
+    axes = [dict(size=n, name="", units="nm", scale=1, offset=0, navigate=True) for n in scanned]
+    axes += [dict(size=8, name="dx", units="cm", scale=0.1, offset=0, navigate=False)] * 2
+    found = SimpleNamespace(file_reader=lambda path, lazy: [{"data": patterns, "axes": axes}])
+    monkeypatch.setitem(sys.modules, "rsciio", SimpleNamespace(blockfile=found))
+    monkeypatch.setitem(sys.modules, "rsciio.blockfile", found)
+    rows, columns = ((1, 1) + scanned)[-2:]
+    head = struct.pack("<20x4H", 8, 0, columns, rows)
+    (tmp_path / "a.blo").write_bytes(head + patterns.tobytes())
+    with pytest.raises(InputError, match="diffraction patterns|4-D data"):
+        list(micrographs.planes(tmp_path / "a.blo"))
 
 
 def unknown_codec(path):

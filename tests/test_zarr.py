@@ -152,8 +152,40 @@ def test_sizes_are_checked_before_anything_is_decoded(tmp_path, monkeypatch):
         list(micrographs.planes(path, limit=3000))
     monkeypatch.setattr("emjax.micrographs.signal.SMALL", 100)
     monkeypatch.setattr("emjax.micrographs.signal.RATIO", 1)
-    changed(path, shape=[240, 200])
-    refused(path, r"declares 240x200 uint16, 96 kB, \d+ times the file's")
+    changed(path, shape=[2, 3], chunk_grid=json.loads('{"name": "regular", "configuration": '
+                                                      '{"chunk_shape": [240, 200]}}'))  # fmt: skip
+    refused(path, r"a chunk declares 240x200 uint16, 96 kB, \d+ times the file's")
+    stack = zarr.open_array(tmp_path / "b.zarr", mode="w", shape=(1000, 24, 20), dtype="u2",
+                            chunks=(1, 24, 20))  # fmt: skip
+    stack[0] = DEEP
+    with pytest.raises(InputError, match=r"it declares 1000x24x20 uint16, 960 kB, \d+ times"):
+        list(micrographs.planes(tmp_path / "b.zarr", limit=2000))
+
+
+def test_sparse_labels_are_read(tmp_path):
+    """Chunks without a label are not there, however many."""
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
+    labels = group.create_array("0", shape=(8192, 8192), chunks=(512, 512), dtype="u4")
+    labels[100:110, 100:110] = 3
+    (found,) = micrographs.planes(tmp_path / "a.zarr", as_mask=True)
+    assert found.image.sum() == 300
+
+
+@pytest.mark.parametrize(
+    "steps, size", [([], np.nan), ([("translation", 5.0)], np.nan), ([("scale", 0.5)], 500)]
+)
+def test_without_a_scale_the_pixel_size_is_unknown(tmp_path, steps, size):
+    path = store(tmp_path / "a.zarr")
+    group = zarr.open_group(path)
+    (known,) = group.attrs["multiscales"]
+    known["axes"] = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
+    known["datasets"][0]["coordinateTransformations"] = [
+        {"type": kind, kind: [value, value]} for kind, value in steps
+    ]
+    group.attrs["multiscales"] = [known]
+    found = micrographs.read(path)
+    assert found.nm_per_pixel == pytest.approx((size, size), nan_ok=True)
+    np.testing.assert_array_equal(found.image, DEEP)
 
 
 def test_only_codecs_that_compress_are_allowed(tmp_path):

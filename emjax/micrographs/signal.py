@@ -151,12 +151,14 @@ def check_declared(
     stored: int,
     limit: int | float,
     compressed: bool = False,
+    unwritten: int = 0,
 ) -> None:
     """Refuse an array before it is decoded if its declared size is impossible or above the limit.
 
     Args:
         stored: bytes that the file has for it.
         limit: bytes that it may take once decoded.
+        unwritten: of a compressed one, bytes that chunks which were never written may stand for.
 
     Raises: InputError, or TooLarge for the limit, without the file's name, which the caller adds.
     """
@@ -170,7 +172,7 @@ def check_declared(
         raise InputError(
             f"{declared}, but the file has {amount(stored)}: cut off, or a wrong header"
         )
-    if compressed and size > max(SMALL, RATIO * stored):
+    if compressed and size > max(SMALL, RATIO * stored, unwritten):
         ratio = size // max(stored, 1)
         raise InputError(f"{declared}, {ratio} times the file's {amount(stored)}")
     if size > limit:

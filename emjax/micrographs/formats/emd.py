@@ -80,9 +80,10 @@ def _text(inside: Inside, array: Any) -> bytes:
 def _array(inside: Inside, name: str) -> list[Signal]:
     """Return the Signals of an array and the vectors that describe its axes.
 
-    They are dim1, dim2, ... in Berkeley's EMD, and dim0, dim1, ... in EMD 1.0. There the axes are
-    in the order of NumPy; in Berkeley's, the axes of an image are the last two, or the two that are
-    lengths, and x may stand before y. HyperSpy writes Berkeley's with all axes reversed.
+    They are dim1, dim2, ... in Berkeley's EMD, and dim0, dim1, ... in EMD 1.0. There, and in what
+    py4DSTEM wrote before, the axes are in the order of NumPy; in Berkeley's, the axes of an image
+    are the last two, or the two that are lengths, and x may stand before y. HyperSpy writes
+    Berkeley's with all axes reversed.
     """
     held = inside.members(name)
     data = {key: array for key, array in held.items() if not key.startswith("dim")}
@@ -93,13 +94,14 @@ def _array(inside: Inside, name: str) -> list[Signal]:
         refused = f"{len(data)} arrays in one group ({', '.join(data)}), expected one"
         return inside.signals(array, name, Axes(refused=refused))
     first = 0 if "dim0" in held else 1
+    in_order = first == 0 or name.startswith("/4DSTEM_experiment/")
     x_first = name.startswith("/signals/") and text(inside.groups["/"], "version_minor") == "2"
     vectors = [held.get(f"dim{axis + first}") for axis in range(len(array.shape or ()))]
     called = [text(part, "name") if part is not None else "" for part in vectors]
     units, steps = coordinates(inside, vectors)
     refused = any(is_reciprocal(axis) for axis in called) and len(vectors) == 2
     axes = Axes(
-        _names(called, steps, in_order=first == 0, x_first=x_first),
+        _names(called, steps, in_order=in_order, x_first=x_first),
         units,
         steps,
         _labels(vectors[-1]) if called and called[-1] == LABELS else (),

@@ -63,6 +63,8 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
 def _plain(held: Inside, name: str) -> list[Signal]:
     """Return the Signals of an array; attributes and dimension scales may name its axes."""
     array = held.arrays[name]
+    if text(array, "CLASS") == "PALETTE":
+        return []
     axes = _scales(held, array)
     tagged = axistags(text(array, "axistags"))
     if len(tagged) == array.ndim:

@@ -36,7 +36,7 @@ class Inside(NamedTuple):
     groups: Mapping[str, Any]
     arrays: Mapping[str, Any]
     by_group: Mapping[str, Mapping[str, Any]]
-    elsewhere: Sequence[str]  # datasets with values in other files, which are left out
+    elsewhere: Sequence[str]  # links to other files and datasets with values there: left out
 
     def members(self, name: str) -> Mapping[str, Any]:
         """Return the datasets of the group `name` by their last names."""
@@ -49,12 +49,25 @@ class Inside(NamedTuple):
         stored = self.size if chunked else self.size - start
 
         def check(
-            what: str, shape: Sequence[int], limit: int | float, dtype: DType = array.dtype
+            what: str,
+            shape: Sequence[int],
+            limit: int | float,
+            dtype: DType = array.dtype,
+            unwritten: int = 0,
         ) -> None:
-            check_declared(what, shape, dtype, stored=stored, limit=limit, compressed=chunked)
+            check_declared(
+                what,
+                shape,
+                dtype,
+                stored=stored,
+                limit=limit,
+                compressed=chunked,
+                unwritten=unwritten,
+            )
 
-        check(name, array.shape, math.inf)
-        check(f"an image of {name}", plane, self.limit, numbers(array.dtype))
+        whole = self.limit if array.chunks else 0
+        check(name, array.shape, math.inf, unwritten=whole)
+        check(f"an image of {name}", plane, self.limit, numbers(array.dtype), whole)
         if array.chunks:
             check(f"a chunk of {name}", array.chunks, self.limit)
 
@@ -120,7 +133,7 @@ class Inside(NamedTuple):
 
 def inside(file: Any, limit: int) -> Inside:
     """Return what is inside an open file, without what points out of it."""
-    from h5py import Dataset, Group, HardLink
+    from h5py import Dataset, ExternalLink, Group, HardLink
     from h5py.h5o import get_info
 
     groups: dict[str, Any] = {}
@@ -144,7 +157,10 @@ def inside(file: Any, limit: int) -> Inside:
         if depth > DEPTH or len(seen) > OBJECTS:
             raise InputError(f"over {OBJECTS} objects, or {DEPTH} groups in each other")
         for key in item:
-            if isinstance(item.get(key, getlink=True), HardLink):
+            link = item.get(key, getlink=True)
+            if isinstance(link, ExternalLink):
+                elsewhere.append(f"{name}/{key}")
+            elif isinstance(link, HardLink):
                 member = item.get(key)
                 if isinstance(member, (Group, Dataset)):
                     waiting.append((f"{name}/{key}", member, depth + 1))

@@ -1,20 +1,24 @@
-"""Files that programs write as HDF5: HyperSpy, NeXus, BigDataViewer, Imaris.
+"""Files that programs write as HDF5: HyperSpy, NeXus, Nion Swift, BigDataViewer, Imaris.
 
 To add a program: write a function that returns the Signals of its files, [] for others, and give it
 a place in `PROGRAMS`.
 """
 
+import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import h5py
 import numpy as np
 
+from emjax.errors import InputError, note
 from emjax.micrographs.axes import Axes
 from emjax.micrographs.formats import emd
 from emjax.micrographs.formats.hdf5_items import (
+    DEPTH,
+    METADATA,
     Inside,
     attribute,
     coordinates,
@@ -62,9 +66,13 @@ def nexus(inside: Inside) -> list[Signal]:
     """Return the Signals of NeXus: of each NXdata group, the dataset that `signal` names.
 
     Source: the NXdata page of the NeXus manual. `axes` names the vector of each axis. In older
-    files the dataset itself has the attributes `signal`, which is 1, and `axes`.
+    files the dataset itself has the attributes `signal`, which is 1, and `axes`. Where the file
+    says what to plot, by `default`, the others are left out.
+
+    Raises: InputError if there is nothing but signals that are not in the file.
     """
-    found: list[Signal] = []
+    of_group: dict[str, list[Signal]] = {}
+    missing: list[str] = []
     for name, group in inside.groups.items():
         if "NX_class" not in group.attrs or text(group, "NX_class") != "NXdata":
             continue
@@ -72,10 +80,10 @@ def nexus(inside: Inside) -> list[Signal]:
         old = [key for key, item in held.items() if text(item, "signal") == "1"]
         signal, refused = text(group, "signal") or next(iter(old), ""), ""
         if (array := held.get(signal)) is None or len(array.shape or ()) < 2:
+            missing += [f"{name}/{signal}"] if array is None and signal in group else []
             continue
         names = _words(attribute(group, "axes", ())) or _words(attribute(array, "axes", ()))
-        if len(names) != array.ndim:
-            names = [""] * array.ndim
+        names = _placed(group, names, array.ndim)
         units, steps = coordinates(inside, [held.get(axis) for axis in names])
         kind = text(array, "interpretation") or text(group, "interpretation")
         if kind in ("spectrum", "scalar"):
@@ -85,8 +93,39 @@ def nexus(inside: Inside) -> list[Signal]:
         if any(f"{signal}_{end}" in held for end in ("scaling_factor", "offset")):
             refused = f"scaled by {signal}_scaling_factor or {signal}_offset, which is not read"
         axes = Axes(names, units, steps, origin="NeXus", refused=refused)
-        found += inside.signals(array, name.strip("/"), axes)
-    return found
+        of_group[name] = inside.signals(array, name.strip("/"), axes)
+    if missing and not (of_group or inside.elsewhere):
+        raise InputError(f"{missing[0]}, which its NXdata is of, is not in the file")
+    if (plotted := _default(inside)) in of_group:
+        others = [name for name in of_group if name != plotted]
+        if others:
+            note(inside.path, f"{plotted} is read, its default; left out: {', '.join(others[:8])}")
+        return of_group[plotted]
+    return [signal for found in of_group.values() for signal in found]
+
+
+def _default(inside: Inside) -> str:
+    """Return the name of the group that a file says is to be plotted, "" where it says none."""
+    name = "/"
+    for _ in range(DEPTH):
+        following = text(inside.groups[name], "default")
+        path = f"{name.rstrip('/')}/{following.strip('/')}"
+        if not following or path not in inside.groups:
+            return name
+        name = path
+    return ""
+
+
+def _placed(group: Any, names: Sequence[str], ndim: int) -> list[str]:
+    """Return the names of the axes in their order; AXIS_indices say to which each belongs."""
+    placed, is_stated = [""] * ndim, True
+    for position, name in enumerate(names):
+        stated = np.ravel(attribute(group, f"{name}_indices", ()))
+        is_stated &= len(stated) > 0
+        at = int(stated[0]) if len(stated) == 1 else position if not len(stated) else ndim
+        if 0 <= at < ndim:
+            placed[at] = name
+    return placed if is_stated or len(names) == ndim else [""] * ndim
 
 
 def _dataset(group: Any, key: str) -> Any:
@@ -101,6 +140,34 @@ def _words(value: Any) -> list[str]:
     if len(found) == 1:
         found = re.split("[:,]", found[0].strip("[]"))
     return [name.strip() for name in found]
+
+
+def nion(inside: Inside) -> list[Signal]:
+    """Return the Signals of Nion Swift: /data, whose calibrations are JSON in an attribute.
+
+    Source: nionswift, model/HDF5Handler and the properties of its data items.
+    """
+    array = inside.members("/").get("data")
+    if array is None or "properties" not in array.attrs:
+        return []
+    try:
+        known = json.loads(text(array, "properties")[:METADATA])
+        listed = [
+            (nm(one["scale"], one["units"]), str(one["units"]))
+            for one in known["dimensional_calibrations"]
+        ]
+        dimensions = int(known.get("datum_dimension_count", 2))
+    except (KeyError, TypeError, ValueError):
+        return []
+    rest = len(array.shape or ()) - 2
+    if len(listed) != rest + 2:
+        return []
+    steps, units = zip(*listed, strict=True) if listed else ((), ())
+    refused = "" if dimensions == 2 else "a spectrum or profile"
+    names = ["t"] * rest + ["y", "x"]
+    return inside.signals(
+        array, "data", Axes(names, units, steps, origin="Nion Swift", refused=refused)
+    )
 
 
 def bigdataviewer(inside: Inside) -> list[Signal]:
@@ -184,4 +251,5 @@ PROGRAMS: list[Callable[[Inside], list[Signal]]] = [
     bigdataviewer,
     imaris,
     nexus,
+    nion,
 ]

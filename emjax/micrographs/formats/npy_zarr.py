@@ -30,8 +30,9 @@ from emjax.micrographs.units import UNKNOWN, nm
 
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
 CODECS = {
-    "bytes", "transpose", "sharding_indexed", "crc32c", "gzip", "zstd", "blosc", "zlib", "lz4",
-    "bz2", "lzma", "shuffle", "delta", "packbits", "fixedscaleoffset", "bitround", "quantize",
+    "bytes", "transpose", "sharding_indexed", "crc32c", "crc32", "adler32", "fletcher32",
+    "gzip", "zstd", "blosc", "zlib", "lz4", "bz2", "lzma", "shuffle", "delta", "packbits",
+    "fixedscaleoffset", "bitround", "quantize",
     "vlen-utf8", "vlen-bytes",  # of texts, which are not read
 }  # fmt: skip
 METADATA = 16 << 20  # bytes of a JSON file
@@ -189,12 +190,11 @@ def _signals(array: Any, name: str, store: _Store, axes: Axes) -> list[Signal]:
             signals.append(Signal(label, shape, array.dtype, no_pixels, refused=reason))
             continue
         plane = with_samples(shape[-2:], samples)
-        for what, checked, kind, most in (
-            ("its image", plane, dtype, store.limit),
-            ("a chunk", array.shards or array.chunks, array.dtype, store.limit),
-            ("it", shape, array.dtype, math.inf),
-        ):
-            check_declared(what, checked, kind, stored=store.size, limit=most, compressed=True)
+        size, most = store.size, store.limit
+        check = functools.partial(check_declared, stored=size, compressed=True)
+        check("its image", plane, dtype, limit=most, unwritten=most)
+        check("a chunk", array.shards or array.chunks, array.dtype, limit=most)
+        check("it", shape, array.dtype, limit=math.inf, unwritten=most)
         if not signals:
             array = _with_its_chunks(array, name, store)
         raw = functools.partial(_plane, array, layout, values)
@@ -289,7 +289,8 @@ def _ome_axes(scales: Mapping[str, Any], ndim: int) -> Axes:
     """Return the axes of an OME image: their names and units, and the scale of its first dataset.
 
     That is the product of the scale of the dataset and that of all; another kind of transformation
-    makes the sizes unknown. Without axes (0.1, 0.2) they are t, c, z, y, x.
+    makes the sizes unknown, and so does no scale at all. Without axes (0.1, 0.2) they are t, c, z,
+    y, x.
     """
     axes = scales.get("axes")
     if axes is None and scales.get("coordinateSystems"):
@@ -304,9 +305,11 @@ def _ome_axes(scales: Mapping[str, Any], ndim: int) -> Axes:
     ]
     units = [str(axis.get("unit") or "") for axis in listed]
     factor: list[float] | None = [1.0] * len(units)
-    for held in (scales, scales["datasets"][0]):
-        factor = _scaled(factor, held.get("coordinateTransformations") or ())
-    steps = list(map(nm, factor, units)) if factor else [math.nan] * len(units)
+    both = [held.get("coordinateTransformations") or () for held in (scales, scales["datasets"][0])]
+    for steps in both:
+        factor = _scaled(factor, steps)
+    is_known = factor and any(map(_has_scale, both))
+    steps = list(map(nm, factor, units)) if factor and is_known else [math.nan] * len(units)
     if len(units) != ndim:
         return Axes()
     return Axes(names, units, steps, origin="OME-Zarr")
@@ -323,6 +326,14 @@ def _scaled(factor: list[float] | None, steps: Sequence[Any]) -> list[float] | N
         elif kind not in ("translation", "identity"):
             return None
     return factor
+
+
+def _has_scale(steps: Sequence[Any]) -> bool:
+    """Return whether a scale is among `steps`."""
+    return any(
+        step.get("type") == "scale" or _has_scale(step.get("transformations") or ())
+        for step in steps
+    )
 
 
 def _ome_labels(known: Mapping[str, Any]) -> list[str]:

@@ -22,6 +22,7 @@ READERS = {
     ".tvips": "tvips",
     ".unf": "semper",
 }
+PATTERNS = "diffraction patterns"
 
 
 @contextlib.contextmanager
@@ -37,7 +38,10 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
     if suffix == ".blo":
         _check_blockfile(path, size)
     found = reader.file_reader(str(path), lazy=True)
-    yield [signal for n, part in enumerate(found) for signal in _signals(part, n, size, limit)]
+    held = [signal for n, part in enumerate(found) for signal in _signals(part, n, size, limit)]
+    if suffix == ".blo":  # also of one position, where the reader returns an image
+        held = [signal._replace(refused=signal.refused or PATTERNS) for signal in held]
+    yield held
 
 
 def _check_blockfile(path: str | os.PathLike[str], size: int) -> None:
