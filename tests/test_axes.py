@@ -232,7 +232,7 @@ def test_reciprocal_space_is_refused_by_ngff_and_dimension_scales(tmp_path):
         ([{"type": "affine", "affine": [[2, 0, 0], [0, 3, 0]]}], None),
         ([{"type": "scale", "path": "scale"}], None),
         ([{"type": "scale", "scale": [2.0, 3.0, 1.0]}], None),
-        ([], (1, 1)),
+        ([], None),
     ],
 )
 def test_only_scales_are_pixel_sizes(tmp_path, scales, sizes):

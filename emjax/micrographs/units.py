@@ -59,7 +59,7 @@ def unit_name(unit: object) -> str:
         with contextlib.suppress(UnicodeError):
             text = text.encode(encoding).decode("utf-8")
     text = unicodedata.normalize("NFKC", html.unescape(text))
-    text = ("mega" * (text.strip() == "Mm")) + text.lower()
+    text = text.replace("Mm", "megameter").lower()
     text = re.sub(r"[\s\[\](){}$\\_\0]", "", text).strip(".")
     for spelling, usual in SPELLINGS.items():
         text = text.replace(spelling, usual)
