@@ -165,6 +165,8 @@ def parse(arguments: Sequence[str]) -> Options:
     )
     if options.steps is not None and options.steps < 1:
         raise UsageError(f"--steps={options.steps}, expected at least 1")
+    if not 0 <= options.seed < 2**32:
+        raise UsageError(f"--seed={options.seed}, expected 0 to {2**32 - 1}")
     if options.classes is not None and not 2 <= options.classes <= 255:
         raise UsageError(f"--classes={options.classes}, expected 2 to 255, the background too")
     if options.classes and options.foreground:

@@ -229,6 +229,8 @@ def test_an_image_is_not_magnified_beyond_its_memory(model):
     predictor = load_model(model, memory=1 << 28)
     assert max(predictor.scale((2.0, 2.0), (256, 256))) > 1
     assert predictor.scale((2.0, 2.0), (2048, 2048)) == (1.0, 1.0)
+    assert max(predictor.scale((0.25, 0.25), (256, 256))) < 1
+    assert predictor.scale((1e-300, 1e-9), (256, 256)) == (1.0, 1.0)  # nothing would be left
 
 
 def built(folder, seeds):

@@ -182,6 +182,19 @@ def test_several_networks_in_a_checkpoint_are_a_choice(tmp_path):
         chosen(loop)
 
 
+def test_safetensors_of_any_length_of_header_are_read(tmp_path):
+    """One in 32 begins with 0x80, as pickles do."""
+    from safetensors.numpy import save_file
+
+    starts = []
+    for more in range(0, 512, 8):
+        save_file({"x" * (more + 200): np.arange(3, dtype=np.float32)}, tmp_path / "x.safetensors")
+        starts.append((tmp_path / "x.safetensors").read_bytes()[:1])
+        (found,) = unpickle.read(tmp_path / "x.safetensors").tensors.values()
+        np.testing.assert_array_equal(found, [0, 1, 2])
+    assert starts.count(b"\x80") == 2 and len({*starts}) == 32
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"junk", b"PK\3\4", b"\x80\x02.", b"\x80\x02}.", b"12345678{"]
 )

@@ -25,6 +25,7 @@ from emjax.micrographs.writers import Planes
 
 DTYPES = ("uint8", "uint16", "float32")
 RESAMPLING = 26  # bytes for each pixel that the network sees resampled
+SMALLEST = 16  # pixels per side that are left, at least, where an image is to have fewer
 MAX_MAGNIFICATION = 8.0  # times; beyond it, particles that small are hardly seen
 SAME = (1.0, 1.0)
 WHOLE = 8  # shapes of tiles that have a program each
@@ -125,15 +126,18 @@ class Predictor:
         """Return how many times as many pixels per length (y, x) the network is to see.
 
         That is 1 where an image has the pixel size of the training images, or none that is known;
-        else what brings it to the nearest one of them, if it is then held in memory. Only models
-        that segment see images at another scale than their own.
+        else what brings it to the nearest one of them, if it is then held in memory and SMALLEST
+        pixels of each side are left. Only models that segment see images at another scale than
+        their own.
 
         Args:
             shape: h, w of the image.
         """
         factors = training_data.resampling(self.config.get("nm_per_pixel"), nm_per_pixel)
         needed = math.prod((*shape, *factors)) * RESAMPLING
-        fits = max(factors) <= MAX_MAGNIFICATION and needed <= self.limit
+        left = min(side * factor for side, factor in zip(shape, factors, strict=True))
+        is_left = left >= SMALLEST or min(factors) >= 1
+        fits = max(factors) <= MAX_MAGNIFICATION and needed <= self.limit and is_left
         return factors if self.is_mask and fits else SAME
 
     def remarks(

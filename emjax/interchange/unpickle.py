@@ -122,13 +122,16 @@ def read(
         with open(path, "rb") as file:
             start = file.read(16)
             size = file.seek(0, io.SEEK_END)
+        # The length of its header comes first, which may begin as a pickle does.
+        header = int.from_bytes(start[:8], "little")
+        is_safetensors = start[8:9] == b"{" and (header <= size or start[:1] != b"\x80")
         if start[:4] == b"PK\3\4":
             kind, top = "zip container", _zip(path, size)
-        elif start[:1] == b"\x80":
+        elif start[:1] == b"\x80" and not is_safetensors:
             kind, top = "container from before PyTorch 1.6", _legacy(path.read_bytes())
-        elif start[8:9] == b"{" and entry is not None:
+        elif is_safetensors and entry is not None:
             raise ValueError(f"a safetensors file has no entries, so no {entry!r}")
-        elif start[8:9] == b"{":
+        elif is_safetensors:
             return _safetensors(path)
         else:
             raise ValueError(f"it starts with {start!r}")
