@@ -20,6 +20,7 @@ from data_builders.micrographs.summary import Finding
 from emjax import finetune, main
 from emjax.data.records import Records, open_records
 from emjax.errors import EmjaxError, InputError, UsageError
+from emjax.files import lock_folder
 from emjax.finetuning import bases, page, records, rounds, scores, trainings
 from emjax.finetuning.examination import examine
 from emjax.finetuning.scores import dice
@@ -377,6 +378,20 @@ def test_full_masks_and_sets_that_cannot_be_divided():
     asked = finetune.parse(["--images=x", "--out=o", "--base=auto"])
     with pytest.raises(UsageError, match="no image is left to choose by"):
         trainings.check_divisible(alone, asked)
+
+
+@pytest.mark.parametrize("trained", [".", "folds/1"])
+def test_a_folder_in_which_another_process_trains_is_not_set_aside(tmp_path, trained):
+    out = tmp_path / "out"
+    asked = finetune.parse([f"--images={tmp_path}", f"--out={out}"]).told()
+    rounds.begin(out, asked, {"a": "1"})
+    (out / trained).mkdir(parents=True, exist_ok=True)
+    with lock_folder(out / trained, ""), pytest.raises(InputError, match="in use by another"):
+        rounds.begin(out, asked, {"a": "2"})
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert rounds.read_record(out)["pairs"] == {"a": "1"}
+    assert rounds.begin(out, asked, {"a": "2"})["pairs"] == {"a": "2"}
+    assert (tmp_path / "out.before-1").is_dir()
 
 
 def test_a_score_by_images_that_chose_the_base_says_so():

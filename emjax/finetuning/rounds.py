@@ -1,5 +1,6 @@
 """A finetuning's folder: its record, and what is set aside when the pairs have changed."""
 
+import contextlib
 import json
 import os
 import re
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from emjax.errors import InputError, UsageError
-from emjax.files import check_writable, write_atomically
+from emjax.files import check_writable, lock_folder, write_atomically
 
 RECORD = "finetune.json"  # what the command was called with, and what came of it
 
@@ -100,6 +101,8 @@ def begin(out: Path, asked: Mapping[str, Any], digests: Splits) -> dict[str, Any
     Args:
         asked: as `check_out` takes it.
         digests: of the pairs, by name.
+
+    Raises: InputError if another process trains in what is to be set aside.
     """
     record = read_record(out)
     if record and record["pairs"] == digests:
@@ -111,6 +114,15 @@ def begin(out: Path, asked: Mapping[str, Any], digests: Splits) -> dict[str, Any
         out.mkdir(parents=True, exist_ok=True)
         write_record(out, new)
         return new
+    with contextlib.ExitStack() as held:
+        for folder in (out, *out.glob("folds/*"), *out.glob("trials/*")):
+            held.enter_context(lock_folder(folder, "wait for it, or choose another --out"))
+        _set_aside(out, record, new)
+    return new
+
+
+def _set_aside(out: Path, record: Mapping[str, Any], new: dict[str, Any]) -> None:
+    """Rename `out`, which has `record`, and begin it anew with the record `new`."""
     whole = out.absolute()
     pattern = re.compile(re.escape(f"{whole.name}.before-") + r"(\d+)")
     numbers = [
@@ -130,7 +142,6 @@ def begin(out: Path, asked: Mapping[str, Any], digests: Splits) -> dict[str, Any
     whole.rename(aside)
     begun(out).rename(whole)
     print(f"the pairs have changed: {out} is {aside} now")
-    return new
 
 
 def earlier_of(record: Mapping[str, Any]) -> Earlier | None:
