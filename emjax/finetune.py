@@ -165,6 +165,7 @@ def parse(arguments: Sequence[str]) -> Options:
     )
     if options.steps is not None and options.steps < 1:
         raise UsageError(f"--steps={options.steps}, expected at least 1")
+    _ = options.reading  # a foreground that is none is refused at once
     if not 0 <= options.seed < 2**32:
         raise UsageError(f"--seed={options.seed}, expected 0 to {2**32 - 1}")
     if options.classes is not None and not 2 <= options.classes <= 255:

@@ -505,6 +505,7 @@ def test_several_values_are_asked_about(values, expected):
     [
         (["--task=counting"], "no task 'counting'; there are: background, denoise, "),
         (["--steps=0"], "--steps=0, expected at least 1"),
+        (["--foreground=foo"], "foreground=foo"),
         (["--seed=-1"], "--seed=-1, expected 0 to 4294967295"),
         (["--task=denoise", "--classes=3"], "--foreground and --classes are of masks"),
         (["--classes=1"], "--classes=1, expected 2 to 255"),

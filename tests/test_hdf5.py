@@ -561,6 +561,52 @@ def test_nexus_says_what_to_plot(tmp_path, caplog):
     assert "/entry/scan is read, its default; left out: /entry/other" in caplog.text
 
 
+def test_what_is_left_of_nexus_is_not_read_for_the_default(tmp_path):
+    """Its signal is in another file; the one that is here may be a mask."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for name in ("image", "mask"):
+            file.create_group(f"entry/{name}").attrs.update(NX_class="NXdata", signal="own")
+        file["entry/mask/own"] = GREY
+        file["entry/image/own"] = h5py.ExternalLink("other.h5", "/image")
+    for default in ("", "image"):
+        with h5py.File(path, "r+") as file:
+            file.attrs["default"], file["entry"].attrs["default"] = "entry", default
+        refused(path, "/entry/image/own, which its NXdata is of, is not in the file")
+    with h5py.File(path, "r+") as file:
+        file["entry"].attrs["default"] = "mask"
+    np.testing.assert_array_equal(pixels(path), GREY)
+
+
+def test_a_signal_behind_a_link_opens_no_other_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["entry/data/out"] = h5py.ExternalLink("other.h5", "/")
+        file["entry/data"].attrs.update(NX_class="NXdata", signal="out/own")
+        file["entry/other"] = GREY
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["own"] = DEEP
+    inside = h5py.Group.__contains__
+
+    def watched(group, name):
+        assert "/" not in str(name).strip("/") or not str(name).startswith("out")
+        return inside(group, name)
+
+    monkeypatch.setattr(h5py.Group, "__contains__", watched)
+    refused(path, "/entry/data/out: its values are virtual or in other files")
+
+
+def test_a_default_that_is_no_image_leaves_the_image(tmp_path):
+    path = tmp_path / "a.h5"
+    format_samples.nexus(path, DEEP)
+    with h5py.File(path, "r+") as file:
+        file["entry/spectra/own"] = STACK
+        file["entry/spectra/own"].attrs["interpretation"] = "spectrum"
+        file["entry/spectra"].attrs.update(NX_class="NXdata", signal="own")
+        file.attrs["default"], file["entry"].attrs["default"] = "entry", "spectra"
+    np.testing.assert_array_equal(pixels(path, 0), DEEP)
+
+
 def test_a_block_of_the_user_may_come_first(tmp_path):
     for size in (512, 2048):
         with h5py.File(tmp_path / f"{size}.h5", "w", userblock_size=size) as file:

@@ -69,7 +69,7 @@ def nexus(inside: Inside) -> list[Signal]:
     files the dataset itself has the attributes `signal`, which is 1, and `axes`. Where the file
     says what to plot, by `default`, the others are left out.
 
-    Raises: InputError if there is nothing but signals that are not in the file.
+    Raises: InputError if a signal is not in the file, unless another is the default.
     """
     of_group: dict[str, list[Signal]] = {}
     missing: list[str] = []
@@ -80,7 +80,7 @@ def nexus(inside: Inside) -> list[Signal]:
         old = [key for key, item in held.items() if text(item, "signal") == "1"]
         signal, refused = text(group, "signal") or next(iter(old), ""), ""
         if (array := held.get(signal)) is None or len(array.shape or ()) < 2:
-            missing += [f"{name}/{signal}"] if array is None and signal in group else []
+            missing += [f"{name}/{signal}"] if array is None and signal in {*group} else []
             continue
         names = _words(attribute(group, "axes", ())) or _words(attribute(array, "axes", ()))
         names = _placed(group, names, array.ndim)
@@ -94,13 +94,14 @@ def nexus(inside: Inside) -> list[Signal]:
             refused = f"scaled by {signal}_scaling_factor or {signal}_offset, which is not read"
         axes = Axes(names, units, steps, origin="NeXus", refused=refused)
         of_group[name] = inside.signals(array, name.strip("/"), axes)
-    if missing and not (of_group or inside.elsewhere):
-        raise InputError(f"{missing[0]}, which its NXdata is of, is not in the file")
-    if (plotted := _default(inside)) in of_group:
+    plotted = _default(inside)
+    if not all(signal.refused for signal in of_group.get(plotted, ())):
         others = [name for name in of_group if name != plotted]
         if others:
             note(inside.path, f"{plotted} is read, its default; left out: {', '.join(others[:8])}")
         return of_group[plotted]
+    if missing and (of_group or not inside.elsewhere):  # what is left may be its mask
+        raise InputError(f"{missing[0]}, which its NXdata is of, is not in the file")
     return [signal for found in of_group.values() for signal in found]
 
 
