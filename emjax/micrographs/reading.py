@@ -35,8 +35,6 @@ from emjax.micrographs.units import PixelSize, amount
 StrPath: TypeAlias = str | os.PathLike[str]
 Reader: TypeAlias = Callable[[StrPath, int], AbstractContextManager[list[Signal]]]
 
-HDF5_MAGIC = b"\x89HDF\r\n"
-MATLAB = b"MATLAB"  # its arrays have their axes reversed
 BY_MAGIC: dict[bytes, Reader] = {
     b"II*\0": tiff.signals,
     b"MM\0*": tiff.signals,
@@ -44,7 +42,7 @@ BY_MAGIC: dict[bytes, Reader] = {
     b"MM\0+": tiff.signals,
     b"\x89PNG": png_jpeg.signals,
     b"\xff\xd8\xff": png_jpeg.signals,
-    HDF5_MAGIC: hdf5.signals,
+    hdf5.MAGIC: hdf5.signals,
     b"\x93NUMPY": npy_zarr.npy_signals,
     b"\0\0\0\x03": dm.signals,
     b"\0\0\0\x04": dm.signals,
@@ -141,29 +139,17 @@ def _reader(path: StrPath) -> Reader:
         found = [eer.signals]
     if not found and suffix in BY_SUFFIX and start:
         found = [BY_SUFFIX[suffix]]
-    if not found and not start.startswith(MATLAB) and _has_user_block(path):
+    known = [OTHERS[magic] for magic in OTHERS if start.startswith(magic)]
+    if not found and not known and hdf5.has_user_block(path):
         found = [hdf5.signals]
     if not found and mrc.is_one_without_map(path):
         found = [mrc.signals]
     if not start:
         raise InputError("an empty file, expected a micrograph")
     if not found:
-        known = [OTHERS[magic] for magic in OTHERS if start.startswith(magic)]
         what = known[0] if known else f"it starts with {start[:12]!r}"
         raise InputError(f"no format that emjax reads: {what}")
     return found[0]
-
-
-def _has_user_block(path: StrPath) -> bool:
-    """Return whether an HDF5 file begins after a block of the user's, at 512, 1024, 2048, ..."""
-    with open(path, "rb") as file:
-        at, size = 512, os.path.getsize(path)
-        while at < size:
-            file.seek(at)
-            if file.read(len(HDF5_MAGIC)) == HDF5_MAGIC:
-                return True
-            at *= 2
-    return False
 
 
 def _line(text: object) -> str:

@@ -22,8 +22,21 @@ from emjax.micrographs.formats.stored_values import axistags
 from emjax.micrographs.signal import Signal
 from emjax.micrographs.units import nm
 
+MAGIC = b"\x89HDF\r\n"
 # Why an array is not even worth a word where others are micrographs.
 TRIVIAL = ("a spectrum or profile", "an array without values", "expected real numbers")
+
+
+def has_user_block(path: str | os.PathLike[str]) -> bool:
+    """Return whether an HDF5 file begins after a block of the user's, at 512, 1024, 2048, ..."""
+    at, size = 512, os.path.getsize(path)
+    with open(path, "rb") as file:
+        while at < size:
+            file.seek(at)
+            if file.read(len(MAGIC)) == MAGIC:
+                return True
+            at *= 2
+    return False
 
 
 @contextlib.contextmanager

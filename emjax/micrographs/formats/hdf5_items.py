@@ -15,7 +15,7 @@ from emjax.errors import InputError, note
 from emjax.micrographs.axes import Axes, Layout, layouts, numbers
 from emjax.micrographs.formats.stored_values import ATTRIBUTES, Values, spacing, values_of
 from emjax.micrographs.shapes import Stored
-from emjax.micrographs.signal import DType, Signal, check_declared, no_pixels, with_samples
+from emjax.micrographs.signal import Signal, check_declared, no_pixels, with_samples
 from emjax.micrographs.units import UNKNOWN
 
 OBJECTS, DEPTH = 100_000, 50
@@ -48,28 +48,13 @@ class Inside(NamedTuple):
         chunked = start is None  # or never written: all values are the fill value
         stored = self.size if chunked else self.size - start
 
-        def check(
-            what: str,
-            shape: Sequence[int],
-            limit: int | float,
-            dtype: DType = array.dtype,
-            unwritten: int = 0,
-        ) -> None:
-            check_declared(
-                what,
-                shape,
-                dtype,
-                stored=stored,
-                limit=limit,
-                compressed=chunked,
-                unwritten=unwritten,
-            )
-
-        whole = self.limit if array.chunks else 0
-        check(name, array.shape, math.inf, unwritten=whole)
-        check(f"an image of {name}", plane, self.limit, numbers(array.dtype), whole)
+        check = functools.partial(check_declared, stored=stored, compressed=chunked)
+        dtype, most = array.dtype, self.limit
+        unwritten = most if array.chunks else 0
+        check(name, array.shape, dtype, limit=math.inf, unwritten=unwritten)
+        check(f"an image of {name}", plane, numbers(dtype), limit=most, unwritten=unwritten)
         if array.chunks:
-            check(f"a chunk of {name}", array.chunks, self.limit)
+            check(f"a chunk of {name}", array.chunks, dtype, limit=most)
 
     def signals(
         self,

@@ -304,36 +304,29 @@ def _ome_axes(scales: Mapping[str, Any], ndim: int) -> Axes:
         for axis in listed
     ]
     units = [str(axis.get("unit") or "") for axis in listed]
-    factor: list[float] | None = [1.0] * len(units)
-    both = [held.get("coordinateTransformations") or () for held in (scales, scales["datasets"][0])]
-    for steps in both:
-        factor = _scaled(factor, steps)
-    is_known = factor and any(map(_has_scale, both))
-    steps = list(map(nm, factor, units)) if factor and is_known else [math.nan] * len(units)
+    found: list[list[float]] | None = []
+    for held in (scales, scales["datasets"][0]):
+        found = _scales(found, held.get("coordinateTransformations") or (), len(units))
+    factor = np.prod(found, axis=0) if found else np.full(len(units), np.nan)
+    steps = list(map(nm, factor, units))
     if len(units) != ndim:
         return Axes()
     return Axes(names, units, steps, origin="OME-Zarr")
 
 
-def _scaled(factor: list[float] | None, steps: Sequence[Any]) -> list[float] | None:
-    """Return `factor` times the scales of `steps`; None where they are not scales alone."""
+def _scales(
+    found: list[list[float]] | None, steps: Sequence[Any], ndim: int
+) -> list[list[float]] | None:
+    """Return `found` and the scales of `steps`; None where they are not scales alone."""
     for step in steps:
         kind = step.get("type")
         if kind == "sequence":
-            factor = _scaled(factor, step.get("transformations") or ())
-        elif kind == "scale" and factor and len(step.get("scale") or ()) == len(factor):
-            factor = [a * float(b) for a, b in zip(factor, step["scale"], strict=True)]
+            found = _scales(found, step.get("transformations") or (), ndim)
+        elif kind == "scale" and found is not None and len(step.get("scale") or ()) == ndim:
+            found = [*found, [float(factor) for factor in step["scale"]]]
         elif kind not in ("translation", "identity"):
             return None
-    return factor
-
-
-def _has_scale(steps: Sequence[Any]) -> bool:
-    """Return whether a scale is among `steps`."""
-    return any(
-        step.get("type") == "scale" or _has_scale(step.get("transformations") or ())
-        for step in steps
-    )
+    return found
 
 
 def _ome_labels(known: Mapping[str, Any]) -> list[str]:
