@@ -18,16 +18,19 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_builders.micrographs import pairs
+from data_builders.micrographs.reading import ReadOptions, foreground_of
 from emjax import cli, micrographs
+from emjax.config import RANGES, advice
 from emjax.errors import UsageError, choose, note
 from emjax.files import write_atomically
 from emjax.finetuning import page, records, rounds, scores, trainings
-from emjax.finetuning.bases import BASES, base_of, model_without_training, start_of
-from emjax.finetuning.examination import examine
+from emjax.finetuning.bases import BASES, Base, base_of, model_without_training, start_of
+from emjax.finetuning.examination import Examined, examine
 from emjax.finetuning.options import AUTO, NONE, Options
 from emjax.finetuning.trainings import RECIPES, Part
 from emjax.models import saved
@@ -49,11 +52,27 @@ def main(arguments: Sequence[str]) -> int:
     )
     print(f"{len(listing.sources)} pairs of an image and a {options.target}")
     examined = examine(listing, base, options)
-    checked = examined.checked
-    trainings.check_divisible(checked, options)
+    trainings.check_divisible(examined.checked, options)
     base = examined.in_a_range_that_fits(base)
-
     record = rounds.begin(out, options.told(), pairs.digests(listing.sources))
+    with rounds.hold(out):
+        complete(record, base, listing.notes, examined, options)
+    return 0
+
+
+def complete(
+    record: dict[str, Any],
+    base: Base,
+    notes: Sequence[str],
+    examined: Examined,
+    options: Options,
+) -> None:
+    """Train what is not trained yet, score it, and write the report and the finished record.
+
+    Args:
+        notes: of the list of pairs.
+    """
+    out, checked = options.out, examined.checked
     earlier = rounds.earlier_of(record)
     splits = trainings.divide(checked, earlier.splits if earlier else None)
     across = pairs.across(checked.kept, checked.cluster_of)
@@ -106,7 +125,7 @@ def main(arguments: Sequence[str]) -> int:
         pairs=len(checked.kept),
         settings=json.loads((out / trainings.SETTINGS).read_text()),
         labels=examined.labels(),
-        notes=[*listing.notes, *across, *card_notes],
+        notes=[*notes, *across, *card_notes],
         corrections=records.corrected(earlier, out, options.images) if earlier else [],
     )
     html = page.render(facts, runs, scored, summary=summary)
@@ -125,7 +144,6 @@ def main(arguments: Sequence[str]) -> int:
     rounds.write_record(out, record)
     print(f"\n{summary}")
     print(f"{out / 'report.html'}\nemjax predict --model={out} FILE_OR_FOLDER")
-    return 0
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -156,18 +174,23 @@ def parse(arguments: Sequence[str]) -> Options:
     add("--mrc_rows", choices=micrographs.MRC_ROWS, help="where the first row of MRCs belongs")
     given = parser.parse_args(arguments)
     choose("task", given.task, RECIPES)
-    options = Options(
-        **vars(given)
-        | {
-            "base": given.base or rounds.base_of(given.out) or BASES[given.task][0],
-            "by_default": given.base in (None, AUTO),
-        }
+    by_default = given.base in (None, AUTO)
+    given.base = given.base or rounds.base_of(given.out) or BASES[given.task][0]
+    reading = ReadOptions(
+        given.index,
+        micrographs.LIMIT,
+        foreground_of(given.foreground or "nonzero"),
+        None,
+        given.mrc_rows,
+        given.channel,
+        given.cut_banner,
+        given.classes,
     )
+    options = Options(**vars(given), by_default=by_default, reading=reading)
     if options.steps is not None and options.steps < 1:
         raise UsageError(f"--steps={options.steps}, expected at least 1")
-    _ = options.reading  # a foreground that is none is refused at once
-    if not 0 <= options.seed < 2**32:
-        raise UsageError(f"--seed={options.seed}, expected 0 to {2**32 - 1}")
+    if not RANGES["seed"].holds(options.seed):
+        raise UsageError(f"--seed={options.seed}, {advice('seed')}")
     if options.classes is not None and not 2 <= options.classes <= 255:
         raise UsageError(f"--classes={options.classes}, expected 2 to 255, the background too")
     if options.classes and options.foreground:

@@ -380,7 +380,7 @@ def test_full_masks_and_sets_that_cannot_be_divided():
         trainings.check_divisible(alone, asked)
 
 
-@pytest.mark.parametrize("trained", [".", "folds/1"])
+@pytest.mark.parametrize("trained", [".", "folds/1", "data"])
 def test_a_folder_in_which_another_process_trains_is_not_set_aside(tmp_path, trained):
     out = tmp_path / "out"
     asked = finetune.parse([f"--images={tmp_path}", f"--out={out}"]).told()
@@ -392,6 +392,26 @@ def test_a_folder_in_which_another_process_trains_is_not_set_aside(tmp_path, tra
     assert rounds.read_record(out)["pairs"] == {"a": "1"}
     assert rounds.begin(out, asked, {"a": "2"})["pairs"] == {"a": "2"}
     assert (tmp_path / "out.before-1").is_dir()
+
+
+def test_a_finetuning_is_not_set_aside_while_it_builds_or_scores(base, tmp_path, monkeypatch):
+    """Nor does another one with the same pairs go on in its folder."""
+    folder, out, start = write_pairs(tmp_path / "pairs", 10), tmp_path / "out", base()
+    scored, refused = scores.scored, []
+
+    def meanwhile(*args):
+        if not refused:
+            for number in (0, 10):  # the same pairs; one more
+                write_pairs(folder, number + 1)
+                with pytest.raises(InputError, match="out/data is in use by another process; wait"):
+                    run(folder, out, f"--base={start}")
+                refused.append(number)
+        return scored(*args)
+
+    monkeypatch.setattr(scores, "scored", meanwhile)
+    assert run(folder, out, f"--base={start}") == 0
+    assert refused == [0, 10] and record(out)["finished"] and len(record(out)["pairs"]) == 10
+    assert not list(tmp_path.glob("*.before-*"))
 
 
 def test_a_score_by_images_that_chose_the_base_says_so():
@@ -506,7 +526,7 @@ def test_several_values_are_asked_about(values, expected):
         (["--task=counting"], "no task 'counting'; there are: background, denoise, "),
         (["--steps=0"], "--steps=0, expected at least 1"),
         (["--foreground=foo"], "foreground=foo"),
-        (["--seed=-1"], "--seed=-1, expected 0 to 4294967295"),
+        (["--seed=-1"], "--seed=-1, expected a whole number, from 0 to 4294967295"),
         (["--task=denoise", "--classes=3"], "--foreground and --classes are of masks"),
         (["--classes=1"], "--classes=1, expected 2 to 255"),
         (["--classes=3", "--foreground=1"], "expected one of them"),

@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_builders.micrographs.reading import ReadOptions, foreground_of
-from emjax import micrographs
+from data_builders.micrographs.reading import ReadOptions
 from emjax.tasks import TASKS
 
 NONE, AUTO = "none", "auto"  # values of `base`
@@ -17,6 +16,7 @@ class Options(NamedTuple):
     Attributes:
         by_default: whether `base` was chosen by default or is AUTO, so that it is a model of the
             package, whatever is called so here.
+        reading: how files are read.
     """
 
     images: Path
@@ -35,11 +35,12 @@ class Options(NamedTuple):
     cut_banner: bool
     mrc_rows: str | None
     by_default: bool
+    reading: ReadOptions
 
     def told(self) -> dict[str, Any]:
         """Return what a run was asked for, as it reads back from JSON."""
         values = self._asdict()
-        del values["out"], values["by_default"]
+        del values["out"], values["by_default"], values["reading"]
         return {n: os.path.abspath(v) if isinstance(v, Path) else v for n, v in values.items()}
 
     @property
@@ -51,17 +52,3 @@ class Options(NamedTuple):
     def is_mask(self) -> bool:
         """Whether targets are masks."""
         return self.task == "segmentation"
-
-    @property
-    def reading(self) -> ReadOptions:
-        """How files are read."""
-        return ReadOptions(
-            self.index,
-            micrographs.LIMIT,
-            foreground_of(self.foreground or "nonzero"),
-            None,
-            self.mrc_rows,
-            self.channel,
-            self.cut_banner,
-            self.classes,
-        )

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from emjax.files import check_writable, lock_folder, write_atomically
 
 RECORD = "finetune.json"  # what the command was called with, and what came of it
 
+DATA = "data"  # the folder of the records
+ADVICE = "wait for it, or choose another --out"
 DIGEST = 64  # characters, of an image and its target
 
 Splits = dict[str, str]  # by name of a pair
@@ -102,7 +105,7 @@ def begin(out: Path, asked: Mapping[str, Any], digests: Splits) -> dict[str, Any
         asked: as `check_out` takes it.
         digests: of the pairs, by name.
 
-    Raises: InputError if another process trains in what is to be set aside.
+    Raises: InputError if another process uses what is to be set aside.
     """
     record = read_record(out)
     if record and record["pairs"] == digests:
@@ -114,11 +117,21 @@ def begin(out: Path, asked: Mapping[str, Any], digests: Splits) -> dict[str, Any
         out.mkdir(parents=True, exist_ok=True)
         write_record(out, new)
         return new
+    used = (out / DATA, out, *out.glob("folds/*"), *out.glob("trials/*"))  # by it, by trainings
     with contextlib.ExitStack() as held:
-        for folder in (out, *out.glob("folds/*"), *out.glob("trials/*")):
-            held.enter_context(lock_folder(folder, "wait for it, or choose another --out"))
+        for folder in filter(Path.exists, used):
+            held.enter_context(lock_folder(folder, ADVICE))
         _set_aside(out, record, new)
     return new
+
+
+def hold(out: Path) -> AbstractContextManager[None]:
+    """Return the lock of a finetuning that has begun, for as long as it goes on.
+
+    Raises: InputError, on entering, if another process holds it.
+    """
+    (out / DATA).mkdir(exist_ok=True)
+    return lock_folder(out / DATA, ADVICE)
 
 
 def _set_aside(out: Path, record: Mapping[str, Any], new: dict[str, Any]) -> None:
