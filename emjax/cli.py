@@ -5,6 +5,7 @@ import contextlib
 import errno
 import functools
 import logging
+import math
 import os
 import signal
 import sys
@@ -52,13 +53,18 @@ FLAGS = {
     "prefix=": "--prefix=",
 }
 
+GIB = 2**30
 EVERY = 30  # seconds between reports of progress
 Item = TypeVar("Item")
 Main = Callable[[Sequence[str]], int]
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises UsageError with one line."""
+    """An ArgumentParser that raises UsageError with one line, also for an empty name of a file."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register("type", Path, lambda text: Path(given(text)))
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{' '.join(message.splitlines())} (see --help)")
@@ -71,6 +77,26 @@ class Parser(argparse.ArgumentParser):
                 if argument.startswith("-") and argument.endswith("=--"):
                     self.error(f"{argument}: a flag cannot have the value --")
             return super().parse_known_args(args, namespace)
+
+
+def given(text: str) -> str:
+    """Return what an option is given, which may not be nothing, as --model=$MODEL is without MODEL.
+
+    Raises: argparse.ArgumentTypeError.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name, got nothing")
+    return text
+
+
+def memory(gib: float) -> int:
+    """Return the bytes of --memory_limit, at most 2**62.
+
+    Raises: UsageError unless it is a number above 0.
+    """
+    if not 0 < gib < math.inf:
+        raise UsageError(f"--memory_limit={gib}: expected GiB, more than 0")
+    return int(min(gib * GIB, 1 << 62))
 
 
 class NotePrinter(logging.Handler):

@@ -27,7 +27,6 @@ from emjax import cli, micrographs
 from emjax.errors import InputError, UsageError, counted, note
 from emjax.files import check_writable
 from emjax.inference import options as flags
-from emjax.inference import results as predicted
 from emjax.measurement import SPLIT, masks, page, results
 from emjax.measurement.atom_results import AtomResults
 from emjax.measurement.results import Collected, Plane, Results, Settings
@@ -59,20 +58,20 @@ def find_inputs(inputs: Sequence[str], kinds: Sequence[str]) -> dict[Path, str]:
     """Return {file: its name in the results} of files and folders; each file once.
 
     A name is the path below the folder that was named, or, where several are alike, below the
-    folder that all files have in common.
+    folder that all files have in common. What lies there in several formats is named in a note.
 
     Args:
         kinds: results of emjax that are not taken from a folder.
 
     Raises: InputError for a folder without any.
     """
-    found: dict[Path, tuple[Path, str]] = {}  # by absolute path
+    found: dict[Path, tuple[Path, str]] = {}  # by what it is without links
     for given in map(Path, inputs):
         files = [given]
         if given.is_dir() and not micrographs.is_zarr(given):
             files = micrographs.find(given)
-            made = {file: (made_by.read(file) or {}).get("kind", "") for file in files}
-            kept = [file for file in files if made[file].partition("_")[0] not in kinds]
+            made = {file: made_by.kind(file) for file in files}
+            kept = [file for file in files if made[file] not in kinds]
             # What was restored counts beside its micrograph no second time: x.tif of x.dm3.
             own = {name for f in files if not made[f] for name in (f.name, f.stem)}
             twice = {
@@ -91,10 +90,18 @@ def find_inputs(inputs: Sequence[str], kinds: Sequence[str]) -> dict[Path, str]:
             files = kept
         for file in files:
             name = given.name if file == given else file.relative_to(given).as_posix()
-            found.setdefault(Path(os.path.abspath(file)), (file, name))
+            found.setdefault(file.resolve(), (file, name))
+    if exports := names.exported(file for file, _ in found.values()):
+        first, second, *_ = [file for file in exports if exports[file] == min(exports.values())]
+        note(
+            first,
+            f"is also there as {second.name}, {len(exports)} of {len(found)} files in another "
+            "format: their particles count more than once; name one of each",
+        )
     if len({name for _, name in found.values()}) < len(found):
-        root = os.path.commonpath([path.parent for path in found])
-        return {file: path.relative_to(root).as_posix() for path, (file, _) in found.items()}
+        places = {file: Path(os.path.abspath(file)) for file, _ in found.values()}
+        root = os.path.commonpath([path.parent for path in places.values()])
+        return {file: path.relative_to(root).as_posix() for file, path in places.items()}
     return dict(found.values())
 
 
@@ -297,7 +304,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     flags.add(parser)
     beam_flags.add_options(parser)
     add("--overwrite", action="store_true", help="replace files that are not results, too")
-    add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
+    add("inputs", nargs="+", type=cli.given, metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
     if options.no_split and options.split:
         raise UsageError("--split and --no_split: expected one of them")
@@ -423,7 +430,7 @@ def measure_there(given: bytes, item: tuple[Path, str]) -> tuple[str, Any, int]:
 def started_there(given: bytes) -> Started:
     """Return the measurement of a worker: one for all its files."""
     options, files = pickle.loads(given)
-    begun = started(options, flags.limit(options), files, {})
+    begun = started(options, cli.memory(options.memory_limit), files, {})
     if begun.job:
         begun.job.named = np.inf
     return begun
@@ -433,11 +440,7 @@ def started_there(given: bytes) -> Started:
 def main(arguments: Sequence[str]) -> int:
     """Measure every input; returns 0, or 3 if some could not be read (they are named)."""
     options = parse(arguments)
-    kinds = (
-        ("overlay", "probability", "spread")
-        if options.masks
-        else ("mask", *predicted.NEXT_TO_MASKS)
-    )
+    kinds = ("overlay", "probability", "spread") if options.masks else made_by.OF_MASKS
     return measure_files(options, find_inputs(options.inputs, kinds))
 
 
@@ -451,7 +454,7 @@ def measure_files(
     Args:
         predicted: as `Segmented` takes it.
     """
-    limit, runner = flags.limit(options), beam_flags.runner_of(options)
+    limit, runner = cli.memory(options.memory_limit), beam_flags.runner_of(options)
     check_writable(options.out)
     if not options.overwrite:
         results.check_replaceable(options.out, (AtomResults if options.atoms else Results).name)

@@ -308,7 +308,7 @@ class Job:
             if count > self.named:
                 note(f"{count} inputs", kind)
         if needed := self.model.memory_for_whole:
-            note("approximate predictions", f"--memory_limit={-(-needed // flags.GIB)} avoids them")
+            note("approximate predictions", f"--memory_limit={-(-needed // cli.GIB)} avoids them")
 
 
 def kinds_of(model: Predictor, options: argparse.Namespace) -> list[str]:
@@ -375,7 +375,7 @@ def predict_there(options: bytes, item: tuple[Path, Path]) -> tuple[str, int]:
 def job_there(options: bytes) -> Job:
     """Return the Job of a worker: one for all its files."""
     chosen = pickle.loads(options)
-    limit = flags.limit(chosen)
+    limit = cli.memory(chosen.memory_limit)
     model = flags.predictor(chosen, limit)
     job = Job(model, chosen, limit, kinds_of(model, chosen))
     job.named = np.inf
@@ -401,9 +401,9 @@ def main(arguments: Sequence[str]) -> int:
         "the I-th on: for N processes or machines with one --out")  # fmt: skip
     beam_flags.add_options(parser)
     add("--overwrite", action="store_true", help="replace files that are not results of emjax, too")
-    add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
+    add("inputs", nargs="+", type=cli.given, metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
-    limit, runner = flags.limit(options), beam_flags.runner_of(options)
+    limit, runner = cli.memory(options.memory_limit), beam_flags.runner_of(options)
     options.out = options.out or results.default_folder(options.inputs)
     check_writable(options.out)
     model = flags.predictor(options, limit)

@@ -310,7 +310,7 @@ def test_stacks_and_files_of_several_images_are_refused_where_one_is_expected(
     assert "over the 0.0% that may be left out" in line and "choose one by --index" in line
     line = refused(3, *flags, "--memory_limit=0.000001", "--left_out=1")
     assert "raise --memory_limit" in line
-    assert "expected more than 0 GiB" in refused(2, f"--source={source}", "--memory_limit=0")
+    assert "expected GiB, more than 0" in refused(2, f"--source={source}", "--memory_limit=0")
     (source / "a.mrc").unlink()
     assert sorted(built(f"--source={source}", "--index=1")[1]) == ["b"]
 

@@ -55,6 +55,16 @@ TYPED = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"
 VALUES = st.one_of(st.sampled_from(AWKWARD), TYPED)
 
 
+@pytest.mark.parametrize(
+    "module, typed",
+    [("measure", "--out="), ("predict", "--model="), ("finetune", "--images="), ("predict", "")],
+)
+def test_a_name_that_is_nothing_is_refused(module, typed):
+    """As --out=$OUT is, and "$IN", without such a variable: it would be the folder one is in."""
+    with pytest.raises(UsageError, match="expected a name, got nothing"):
+        importlib.import_module(f"emjax.{module}").main([*REQUIRED[f"emjax.{module}"], typed])
+
+
 def options_of(module, *first):
     """Return the flags that --help of a command names."""
     with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):

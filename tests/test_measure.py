@@ -399,6 +399,28 @@ def test_grey_values_are_those_of_the_rows_that_predict_took(tmp_path):
     assert sorted(float(row["mean_grey"]) for row in rows(tmp_path / "o"))[0] == 100
 
 
+def test_what_is_there_twice_is_said(tmp_path, capsys):
+    """Exports in another format by their names, copies by their particles; links are no copies."""
+    mask = np.uint8(255) * (DISCS > 0)
+    for name in ("in/a.tif", "in/a.png", "in/b.tif", "in/copy.tif"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        content = mask if name[3] == "a" else mask[::-1]
+        if name.endswith("png"):
+            Image.fromarray(content).save(tmp_path / name)
+        else:
+            micrographs.write(tmp_path / name, content)
+    (tmp_path / "in/link.tif").symlink_to("b.tif")
+    summary = run(tmp_path / "o", tmp_path / "in", tmp_path / "in/../in/b.tif")
+    assert [row["image"] for row in summary["images"]] == ["a.png", "a.tif", "b.tif", "copy.tif"]
+    said = capsys.readouterr().err
+    assert "a.png: is also there as a.tif, 2 of 4 files in another format" in said
+    copies = "The particles of a.tif are those of a.png, and so for 1 more: if these are copies"
+    assert any(remark.startswith(copies) for remark in summary["remarks"])
+    assert f"note: {tmp_path / 'o'}: {copies}" in said
+    alone = run(tmp_path / "o", tmp_path / "in/a.tif", tmp_path / "in/b.tif")
+    assert "those of" not in " ".join(alone["remarks"])
+
+
 def test_images_that_were_restored_beside_their_micrographs_count_once(tmp_path):
     mask = np.uint8(255) * (DISCS > 0)
     micrographs.write(tmp_path / "images/a.tif", mask)

@@ -1,5 +1,6 @@
 """Files become 2-D images, or one line that names the file; ranges and their inverse."""
 
+import resource
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from emjax import micrographs
+from emjax import cli, micrographs
 from emjax.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -225,6 +226,20 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
         micrographs.write(path, GREY16)
     assert list(tmp_path.iterdir()) == [path]
     np.testing.assert_array_equal(micrographs.read(path).image, GREY8)
+
+
+def test_a_disk_that_takes_a_part_is_full(tmp_path):
+    """NumPy's error of it has no number by which a command would know it from a fault of ours."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 15, limits[1]))
+    try:
+        with pytest.raises(OSError, match="only a part could be written") as raised:
+            micrographs.write(tmp_path / "a.tif", np.zeros((512, 512), np.uint8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    code, line = cli.exit_code_and_line(raised.value)
+    assert code == 3 and "a.tif" in line and line.endswith("make room and run it again")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

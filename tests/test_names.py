@@ -8,9 +8,11 @@ import pytest
 
 from data_builders import common
 from data_builders.micrographs import tables
-from data_builders.micrographs.listing import exported, from_folders, from_table
+from data_builders.micrographs.listing import from_folders, from_table
+from emjax import micrographs
 from emjax.errors import InputError
-from emjax.micrographs.names import targets_among
+from emjax.micrographs import made_by
+from emjax.micrographs.names import exported, targets_among
 
 
 @pytest.fixture
@@ -47,6 +49,9 @@ PAIRS = [
     ("a.tif", "Mask of a.tif"),
     ("a.tif", "a_cp_masks.png"),
     ("a.tif", "a_Simple Segmentation.tif"),
+    ("s0.ome.tif", "s0.ome_cp_masks.tif"),
+    ("s0.ome.tif", "Mask of s0.ome.tif"),
+    ("a.mrc.gz", "a.mrc.gz_mask.png"),
     ("img01.png", "mask01.png"),
     ("image_7.tif", "label_7.tif"),
     ("7_image.tif", "7_ground_truth.tif"),
@@ -77,6 +82,25 @@ def test_masks_beside_their_images(listed):
         "c.tif": "no mask of this stem",
         "d_mask.tif": "a mask without an image of this stem",
     }
+
+
+@pytest.mark.parametrize("images", [["a", "a_raw"], ["img", "img2"], ["noisy", "noisy_raw", "raw"]])
+@pytest.mark.parametrize("folders", [("", ""), ("x/", "x/"), ("images/", "masks/")])
+def test_words_for_an_image_tell_images_apart(listed, images, folders):
+    """Where the masks have them, too; folders that are called so differ nevertheless."""
+    image, mask = folders
+    pairs = {f"{image}{n}.tif": f"{mask}{n}_mask.tif" for n in images}
+    found, listing = listed([*pairs], [*pairs.values()])
+    assert found == {f"images/{a}": f"masks/{b}" for a, b in pairs.items()}
+    assert not listing.skipped
+
+
+def test_the_name_with_all_its_words_comes_first(listed):
+    found, listing = listed(["a.tif", "a_raw.tif"], ["a_mask.tif"])
+    assert found == {"images/a.tif": "masks/a_mask.tif"}
+    assert [(path.name, why) for path, why in listing.skipped] == [
+        ("a_raw.tif", "no mask of this stem")
+    ]
 
 
 def test_folders_beside_each_other(listed):
@@ -113,6 +137,27 @@ def test_contact_sheets_of_a_build_are_no_images(tmp_path):
         path.write_bytes(b"x")
     (tmp_path / "data/micrographs/x/1.0.0/card.json").write_text("{}")
     assert [s.name for s in from_folders(tmp_path, {}).sources] == ["a"]
+
+
+def test_predictions_below_the_images_are_no_images(tmp_path, caplog):
+    """Whatever folder they are in; corrected ones are the user's, and targets stay targets."""
+    pixels = np.full((4, 4), 255, np.uint8)
+    micrographs.write(tmp_path / "a.tif", pixels)
+    for place, kind in (("pred/a.tif", "mask"), ("pred/a.probability_1.tif", "probability_1")):
+        micrographs.write(tmp_path / place, pixels, software=made_by.line({}, kind, pixels))
+    assert [source.name for source in from_folders(tmp_path, {}).sources] == ["a"]
+    assert f"{tmp_path}: 2 results of emjax in it are left out" in caplog.text
+    caplog.clear()
+    (source,) = from_folders(tmp_path, {"mask": str(tmp_path / "pred")}).sources
+    assert source.targets == {"mask": tmp_path / "pred/a.tif"}
+    assert "left out" not in caplog.text
+    made = made_by.line({}, "mask", pixels)
+    micrographs.write(tmp_path / "pred/a.tif", pixels // 2, software=made)
+    assert len(from_folders(tmp_path, {}).sources) == 2
+    (tmp_path / "a.tif").unlink()
+    (tmp_path / "pred/a.tif").unlink()
+    with pytest.raises(InputError, match="holds no image but results of emjax"):
+        from_folders(tmp_path, {})
 
 
 def test_an_exact_name_comes_first(listed):

@@ -115,19 +115,24 @@ def test_stacks_stay_stacks_and_pixel_sizes_are_kept(model, tmp_path, capsys):
         expected = to_dtype_of(image, predictor(image, values))
         np.testing.assert_array_equal(plane.image, expected)
 
+    def said():
+        return capsys.readouterr().err
+
     line = [f"--model={folder}", f"--out={out}", str(tmp_path / "b.h5")]
     assert predict.main(line) == 3
-    assert "2 different images" in capsys.readouterr().err
+    assert "2 different images" in said()
     assert predict.main([*line, "--index=1", "--pixel_size=3,4"]) == 0
     assert micrographs.read(out / "b.tif").nm_per_pixel == pytest.approx((3, 4))
-    for text in ("0", "a", "1,2,3", "inf", "nan", "1,-1"):
-        with pytest.raises(UsageError, match="--pixel_size=.*expected nm per pixel, one positive"):
+    assert "3 nm along y and 4 nm along x; if that is one number, write 3.4" in said()
+    for text in ("0", "a", "1,2,3", "inf", "nan", "1,-1", "1e-300", "1,1e300"):
+        with pytest.raises(UsageError, match="--pixel_size=.*expected nm per pixel, one number wi"):
             predict.main([*line, f"--pixel_size={text}"])
     for text in ("0", "-1", "nan", "inf"):
         with pytest.raises(UsageError, match="--memory_limit=.*: expected GiB, more than 0"):
             predict.main([*line, f"--memory_limit={text}"])
     assert predict.main([*line, "--index=1", "--memory_limit=0.0000001"]) == 3
-    assert "raise --memory_limit" in capsys.readouterr().err
+    assert "raise --memory_limit" in said()
+    assert predict.main([*line, "--index=1", "--memory_limit=1e300"]) == 0
 
 
 def test_a_bad_file_is_named_and_the_others_are_done(model, tmp_path, capsys):

@@ -31,7 +31,7 @@ from data_builders.micrographs.reading import Mismatch, ReadOptions, foreground_
 from data_builders.micrographs.resample import SkippedByRule
 from data_builders.writer import Record
 from emjax import micrographs
-from emjax.cli import message
+from emjax.cli import memory, message
 from emjax.errors import InputError, UsageError, choose
 from emjax.micrographs import banner
 
@@ -108,11 +108,9 @@ class Micrographs:
         self.axes = tuple(options.axes.split(","))
         if not set(self.axes) <= set("zyx") or len(set(self.axes)) < len(self.axes):
             raise UsageError(f"--axes={options.axes}, expected some of z, y, x, such as z,y")
-        if not 0 < options.memory_limit < np.inf:
-            raise UsageError(f"--memory_limit={options.memory_limit}, expected more than 0 GiB")
         self.folder = f"micrographs/{options.name}" if options.name else "micrographs"
         self.root, self.patch, self.rule = Path(options.source), options.patch, options.range
-        limit = int(options.memory_limit * 2**30)
+        limit = memory(options.memory_limit)
         values = foreground_of(options.foreground)
         self.read_options = ReadOptions(
             options.index,

@@ -1,8 +1,7 @@
 """Which files make up a collection: by stems in folders, or by the rows of a table."""
 
 import os
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -12,8 +11,7 @@ from data_builders.common import SPLITS, TARGETS
 from data_builders.micrographs import tables
 from emjax import micrographs
 from emjax.errors import InputError, UsageError, note
-from emjax.micrographs import names
-from emjax.micrographs.made_by import RESULTS
+from emjax.micrographs import made_by, names
 
 UNKNOWN = (np.nan, np.nan, np.nan)  # nm per pixel
 
@@ -56,15 +54,18 @@ def from_folders(root: Path, folders: Mapping[str, str]) -> Listing:
     wanted = tuple(target for target in TARGETS if target in folders)
     roots = {target: Path(folders[target]) for target in wanted}
     found: dict[str, dict[Path, PurePath]] = {}
-    images = [
+    everything = micrographs.find(root)
+    ours = {
         path
-        for path in micrographs.find(root)
-        if RESULTS not in path.relative_to(root).parts
-        and not (path.parent / "card.json").exists()  # contact sheets of a build
-    ]
+        for path in everything
+        if made_by.RESULTS in path.relative_to(root).parts
+        or made_by.kind(path) in made_by.OF_MASKS
+        or (path.parent / "card.json").exists()  # contact sheets of a build
+    }
+    images = [path for path in everything if path not in ours]
     for target, folder in roots.items():
         paths = {path: path.relative_to(folder) for path in micrographs.find(folder)}
-        found[target] = {path: r for path, r in paths.items() if RESULTS not in r.parts}
+        found[target] = {path: r for path, r in paths.items() if made_by.RESULTS not in r.parts}
         own = {path for path in images if path.resolve().is_relative_to(folder.resolve())}
         if root.resolve().is_relative_to(folder.resolve()):
             named = names.targets_among(found[target].values(), target)
@@ -78,7 +79,11 @@ def from_folders(root: Path, folders: Mapping[str, str]) -> Listing:
             own = {path for path in images if path.resolve() in resolved}
         images = [path for path in images if path not in own]
     if not images:
-        raise InputError(f"{root} holds no image outside of the folders of its targets")
+        where = " outside of the folders of its targets" if wanted else " but results of emjax"
+        raise InputError(f"{root} holds no image{where}")
+    known = {path.resolve() for theirs in found.values() for path in theirs}
+    if left_out := [path for path in ours if path.resolve() not in known]:
+        note(root, f"{len(left_out)} results of emjax in it are left out")
     relative = {path: path.relative_to(root) for path in images}
     partners: dict[str, dict[Path, Path]] = {}
     notes = []
@@ -104,7 +109,7 @@ def from_folders(root: Path, folders: Mapping[str, str]) -> Listing:
             )
     sources, files, skipped = [], [], []
     called = names_of(list(relative.values()))
-    exports = exported(relative.values())
+    exports = names.exported(relative.values())
     for path, name in zip(images, called, strict=True):
         missing = [t for t in wanted if path not in partners[t]]
         if missing:
@@ -160,7 +165,7 @@ def from_table(root: Path, table: str | Path, picked: Mapping[str, str]) -> List
             f"the others; expected paths below --source={root}"
         )
     places = [Path(row["image"].replace("\\", "/")) for _, row in rows]
-    called, exports = names_of(places), exported(places)
+    called, exports = names_of(places), names.exported(places)
     for (line, row), path, place, name in zip(rows, paths, places, called, strict=True):
         where, image = f"{table}, line {line}", row["image"]
         if path in line_of:
@@ -195,16 +200,6 @@ def content(label: str, path: Path) -> list[tuple[str, Path]]:
         return [(f"{label}/{file.relative_to(path).as_posix()}", file) for file in files]
     beside = [(f"{label}/{file.name}", file) for file in files[1:]]
     return [(label, path), *beside]
-
-
-def exported(paths: Iterable[PurePath]) -> dict[PurePath, str]:
-    """Return {path: its group} of micrographs and their exports in other formats.
-
-    Their paths differ in the suffix alone. They belong to one split.
-    """
-    bare = {path: path.with_name(names.without_formats(path.stem)) for path in paths}
-    same = Counter(bare.values())
-    return {path: stem.as_posix() for path, stem in bare.items() if same[stem] > 1}
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

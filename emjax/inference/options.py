@@ -2,13 +2,14 @@
 
 import argparse
 import contextlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emjax import micrographs
-from emjax.errors import UsageError
+from emjax import cli, micrographs
+from emjax.errors import UsageError, note
 from emjax.inference.engines import ENGINES
 from emjax.micrographs import units
 from emjax.micrographs.intensity import Range, is_range
@@ -17,17 +18,17 @@ from emjax.models import pretrained
 if TYPE_CHECKING:
     from emjax.inference.predictor import Predictor
 
-GIB = 2**30
 MEMORY = 4  # GiB for an image, and the network on it
+SMALLEST, LARGEST = 1e-12, 1e12  # nm per pixel: their squares and cubes are numbers, too
 MODEL = "particles"  # of those that come with emjax, where none is named
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add --model and --engine to a parser; without --model, a command takes MODEL."""
     names = ", ".join(pretrained.DIGESTS)
-    parser.add_argument("--model", help="a run's workdir, its model/ folder, a .stablehlo or .onnx "
-        "file of emjax export, hf:OWNER/NAME of a hub, or a model that comes with emjax: "
-        f"{names}; default: {MODEL}")  # fmt: skip
+    parser.add_argument("--model", type=cli.given, help="a run's workdir, its model/ folder, a "
+        ".stablehlo or .onnx file of emjax export, hf:OWNER/NAME of a hub, or a model that comes "
+        f"with emjax: {names}; default: {MODEL}")  # fmt: skip
     parser.add_argument("--engine", choices=ENGINES, help="what runs the network; default: "
         "openvino on a CPU where the extra is installed, else jax; of ONNX files openvino or "
         "onnxruntime")  # fmt: skip
@@ -35,8 +36,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_model_to_hand_on(parser: argparse.ArgumentParser) -> None:
     """Add MODEL, a folder or a name, to the parser of export or publish."""
-    parser.add_argument("model", metavar="MODEL", help="a run's workdir, its model/ folder, or a "
-        f"model that comes with emjax: {', '.join(pretrained.DIGESTS)}")  # fmt: skip
+    names = ", ".join(pretrained.DIGESTS)
+    parser.add_argument("model", type=cli.given, metavar="MODEL", help="a run's workdir, its "
+        f"model/ folder, or a model that comes with emjax: {names}")  # fmt: skip
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -76,23 +78,20 @@ def predictor(options: argparse.Namespace, limit: int) -> "Predictor":
     return found
 
 
-def limit(options: argparse.Namespace) -> int:
-    """Return the bytes of --memory_limit.
-
-    Raises: UsageError unless they are more than 0.
-    """
-    if not 0 < options.memory_limit < np.inf:
-        raise UsageError(f"--memory_limit={options.memory_limit}: expected GiB, more than 0")
-    return int(options.memory_limit * GIB)
-
-
 def pixel_size(text: str) -> tuple[float, float]:
     """Return (y, x) in nm of --pixel_size: one positive number, or y,x."""
     with contextlib.suppress(ValueError, UsageError):
         sizes = units.pixel_size([float(part) for part in text.split(",")])
-        if not np.isnan(sizes).any():
+        if np.greater(sizes, SMALLEST).all() and np.less(sizes, LARGEST).all():
+            if re.fullmatch(r"\d+,\d+", text) and sizes[0] != sizes[1]:
+                read = f"{sizes[0]:g} nm along y and {sizes[1]:g} nm along x"
+                one = text.replace(",", ".")
+                note(f"--pixel_size={text}", f"{read}; if that is one number, write {one}")
             return sizes
-    raise UsageError(f"--pixel_size={text}: expected nm per pixel, one positive number or y,x")
+    raise UsageError(
+        f"--pixel_size={text}: expected nm per pixel, one number with a decimal point or y,x, each "
+        f"between {SMALLEST:g} and {LARGEST:g}"
+    )
 
 
 def given_range(text: str) -> Range | str:

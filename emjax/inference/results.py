@@ -12,9 +12,6 @@ from emjax.errors import InputError, UsageError, note
 from emjax.files import LONGEST_NAME
 from emjax.micrographs import made_by
 
-# Of a file that lies next to a result, and by its name: x.tif, x.overlay.png, x.labels.tif. Each
-# class of a model of several has a probability of its own: x.probability_1.tif.
-NEXT_TO_MASKS = ("overlay", "labels", "probability", "spread")
 SUFFIXES = {"overlay": ".png", "check": ".html"}  # of all others .tif
 
 
@@ -103,13 +100,13 @@ def _named(name: Path, out: Path) -> Iterator[tuple[Path, Path]]:
         return
     folder, results = name.resolve(), out.resolve()
     inside = results != folder and results.is_relative_to(folder)
-    kinds = ("mask", *NEXT_TO_MASKS, *(["restored"] if results == folder else []))
+    kinds = (*made_by.OF_MASKS, *(["restored"] if results == folder else []))
     left_out = found = 0
     for file in micrographs.find(name):
         place = file.relative_to(name)
         if inside and (folder / place).is_relative_to(results):
             continue
-        kind = (made_by.read(file) or {}).get("kind", "").partition("_")[0]
+        kind = made_by.kind(file)
         if kind in kinds or (kind == "restored" and made_by.RESULTS in place.parts):
             left_out += 1
             continue
@@ -135,7 +132,7 @@ def files_of(result: Path, kinds: Sequence[str]) -> dict[Path, str]:
 
 def left_from_before(result: Path, kinds: Sequence[str]) -> list[Path]:
     """Return what is next to a result, of an earlier prediction, that is not of `kinds`."""
-    there = [*NEXT_TO_MASKS, "check"]
+    there = [*made_by.NEXT_TO_MASKS, "check"]
     for number in itertools.count(1):
         kind = f"probability_{number}"
         if kind not in kinds and not result.with_suffix(f".{kind}.tif").exists():

@@ -204,6 +204,20 @@ class Results(Collected):
         summary, sample = self.summary(table)
         return summary, page.render(summary, sample, self.fields)
 
+    def repeated(self) -> list[tuple[str, str]]:
+        """Return (file, another one) of each plane whose particles are those of a plane before."""
+        seen: dict[bytes, str] = {}
+        found = []
+        for table in self.tables:
+            if len(table["label"]):
+                columns = ("centroid_y", "centroid_x", "equivalent_diameter")
+                values = np.stack([table[f"{column}_{self.unit}"] for column in columns])
+                name = str(table["image"][0])
+                first = seen.setdefault(values.tobytes(), name)
+                if first != name:
+                    found.append((first, name))
+        return found
+
     def summary(self, table: Table) -> tuple[dict[str, Any], Sample]:
         """Return (the contents of summary.json, the particles that count by their diameter)."""
         (depth, min_size, _, weighted), unit = self.settings, self.unit
@@ -236,6 +250,11 @@ class Results(Collected):
         if known and known[-1][1] > 1.001 * known[0][1]:
             remarks.append(f"Pixel sizes differ, {known[0][1]:.4g} to {known[-1][1]:.4g} nm: so do "
                            "the smallest particles that can be seen.")  # fmt: skip
+        if twice := self.repeated():
+            first, second = twice[0]
+            more = f", and so for {len(twice) - 1} more" if len(twice) > 1 else ""
+            remarks.append(f"The particles of {second} are those of {first}{more}: if these are "
+                           "copies, they count twice; name one of each.")  # fmt: skip
         if unit != "nm":
             remarks.append(
                 "No file states its pixel size: all sizes are in pixels (--pixel_size=NM gives nm)."

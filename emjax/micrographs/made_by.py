@@ -21,6 +21,10 @@ from PIL import Image
 from emjax.errors import UsageError
 
 RESULTS = "emjax-results"  # folder beside the inputs, where results go by default
+# Kinds of images next to a mask, and in their names: x.tif, x.overlay.png, x.labels.tif. Each class
+# of a model of several has a probability of its own: x.probability_1.tif.
+NEXT_TO_MASKS = ("overlay", "labels", "probability", "spread")
+OF_MASKS = ("mask", *NEXT_TO_MASKS)
 START = 'emjax {"'
 HEAD = 1 << 16  # bytes, of which the first ones hold the line
 
@@ -69,6 +73,11 @@ def read(path: Path) -> dict[str, Any] | None:
     except OSError:
         return None
     return _read(path.absolute(), status.st_mtime_ns, status.st_size)
+
+
+def kind(path: Path) -> str:
+    """Return what kind of result a file is, without the name of a class; "" as `read` has None."""
+    return str((read(path) or {}).get("kind", "")).partition("_")[0]
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -1,17 +1,21 @@
 """Which target belongs to which image, by names as people and programs give them.
 
-The same relative path decides, then the same stem, then both without the words for an image or a
-target: a.tif and a_mask.tif, img01.png and mask01.png, s1/image.tif and s1/mask.tif.
+The same relative path decides, then the same stem, then the target's without the words for a
+target: a.tif and a_mask.tif. Last, both are compared without the words for an image or a target:
+img01.png and mask01.png, s1/image.tif and s1/mask.tif.
 """
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
+from typing import TypeVar
 
 from emjax.errors import InputError
 from emjax.micrographs.reading import SUFFIXES
+
+P = TypeVar("P", bound=PurePath)
 
 TRUTH = ("gt", "ground truth", "truth", "target")
 # Of Fiji (Mask of a), Cellpose (a_cp_masks), ilastik (a_Simple Segmentation), and of people.
@@ -41,6 +45,7 @@ def _pattern(words: Iterable[str]) -> re.Pattern[str]:
 
 PATTERNS = {target: _pattern(words) for target, words in WORDS.items()}
 OF_IMAGES = _pattern(IMAGE)
+NO_WORDS = re.compile("(?!)")
 
 
 def plain(name: str) -> str:
@@ -51,9 +56,20 @@ def plain(name: str) -> str:
 
 def without_formats(stem: str) -> str:
     """Return a stem without .ome and the suffixes of formats: that of a.ome.tif is a."""
-    while (inner := PurePath(stem).suffix) and inner.lower() in (".ome", *SUFFIXES):
+    endings = (".ome", ".gz", ".bz2", *SUFFIXES)
+    while (inner := PurePath(stem).suffix) and inner.lower() in endings:
         stem = stem.removesuffix(inner)
     return stem
+
+
+def exported(paths: Iterable[P]) -> dict[P, str]:
+    """Return {path: its group} of micrographs and their exports in other formats.
+
+    Their paths differ in the suffix alone. They are of one source.
+    """
+    bare = {path: path.with_name(without_formats(path.stem)) for path in paths}
+    same = Counter(bare.values())
+    return {path: stem.as_posix() for path, stem in bare.items() if same[stem] > 1}
 
 
 def without(pattern: re.Pattern[str], parts: Iterable[str]) -> tuple[tuple[str, ...], int]:
@@ -63,8 +79,20 @@ def without(pattern: re.Pattern[str], parts: Iterable[str]) -> tuple[tuple[str, 
         while found := pattern.search(part):
             part = part[: found.start()] + part[found.end() :]
             count += 1
-        short.append(re.sub(f"{BETWEEN}+", "_", part).strip("_"))
+        short.append(re.sub(f"{BETWEEN}+", "_", without_formats(part)).strip("_"))
     return tuple(part for part in short if part), count
+
+
+def named(path: PurePath, target: str, *, words: bool = True) -> tuple[str, ...]:
+    """Return `path` without words in its folders, and its stem without those of a `target`.
+
+    Args:
+        words: whether the stem may have such words; that of an image keeps them.
+    """
+    *folders, stem = map(plain, path.with_suffix("").parts)
+    shared, _ = without(OF_IMAGES, without(PATTERNS[target], folders)[0])
+    last, _ = without(PATTERNS[target] if words else NO_WORDS, [stem])
+    return (*shared, *last) if last else ()
 
 
 def key(path: PurePath, target: str) -> tuple[tuple[str, ...], int]:
@@ -117,6 +145,7 @@ def pair(
         (PurePath.as_posix, whole),  # x.tif and x.tif.png, as programs call what they make of x.tif
         (whole, whole),
         (lambda path: path.stem, lambda path: path.stem),
+        (lambda path: named(path, target, words=False), lambda path: named(path, target)),
         (lambda path: key(path, target)[0], lambda path: key(path, target)[0]),
         (lambda path: key(path, target)[0][-1:], lambda path: key(path, target)[0][-1:]),
     )

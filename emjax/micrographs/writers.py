@@ -1,5 +1,6 @@
 """Micrographs written as TIFF, MRC or Zarr, whole or not at all, with their pixel size."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -70,6 +71,10 @@ def write(
         if path.is_dir():  # an older Zarr; a folder is not replaced in one step
             shutil.rmtree(path)
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno is None:  # NumPy says how many numbers it could write, but not why
+            raise OSError(errno.ENOSPC, f"only a part could be written ({error})", path) from error
+        raise
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)

@@ -17,7 +17,7 @@ import numpy as np
 from emjax import cli, micrographs
 from emjax.apps.web.sessions import RESULT
 from emjax.errors import EmjaxError, InputError
-from emjax.inference.options import GIB, MEMORY, MODEL
+from emjax.inference.options import MEMORY, MODEL
 from emjax.micrographs import banner
 from emjax.micrographs.resampling import resample
 from emjax.models import pretrained
@@ -38,7 +38,7 @@ def look(order: Mapping[str, Any]) -> dict[str, Any]:
     """Write a picture of the first plane of a file; return what is known of the file."""
     (name, _), *_ = order["files"].items()
     file, out = Path(name), Path(order["out"])
-    limit = int(order["memory"] * GIB)
+    limit = cli.memory(order["memory"])
     rows = None if micrographs.top_row_is_stated(file, limit) else "top"
     first = next(micrographs.planes(file, None, limit, mrc_rows=rows))
     with micrographs.open_all(file, limit) as signals:
@@ -90,7 +90,7 @@ def run(order: Mapping[str, Any]) -> dict[str, Any]:
     # Measured from what is predicted here, so that each image goes through the network once.
     # Not of stacks, whose probabilities may be larger than the memory.
     is_mask = pretrained.for_use()[order["flags"].get("model", MODEL)] == "segmentation"
-    limit = int(order["memory"] * GIB)
+    limit = cli.memory(order["memory"])
     kept = ["--probabilities"] if is_mask and all(is_single(file, limit) for file in files) else []
     code = predict.main([*common, *kept, f"--out={out / 'predicted'}", *map(str, files)])
     stems = {file.name.partition(".")[0]: file for file in files}
