@@ -95,8 +95,8 @@ def find_inputs(inputs: Sequence[str], kinds: Sequence[str]) -> dict[Path, str]:
         first, second, *_ = [file for file in exports if exports[file] == min(exports.values())]
         note(
             first,
-            f"is also there as {second.name}, {len(exports)} of {len(found)} files in another "
-            "format: their particles count more than once; name one of each",
+            f"is there as {second.name}, too; {len(exports)} of {len(found)} files are there in "
+            "several formats, and their particles count more than once: name one of each",
         )
     if len({name for _, name in found.values()}) < len(found):
         places = {file: Path(os.path.abspath(file)) for file, _ in found.values()}

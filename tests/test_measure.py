@@ -413,7 +413,7 @@ def test_what_is_there_twice_is_said(tmp_path, capsys):
     summary = run(tmp_path / "o", tmp_path / "in", tmp_path / "in/../in/b.tif")
     assert [row["image"] for row in summary["images"]] == ["a.png", "a.tif", "b.tif", "copy.tif"]
     said = capsys.readouterr().err
-    assert "a.png: is also there as a.tif, 2 of 4 files in another format" in said
+    assert "a.png: is there as a.tif, too; 2 of 4 files are there in several formats" in said
     copies = "The particles of a.tif are those of a.png, and so for 1 more: if these are copies"
     assert any(remark.startswith(copies) for remark in summary["remarks"])
     assert f"note: {tmp_path / 'o'}: {copies}" in said
