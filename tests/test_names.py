@@ -52,6 +52,9 @@ PAIRS = [
     ("s0.ome.tif", "s0.ome_cp_masks.tif"),
     ("s0.ome.tif", "Mask of s0.ome.tif"),
     ("a.mrc.gz", "a.mrc.gz_mask.png"),
+    ("a.tif", "Classified image of a.tif"),
+    ("a.tif", "segmentation of a.tif"),
+    ("case_7_0000.png", "case_7.png"),
     ("img01.png", "mask01.png"),
     ("image_7.tif", "label_7.tif"),
     ("7_image.tif", "7_ground_truth.tif"),
@@ -95,12 +98,48 @@ def test_words_for_an_image_tell_images_apart(listed, images, folders):
     assert not listing.skipped
 
 
-def test_the_name_with_all_its_words_comes_first(listed):
-    found, listing = listed(["a.tif", "a_raw.tif"], ["a_mask.tif"])
-    assert found == {"images/a.tif": "masks/a_mask.tif"}
-    assert [(path.name, why) for path, why in listing.skipped] == [
-        ("a_raw.tif", "no mask of this stem")
-    ]
+def masked(*stems):
+    return {f"{stem}.tif": f"{stem}_mask.tif" for stem in stems}
+
+
+NEAREST = {  # (images and masks of no pair, pairs)
+    "a preview beside it": ([], ["a.tif.png", "a.tif.npy"], {"a.tif": "a.tif"}),
+    "an overlay of its stem": ([], ["old/a.png"], masked("a")),
+    "one word of several": (["a_raw.tif"], [], masked("a")),
+    "a sample called target": (["1.tif"], [], masked("target_1")),
+    "words of two targets": ([], [], {"1.tif": "mask1.tif"} | masked("gt1")),
+    "signs": (["T_-20.tif", "T_20.tif"], [], masked("T_-5", "T_5")),
+    "one of two signs": (["T_-20.tif"], [], masked("T_20")),
+    "points": ([], [], masked("d1.5", "d1_5")),
+    "capitals": ([], [], masked("S_1", "s_1")),
+    "folders of splits": ([], [], {f"images/{s}/1.tif": f"masks/{s}/1.png" for s in "ab"}),
+    "splits of folders": ([], [], {f"{s}/images/1.tif": f"{s}/masks/1.png" for s in "ab"}),
+}
+
+
+@pytest.mark.parametrize("images, masks, pairs", NEAREST.values(), ids=NEAREST)
+def test_the_nearest_of_several_names_decides(listed, images, masks, pairs):
+    """And no other file is taken in its place."""
+    found, listing = listed([*images, *pairs], [*masks, *pairs.values()])
+    assert found == {f"images/{a}": f"masks/{b}" for a, b in pairs.items()}
+    assert len(listing.skipped) == len(images) + len(masks)
+
+
+def test_masks_that_are_drawn_come_before_predictions_beside_them(listed):
+    found, _ = listed(["a.tif", "a_mask.tif", "masks/a.tif"], [], target="images")
+    assert found == {"images/a.tif": "images/a_mask.tif"}
+
+
+def test_a_sample_may_be_called_like_a_target(listed):
+    found, listing = listed(["1.tif", "target 1.tif", "target 1_mask.tif"], [], target="images")
+    assert found == {"images/target 1.tif": "images/target 1_mask.tif"}
+    assert [path.name for path, _ in listing.skipped] == ["1.tif"]
+
+
+def test_a_mask_of_the_stem_in_another_folder_is_said(listed):
+    found, listing = listed(["A/1.tif", "A/2.tif"], ["A/1.tif", "B/2.tif"])
+    assert found["images/A/2.tif"] == "masks/B/2.tif"
+    assert "1 of 2 images have a mask of another name, such as A/2.tif and B/2" in listing.notes[0]
 
 
 def test_folders_beside_each_other(listed):

@@ -98,7 +98,7 @@ def from_folders(root: Path, folders: Mapping[str, str]) -> Listing:
         if loose:
             notes.append(
                 f"{len(loose)} of {len(partners[target])} images have a {target} of another name, "
-                f"such as {loose[0].name} and {partners[target][loose[0]].name}"
+                f"such as {relative[loose[0]]} and {theirs[partners[target][loose[0]]]}"
             )
     if "mask" not in wanted:
         masks = names.targets_among(relative.values(), "mask", alone=False)

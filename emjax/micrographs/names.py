@@ -1,8 +1,8 @@
 """Which target belongs to which image, by names as people and programs give them.
 
-The same relative path decides, then the same stem, then the target's without the words for a
-target: a.tif and a_mask.tif. Last, both are compared without the words for an image or a target:
-img01.png and mask01.png, s1/image.tif and s1/mask.tif.
+The same relative path decides, then that of the target without a word for a target: a.tif and
+a_mask.tif, images/a.tif and masks/a.tif. Last, both are compared without the words for an image or
+a target: img01.png and mask01.png, s1/image.tif and s1/mask.tif.
 """
 
 import re
@@ -18,11 +18,13 @@ from emjax.micrographs.reading import SUFFIXES
 P = TypeVar("P", bound=PurePath)
 
 TRUTH = ("gt", "ground truth", "truth", "target")
-# Of Fiji (Mask of a), Cellpose (a_cp_masks), ilastik (a_Simple Segmentation), and of people.
+# Of Fiji (Mask of a, Classified image of a), Cellpose (a_cp_masks), ilastik (a_Simple
+# Segmentation), Labkit (segmentation of a), and of people.
 WORDS = {
     "mask": (
         *("cp masks", "mask", "masks", "mask of", "label", "labels", "label image", "lbl"),
-        *("simple segmentation", "segmentation", "segmented", "seg", "segm", "binary"),
+        *("simple segmentation", "segmentation", "segmentation of", "segmented", "seg", "segm"),
+        *("classified image", "classified image of", "labels of", "binary"),
         *("annotation", "annotations", "annotated", *TRUTH),
     ),
     "denoised": ("denoised", "clean", "noise free", "noiseless", *TRUTH),
@@ -40,12 +42,14 @@ def _pattern(words: Iterable[str]) -> re.Pattern[str]:
     """Return what finds one of `words` at the start or the end of a name, or as all of it."""
     longest = sorted(words, key=len, reverse=True)
     either = "|".join(word.replace(" ", f"{BETWEEN}*") for word in longest)
-    return re.compile(rf"^(?:{either})(?:{BETWEEN}+|(?=\d)|$)|(?:{BETWEEN}+|(?<=\d))(?:{either})$")
+    start, end = rf"^(?:{either})(?:{BETWEEN}+|(?=\d)|$)", rf"(?:{BETWEEN}+|(?<=\d))(?:{either})$"
+    return re.compile(f"{start}|{end}", re.IGNORECASE)
 
 
 PATTERNS = {target: _pattern(words) for target, words in WORDS.items()}
 OF_IMAGES = _pattern(IMAGE)
-NO_WORDS = re.compile("(?!)")
+SIGN = re.compile(r"(?:^|(?<=[\s._-]))-(?=\d)")  # T_-20 is not T_20
+NNUNET = "_0000"  # in images of one channel, not in their masks
 
 
 def plain(name: str) -> str:
@@ -76,6 +80,7 @@ def without(pattern: re.Pattern[str], parts: Iterable[str]) -> tuple[tuple[str, 
     """Return (`parts` of a path without the words of `pattern`, the number of words)."""
     short, count = [], 0
     for part in parts:
+        part = SIGN.sub("\N{MINUS SIGN}", part)
         while found := pattern.search(part):
             part = part[: found.start()] + part[found.end() :]
             count += 1
@@ -83,16 +88,24 @@ def without(pattern: re.Pattern[str], parts: Iterable[str]) -> tuple[tuple[str, 
     return tuple(part for part in short if part), count
 
 
-def named(path: PurePath, target: str, *, words: bool = True) -> tuple[str, ...]:
-    """Return `path` without words in its folders, and its stem without those of a `target`.
+def bare(path: PurePath, target: str) -> tuple[str, ...]:
+    """Return a path as it is but for its suffix and for words of images and targets in folders."""
+    *folders, stem = path.with_suffix("").parts
+    shared, _ = without(OF_IMAGES, without(PATTERNS[target], map(plain, folders))[0])
+    return (*shared, without_formats(unicodedata.normalize("NFC", stem)))
 
-    Args:
-        words: whether the stem may have such words; that of an image keeps them.
+
+def marked(path: PurePath, target: str) -> tuple[str, ...]:
+    """Return what `bare` is of the image of a path that has a word for a `target`; () of others.
+
+    That word is the last one: target_1_mask is of target_1.
     """
-    *folders, stem = map(plain, path.with_suffix("").parts)
-    shared, _ = without(OF_IMAGES, without(PATTERNS[target], folders)[0])
-    last, _ = without(PATTERNS[target] if words else NO_WORDS, [stem])
-    return (*shared, *last) if last else ()
+    *folders, stem = bare(path, target)
+    words = [*PATTERNS[target].finditer(stem)]
+    if not words:
+        return ()
+    image = without_formats(stem[: words[-1].start()] + stem[words[-1].end() :])
+    return (*folders, image) if image else ()
 
 
 def key(path: PurePath, target: str) -> tuple[tuple[str, ...], int]:
@@ -116,7 +129,12 @@ def targets_among(paths: Iterable[PurePath], target: str, *, alone: bool = True)
     found = set()
     for group in groups.values():
         fewest = min(group.values()) if len(group) > 1 or not alone else 0
-        found |= {path for path, words in group.items() if words > fewest}
+        theirs = {marked(path, target) for path in group}
+        for path, words in group.items():
+            by_folder = without(PATTERNS[target], map(plain, path.parent.parts))[1]
+            is_image = not by_folder and bare(path, target) in theirs  # target_1, of target_1_mask
+            if words > fewest and not is_image:
+                found.add(path)
     return found
 
 
@@ -126,7 +144,7 @@ def pair(
     targets: Mapping[Path, PurePath],
     advice: str = "pair them by a --table",
 ) -> tuple[dict[Path, Path], list[Path]]:
-    """Return ({image: its target}, the images of these whose target has another stem).
+    """Return ({image: its target}, the images of these whose target has another name).
 
     Args:
         images, targets: {file: its path relative to the folder}.
@@ -141,34 +159,58 @@ def pair(
     def whole(path: PurePath) -> str:
         return path.with_suffix("").as_posix()
 
+    def stem(path: PurePath) -> str:
+        return path.stem
+
+    def as_is(path: PurePath) -> tuple[str, ...]:
+        return bare(path, target)
+
+    def unmarked(path: PurePath) -> tuple[str, ...]:
+        return marked(path, target)
+
+    def shared(path: PurePath) -> tuple[str, ...]:
+        return key(path, target)[0]
+
+    def shared_stem(path: PurePath) -> tuple[str, ...]:
+        return shared(path)[-1:]
+
+    def first_channel(path: PurePath) -> tuple[str, ...]:
+        is_first = path.stem.endswith(NNUNET)
+        return (
+            shared(path.with_name(path.stem.removesuffix(NNUNET) + path.suffix)) if is_first else ()
+        )
+
     levels: Sequence[tuple[Callable[[PurePath], object], Callable[[PurePath], object]]] = (
-        (PurePath.as_posix, whole),  # x.tif and x.tif.png, as programs call what they make of x.tif
         (whole, whole),
-        (lambda path: path.stem, lambda path: path.stem),
-        (lambda path: named(path, target, words=False), lambda path: named(path, target)),
-        (lambda path: key(path, target)[0], lambda path: key(path, target)[0]),
-        (lambda path: key(path, target)[0][-1:], lambda path: key(path, target)[0][-1:]),
+        (PurePath.as_posix, whole),  # x.tif and x.tif.png, as programs call what they make of x.tif
+        (as_is, unmarked),
+        (as_is, as_is),
+        (shared, shared),
+        (stem, stem),
+        (shared_stem, shared_stem),
+        (first_channel, shared),
     )
     for level, keys in enumerate(levels):
         groups: dict[object, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
         for side, paths in enumerate((images, targets)):
             for file, path in paths.items():
                 groups[keys[side](path)][side].append(file)
-        for shared, (some, theirs) in groups.items():
+        for alike, (some, theirs) in groups.items():
             taken = used.intersection(theirs) or any(image in partners for image in some)
-            if not (shared and some and theirs) or (taken and level > 1):
+            if not (alike and some and theirs) or (taken and level > 1):
                 continue
             some = [image for image in some if image not in partners]
             theirs = [file for file in theirs if file not in used]
             if len(some) == len(theirs) == 1:
                 partners[some[0]] = theirs[0]
                 used.add(theirs[0])
-                if level > 0 and some[0].stem != theirs[0].stem:
+                image, partner = images[some[0]], targets[theirs[0]]
+                if image.stem != partner.stem or shared(image) != shared(partner):
                     loose += some
             elif some and theirs:
                 first, second, *_ = some if len(some) > 1 else theirs
                 other = theirs[0] if len(some) > 1 else some[0]
-                same = "have one stem" if level < 3 else "are named alike"
+                same = "have one stem" if keys[1] in (whole, as_is, stem) else "are named alike"
                 raise InputError(
                     f"{first} and {second} {same}, and either may belong to {other}; {advice}"
                 )
