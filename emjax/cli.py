@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import errno
 import functools
+import io
 import logging
 import math
 import os
@@ -60,10 +61,11 @@ Main = Callable[[Sequence[str]], int]
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises UsageError with one line, also for an empty name of a file."""
+    """An ArgumentParser that raises UsageError with one line, also for a value that is empty."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.register("type", None, given)
         self.register("type", Path, lambda text: Path(given(text)))
 
     def error(self, message: str) -> NoReturn:
@@ -85,7 +87,7 @@ def given(text: str) -> str:
     Raises: argparse.ArgumentTypeError.
     """
     if not text:
-        raise argparse.ArgumentTypeError("expected a name, got nothing")
+        raise argparse.ArgumentTypeError("expected a value, got nothing")
     return text
 
 
@@ -213,9 +215,9 @@ def exit_code_and_line(error: BaseException) -> tuple[int, str | None]:
     if isinstance(error, BrokenPipeError):
         return BY_SIGNAL + PIPE, ""
     if isinstance(error, OSError) and error.errno:
-        problem = str(error)
-        if error.filename is not None and error.errno not in NO_ROOM:
-            problem = f"{os.fsdecode(error.filename)}: {error.strerror}"
+        problem = error.strerror or os.strerror(error.errno)
+        if error.filename is not None:
+            problem = f"{os.fsdecode(error.filename)}: {problem}"
         return InputError.code, f"{problem}; {ADVICE.get(error.errno, 'check the disk')}"
     return 1, None
 
@@ -251,6 +253,7 @@ def stop_on_signals() -> list[Stopped]:
 def run(main: Callable[..., int | None], *arguments: Any) -> NoReturn:
     """Exit with the code that `main(*arguments)` returns, or with an error's line and code."""
     stopped = stop_on_signals()
+    open_streams()
     try:
         try:
             code = main(*arguments)
@@ -267,6 +270,19 @@ def run(main: Callable[..., int | None], *arguments: Any) -> NoReturn:
                 print(f"error: {line}", file=sys.stderr)
     drop_unwritten()
     sys.exit(code)
+
+
+def open_streams() -> None:
+    """Let everything be printed: to nowhere where the streams are closed, as those of a daemon.
+
+    What the encoding of a terminal has not is printed as its number.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115: until the end of the process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def drop_unwritten() -> None:

@@ -71,8 +71,8 @@ def main(arguments: Sequence[str]) -> int:
     add = parser.add_argument
     add_model_to_hand_on(parser)
     add("--to", required=True, type=Path, metavar="FILE", help="ends in " + ", ".join(FORMATS))
-    add("--author", default="", help="of a .zip: a name")
-    add("--licence", default="", help="of a .zip: an identifier of SPDX, such as CC-BY-4.0")
+    add("--author", help="of a .zip: a name")
+    add("--licence", help="of a .zip: an identifier of SPDX, such as CC-BY-4.0")
     add("--overwrite", action="store_true", help="replace FILE if it is there")
     options = parser.parse_args(arguments)
     to = options.to
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
     if not to.parent.is_dir():
         raise UsageError(f"--to={to}: the folder {to.parent} does not exist; make it")
     check_writable(to.parent)
-    far = export(options.model, to, author=options.author, licence=options.licence)
+    far = export(options.model, to, author=options.author or "", licence=options.licence or "")
     agreement = "" if far is None else f", at most {far:.1g} standard deviations from the model"
     print(f"{options.model} -> {to}  {amount(to.stat().st_size)}{agreement}")
     return 0

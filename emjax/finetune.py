@@ -160,9 +160,8 @@ def parse(arguments: Sequence[str]) -> Options:
         "background_removed, superresolved); also source, split, nm_per_pixel")  # fmt: skip
     add("--out", required=True, type=Path, help="folder for the model and the report")
     add("--task", default="segmentation", help=f"{', '.join(RECIPES)}; default: %(default)s")
-    add("--base", type=cli.given, help="what to start from: a model that comes with emjax, a "
-        f"folder, a run, {NONE}, or {AUTO}, which tries; default: "
-        f"{BASES['segmentation'][0]}")  # fmt: skip
+    add("--base", help="what to start from: a model that comes with emjax, a folder, a run, "
+        f"{NONE}, or {AUTO}, which tries; default: {BASES['segmentation'][0]}")  # fmt: skip
     add("--foreground", help="in masks: nonzero, a value, or R,G,B")
     add("--classes", type=int, help="masks hold the numbers of so many classes, 0 to N - 1")
     add("--keep_all", action="store_true", help="leave no pair out for what its mask shows")

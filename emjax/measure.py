@@ -14,7 +14,7 @@ import contextlib
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
@@ -33,6 +33,7 @@ from emjax.measurement.results import Collected, Plane, Results, Settings
 from emjax.micrographs import made_by, names
 from emjax.micrographs.units import PixelSize, is_known
 
+LABELS = ".labels.tif"  # of x.tif, as emjax predict calls them
 DIFFER = 0.01  # of a pixel size: a mask and its image may differ by so much
 
 
@@ -67,30 +68,13 @@ def find_inputs(inputs: Sequence[str], kinds: Sequence[str]) -> dict[Path, str]:
     """
     found: dict[Path, tuple[Path, str]] = {}  # by what it is without links
     for given in map(Path, inputs):
-        files = [given]
-        if given.is_dir() and not micrographs.is_zarr(given):
-            files = micrographs.find(given)
-            made = {file: made_by.kind(file) for file in files}
-            kept = [file for file in files if made[file] not in kinds]
-            # What was restored counts beside its micrograph no second time: x.tif of x.dm3.
-            own = {name for f in files if not made[f] for name in (f.name, f.stem)}
-            twice = {
-                file
-                for file in files
-                if file.stem in own or made_by.RESULTS in file.relative_to(given).parts
-            }
-            kept = [file for file in kept if made[file] != "restored" or file not in twice]
-            # Label images that predict wrote next to masks are of the same particles.
-            beside = {file.with_suffix(".labels.tif") for file in kept if made[file] == "mask"}
-            kept = [file for file in kept if made[file] != "labels" or file not in beside]
-            if not kept:
-                raise InputError(f"{given} holds only results of emjax; name the ones to measure")
-            if len(kept) < len(files):
-                note(given, f"{len(files) - len(kept)} results of emjax in it are left out")
-            files = kept
+        is_folder = given.is_dir() and not micrographs.is_zarr(given)
+        files = in_folder(given, kinds) if is_folder else [given]
         for file in files:
             name = given.name if file == given else file.relative_to(given).as_posix()
             found.setdefault(file.resolve(), (file, name))
+    left_out = twins({file for file, _ in found.values()})
+    found = {key: each for key, each in found.items() if each[0] not in left_out}
     if exports := names.exported(file for file, _ in found.values()):
         first, second, *_ = [file for file in exports if exports[file] == min(exports.values())]
         note(
@@ -105,6 +89,64 @@ def find_inputs(inputs: Sequence[str], kinds: Sequence[str]) -> dict[Path, str]:
     return dict(found.values())
 
 
+def in_folder(folder: Path, kinds: Sequence[str]) -> list[Path]:
+    """Return the files of `find_inputs` in a folder.
+
+    Raises: InputError if there is none.
+    """
+    files = micrographs.find(folder)
+    restored = made_by.restored_of(files)  # which count beside their micrographs no second time
+
+    def counts(file: Path) -> bool:
+        kind = made_by.kind(file)
+        if made_by.RESULTS in file.relative_to(folder).parts and (
+            "mask" in kinds or kind == "restored"
+        ):
+            return False
+        return kind not in kinds and file not in restored
+
+    kept = [file for file in files if counts(file)]
+    if not kept:
+        raise InputError(f"{folder} holds only results of emjax; name the ones to measure")
+    if len(kept) < len(files):
+        note(folder, f"{len(files) - len(kept)} results of emjax in it are left out")
+    return kept
+
+
+def twins(files: Collection[Path]) -> set[Path]:
+    """Return of each mask and its label image, x.tif and x.labels.tif, the one that says no more.
+
+    That is the one that is as emjax wrote it, of both the label image; if both were changed, none.
+    """
+    left_out = set()
+    for labels in (file for file in files if file.name.endswith(LABELS)):
+        mask = labels.with_name(labels.name.removesuffix(LABELS) + ".tif")
+        if mask not in files:
+            continue
+        if made_by.kind(labels) == "labels":
+            left_out.add(labels)
+        elif made_by.kind(mask) == "mask":
+            left_out.add(mask)
+        else:
+            note(labels, f"is beside {mask.name}: their particles count twice; name one of them")
+    if left_out:
+        note(min(left_out), f"left out, as {len(left_out)} of {len(files)} files are: the "
+             "particles of a mask and its label image count once")  # fmt: skip
+    return left_out
+
+
+def without_images(files: Mapping[Path, str], folder: Path) -> dict[Path, str]:
+    """Return those of `files` that are masks, where some are images, in the `folder` of these."""
+    inside = {
+        file: file.resolve().relative_to(folder.resolve())
+        for file in files
+        if file.resolve().is_relative_to(folder.resolve())
+    }
+    masks = names.targets_among(inside.values(), "mask")
+    images = {file for file, place in inside.items() if place not in masks} if masks else set()
+    return {file: name for file, name in files.items() if file not in images}
+
+
 def pair_images(files: Mapping[Path, str], folder: Path) -> dict[Path, Path]:
     """Return {mask: its image in `folder`}, by their names.
 
@@ -114,8 +156,11 @@ def pair_images(files: Mapping[Path, str], folder: Path) -> dict[Path, Path]:
     own = {path.resolve() for path in files}
     images = {path: place for path, place in images.items() if path.resolve() not in own}
     places = {file: Path(name) for file, name in files.items()}
-    partners, _ = names.pair("mask", images, places, "rename one, or name fewer masks")
+    partners, loose = names.pair("mask", images, places, "rename one, or name fewer masks")
     found = {mask: image for image, mask in partners.items()}
+    if loose:
+        note(folder, f"{len(loose)} of {len(partners)} images have a mask of another name, such as "
+             f"{images[loose[0]]} and {places[partners[loose[0]]]}")  # fmt: skip
     if not found:
         raise InputError(f"{folder} holds no image that is named like one of the masks")
     if missing := [file for file in files if file not in found]:
@@ -304,7 +349,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     flags.add(parser)
     beam_flags.add_options(parser)
     add("--overwrite", action="store_true", help="replace files that are not results, too")
-    add("inputs", nargs="+", type=cli.given, metavar="FILE_OR_FOLDER")
+    add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
     if options.no_split and options.split:
         raise UsageError("--split and --no_split: expected one of them")
@@ -441,7 +486,10 @@ def main(arguments: Sequence[str]) -> int:
     """Measure every input; returns 0, or 3 if some could not be read (they are named)."""
     options = parse(arguments)
     kinds = ("overlay", "probability", "spread") if options.masks else made_by.OF_MASKS
-    return measure_files(options, find_inputs(options.inputs, kinds))
+    files = find_inputs(options.inputs, kinds)
+    return measure_files(
+        options, without_images(files, options.images) if options.images else files
+    )
 
 
 def measure_files(

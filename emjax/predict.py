@@ -401,7 +401,7 @@ def main(arguments: Sequence[str]) -> int:
         "the I-th on: for N processes or machines with one --out")  # fmt: skip
     beam_flags.add_options(parser)
     add("--overwrite", action="store_true", help="replace files that are not results of emjax, too")
-    add("inputs", nargs="+", type=cli.given, metavar="FILE_OR_FOLDER")
+    add("inputs", nargs="+", metavar="FILE_OR_FOLDER")
     options = parser.parse_args(arguments)
     limit, runner = cli.memory(options.memory_limit), beam_flags.runner_of(options)
     options.out = options.out or results.default_folder(options.inputs)

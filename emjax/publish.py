@@ -46,10 +46,10 @@ def main(arguments: Sequence[str]) -> int:
     add = parser.add_argument
     add_model_to_hand_on(parser)
     add("--to", required=True, type=Path, metavar="FOLDER")
-    add("--licence", default="", help="as the Hub lists them, such as cc-by-4.0")
+    add("--licence", help="as the Hub lists them, such as cc-by-4.0")
     add("--overwrite", action="store_true", help="replace files that are no model of emjax, too")
     options = parser.parse_args(arguments)
-    licence, to = options.licence.lower(), options.to
+    licence, to = (options.licence or "").lower(), options.to
     if licence and not all(letter.isalnum() or letter in "-." for letter in licence):
         raise UsageError(f"--licence={options.licence}: expected an identifier such as cc-by-4.0")
     if not options.overwrite:

@@ -61,7 +61,7 @@ VALUES = st.one_of(st.sampled_from(AWKWARD), TYPED)
 )
 def test_a_name_that_is_nothing_is_refused(module, typed):
     """As --out=$OUT is, and "$IN", without such a variable: it would be the folder one is in."""
-    with pytest.raises(UsageError, match="expected a name, got nothing"):
+    with pytest.raises(UsageError, match="expected a value, got nothing"):
         importlib.import_module(f"emjax.{module}").main([*REQUIRED[f"emjax.{module}"], typed])
 
 

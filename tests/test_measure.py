@@ -421,6 +421,60 @@ def test_what_is_there_twice_is_said(tmp_path, capsys):
     assert "those of" not in " ".join(alone["remarks"])
 
 
+@pytest.fixture
+def labelled(tmp_path):
+    """A mask and its label image, as emjax predict writes them, and the mask's pixels."""
+    mask = np.uint8(255) * (DISCS > 0)
+    micrographs.write(tmp_path / "m/a.tif", mask, software=made_by.line({}, "mask", mask))
+    labels = DISCS.astype(np.uint16)
+    made = made_by.line({}, "labels", labels)
+    micrographs.write(tmp_path / "m/a.labels.tif", labels, software=made)
+    return tmp_path / "m", mask
+
+
+@pytest.mark.parametrize("changed, measured", [((), "a.tif"), (("a.tif",), "a.tif"),
+                                               (("a.labels.tif",), "a.labels.tif")])  # fmt: skip
+def test_of_a_mask_and_its_label_image_one_is_measured(labelled, changed, measured, caplog):
+    """The one that somebody has corrected; whether the folder is named or its files."""
+    folder, mask = labelled
+    for name in changed:
+        micrographs.write(folder / name, mask // 255)
+    for inputs in ([folder], sorted(folder.iterdir())):
+        found = measure.find_inputs([*map(str, inputs)], ("overlay",))
+        assert [*found.values()] == [measured]
+    assert "left out, as 1 of 2 files are" in caplog.text
+
+
+def test_a_mask_and_its_label_image_that_were_both_changed_are_said(labelled, caplog):
+    folder, mask = labelled
+    for name in ("a.tif", "a.labels.tif"):
+        micrographs.write(folder / name, mask // 255)
+    assert len(measure.find_inputs([str(folder)], ("overlay",))) == 2
+    assert "a.labels.tif: is beside a.tif: their particles count twice" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["mask", "restored"])
+def test_corrected_results_beside_micrographs_are_none(tmp_path, kind):
+    """Also those that are no more as emjax wrote them."""
+    image = picture(DISCS)
+    micrographs.write(tmp_path / "a.tif", image)
+    made = made_by.line({}, kind, image)
+    micrographs.write(tmp_path / made_by.RESULTS / "a.tif", image // 2, software=made)
+    assert [*measure.find_inputs([str(tmp_path)], made_by.OF_MASKS).values()] == ["a.tif"]
+    named = measure.find_inputs([str(tmp_path / made_by.RESULTS)], ("overlay",))
+    assert [*named.values()] == ["a.tif"]
+
+
+def test_masks_may_lie_beside_their_images(tmp_path, capsys):
+    for name in ("a_raw", "b"):
+        micrographs.write(tmp_path / f"{name}.tif", picture(DISCS))
+        micrographs.write(tmp_path / f"{name[0]}_mask.tif", np.uint8(255) * (DISCS > 0))
+    summary = run(tmp_path / "o", f"--images={tmp_path}", tmp_path)
+    assert [row["image"] for row in summary["images"]] == ["a_mask.tif", "b_mask.tif"]
+    said = capsys.readouterr().err
+    assert "2 of 2 images have a mask of another name, such as b.tif and b_mask.tif" in said
+
+
 def test_images_that_were_restored_beside_their_micrographs_count_once(tmp_path):
     mask = np.uint8(255) * (DISCS > 0)
     micrographs.write(tmp_path / "images/a.tif", mask)
@@ -465,7 +519,8 @@ def test_what_predict_wrote_next_to_masks_is_not_measured_too(tmp_path, capsys):
         line = made_by.line({"model": "m"}, kind, pixels)
         micrographs.write(folder / name, pixels, 0.25, software=line)
     once = run(tmp_path / "out", folder)
-    assert "2 results of emjax in it are left out" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "1 results of emjax in it are left out" in said and "left out, as 1 of 2 files are" in said
     assert once["number"] == run(tmp_path / "one", folder / "a.tif")["number"]
     (folder / "a.tif").unlink()
     assert run(tmp_path / "labels", folder)["number"] == once["number"]

@@ -1,8 +1,10 @@
 """Files become 2-D images, or one line that names the file; ranges and their inverse."""
 
+import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -226,6 +228,38 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
         micrographs.write(path, GREY16)
     assert list(tmp_path.iterdir()) == [path]
     np.testing.assert_array_equal(micrographs.read(path).image, GREY8)
+
+
+def test_what_a_folder_holds_beyond_files_is_said(tmp_path, monkeypatch, caplog):
+    """Links to folders, folders that may not be read, names that no table can hold."""
+    far = tmp_path / "far"
+    for folder in (tmp_path / "in", far, tmp_path / "in/locked"):
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(GREY8).save(folder / "a.png")
+    (tmp_path / "in/linked").symlink_to(far)
+    odd = tmp_path / "in" / os.fsdecode(b"gr\xf6sse.png")
+    Image.fromarray(GREY8).save(odd)
+
+    def refuse(path, *rest, of=os.scandir):
+        if os.fspath(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return of(path, *rest)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert micrographs.find(tmp_path / "in") == [tmp_path / "in/a.png"]
+    for text in ("linked: a link to a folder", "locked: Permission denied; it is left out",
+                 "sse.png: its name is not UTF-8 and is left out; rename it"):  # fmt: skip
+        assert text in caplog.text
+    with pytest.raises(InputError, match="its name is not UTF-8; rename it"):
+        micrographs.read(odd)
+
+
+def test_a_folder_that_may_not_be_entered_is_no_zarr(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert not micrographs.is_zarr(tmp_path)
 
 
 def test_a_disk_that_takes_a_part_is_full(tmp_path):

@@ -169,7 +169,18 @@ def test_exports_of_all_suffixes_are_of_one_source(tmp_path):
     assert groups == {PurePath(n): n[0] for n in names[:4]}
 
 
+def test_restored_images_are_none_beside_their_own(tmp_path):
+    pixels = np.full((4, 4), 255, np.uint8)
+    micrographs.write(tmp_path / "a.tif", pixels)
+    made = made_by.line({}, "restored", pixels)
+    for name in ("a", "b"):
+        micrographs.write(tmp_path / f"denoised/{name}.tif", pixels, software=made)
+    found = [source.name for source in from_folders(tmp_path, {}).sources]
+    assert found == ["a", "b"]  # b is there as it was restored alone
+
+
 def test_contact_sheets_of_a_build_are_no_images(tmp_path):
+    (tmp_path / "card.json").write_text("{}")  # the user's own
     for name in ("a.tif", "data/micrographs/x/1.0.0/kept.png"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,6 +201,10 @@ def test_predictions_below_the_images_are_no_images(tmp_path, caplog):
     (source,) = from_folders(tmp_path, {"mask": str(tmp_path / "pred")}).sources
     assert source.targets == {"mask": tmp_path / "pred/a.tif"}
     assert "left out" not in caplog.text
+    assert (
+        "1 of 1 targets are as emjax predicted them"
+        in from_folders(tmp_path, {"mask": str(tmp_path / "pred")}).notes[0]
+    )
     made = made_by.line({}, "mask", pixels)
     micrographs.write(tmp_path / "pred/a.tif", pixels // 2, software=made)
     assert len(from_folders(tmp_path, {}).sources) == 2

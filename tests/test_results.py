@@ -182,6 +182,14 @@ def test_what_was_restored_beside_its_micrographs_is_none_of_them(
     assert "a.check.html: it is of an earlier prediction" in capsys.readouterr().err
 
 
+def test_a_corrected_mask_beside_its_micrograph_is_no_micrograph(segments, tmp_path, capsys):
+    put(tmp_path / "in/a.tif")
+    assert run(segments, tmp_path / "in" / made_by.RESULTS, tmp_path / "in") == 0
+    put(tmp_path / "in" / made_by.RESULTS / "a.tif")
+    assert run(segments, tmp_path / "masks", tmp_path / "in") == 0
+    assert {*content(tmp_path / "masks")} == {"a.tif", "a.overlay.png"}
+
+
 def test_what_is_left_from_before_is_found_by_its_name_and_what_it_says(tmp_path):
     """Of two classes as well, and not the result of another micrograph."""
     pixels = np.zeros((8, 8), np.uint8)

@@ -55,6 +55,20 @@ def handlers():
         signal.signal(each, handler)
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_harm_no_command(closed):
+    """As those of a daemon; a file that is opened first would take their numbers otherwise."""
+    program = "from emjax import cli; cli.run(lambda: print('up'))"
+    line = f"exec '{sys.executable}' -c \"{program}\" {closed}"
+    assert subprocess.run(["sh", "-c", line], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("number", cli.NO_ROOM)
+def test_a_full_disk_names_the_file(number):
+    code, line = cli.exit_code_and_line(OSError(number, "full", "a.tif"))
+    assert (code, line) == (3, "a.tif: full; make room and run it again")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_signal_ends_a_command_in_one_line_after_it_has_cleaned_up(name):
     process = started("time.sleep(60)")

@@ -9,6 +9,7 @@ import numpy as np
 
 from data_builders.common import SPLITS, TARGETS
 from data_builders.micrographs import tables
+from data_builders.micrographs.curation import SHEETS
 from emjax import micrographs
 from emjax.errors import InputError, UsageError, note
 from emjax.micrographs import made_by, names
@@ -55,12 +56,12 @@ def from_folders(root: Path, folders: Mapping[str, str]) -> Listing:
     roots = {target: Path(folders[target]) for target in wanted}
     found: dict[str, dict[Path, PurePath]] = {}
     everything = micrographs.find(root)
-    ours = {
+    ours = made_by.restored_of(everything) | {
         path
         for path in everything
         if made_by.RESULTS in path.relative_to(root).parts
         or made_by.kind(path) in made_by.OF_MASKS
-        or (path.parent / "card.json").exists()  # contact sheets of a build
+        or (path.name in SHEETS and (path.parent / "card.json").exists())
     }
     images = [path for path in everything if path not in ours]
     for target, folder in roots.items():
@@ -94,6 +95,13 @@ def from_folders(root: Path, folders: Mapping[str, str]) -> Listing:
                 f"{root}: none of its {len(images)} images has a {target} in {roots[target]}: "
                 f"they are named like {images[0].name}, and there like {next(iter(theirs)).name}; "
                 "name both alike, or list the pairs in a --table"
+            )
+        drawn = partners[target].values()
+        predicted = sum(made_by.kind(path) in ("mask", "labels", "restored") for path in drawn)
+        if predicted:
+            notes.append(
+                f"{predicted} of {len(drawn)} targets are as emjax predicted them: nobody has "
+                f"changed the {target} of these images"
             )
         if loose:
             notes.append(

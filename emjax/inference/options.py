@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emjax import cli, micrographs
+from emjax import micrographs
 from emjax.errors import UsageError, note
 from emjax.inference.engines import ENGINES
 from emjax.micrographs import units
@@ -26,9 +26,9 @@ MODEL = "particles"  # of those that come with emjax, where none is named
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add --model and --engine to a parser; without --model, a command takes MODEL."""
     names = ", ".join(pretrained.DIGESTS)
-    parser.add_argument("--model", type=cli.given, help="a run's workdir, its model/ folder, a "
-        ".stablehlo or .onnx file of emjax export, hf:OWNER/NAME of a hub, or a model that comes "
-        f"with emjax: {names}; default: {MODEL}")  # fmt: skip
+    parser.add_argument("--model", help="a run's workdir, its model/ folder, a .stablehlo or .onnx "
+        "file of emjax export, hf:OWNER/NAME of a hub, or a model that comes with emjax: "
+        f"{names}; default: {MODEL}")  # fmt: skip
     parser.add_argument("--engine", choices=ENGINES, help="what runs the network; default: "
         "openvino on a CPU where the extra is installed, else jax; of ONNX files openvino or "
         "onnxruntime")  # fmt: skip
@@ -36,9 +36,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_model_to_hand_on(parser: argparse.ArgumentParser) -> None:
     """Add MODEL, a folder or a name, to the parser of export or publish."""
-    names = ", ".join(pretrained.DIGESTS)
-    parser.add_argument("model", type=cli.given, metavar="MODEL", help="a run's workdir, its "
-        f"model/ folder, or a model that comes with emjax: {names}")  # fmt: skip
+    parser.add_argument("model", metavar="MODEL", help="a run's workdir, its model/ folder, or a "
+        f"model that comes with emjax: {', '.join(pretrained.DIGESTS)}")  # fmt: skip
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -107,7 +107,7 @@ def _named(name: Path, out: Path) -> Iterator[tuple[Path, Path]]:
         if inside and (folder / place).is_relative_to(results):
             continue
         kind = made_by.kind(file)
-        if kind in kinds or (kind == "restored" and made_by.RESULTS in place.parts):
+        if kind in kinds or made_by.RESULTS in place.parts:
             left_out += 1
             continue
         found += 1

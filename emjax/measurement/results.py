@@ -375,5 +375,5 @@ def write(out: Path, results: Collected, options: Mapping[str, Any]) -> dict[str
     write_atomically(out / JOURNAL, json.dumps(digests).encode())
     for name, content in whole.items():
         write_atomically(out / name, content)
-    (out / JOURNAL).unlink()
+    (out / JOURNAL).unlink(missing_ok=True)  # another measurement into `out` may have ended
     return summary

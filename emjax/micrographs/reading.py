@@ -80,6 +80,7 @@ LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue. Source: ITU-R BT.601
 MRC_ROWS = ("top", "bottom")  # where the first row of an MRC file belongs
 
 LONGEST = 300  # characters of a library's message
+NO_TEXT = "its name is not UTF-8"
 OUT_OF_MEMORY = "decoding it takes more memory than there is"
 
 messages.collect_from("tifffile")
@@ -116,6 +117,8 @@ def open_all(path: StrPath, limit: int = LIMIT) -> Generator[list[Signal]]:
     Raises: InputError; `Signal.raw` raises what the decoder does.
     """
     with contextlib.ExitStack() as stack:
+        if not is_text(Path(path).name):
+            raise InputError(f"{path}: {NO_TEXT}; rename it")
         with _one_line(path):
             signals = stack.enter_context(_reader(path)(path, limit))
         yield signals
@@ -507,10 +510,28 @@ def _pixels(
     return pixels
 
 
+def _left_out(error: OSError) -> None:
+    """Note a folder that may not be read."""
+    note(error.filename, f"{error.strerror}; it is left out")
+
+
+def is_text(path: StrPath) -> bool:
+    """Return whether a path is text, as the names in tables and cards must be.
+
+    A file system holds bytes: those of another encoding, as old archives have them, are none.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def find(folder: StrPath) -> list[Path]:
     """Return all micrographs below `folder`, sorted; a Zarr store or a SER with its EMI is one.
 
-    Hidden files and folders, and links that lead out of `folder`, are left out.
+    Hidden files and folders are left out, and so are, with a note, links to folders, links that
+    lead out of `folder`, folders that may not be read, and names that are no text.
 
     Raises: InputError if `folder` is none, or holds no micrograph.
     """
@@ -519,13 +540,18 @@ def find(folder: StrPath) -> list[Path]:
         raise InputError(f"{folder} is not a folder; expected a folder of micrographs")
     paths: list[Path] = []
     inside = folder.resolve()
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=_left_out):
+        for path in (Path(parent, name) for name in folders):
+            if path.is_symlink() and not path.name.startswith("."):
+                note(path, "a link to a folder, which is left out; name it to read it")
         stores = [name for name in folders if is_zarr(Path(parent, name))]
         folders[:] = [n for n in folders if n not in stores and not n.startswith(".")]
         for path in (Path(parent, name) for name in (*stores, *files)):
             if path.name.startswith(".") or not has_known_suffix(path):
                 continue
-            if not path.resolve().is_relative_to(inside):
+            if not is_text(path.relative_to(folder)):
+                note(path, f"{NO_TEXT} and is left out; rename it")
+            elif not path.resolve().is_relative_to(inside):
                 note(path, f"leads out of {folder} and is left out")
             elif path.name in stores or path.is_file():
                 paths.append(path)

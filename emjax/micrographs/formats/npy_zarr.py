@@ -83,8 +83,11 @@ def _of_npy(array: np.ndarray, layout: Layout, limit: int) -> Signal:
 
 
 def is_zarr(path: str | os.PathLike[str]) -> bool:
-    """Return whether the folder `path` is a Zarr store."""
-    return any((Path(path) / name).is_file() for name in ZARR_FILES)
+    """Return whether the folder `path` is a Zarr store; one that may not be entered is none."""
+    try:
+        return any((Path(path) / name).is_file() for name in ZARR_FILES)
+    except PermissionError:
+        return False
 
 
 @contextlib.contextmanager
