@@ -232,7 +232,7 @@ def test_nexus(tmp_path):
     refused(tmp_path / "c.nxs", "a spectrum or profile")
     with h5py.File(tmp_path / "a.nxs", "r+") as file:
         file["entry/scan/counts_scaling_factor"] = 0.5
-    refused(tmp_path / "a.nxs", "scaled by counts_scaling_factor")
+    refused(tmp_path / "a.nxs", "scaled by a scaling_factor")
 
 
 def test_nexus_follows_links_within_the_file_alone(tmp_path):
@@ -501,16 +501,17 @@ def test_palettes_are_no_images(tmp_path):
     refused(path, "/image 24x20 uint8 is an image of palette indices")
 
 
-def nion_swift(path, pixels, units, datum=2):
+def nion_swift(path, pixels, units, datum=2, values=None):
     known = {
         "dimensional_calibrations": [{"offset": 0, "scale": s, "units": u} for s, u in units],
         "datum_dimension_count": datum,
+        "intensity_calibration": values or {"offset": 0.0, "scale": 1.0, "units": ""},
     }
     with h5py.File(path, "w") as file:
         file.create_dataset("data", data=pixels).attrs["properties"] = json.dumps(known)
 
 
-def test_nion_swift(tmp_path):
+def test_nion_swift(tmp_path, caplog):
     path = tmp_path / "a.h5"
     nion_swift(path, DEEP, [(0.5, "nm"), (0.25, "nm")])
     (found,) = planes(path)
@@ -522,6 +523,11 @@ def test_nion_swift(tmp_path):
     refused(path, "data 24x20 uint16 is reciprocal space")
     nion_swift(path, STACK, [(0.5, "nm"), (0.5, "nm"), (0.1, "eV")], datum=1)
     refused(path, "data 3x24x20 uint16 is a spectrum or profile")
+    nion_swift(path, DEEP, [(1, "nm"), (1, "nm")], values={"offset": -5, "scale": 0.25})
+    np.testing.assert_array_equal(pixels(path), DEEP)
+    assert "its values mean (stored - 20) * 0.25" in caplog.text
+    (found,) = micrographs.planes(path, brightness=True)
+    np.testing.assert_array_equal(found.image, DEEP * 0.25 - 5)
 
 
 def test_what_py4dstem_wrote_before_1_0_has_rows_along_x(tmp_path):
@@ -546,6 +552,79 @@ def test_nexus_says_to_which_dimension_an_axis_belongs(tmp_path):
     (found,) = planes(path)
     np.testing.assert_array_equal(found.image, DEEP)
     assert found.nm_per_pixel == pytest.approx(NM)
+
+
+def test_nexus_positions_decide_where_the_indices_contradict_them(tmp_path):
+    """As pynxtools-em wrote them, which counted x first; without positions the indices stand."""
+    path = tmp_path / "a.h5"
+    format_samples.nexus(path, DEEP)
+    with h5py.File(path, "r+") as file:
+        file["entry/scan"].attrs.update(axes=["y", "x"], x_indices=0, y_indices=1)
+    (found,) = planes(path)
+    np.testing.assert_array_equal(found.image, DEEP)
+    assert found.nm_per_pixel == pytest.approx(NM)
+    with h5py.File(path, "r+") as file:
+        del file["entry/scan/x"], file["entry/scan/y"]
+    np.testing.assert_array_equal(pixels(path), DEEP.T)
+
+
+@pytest.mark.parametrize("field", ["scaling_factor", "offset", "{}_scaling_factor"])
+def test_nexus_that_is_scaled_is_refused(tmp_path, field):
+    path = tmp_path / "a.h5"
+    format_samples.nexus(path, DEEP)
+    with h5py.File(path, "r+") as file:
+        field = field.format(file["entry/scan"].attrs["signal"])
+        file[f"entry/scan/{field}"] = 0.0 if field == "offset" else 1.0
+    np.testing.assert_array_equal(pixels(path), DEEP)
+    with h5py.File(path, "r+") as file:
+        file[f"entry/scan/{field}"][()] = 0.5
+    refused(path, "scaled by a scaling_factor or an offset")
+
+
+def test_other_signals_of_nexus_are_named(tmp_path, caplog):
+    path = tmp_path / "a.h5"
+    format_samples.nexus(path, DEEP)
+    with h5py.File(path, "r+") as file:
+        file["entry/scan"].attrs["auxiliary_signals"] = ["bright_field"]
+    np.testing.assert_array_equal(pixels(path), DEEP)
+    assert "left out beside" in caplog.text and "bright_field" in caplog.text
+
+
+@pytest.mark.parametrize("named", ["yx", "none"])
+def test_colours_of_an_axis_without_a_name(tmp_path, named):
+    path = tmp_path / "a.h5"
+    colours = np.random.default_rng(0).integers(0, 255, (24, 20, 3), np.uint8)
+    with h5py.File(path, "w") as file:
+        file["image"] = colours
+        if named == "yx":
+            file["image"].dims[0].label, file["image"].dims[1].label = "y", "x"
+    (found,) = planes(path)
+    luminance = np.rint(colours @ np.array([0.299, 0.587, 0.114]))
+    np.testing.assert_array_equal(found.image, luminance)
+
+
+@pytest.mark.parametrize("bits", [0, 4, 8])
+def test_eman2(tmp_path, bits, caplog):
+    """Numbers of few bits are shares of a range; the pixel size is in angstrom."""
+    path = tmp_path / "a.hdf"
+    most = (1 << (bits or 8)) - 1
+    stored = np.random.default_rng(0).integers(0, most, (24, 20), np.uint8, endpoint=True)
+    with h5py.File(path, "w") as file:
+        group = file.create_group("MDF/images/0")
+        group["image"] = stored
+        known = {"apix_x": 2.5, "apix_y": 5.0, "apix_z": 1.0}
+        known |= {"stored_rendermin": -3.0, "stored_rendermax": 5.0} if bits else {}
+        for name, value in known.items():
+            group.attrs[f"EMAN.{name}"] = np.float32(value)
+        group.attrs["EMAN.stored_renderbits"] = np.int32(bits)
+    (found,) = planes(path)
+    expected = stored / (2**bits - 1) * 8 - 3 if bits else stored
+    np.testing.assert_allclose(found.image, expected, rtol=1e-6)
+    assert found.nm_per_pixel == pytest.approx((0.5, 0.25))
+    with h5py.File(path, "r+") as file:
+        file["MDF/images/0"].attrs.update({"EMAN.apix_x": 1.0, "EMAN.apix_y": 1.0})
+    assert planes(path)[0].nm_per_pixel == pytest.approx((0.1, 0.1))
+    assert "exactly 1 angstrom" in caplog.text
 
 
 def test_nexus_says_what_to_plot(tmp_path, caplog):

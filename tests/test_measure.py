@@ -520,7 +520,9 @@ def test_what_predict_wrote_next_to_masks_is_not_measured_too(tmp_path, capsys):
         micrographs.write(folder / name, pixels, 0.25, software=line)
     once = run(tmp_path / "out", folder)
     said = capsys.readouterr().err
-    assert "1 results of emjax in it are left out" in said and "left out, as 1 of 2 files are" in said
+    assert (
+        "1 results of emjax in it are left out" in said and "left out, as 1 of 2 files are" in said
+    )
     assert once["number"] == run(tmp_path / "one", folder / "a.tif")["number"]
     (folder / "a.tif").unlink()
     assert run(tmp_path / "labels", folder)["number"] == once["number"]

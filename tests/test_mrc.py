@@ -147,6 +147,15 @@ def test_a_file_without_map_of_another_length_is_refused(tmp_path, change, name)
         read(tmp_path, packed, name)
 
 
+@pytest.mark.parametrize("axes", [(1, 2, 3), (2, 1, 3)])
+def test_without_intervals_each_pixel_is_one(tmp_path, axes):
+    """As HyperSpy writes it, by mrcz."""
+    content = bytearray(mrc(FLOATS, 2, axes=axes))
+    cell = struct.unpack_from("<3f", content, 40)
+    struct.pack_into("<3i3f", content, 28, 0, 0, 0, *(cell[axis - 1] for axis in axes))
+    assert read(tmp_path, content).nm_per_pixel == pytest.approx((2, 4))
+
+
 def test_a_text_that_is_called_mrc_is_refused(tmp_path):
     with pytest.raises(InputError, match="not an MRC file: no MAP at byte 208"):
         read(tmp_path, b"some words " * 200)

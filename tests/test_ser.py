@@ -1,5 +1,7 @@
 """SER files of series that were stopped, and EMI files that stand for several of them."""
 
+import struct
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,20 @@ def test_a_pixel_of_a_metre_is_an_unknown_size(tmp_path, caplog):
     found = micrographs.read(path)
     assert np.isnan(found.nm_per_pixel).all() and np.array_equal(found.image, STACK[0])
     assert "1 m per pixel, which stands for an unknown size" in caplog.text
+
+
+def test_images_of_several_magnifications_have_no_size(tmp_path, caplog):
+    path = tmp_path / "a_1.ser"
+    ser(path, STACK)
+    content = bytearray(path.read_bytes())
+    step = 2 * STACK[0].size + struct.calcsize("<ddiddihii")
+    at = len(content) - step
+    content[at : at + 36] = struct.pack("<ddidd", 0, 1e-9, 0, 0, 1e-9)
+    path.write_bytes(content)
+    found = list(micrographs.planes(path))
+    assert np.array_equal([plane.image for plane in found], STACK)
+    assert np.isnan([plane.nm_per_pixel for plane in found]).all()
+    assert "nm per pixel: none is taken for all" in caplog.text
 
 
 def test_nothing_is_said_of_a_whole_series(tmp_path, caplog):

@@ -235,6 +235,33 @@ def test_palettes_of_8_and_of_16_bits(tmp_path, step):
     np.testing.assert_array_equal(micrographs.read(tmp_path / "a.tif").image, 255 - GREY)
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_pages_of_different_palettes_are_refused(tmp_path, same):
+    levels = np.arange(256, dtype=np.uint16) * 257
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for palette in (levels, levels if same else levels[::-1]):
+            colours = np.stack([palette] * 3)
+            file.write(GREY, photometric="palette", colormap=colours, metadata=None)
+    if same:
+        assert len(list(micrographs.planes(tmp_path / "a.tif"))) == 2
+        return
+    with pytest.raises(InputError, match="a stack whose pages have different palettes"):
+        list(micrographs.planes(tmp_path / "a.tif"))
+
+
+@pytest.mark.parametrize("turned", [1, 4])
+def test_pages_of_different_orientations_are_refused(tmp_path, turned):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for orientation in (1, turned):
+            tags = [(274, "H", 1, orientation, True)]
+            file.write(GREY, photometric="minisblack", metadata=None, extratags=tags)
+    if turned == 1:
+        assert len(list(micrographs.planes(tmp_path / "a.tif"))) == 2
+        return
+    with pytest.raises(InputError, match="a stack whose pages have different orientations"):
+        list(micrographs.planes(tmp_path / "a.tif"))
+
+
 def test_a_palette_of_two_colours(tmp_path):
     levels = np.array([200, 30], np.uint16)
     bits = GREY > 100

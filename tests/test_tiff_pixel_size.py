@@ -41,6 +41,31 @@ def test_resolutions_per_millimetre_and_micrometre(tmp_path, unit, dots, nm):
     assert found.nm_per_pixel == pytest.approx(expected, nan_ok=True)
 
 
+def test_a_resolution_without_a_unit_is_per_inch(tmp_path):
+    """By TIFF 6.0; where ImageJ writes no unit it knows none."""
+    path = tmp_path / "a.tif"
+    for options, nm in (({"metadata": None}, 5.0), ({"imagej": True}, np.nan)):
+        tifffile.imwrite(path, IMAGE, resolution=(5.08e6, 5.08e6), resolutionunit="inch", **options)
+        with tifffile.TiffFile(path) as file:
+            tag = file.pages[0].tags[296]
+        content = bytearray(path.read_bytes())
+        content[tag.offset : tag.offset + 2] = struct.pack("<H", 65000)  # another tag
+        path.write_bytes(content)
+        found = micrographs.read(path)
+        assert found.nm_per_pixel == pytest.approx((nm, nm), nan_ok=True)
+
+
+@pytest.mark.parametrize("last", [1e6, 2e6])
+def test_pages_of_several_magnifications_have_no_size(tmp_path, last, caplog):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for dots in (1e6, last):
+            file.write(IMAGE, resolution=(dots, dots), resolutionunit=3, metadata=None)
+    for plane in micrographs.planes(tmp_path / "a.tif"):
+        expected = np.nan if last > 1e6 else 10
+        assert plane.nm_per_pixel == pytest.approx((expected, expected), nan_ok=True)
+    assert ("pages of 5 to 10 nm per pixel: none is taken" in caplog.text) == (last > 1e6)
+
+
 @pytest.mark.parametrize("code", [34680, 34682])
 @pytest.mark.parametrize("section", ["[Scan]", "[Beam]\nBeam=EBeam\nScan=EScan\n[EScan]"])
 def test_fei(tmp_path, code, section):

@@ -91,8 +91,9 @@ def layouts(shape: Sequence[int], dtype: DType, axes: Axes) -> tuple[list[Layout
     """Return (the images or stacks in an array, why there is none or "").
 
     Axes of length 1 are left out wherever they stand. Names that say which axes are y and x decide;
-    else the last two axes are the image, and a short last axis is colours or channels. Each channel
-    is an image of its own, unless they are colours: 3 or 4 of 8 or 16 bits, on the last axis.
+    else the last two axes are the image. A short last axis without a name is colours or channels.
+    Each channel is an image of its own, unless they are colours: 3 or 4 of 8 or 16 bits, on the
+    last axis.
     """
     if (number := numbers(dtype)) != np.dtype(dtype):
         found, refused = layouts(shape, number, axes._replace(colours=False))
@@ -109,7 +110,10 @@ def layouts(shape: Sequence[int], dtype: DType, axes: Axes) -> tuple[list[Layout
     if 0 in sides:
         return [], f"an array without values {sides}"
     if "y" in named and "x" in named:
-        image = [named["y"], named["x"]]
+        image, last = [named["y"], named["x"]], len(sides) - 1
+        is_last = last > image[1] > image[0] and not names[last]
+        if channel is None and is_last and sides[last] in COLOURS:
+            channel = last
     else:
         image, channel = _by_shape(sides, roles)
     kept = [axis for axis, side in enumerate(sides) if side > 1 and axis not in (*image, channel)]

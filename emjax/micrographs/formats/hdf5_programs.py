@@ -1,13 +1,14 @@
-"""Files that programs write as HDF5: HyperSpy, NeXus, Nion Swift, BigDataViewer, Imaris.
+"""Files that programs write as HDF5: HyperSpy, NeXus, Nion Swift, BigDataViewer, Imaris, EMAN2.
 
 To add a program: write a function that returns the Signals of its files, [] for others, and give it
 a place in `PROGRAMS`.
 """
 
+import contextlib
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -28,14 +29,16 @@ from emjax.micrographs.formats.hdf5_items import (
     texts,
 )
 from emjax.micrographs.formats.stored_values import HYPERSPY, Values, hyperspy_axes
+from emjax.micrographs.formats.vendors.common import ANGSTROM
 from emjax.micrographs.shapes import Stored
-from emjax.micrographs.signal import Signal
+from emjax.micrographs.signal import NO_BRIGHTNESS, Signal
 from emjax.micrographs.units import nm
 
 # The last axes of NeXus by the attribute `interpretation`.
 NEXUS = {"image": "yx", "rgb-image": "yxc", "rgba-image": "yxc"}
 # BigDataViewer's levels. Source: imagej.net/plugins/bdv, "the HDF5 file format".
 CELLS = re.compile(r"/t\d+/s\d+/(\d+)/cells")
+MDF = re.compile(r"/MDF/images/\d+")
 IMARIS = re.compile(r"/DataSet/ResolutionLevel (\d+)/TimePoint (\d+)/Channel (\d+)")
 
 
@@ -83,15 +86,17 @@ def nexus(inside: Inside) -> list[Signal]:
             missing += [f"{name}/{signal}"] if array is None and signal in {*group} else []
             continue
         names = _words(attribute(group, "axes", ())) or _words(attribute(array, "axes", ()))
-        names = _placed(group, names, array.ndim)
+        names = _placed(group, names, array.shape, held)
         units, steps = coordinates(inside, [held.get(axis) for axis in names])
         kind = text(array, "interpretation") or text(group, "interpretation")
         if kind in ("spectrum", "scalar"):
             refused = "a spectrum or profile"
         if last := NEXUS.get(kind):
             names = ([""] * array.ndim + list(last))[-array.ndim :]
-        if any(f"{signal}_{end}" in held for end in ("scaling_factor", "offset")):
-            refused = f"scaled by {signal}_scaling_factor or {signal}_offset, which is not read"
+        if _is_scaled(held, f"{signal}_") or _is_scaled(held):
+            refused = "scaled by a scaling_factor or an offset of its NXdata, which are not read"
+        if others := texts(attribute(group, "auxiliary_signals", ())):
+            note(inside.path, f"{name}: left out beside {signal}: {', '.join(others[:8])}")
         axes = Axes(names, units, steps, origin="NeXus", refused=refused)
         of_group[name] = inside.signals(array, name.strip("/"), axes)
     plotted = _default(inside)
@@ -117,14 +122,39 @@ def _default(inside: Inside) -> str:
     return ""
 
 
-def _placed(group: Any, names: Sequence[str], ndim: int) -> list[str]:
-    """Return the names of the axes in their order; AXIS_indices say to which each belongs."""
+def _is_scaled(held: Mapping[str, Any], start: str = "") -> bool:
+    """Return whether fields of an NXdata change its values; their names begin with `start`."""
+    for end, usual in (("scaling_factor", 1), ("offset", 0)):
+        field = held.get(f"{start}{end}")
+        if field is None or (not start and field.size != 1):  # the positions of an axis
+            continue
+        if field.size != 1 or np.ravel(field[()])[0] != usual:
+            return True
+    return False
+
+
+def _placed(
+    group: Any, names: Sequence[str], shape: Sequence[int], held: Mapping[str, Any]
+) -> list[str]:
+    """Return the names of the axes in their order; AXIS_indices say to which each belongs.
+
+    Where the positions of an axis are of another number than its side has pixels, and those of the
+    side that its place in `axes` is of fit, this decides: pynxtools counts x first in the indices.
+    """
+    ndim = len(shape)
     placed, is_stated = [""] * ndim, True
+
+    def fits(name: str, at: int) -> bool:
+        positions = getattr(held.get(name), "shape", None) or ()
+        return len(positions) != 1 or positions[0] in (shape[at], shape[at] + 1)  # of edges
+
     for position, name in enumerate(names):
         stated = np.ravel(attribute(group, f"{name}_indices", ()))
         is_stated &= len(stated) > 0
         at = int(stated[0]) if len(stated) == 1 else position if not len(stated) else ndim
-        if 0 <= at < ndim:
+        if 0 <= at < ndim and not fits(name, at) and position < ndim and fits(name, position):
+            at = position
+        if 0 <= at < ndim and name != ".":
             placed[at] = name
     return placed if is_stated or len(names) == ndim else [""] * ndim
 
@@ -166,9 +196,53 @@ def nion(inside: Inside) -> list[Signal]:
     steps, units = zip(*listed, strict=True) if listed else ((), ())
     refused = "" if dimensions == 2 else "a spectrum or profile"
     names = ["t"] * rest + ["y", "x"]
-    return inside.signals(
-        array, "data", Axes(names, units, steps, origin="Nion Swift", refused=refused)
-    )
+    axes = Axes(names, units, steps, origin="Nion Swift", refused=refused)
+    brightness = _nion_brightness(known.get("intensity_calibration"))
+    return [s._replace(brightness=brightness) for s in inside.signals(array, "data", axes)]
+
+
+def _nion_brightness(stated: Any) -> tuple[float, float, str]:
+    """Return `Signal.brightness` of a calibration of Nion Swift: offset + scale * stored."""
+    with contextlib.suppress(AttributeError, TypeError, ValueError, ZeroDivisionError):
+        offset, scale = float(stated.get("offset", 0)), float(stated.get("scale", 1))
+        found = (-offset / scale if offset else 0.0, scale)
+        if all(map(math.isfinite, found)) and found != NO_BRIGHTNESS[:2]:
+            return *found, str(stated.get("units") or "")
+    return NO_BRIGHTNESS
+
+
+def eman(inside: Inside) -> list[Signal]:
+    """Return the Signals of EMAN2: /MDF/images/N with `image`, whose attributes are EMAN's.
+
+    Source: EMAN2, libEM/io/hdfio2.cpp: apix_x is in angstrom, and numbers of stored_renderbits bits
+    are a share of what is between stored_rendermin and stored_rendermax.
+    """
+    found: list[Signal] = []
+    for name, group in inside.groups.items():
+        array = inside.members(name).get("image")
+        if not MDF.fullmatch(name) or array is None:
+            continue
+
+        def stated(key: str, group: Any = group) -> float:
+            value = attribute(group, f"EMAN.{key}", math.nan)
+            number = np.ravel(value) if np.asarray(value).dtype.kind in "uif" else ()
+            return float(number[0]) if len(number) == 1 else math.nan
+
+        steps = [nm(stated(f"apix_{axis}"), "angstrom") for axis in "zyx"][-array.ndim :]
+        low, high, bits = map(stated, ("stored_rendermin", "stored_rendermax", "stored_renderbits"))
+        values = None
+        if bits > 0 and high > low:
+            values = Values(np.dtype(np.float32), _between(low, high, 2**bits - 1))
+        axes = Axes(["z", "y", "x"][-array.ndim :], (), steps, origin="EMAN")
+        found += inside.signals(array, name.removeprefix("/MDF/"), axes, values)
+        if all(step == ANGSTROM for step in steps[-2:]):
+            note(inside.path, "exactly 1 angstrom (0.1 nm) per pixel by EMAN, which is also what "
+                 "it writes where it knows none")  # fmt: skip
+    return found
+
+
+def _between(low: float, high: float, most: float) -> Callable[[Stored], Stored]:
+    return lambda pixels: (pixels / most * (high - low) + low).astype(np.float32)
 
 
 def bigdataviewer(inside: Inside) -> list[Signal]:
@@ -253,4 +327,5 @@ PROGRAMS: list[Callable[[Inside], list[Signal]]] = [
     imaris,
     nexus,
     nion,
+    eman,
 ]

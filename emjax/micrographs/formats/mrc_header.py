@@ -192,11 +192,15 @@ def cell_sizes(header: Header) -> tuple[float, float, float]:
     """Return nm (z, y, x) of sections, rows and columns: the cell (in angstrom) over its intervals.
 
     In a stack of images, unlike a volume, there are not as many intervals as sections: z is NaN.
+    Programs that state no intervals (HyperSpy) mean one for each pixel.
     """
     fields, shape = header.fields, header.shape
     cell = (fields.cella.x, fields.cella.y, fields.cella.z)
-    intervals = (fields.mx, fields.my, fields.mz)
+    intervals: tuple[int, ...] = (fields.mx, fields.my, fields.mz)
     axes = axes_of(header)
+    if not any(intervals):
+        pixels = (fields.nx, fields.ny, fields.nz)
+        intervals = tuple(pixels[axes.index(axis)] for axis in (1, 2, 3))
     x, y, z = (nm(cell[a - 1] / intervals[a - 1] if intervals[a - 1] > 0 else 0, "a") for a in axes)
     if len(shape) < 3 or intervals[axes[2] - 1] != shape[0]:
         z = math.nan

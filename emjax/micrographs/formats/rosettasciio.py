@@ -5,6 +5,7 @@ import importlib
 import math
 import os
 import struct
+import zipfile
 from collections.abc import Generator, Mapping
 from typing import Any
 
@@ -37,11 +38,27 @@ def signals(path: str | os.PathLike[str], limit: int) -> Generator[list[Signal]]
     size = os.path.getsize(path)
     if suffix == ".blo":
         _check_blockfile(path, size)
-    found = reader.file_reader(str(path), lazy=True)
+    found = reader.file_reader(str(path), lazy=not _is_compressed(path, suffix, limit))
     held = [signal for n, part in enumerate(found) for signal in _signals(part, n, size, limit)]
     if suffix == ".blo":  # also of one position, where the reader returns an image
         held = [signal._replace(refused=signal.refused or PATTERNS) for signal in held]
     yield held
+
+
+def _is_compressed(path: str | os.PathLike[str], suffix: str, limit: int) -> bool:
+    """Return whether a file of Panta Rhei is compressed, and so is not to be read in parts.
+
+    RosettaSciIO 0.15 writes such files, but takes what is in them for pixels where it reads lazily.
+    """
+    if suffix != ".prz":
+        return False
+    with zipfile.ZipFile(path) as archive:
+        parts = [part for part in archive.infolist() if part.filename.endswith(".npy")]
+    compressed = [part for part in parts if part.compress_type != zipfile.ZIP_STORED]
+    for part in compressed:
+        size = (part.file_size,)
+        check_declared("it", size, "u1", stored=part.compress_size, limit=limit, compressed=True)
+    return bool(compressed)
 
 
 def _check_blockfile(path: str | os.PathLike[str], size: int) -> None:

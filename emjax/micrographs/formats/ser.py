@@ -23,6 +23,7 @@ from emjax.micrographs.units import nm
 
 PIXELS = dict(enumerate("u1 u2 u4 i1 i2 i4 f4 f8 c8 c16".split(), start=1))
 MODE = re.compile(rb"<Label>Mode</Label><Value>([^<]{0,200})")
+DIFFER = 0.01  # of a pixel size: images of one series differ by less
 SPECTRA, IMAGES = 0x4120, 0x4122  # kinds of data
 
 
@@ -143,6 +144,12 @@ def _signal(path: Path, file: BinaryIO, size: int, limit: int) -> Signal:
     signal = Signal(name, shape, first.dtype, raw, refused=refused)
     if first.y == first.x == 1:
         note(path, "1 m per pixel, which stands for an unknown size")
+        return signal
+    there = [at for at in offsets if at + _Image.LAYOUT.size <= size]
+    sizes = np.array([(image.y, image.x) for image in (_Image(file, at) for at in there)])
+    if not np.allclose(sizes, sizes[0], rtol=DIFFER, atol=0):
+        low, high = (nm(float(size), "m") for size in (sizes[:, 1].min(), sizes[:, 1].max()))
+        note(path, f"images of {low:.4g} to {high:.4g} nm per pixel: none is taken for all")
         return signal
     return signal.calibrated((nm(first.y, "m"), nm(first.x, "m")), "SER")
 

@@ -28,6 +28,7 @@ from emjax.micrographs.formats.tiff_pixel_size import (
     ome_images,
     pixel_size,
     plane_distance,
+    unlike,
 )
 from emjax.micrographs.formats.vendors.common import tag_value
 from emjax.micrographs.shapes import Stored
@@ -120,7 +121,7 @@ def _signals(
     page = series.keyframe
     shape, dtype = layout.shape, series.dtype
     is_packed, doubt = _packed_bytes(page, shape)
-    refused = layout.refused or _why_not_grey_or_rgb(page) or doubt
+    refused = layout.refused or _why_not_grey_or_rgb(page) or doubt or _why_not_alike(series)
     plane = with_samples(shape[-2:], layout.samples)
     whole = with_samples(shape, layout.samples)
     compressed = page.compression != COMPRESSION.NONE
@@ -166,6 +167,17 @@ def _signals(
     if layout.images:
         signals = [_sample(signal, k) for signal in signals for k in range(layout.images)]
     return signals
+
+
+def _why_not_alike(series: TiffPageSeries) -> str:
+    """Return what tells the pages of a series apart that are read by the first, or ""."""
+    pages = unlike(series)
+    turned = {tag_value(page, ORIENTATION) for page in pages}
+    palettes = [page.colormap for page in pages if page.colormap is not None]
+    if any(not np.array_equal(palette, palettes[0]) for palette in palettes):
+        return "a stack whose pages have different palettes (save each as a file)"
+    different = "a stack whose pages have different orientations (save each as a file)"
+    return different if len(turned) > 1 else ""
 
 
 def _unpacked(raw: Callable[[int], Stored]) -> Callable[[int], Stored]:

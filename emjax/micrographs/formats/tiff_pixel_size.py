@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+import numpy as np
 from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 from emjax.errors import note
@@ -14,6 +15,7 @@ from emjax.micrographs.formats import vendors
 from emjax.micrographs.formats.vendors.common import NoLength, Stated, choose, xml
 from emjax.micrographs.formats.vendors.resolution import (
     COARSEST,
+    RESOLUTION_UNIT,
     X_RESOLUTION,
     Y_RESOLUTION,
     per,
@@ -21,6 +23,8 @@ from emjax.micrographs.formats.vendors.resolution import (
 )
 from emjax.micrographs.units import UNKNOWN, PixelSize, nm, no_length
 
+LOOKED_AT = 100  # pages of a series that may differ
+DIFFER = 0.01  # of a pixel size: pages of one series differ by less
 PAPER = {1e7, 2.54e7}  # nm: centimetres and inches
 
 
@@ -64,8 +68,25 @@ def pixel_size(
     if file.is_imagej:
         found.append(("ImageJ", _imagej(file, page)))
     found += vendors.beside(path, shape)
-    found.append(("resolution tag", Stated(specimen(page))))
-    return choose(path, found, shape[-1])
+    if not file.is_imagej or RESOLUTION_UNIT in page.tags:
+        found.append(("resolution tag", Stated(specimen(page))))
+    sizes = choose(path, found, shape[-1])
+    of_pages = np.array([specimen(other) for other in unlike(series)])
+    if len(of_pages) and not np.allclose(of_pages, of_pages[0], rtol=DIFFER, equal_nan=True):
+        low, high = np.nanmin(of_pages), np.nanmax(of_pages)
+        note(path, f"pages of {low:.4g} to {high:.4g} nm per pixel: none is taken for all")
+        return UNKNOWN, "none", sizes[2]
+    return sizes
+
+
+def unlike(series: TiffPageSeries) -> list[TiffPage]:
+    """Return the first pages of a series that nothing but their shape makes one: they may differ.
+
+    What programs write as a series has its metadata in the first page.
+    """
+    if series.kind not in ("generic", "uniform") or len(series.pages) < 2:
+        return []
+    return [page.aspage() for page in series.pages[:LOOKED_AT] if page is not None]
 
 
 def plane_distance(file: TiffFile, ome: OmeImage | None) -> float:

@@ -21,8 +21,11 @@ def per(page: TiffPage, code: int) -> float:
 
 
 def detector(page: TiffPage) -> PixelSize:
-    """Return nm (y, x) by the resolution tags, whatever they are good for."""
-    unit = {2: "inch", 3: "cm", 4: "mm", 5: "um"}.get(tag_value(page, RESOLUTION_UNIT), "")
+    """Return nm (y, x) by the resolution tags, whatever they are good for.
+
+    Source: TIFF 6.0, where the unit is an inch if none is stated.
+    """
+    unit = {2: "inch", 3: "cm", 4: "mm", 5: "um"}.get(tag_value(page, RESOLUTION_UNIT) or 2, "")
     return nm(per(page, Y_RESOLUTION), unit), nm(per(page, X_RESOLUTION), unit)
 
 
