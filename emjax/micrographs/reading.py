@@ -71,7 +71,7 @@ BY_SUFFIX: dict[str, Reader] = {
     **dict.fromkeys(rosettasciio.READERS, rosettasciio.signals),
 }
 PICTURES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
-HDF5 = (".h5", ".hdf5", ".hspy", ".nxs", ".ims")
+HDF5 = (".h5", ".hdf5", ".hdf", ".hspy", ".nxs", ".ims")
 SUFFIXES = (*PICTURES, *BY_SUFFIX, ".ser", ".eer", ".emd", *HDF5, ".npy", ".zarr", ".zspy")
 COMPRESSED = tuple(suffix + end for suffix in mrc.SUFFIXES for end in (".gz", ".bz2"))
 COLOURS = ("red", "green", "blue")
