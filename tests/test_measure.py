@@ -377,6 +377,13 @@ def test_micrographs_are_segmented_and_masks_are_not(tmp_path, monkeypatch, caps
         run(out, "--model=classes", tmp_path / "a.tif", masks=False)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (5, 1), (1, 5)])
+def test_a_mask_of_a_pixel_or_a_line(tmp_path, shape):
+    """No warning of NumPy, which pytest would raise."""
+    micrographs.write(tmp_path / "a.tif", np.zeros(shape, np.uint8))
+    assert run(tmp_path / "o", tmp_path / "a.tif")["number"] == 0
+
+
 def test_a_stack_may_begin_with_an_empty_plane(tmp_path, monkeypatch):
     monkeypatch.setattr("emjax.inference.predictor.Predictor", Network)
     image = np.where(DISCS > 0, 60, 140).astype(np.uint8)

@@ -295,6 +295,16 @@ def test_tables_of_spreadsheets(tmp_path, text):
     assert [s.nm_per_pixel[1] for s in listing.sources] == [0.5, pytest.approx(np.nan, nan_ok=True)]
 
 
+def test_images_that_share_a_target_are_one_source(tmp_path):
+    """They are exposures of one place: no split has one of them, and another one the other."""
+    root, table = files(tmp_path / "in"), tmp_path / "t.csv"
+    table.write_text("image,mask\nx/a.tif,m/a.tif\nb.tif,m/a.tif\n")
+    assert [source.group for source in from_table(root, table, {}).sources] == ["x/a.tif"] * 2
+    table.write_text("image,mask,split\nx/a.tif,m/a.tif,train\nb.tif,m/a.tif,test\n")
+    with pytest.raises(InputError, match="source x/a.tif is in train and in test"):
+        from_table(root, table, {})
+
+
 def test_names_with_accents_are_found_as_windows_and_macos_write_them(tmp_path, caplog):
     (tmp_path / unicodedata.normalize("NFD", "Gr\u00f6\u00dfe.tif")).write_bytes(b"x")
     table = tmp_path / "t.csv"

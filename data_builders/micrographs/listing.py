@@ -162,6 +162,7 @@ def from_table(root: Path, table: str | Path, picked: Mapping[str, str]) -> List
     files: list[tuple[str, Path]] = [("table", Path(table))]
     line_of: dict[Path, int] = {}
     split_of: dict[str, str | None] = {}
+    group_of: dict[str, str] = {}  # of targets: images of one target are exposures of one place
     for line, row in rows:
         if not row["image"]:
             raise InputError(f"{table}, line {line}: the cell image is empty")
@@ -184,7 +185,10 @@ def from_table(root: Path, table: str | Path, picked: Mapping[str, str]) -> List
             raise InputError(
                 f"{where}: split {row['split']!r}, expected one of {', '.join(SPLITS)}"
             )
-        group = row.get("source") or exports.get(place, image)
+        cells = [row[target] for target in wanted if row[target]]
+        shared = next((group_of[cell] for cell in cells if cell in group_of), None)
+        group = row.get("source") or shared or exports.get(place, image)
+        group_of |= {cell: group for cell in cells}
         if split_of.setdefault(group, split) != split:
             raise InputError(f"{where}: source {group} is in {split_of[group]} and in {split}")
         empty = [target for target in wanted if not row[target]]

@@ -42,7 +42,7 @@ def find(pixels: np.ndarray) -> Found:
 
     pixels, _ = without_alpha(pixels)
     values = _as_numbers(pixels)
-    differs = np.mean(values[:, 1:] == values[:, :-1]) < 0.5
+    differs = values.shape[1] > 1 and np.mean(values[:, 1:] == values[:, :-1]) < 0.5
     if differs and len(np.unique(values[:ROWS])) > 2:
         return Found("micrograph", values)
     found = np.unique(values)
