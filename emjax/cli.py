@@ -275,7 +275,7 @@ def run(main: Callable[..., int | None], *arguments: Any) -> NoReturn:
 def open_streams() -> None:
     """Let everything be printed: to nowhere where the streams are closed, as those of a daemon.
 
-    What the encoding of a terminal has not is printed as its number.
+    Characters that the terminal's encoding lacks are printed as their numbers.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

@@ -14,7 +14,7 @@ import contextlib
 import os
 import pickle
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
@@ -31,10 +31,10 @@ from emjax.measurement import SPLIT, masks, page, results
 from emjax.measurement.atom_results import AtomResults
 from emjax.measurement.results import Collected, Plane, Results, Settings
 from emjax.micrographs import made_by, names
-from emjax.micrographs.units import PixelSize, is_known
+from emjax.micrographs.units import SAME, PixelSize, is_known
 
 LABELS = ".labels.tif"  # of x.tif, as emjax predict calls them
-DIFFER = 0.01  # of a pixel size: a mask and its image may differ by so much
+BESIDE_MASKS = ("overlay", "probability", "spread")
 
 
 def split_depth(text: str) -> float:
@@ -55,32 +55,32 @@ def smallest(text: str) -> int:
     raise UsageError(f"--min_size={text}: expected a number of pixels, 1 or more")
 
 
-def find_inputs(inputs: Sequence[str], kinds: Sequence[str]) -> dict[Path, str]:
+def find_inputs(inputs: Sequence[str], *, are_masks: bool = False) -> dict[Path, str]:
     """Return {file: its name in the results} of files and folders; each file once.
 
     A name is the path below the folder that was named, or, where several are alike, below the
-    folder that all files have in common. What lies there in several formats is named in a note.
+    folder that all files have in common. Files of one name with several suffixes are noted.
 
     Args:
-        kinds: results of emjax that are not taken from a folder.
+        are_masks: as --masks says.
 
     Raises: InputError for a folder without any.
     """
-    found: dict[Path, tuple[Path, str]] = {}  # by what it is without links
+    found: dict[str, tuple[Path, str]] = {}  # by what it is without links
     for given in map(Path, inputs):
         is_folder = given.is_dir() and not micrographs.is_zarr(given)
-        files = in_folder(given, kinds) if is_folder else [given]
-        for file in files:
+        for file in in_folder(given, are_masks) if is_folder else [given]:
             name = given.name if file == given else file.relative_to(given).as_posix()
-            found.setdefault(file.resolve(), (file, name))
-    left_out = twins({file for file, _ in found.values()})
-    found = {key: each for key, each in found.items() if each[0] not in left_out}
+            found.setdefault(os.path.realpath(file), (file, name))
+    if are_masks:
+        left_out = twins(found)
+        found = {key: each for key, each in found.items() if key not in left_out}
     if exports := names.exported(file for file, _ in found.values()):
         first, second, *_ = [file for file in exports if exports[file] == min(exports.values())]
         note(
             first,
-            f"is there as {second.name}, too; {len(exports)} of {len(found)} files are there in "
-            "several formats, and their particles count more than once: name one of each",
+            f"has the name of {second.name}, as {len(exports)} of {len(found)} files have that of "
+            "another: if they are of one image, its particles count more than once; name one",
         )
     if len({name for _, name in found.values()}) < len(found):
         places = {file: Path(os.path.abspath(file)) for file, _ in found.values()}
@@ -89,61 +89,84 @@ def find_inputs(inputs: Sequence[str], kinds: Sequence[str]) -> dict[Path, str]:
     return dict(found.values())
 
 
-def in_folder(folder: Path, kinds: Sequence[str]) -> list[Path]:
-    """Return the files of `find_inputs` in a folder.
+def in_folder(folder: Path, are_masks: bool) -> list[Path]:
+    """Return the files of a folder that `find_inputs` takes: those that count once.
 
     Raises: InputError if there is none.
     """
-    files = micrographs.find(folder)
-    restored = made_by.restored_of(files)  # which count beside their micrographs no second time
-
-    def counts(file: Path) -> bool:
-        kind = made_by.kind(file)
-        if made_by.RESULTS in file.relative_to(folder).parts and (
-            "mask" in kinds or kind == "restored"
-        ):
-            return False
-        return kind not in kinds and file not in restored
-
-    kept = [file for file in files if counts(file)]
+    kinds = {file: made_by.kind(file) for file in micrographs.find(folder)}
+    left_out = made_by.restored_of(kinds)
+    for file, kind in kinds.items():
+        is_result = made_by.RESULTS in file.relative_to(folder).parts  # also if it was corrected
+        if kind in (BESIDE_MASKS if are_masks else made_by.OF_MASKS):
+            left_out.add(file)
+        elif is_result and (kind == "restored" or not are_masks):
+            left_out.add(file)
+    kept = [file for file in kinds if file not in left_out]
     if not kept:
         raise InputError(f"{folder} holds only results of emjax; name the ones to measure")
-    if len(kept) < len(files):
-        note(folder, f"{len(files) - len(kept)} results of emjax in it are left out")
+    if left_out:
+        note(folder, f"{len(left_out)} results of emjax in it are left out")
     return kept
 
 
-def twins(files: Collection[Path]) -> set[Path]:
-    """Return of each mask and its label image, x.tif and x.labels.tif, the one that says no more.
+def twins(found: Mapping[str, tuple[Path, str]]) -> set[str]:
+    """Return which files to leave out, so that of x.tif and x.labels.tif one is measured.
 
-    That is the one that is as emjax wrote it, of both the label image; if both were changed, none.
+    That is the one that was corrected: the other is as emjax wrote it. If neither was, it is the
+    mask; if both were, there is a note. A micrograph beside a label image is no mask of it.
+
+    Args:
+        found: {path without links: (file, its name)}.
     """
     left_out = set()
-    for labels in (file for file in files if file.name.endswith(LABELS)):
-        mask = labels.with_name(labels.name.removesuffix(LABELS) + ".tif")
-        if mask not in files:
+    for key in found:
+        mask = key.removesuffix(LABELS) + ".tif"
+        if not key.endswith(LABELS) or mask not in found or not _is_mask(Path(mask)):
             continue
-        if made_by.kind(labels) == "labels":
-            left_out.add(labels)
-        elif made_by.kind(mask) == "mask":
+        if made_by.kind(Path(key)) == "labels":
+            left_out.add(key)
+        elif made_by.kind(Path(mask)) == "mask":
             left_out.add(mask)
         else:
-            note(labels, f"is beside {mask.name}: their particles count twice; name one of them")
+            note(found[key][0], f"is beside {found[mask][0].name}: their particles count twice; "
+                 "name one of them")  # fmt: skip
     if left_out:
-        note(min(left_out), f"left out, as {len(left_out)} of {len(files)} files are: the "
-             "particles of a mask and its label image count once")  # fmt: skip
+        note(found[min(left_out)][0], f"left out, as {len(left_out)} of {len(found)} files are: "
+             "the particles of a mask and its label image count once")  # fmt: skip
     return left_out
 
 
+def _is_mask(path: Path) -> bool:
+    """Return whether a file is a mask of two values, as emjax wrote it or corrected."""
+    if made_by.kind(path) == "mask":
+        return True
+    with contextlib.suppress(InputError):
+        first = next(micrographs.planes(path, None, as_mask=True))
+        return masks.find(first.image).kind in ("mask", "edges")
+    return False
+
+
 def without_images(files: Mapping[Path, str], folder: Path) -> dict[Path, str]:
-    """Return those of `files` that are masks, where some are images, in the `folder` of these."""
-    inside = {
-        file: file.resolve().relative_to(folder.resolve())
-        for file in files
-        if file.resolve().is_relative_to(folder.resolve())
+    """Return `files` without those that are the images of others, by their names.
+
+    Args:
+        folder: that of the images; files elsewhere stay.
+    """
+    root = os.path.realpath(folder)
+    places = {file: Path(os.path.relpath(os.path.realpath(file), root)) for file in files}
+    inside = {file: place for file, place in places.items() if ".." not in place.parts}
+    named = names.targets_among(inside.values(), "mask")
+    of_masks = {file: place for file, place in inside.items() if place in named}
+    others = {
+        file: place
+        for file, place in inside.items()
+        if place not in named and made_by.kind(file) not in ("mask", "labels")
     }
-    masks = names.targets_among(inside.values(), "mask")
-    images = {file for file, place in inside.items() if place not in masks} if masks else set()
+    images, _ = names.pair("mask", others, of_masks, "rename one, or name fewer masks")
+    if images:
+        note(folder, f"{len(images)} of {len(files)} files are the images of others, by their "
+             "names, and are not measured")  # fmt: skip
     return {file: name for file, name in files.items() if file not in images}
 
 
@@ -241,7 +264,7 @@ def common_size(
     if not is_known(mask.nm_per_pixel) or not is_known(image.nm_per_pixel):
         known = image if is_known(image.nm_per_pixel) else mask
         return known.nm_per_pixel, known.origin
-    if not np.allclose(mask.nm_per_pixel, image.nm_per_pixel, rtol=DIFFER):
+    if not np.allclose(mask.nm_per_pixel, image.nm_per_pixel, rtol=SAME):
         note(file, f"{mask.nm_per_pixel[1]:.6g} nm per pixel, its image "
              f"{image.nm_per_pixel[1]:.6g}: that of the image is taken")  # fmt: skip
     return image.nm_per_pixel, image.origin
@@ -485,8 +508,7 @@ def started_there(given: bytes) -> Started:
 def main(arguments: Sequence[str]) -> int:
     """Measure every input; returns 0, or 3 if some could not be read (they are named)."""
     options = parse(arguments)
-    kinds = ("overlay", "probability", "spread") if options.masks else made_by.OF_MASKS
-    files = find_inputs(options.inputs, kinds)
+    files = find_inputs(options.inputs, are_masks=options.masks)
     return measure_files(
         options, without_images(files, options.images) if options.images else files
     )

@@ -308,6 +308,25 @@ def test_signals_that_are_no_micrographs_are_refused_with_their_reason(tmp_path,
     refused(tmp_path / "a.blo", r".blo is read by RosettaSciIO; install emjax\[rsciio\]")
 
 
+@pytest.mark.parametrize("save, lazy", [(np.savez, True), (np.savez_compressed, False)])
+def test_what_is_compressed_is_not_read_in_parts(tmp_path, monkeypatch, save, lazy):
+    """RosettaSciIO takes the compressed bytes of Panta Rhei's files for pixels then."""
+    asked = []
+    axes = [{"name": name, "size": 4, "scale": 1.0, "units": "nm"} for name in "yx"]
+
+    def file_reader(path, lazy):
+        asked.append(lazy)
+        return [{"data": np.load(path)["data"], "axes": axes}]
+
+    found = SimpleNamespace(file_reader=file_reader)
+    monkeypatch.setitem(sys.modules, "rsciio", SimpleNamespace(pantarhei=found))
+    monkeypatch.setitem(sys.modules, "rsciio.pantarhei", found)
+    save(tmp_path / "a.npz", data=np.eye(4, dtype=np.uint8))
+    (tmp_path / "a.npz").rename(tmp_path / "a.prz")
+    image = micrographs.read(tmp_path / "a.prz").image
+    assert np.array_equal(image, np.eye(4)) and asked == [lazy]
+
+
 @pytest.mark.parametrize("scanned", [(), (5,), (2, 3)])
 def test_blockfiles_are_diffraction_patterns_however_many(tmp_path, monkeypatch, scanned):
     """RosettaSciIO's own axes of a screen are in cm."""

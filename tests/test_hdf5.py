@@ -568,6 +568,20 @@ def test_nexus_positions_decide_where_the_indices_contradict_them(tmp_path):
     np.testing.assert_array_equal(pixels(path), DEEP.T)
 
 
+@pytest.mark.parametrize("shape", [(20, 21), (21, 20), (20, 20)])
+def test_nexus_of_sides_that_are_nearly_or_quite_alike(tmp_path, shape, caplog):
+    """Positions may be those of edges, one more; of a square it cannot be told, which is said."""
+    path, image = tmp_path / "a.h5", np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+    format_samples.nexus(path, image)
+    with h5py.File(path, "r+") as file:
+        file["entry/scan"].attrs.update(axes=["y", "x"], x_indices=0, y_indices=1)
+    (found,) = planes(path)
+    is_square = shape[0] == shape[1]
+    np.testing.assert_array_equal(found.image, image.T if is_square else image)
+    assert np.isfinite(found.nm_per_pixel).all()
+    assert ("either may be right: the indices are taken" in caplog.text) == is_square
+
+
 @pytest.mark.parametrize("field", ["scaling_factor", "offset", "{}_scaling_factor"])
 def test_nexus_that_is_scaled_is_refused(tmp_path, field):
     path = tmp_path / "a.h5"

@@ -420,7 +420,7 @@ def test_what_is_there_twice_is_said(tmp_path, capsys):
     summary = run(tmp_path / "o", tmp_path / "in", tmp_path / "in/../in/b.tif")
     assert [row["image"] for row in summary["images"]] == ["a.png", "a.tif", "b.tif", "copy.tif"]
     said = capsys.readouterr().err
-    assert "a.png: is there as a.tif, too; 2 of 4 files are there in several formats" in said
+    assert "a.png: has the name of a.tif, as 2 of 4 files have that of another" in said
     copies = "The particles of a.tif are those of a.png, and so for 1 more: if these are copies"
     assert any(remark.startswith(copies) for remark in summary["remarks"])
     assert f"note: {tmp_path / 'o'}: {copies}" in said
@@ -447,7 +447,7 @@ def test_of_a_mask_and_its_label_image_one_is_measured(labelled, changed, measur
     for name in changed:
         micrographs.write(folder / name, mask // 255)
     for inputs in ([folder], sorted(folder.iterdir())):
-        found = measure.find_inputs([*map(str, inputs)], ("overlay",))
+        found = measure.find_inputs([*map(str, inputs)], are_masks=True)
         assert [*found.values()] == [measured]
     assert "left out, as 1 of 2 files are" in caplog.text
 
@@ -456,7 +456,7 @@ def test_a_mask_and_its_label_image_that_were_both_changed_are_said(labelled, ca
     folder, mask = labelled
     for name in ("a.tif", "a.labels.tif"):
         micrographs.write(folder / name, mask // 255)
-    assert len(measure.find_inputs([str(folder)], ("overlay",))) == 2
+    assert len(measure.find_inputs([str(folder)], are_masks=True)) == 2
     assert "a.labels.tif: is beside a.tif: their particles count twice" in caplog.text
 
 
@@ -467,9 +467,40 @@ def test_corrected_results_beside_micrographs_are_none(tmp_path, kind):
     micrographs.write(tmp_path / "a.tif", image)
     made = made_by.line({}, kind, image)
     micrographs.write(tmp_path / made_by.RESULTS / "a.tif", image // 2, software=made)
-    assert [*measure.find_inputs([str(tmp_path)], made_by.OF_MASKS).values()] == ["a.tif"]
-    named = measure.find_inputs([str(tmp_path / made_by.RESULTS)], ("overlay",))
+    assert [*measure.find_inputs([str(tmp_path)]).values()] == ["a.tif"]
+    named = measure.find_inputs([str(tmp_path / made_by.RESULTS)], are_masks=True)
     assert [*named.values()] == ["a.tif"]
+
+
+def test_a_label_image_beside_its_micrograph_is_measured(tmp_path, caplog):
+    labels = DISCS.astype(np.uint16)
+    made = made_by.line({}, "labels", labels)
+    micrographs.write(tmp_path / "x.tif", picture(DISCS))
+    micrographs.write(tmp_path / "x.labels.tif", labels, software=made)
+    summary = run(tmp_path / "o", f"--images={tmp_path}", tmp_path, "--no_split")
+    assert [row["image"] for row in summary["images"]] == ["x.labels.tif"]
+
+
+def test_results_are_the_images_of_no_corrected_labels(labelled):
+    """A name with a word for a mask makes nothing else an image."""
+    folder, mask = labelled
+    micrographs.write(folder / "a.labels.tif", DISCS.astype(np.uint8))
+    micrographs.write(folder / "b.tif", mask, software=made_by.line({}, "mask", mask))
+    for name in ("1", "2", "label_3"):
+        micrographs.write(folder / f"pred/{name}.tif", mask)
+    found = measure.find_inputs([str(folder)], are_masks=True)
+    kept = measure.without_images(found, folder)
+    names = ["a.labels.tif", "b.tif", "pred/1.tif", "pred/2.tif", "pred/label_3.tif"]
+    assert [*kept.values()] == names
+
+
+def test_odd_names_of_inputs(tmp_path, monkeypatch):
+    """The store one is in, and a link to itself, which is named where it is read."""
+    micrographs.write(tmp_path / "a.zarr", np.uint8(255) * (DISCS > 0))
+    monkeypatch.chdir(tmp_path / "a.zarr")
+    assert run(tmp_path / "o", ".")["number"] == 3
+    (tmp_path / "l.tif").symlink_to("l.tif")
+    run(tmp_path / "p", tmp_path / "l.tif", code=3)
 
 
 def test_masks_may_lie_beside_their_images(tmp_path, capsys):
@@ -487,13 +518,13 @@ def test_images_that_were_restored_beside_their_micrographs_count_once(tmp_path)
     micrographs.write(tmp_path / "images/a.tif", mask)
     made = made_by.line({}, "restored", mask)
     micrographs.write(tmp_path / "images/denoised/a.tif", mask, software=made)
-    inputs = measure.find_inputs([str(tmp_path / "images")], ())
+    inputs = measure.find_inputs([str(tmp_path / "images")], are_masks=True)
     assert [*inputs.values()] == ["a.tif"]
     micrographs.write(tmp_path / "images/denoised/other.tif", mask)  # one of which it is not
-    alone = measure.find_inputs([str(tmp_path / "images/denoised")], ())
+    alone = measure.find_inputs([str(tmp_path / "images/denoised")], are_masks=True)
     assert [*alone.values()] == ["a.tif", "other.tif"]
     (tmp_path / "images/denoised/other.tif").unlink()
-    alone = measure.find_inputs([str(tmp_path / "images/denoised")], ())
+    alone = measure.find_inputs([str(tmp_path / "images/denoised")], are_masks=True)
     assert [*alone.values()] == ["a.tif"]
 
 

@@ -108,6 +108,9 @@ NEAREST = {  # (images and masks of no pair, pairs)
     "one word of several": (["a_raw.tif"], [], masked("a")),
     "a sample called target": (["1.tif"], [], masked("target_1")),
     "words of two targets": ([], [], {"1.tif": "mask1.tif"} | masked("gt1")),
+    "a sign after a word": (["1.tif"], [], {"-1.tif": "mask_-1.tif"}),
+    "signs after words": ([], [], {"-1.tif": "mask_-1.tif", "1.tif": "mask_1.tif"}),
+    "a frame and a mask of another": (["f_0000.tif", "f_0001.tif"], ["f.png"], masked("b")),
     "signs": (["T_-20.tif", "T_20.tif"], [], masked("T_-5", "T_5")),
     "one of two signs": (["T_-20.tif"], [], masked("T_20")),
     "points": ([], [], masked("d1.5", "d1_5")),
@@ -130,10 +133,11 @@ def test_masks_that_are_drawn_come_before_predictions_beside_them(listed):
     assert found == {"images/a.tif": "images/a_mask.tif"}
 
 
-def test_a_sample_may_be_called_like_a_target(listed):
-    found, listing = listed(["1.tif", "target 1.tif", "target 1_mask.tif"], [], target="images")
-    assert found == {"images/target 1.tif": "images/target 1_mask.tif"}
-    assert [path.name for path, _ in listing.skipped] == ["1.tif"]
+@pytest.mark.parametrize("names", [("1", "target 1", "target 1_mask"), ("a", "a_seg", "a_seg_gt")])
+def test_a_mask_that_may_have_one_itself_is_refused(listed, names):
+    """Whether the second is a sample that is called so, or a mask, nobody can tell."""
+    with pytest.raises(InputError, match="are named alike, and either may belong to"):
+        listed([f"{name}.tif" for name in names], [], target="images")
 
 
 def test_a_mask_of_the_stem_in_another_folder_is_said(listed):

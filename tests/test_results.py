@@ -173,9 +173,9 @@ def test_what_was_restored_beside_its_micrographs_is_none_of_them(
     assert run(segments, tmp_path / "masks", tmp_path / "in") == 0
     assert {*content(tmp_path / "masks")} == {"a.tif", "a.overlay.png"}
     assert "1 results of emjax in it are left out" in capsys.readouterr().err
-    files = measure.find_inputs([tmp_path / "in"], made_by.OF_MASKS)
+    files = measure.find_inputs([tmp_path / "in"])
     assert {*files.values()} == {"a.tif"}
-    named = measure.find_inputs([tmp_path / "in" / made_by.RESULTS], ["mask"])
+    named = measure.find_inputs([tmp_path / "in" / made_by.RESULTS])
     assert {*named.values()} == {"a.tif"}
     # The page on a restoration that is gone is named, as are other files of before.
     assert run(segments, tmp_path / "in" / made_by.RESULTS, tmp_path / "in/a.tif") == 0

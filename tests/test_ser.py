@@ -47,6 +47,18 @@ def test_images_of_several_magnifications_have_no_size(tmp_path, caplog):
     assert "nm per pixel: none is taken for all" in caplog.text
 
 
+@pytest.mark.parametrize("at, value", [(40, 99), (8, 0)])
+def test_a_damaged_or_uncalibrated_image_says_nothing_of_the_others(tmp_path, at, value, caplog):
+    path = tmp_path / "a_1.ser"
+    ser(path, STACK)
+    content = bytearray(path.read_bytes())
+    step = 2 * STACK[0].size + struct.calcsize("<ddiddihii")
+    struct.pack_into("<h" if at == 40 else "<d", content, len(content) - step + at, value)
+    path.write_bytes(content)
+    first = next(micrographs.planes(path))
+    assert first.nm_per_pixel == pytest.approx(NM) and not caplog.text
+
+
 def test_nothing_is_said_of_a_whole_series(tmp_path, caplog):
     ser(tmp_path / "a_1.ser", STACK)
     assert len(list(micrographs.planes(tmp_path / "a_1.ser"))) == 3 and not caplog.text

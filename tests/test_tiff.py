@@ -252,11 +252,11 @@ def test_pages_of_different_palettes_are_refused(tmp_path, same):
 @pytest.mark.parametrize("turned", [1, 4])
 def test_pages_of_different_orientations_are_refused(tmp_path, turned):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
-        for orientation in (1, turned):
-            tags = [(274, "H", 1, orientation, True)]
+        for orientation in (None, 1, turned):  # without one it is 1
+            tags = [(274, "H", 1, orientation, True)] if orientation else []
             file.write(GREY, photometric="minisblack", metadata=None, extratags=tags)
     if turned == 1:
-        assert len(list(micrographs.planes(tmp_path / "a.tif"))) == 2
+        assert len(list(micrographs.planes(tmp_path / "a.tif"))) == 3
         return
     with pytest.raises(InputError, match="a stack whose pages have different orientations"):
         list(micrographs.planes(tmp_path / "a.tif"))

@@ -55,15 +55,27 @@ def test_a_resolution_without_a_unit_is_per_inch(tmp_path):
         assert found.nm_per_pixel == pytest.approx((nm, nm), nan_ok=True)
 
 
-@pytest.mark.parametrize("last", [1e6, 2e6])
-def test_pages_of_several_magnifications_have_no_size(tmp_path, last, caplog):
+@pytest.mark.parametrize("last, nm", [(1e6, 10), (2e6, np.nan), (28, 10), (None, 10)])
+def test_pages_of_several_magnifications_have_no_size(tmp_path, last, nm, caplog):
+    """Pages that state none, or one of paper, are no other ones."""
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         for dots in (1e6, last):
-            file.write(IMAGE, resolution=(dots, dots), resolutionunit=3, metadata=None)
+            options = dict(resolution=(dots, dots), resolutionunit=3) if dots else {}
+            file.write(IMAGE, metadata=None, **options)
     for plane in micrographs.planes(tmp_path / "a.tif"):
-        expected = np.nan if last > 1e6 else 10
-        assert plane.nm_per_pixel == pytest.approx((expected, expected), nan_ok=True)
-    assert ("pages of 5 to 10 nm per pixel: none is taken" in caplog.text) == (last > 1e6)
+        assert plane.nm_per_pixel == pytest.approx((nm, nm), nan_ok=True)
+    assert ("pages of 5 to 10 nm per pixel: none is taken" in caplog.text) == (last == 2e6)
+
+
+def test_a_vendors_size_counts_for_all_pages(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for dots in (1e6, 2e6):
+            text = "[Scan]\r\nPixelWidth=2e-09\r\nPixelHeight=2e-09\r\n"
+            tags = [(34682, "s", 0, text, True)] if dots == 1e6 else []
+            options = dict(resolution=(dots, dots), resolutionunit=3, extratags=tags)
+            file.write(IMAGE, metadata=None, **options)
+    sizes = [plane.nm_per_pixel[0] for plane in micrographs.planes(tmp_path / "a.tif")]
+    assert sizes == pytest.approx([2, 2])
 
 
 @pytest.mark.parametrize("code", [34680, 34682])

@@ -36,7 +36,7 @@ THRESHOLDS = {
 KEPT = ""
 REASONS = ("flat", "saturated", "strip", "alike")  # the first that applies counts
 
-SHEETS = ("kept.png", "dropped.png")  # contact sheets, beside the card of a build
+KEPT_SHEET, DROPPED_SHEET = "kept.png", "dropped.png"  # beside the card of a build
 SHOWN = 100  # thumbnails of a contact sheet at most
 SIDE = 112  # pixels, of a thumbnail
 COLUMNS = 10
@@ -78,8 +78,8 @@ def curate(records: Iterable[Record]) -> Curated:
             thumbnail = _thumbnail(image, record["intensity_range"])
             shown[reason][slot : slot + 1] = [(index, caption, thumbnail)]
     sheets = {
-        SHEETS[0]: _sheet(_shared_out([shown.pop(KEPT)])),
-        SHEETS[1]: _sheet(_shared_out(list(shown.values()))),
+        KEPT_SHEET: _sheet(_shared_out([shown.pop(KEPT)])),
+        DROPPED_SHEET: _sheet(_shared_out(list(shown.values()))),
     }
     dropped = {reason: counts[reason] for reason in REASONS}
     return Curated(keep, dropped, {name: png for name, png in sheets.items() if png})

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_builders.common import SPLITS, TARGETS
 from data_builders.micrographs import tables
-from data_builders.micrographs.curation import SHEETS
+from data_builders.micrographs.curation import DROPPED_SHEET, KEPT_SHEET
 from emjax import micrographs
 from emjax.errors import InputError, UsageError, note
 from emjax.micrographs import made_by, names
@@ -55,15 +55,15 @@ def from_folders(root: Path, folders: Mapping[str, str]) -> Listing:
     wanted = tuple(target for target in TARGETS if target in folders)
     roots = {target: Path(folders[target]) for target in wanted}
     found: dict[str, dict[Path, PurePath]] = {}
-    everything = micrographs.find(root)
-    ours = made_by.restored_of(everything) | {
+    kinds = {path: made_by.kind(path) for path in micrographs.find(root)}
+    ours = made_by.restored_of(kinds) | {
         path
-        for path in everything
+        for path, kind in kinds.items()
         if made_by.RESULTS in path.relative_to(root).parts
-        or made_by.kind(path) in made_by.OF_MASKS
-        or (path.name in SHEETS and (path.parent / "card.json").exists())
+        or kind in made_by.OF_MASKS
+        or (path.name in (KEPT_SHEET, DROPPED_SHEET) and (path.parent / "card.json").exists())
     }
-    images = [path for path in everything if path not in ours]
+    images = [path for path in kinds if path not in ours]
     for target, folder in roots.items():
         paths = {path: path.relative_to(folder) for path in micrographs.find(folder)}
         found[target] = {path: r for path, r in paths.items() if made_by.RESULTS not in r.parts}

@@ -205,18 +205,18 @@ class Results(Collected):
         return summary, page.render(summary, sample, self.fields)
 
     def repeated(self) -> list[tuple[str, str]]:
-        """Return (file, another one) of each plane whose particles are those of a plane before."""
-        seen: dict[bytes, str] = {}
-        found = []
+        """Return each (file, another one) in which a plane has the very particles of the first."""
+        seen: dict[str, str] = {}
+        found: dict[tuple[str, str], None] = {}
         for table in self.tables:
             if len(table["label"]):
                 columns = ("centroid_y", "centroid_x", "equivalent_diameter")
                 values = np.stack([table[f"{column}_{self.unit}"] for column in columns])
                 name = str(table["image"][0])
-                first = seen.setdefault(values.tobytes(), name)
+                first = seen.setdefault(sha256(values.tobytes()), name)
                 if first != name:
-                    found.append((first, name))
-        return found
+                    found[first, name] = None
+        return [*found]
 
     def summary(self, table: Table) -> tuple[dict[str, Any], Sample]:
         """Return (the contents of summary.json, the particles that count by their diameter)."""

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,14 @@ def kind(path: Path) -> str:
     return str((read(path) or {}).get("kind", "")).partition("_")[0]
 
 
-def restored_of(files: Collection[Path]) -> set[Path]:
-    """Return those of `files` that emjax restored from another one: x.tif of x.tif or x.dm3."""
-    others = {name for file in files if not kind(file) for name in (file.name, file.stem)}
-    return {file for file in files if kind(file) == "restored" and file.stem in others}
+def restored_of(kinds: Mapping[Path, str]) -> set[Path]:
+    """Return the files that emjax restored from another one of these: x.tif of x.tif or x.dm3.
+
+    Args:
+        kinds: {file: its `kind`}.
+    """
+    others = {name for file in kinds if not kinds[file] for name in (file.name, file.stem)}
+    return {file for file in kinds if kinds[file] == "restored" and file.stem in others}
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -16,6 +16,7 @@ from emjax.errors import InputError
 from emjax.micrographs.reading import SUFFIXES
 
 P = TypeVar("P", bound=PurePath)
+Key = Callable[[PurePath], object]
 
 TRUTH = ("gt", "ground truth", "truth", "target")
 # Of Fiji (Mask of a, Classified image of a), Cellpose (a_cp_masks), ilastik (a_Simple
@@ -49,7 +50,8 @@ def _pattern(words: Iterable[str]) -> re.Pattern[str]:
 PATTERNS = {target: _pattern(words) for target, words in WORDS.items()}
 OF_IMAGES = _pattern(IMAGE)
 SIGN = re.compile(r"(?:^|(?<=[\s._-]))-(?=\d)")  # T_-20 is not T_20
-NNUNET = "_0000"  # in images of one channel, not in their masks
+MINUS = "\N{MINUS SIGN}"
+FIRST, SECOND = "_0000", "_0001"  # nnU-Net's channels, in the names of images alone
 
 
 def plain(name: str) -> str:
@@ -71,7 +73,7 @@ def exported(paths: Iterable[P]) -> dict[P, str]:
 
     Their paths differ in the suffix alone. They are of one source.
     """
-    bare = {path: path.with_name(without_formats(path.stem)) for path in paths}
+    bare = {path: path.parent / without_formats(path.stem) for path in paths}
     same = Counter(bare.values())
     return {path: stem.as_posix() for path, stem in bare.items() if same[stem] > 1}
 
@@ -80,7 +82,7 @@ def without(pattern: re.Pattern[str], parts: Iterable[str]) -> tuple[tuple[str, 
     """Return (`parts` of a path without the words of `pattern`, the number of words)."""
     short, count = [], 0
     for part in parts:
-        part = SIGN.sub("\N{MINUS SIGN}", part)
+        part = SIGN.sub(MINUS, part)
         while found := pattern.search(part):
             part = part[: found.start()] + part[found.end() :]
             count += 1
@@ -92,7 +94,8 @@ def bare(path: PurePath, target: str) -> tuple[str, ...]:
     """Return a path as it is but for its suffix and for words of images and targets in folders."""
     *folders, stem = path.with_suffix("").parts
     shared, _ = without(OF_IMAGES, without(PATTERNS[target], map(plain, folders))[0])
-    return (*shared, without_formats(unicodedata.normalize("NFC", stem)))
+    stem = SIGN.sub(MINUS, unicodedata.normalize("NFC", stem))
+    return (*shared, without_formats(stem))
 
 
 def marked(path: PurePath, target: str) -> tuple[str, ...]:
@@ -129,12 +132,7 @@ def targets_among(paths: Iterable[PurePath], target: str, *, alone: bool = True)
     found = set()
     for group in groups.values():
         fewest = min(group.values()) if len(group) > 1 or not alone else 0
-        theirs = {marked(path, target) for path in group}
-        for path, words in group.items():
-            by_folder = without(PATTERNS[target], map(plain, path.parent.parts))[1]
-            is_image = not by_folder and bare(path, target) in theirs  # target_1, of target_1_mask
-            if words > fewest and not is_image:
-                found.add(path)
+        found |= {path for path, words in group.items() if words > fewest}
     return found
 
 
@@ -174,33 +172,42 @@ def pair(
     def shared_stem(path: PurePath) -> tuple[str, ...]:
         return shared(path)[-1:]
 
-    def first_channel(path: PurePath) -> tuple[str, ...]:
-        is_first = path.stem.endswith(NNUNET)
-        return (
-            shared(path.with_name(path.stem.removesuffix(NNUNET) + path.suffix)) if is_first else ()
-        )
+    def only_channel(path: PurePath) -> tuple[str, ...]:
+        if not path.stem.endswith(FIRST):
+            return ()
+        rest = path.stem.removesuffix(FIRST)
+        if path.with_name(rest + SECOND + path.suffix) in everything:
+            return ()
+        return shared(path.with_name(rest + path.suffix))
 
-    levels: Sequence[tuple[Callable[[PurePath], object], Callable[[PurePath], object]]] = (
-        (whole, whole),
-        (PurePath.as_posix, whole),  # x.tif and x.tif.png, as programs call what they make of x.tif
-        (as_is, unmarked),
-        (as_is, as_is),
-        (shared, shared),
-        (stem, stem),
-        (shared_stem, shared_stem),
-        (first_channel, shared),
+    everything = {*images.values()}
+    one, alike = "have one stem", "are named alike"
+    levels: Sequence[tuple[Key, Key, str]] = (
+        (whole, whole, one),
+        (PurePath.as_posix, whole, one),  # x.tif and x.tif.png, as programs call what they make
+        (as_is, unmarked, alike),
+        (as_is, as_is, one),
+        (shared, shared, alike),
+        (stem, stem, one),
+        (shared_stem, shared_stem, alike),
+        (only_channel, shared, alike),
     )
-    for level, keys in enumerate(levels):
+    of_masks = {unmarked(path): file for file, path in targets.items()}
+    for level, (of_image, of_target, how) in enumerate(levels):
         groups: dict[object, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
-        for side, paths in enumerate((images, targets)):
-            for file, path in paths.items():
-                groups[keys[side](path)][side].append(file)
-        for alike, (some, theirs) in groups.items():
+        for file, path in images.items():
+            groups[of_image(path)][0].append(file)
+        for file, path in targets.items():
+            groups[of_target(path)][1].append(file)
+        for same, (some, theirs) in groups.items():
             taken = used.intersection(theirs) or any(image in partners for image in some)
-            if not (alike and some and theirs) or (taken and level > 1):
+            if not (same and some and theirs) or (taken and level > 1):
                 continue
             some = [image for image in some if image not in partners]
             theirs = [file for file in theirs if file not in used]
+            if of_target is unmarked and len(theirs) == 1:  # a, a_mask and a_mask_labels
+                of_it = of_masks.get(as_is(targets[theirs[0]]))
+                theirs += [of_it] if of_it and of_it not in used else []
             if len(some) == len(theirs) == 1:
                 partners[some[0]] = theirs[0]
                 used.add(theirs[0])
@@ -210,8 +217,7 @@ def pair(
             elif some and theirs:
                 first, second, *_ = some if len(some) > 1 else theirs
                 other = theirs[0] if len(some) > 1 else some[0]
-                same = "have one stem" if keys[1] in (whole, as_is, stem) else "are named alike"
                 raise InputError(
-                    f"{first} and {second} {same}, and either may belong to {other}; {advice}"
+                    f"{first} and {second} {how}, and either may belong to {other}; {advice}"
                 )
     return partners, loose

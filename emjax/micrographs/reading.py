@@ -117,8 +117,8 @@ def open_all(path: StrPath, limit: int = LIMIT) -> Generator[list[Signal]]:
     Raises: InputError; `Signal.raw` raises what the decoder does.
     """
     with contextlib.ExitStack() as stack:
-        if not is_text(Path(path).name):
-            raise InputError(f"{path}: {NO_TEXT}; rename it")
+        if shown(name := Path(path).name) != name:
+            raise InputError(f"{shown(path)}: {NO_TEXT}; rename it")
         with _one_line(path):
             signals = stack.enter_context(_reader(path)(path, limit))
         yield signals
@@ -515,23 +515,19 @@ def _left_out(error: OSError) -> None:
     note(error.filename, f"{error.strerror}; it is left out")
 
 
-def is_text(path: StrPath) -> bool:
-    """Return whether a path is text, as the names in tables and cards must be.
+def shown(path: StrPath) -> str:
+    """Return a path as text; what is not UTF-8 in it, as in old archives, as its number.
 
-    A file system holds bytes: those of another encoding, as old archives have them, are none.
+    It differs from the path only where that cannot be in a table or a card.
     """
-    try:
-        os.fspath(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def find(folder: StrPath) -> list[Path]:
     """Return all micrographs below `folder`, sorted; a Zarr store or a SER with its EMI is one.
 
     Hidden files and folders are left out, and so are, with a note, links to folders, links that
-    lead out of `folder`, folders that may not be read, and names that are no text.
+    lead out of `folder`, folders that may not be read, and names that are not UTF-8.
 
     Raises: InputError if `folder` is none, or holds no micrograph.
     """
@@ -541,16 +537,16 @@ def find(folder: StrPath) -> list[Path]:
     paths: list[Path] = []
     inside = folder.resolve()
     for parent, folders, files in os.walk(folder, onerror=_left_out):
-        for path in (Path(parent, name) for name in folders):
-            if path.is_symlink() and not path.name.startswith("."):
-                note(path, "a link to a folder, which is left out; name it to read it")
         stores = [name for name in folders if is_zarr(Path(parent, name))]
+        for name in {*folders}.difference(stores):
+            if os.path.islink(link := Path(parent, name)) and not name.startswith("."):
+                note(link, "a link to a folder, which is left out; name it to read it")
         folders[:] = [n for n in folders if n not in stores and not n.startswith(".")]
         for path in (Path(parent, name) for name in (*stores, *files)):
             if path.name.startswith(".") or not has_known_suffix(path):
                 continue
-            if not is_text(path.relative_to(folder)):
-                note(path, f"{NO_TEXT} and is left out; rename it")
+            if shown(place := path.relative_to(folder)) != str(place):
+                note(shown(path), f"{NO_TEXT} and is left out; rename it")
             elif not path.resolve().is_relative_to(inside):
                 note(path, f"leads out of {folder} and is left out")
             elif path.name in stores or path.is_file():

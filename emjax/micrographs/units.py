@@ -19,6 +19,8 @@ UNKNOWN: PixelSize = (math.nan, math.nan)
 # What stands for a pixel size: one number for both axes, or (y, x); None: unknown.
 AnyPixelSize = float | Sequence[float] | Pair | None
 
+SAME = 0.01  # pixel sizes that differ by less are one
+
 LENGTHS = {  # nm, by what `unit_name` makes of a unit
     "pm": 1e-3, "picometer": 1e-3,
     "a": 0.1, "å": 0.1, "aa": 0.1, "ang": 0.1, "angst": 0.1, "angstrom": 0.1,

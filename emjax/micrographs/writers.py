@@ -72,7 +72,7 @@ def write(
             shutil.rmtree(path)
         os.replace(partial, path)
     except OSError as error:
-        if error.errno is None:  # NumPy says how many numbers it could write, but not why
+        if error.errno is None and "written" in str(error):  # by NumPy, which does not say why
             raise OSError(errno.ENOSPC, f"only a part could be written ({error})", path) from error
         raise
     finally:

@@ -86,7 +86,7 @@ def nexus(inside: Inside) -> list[Signal]:
             missing += [f"{name}/{signal}"] if array is None and signal in {*group} else []
             continue
         names = _words(attribute(group, "axes", ())) or _words(attribute(array, "axes", ()))
-        names = _placed(group, names, array.shape, held)
+        names = _placed(inside, group, names, array.shape, held)
         units, steps = coordinates(inside, [held.get(axis) for axis in names])
         kind = text(array, "interpretation") or text(group, "interpretation")
         if kind in ("spectrum", "scalar"):
@@ -123,10 +123,13 @@ def _default(inside: Inside) -> str:
 
 
 def _is_scaled(held: Mapping[str, Any], start: str = "") -> bool:
-    """Return whether fields of an NXdata change its values; their names begin with `start`."""
+    """Return whether fields of an NXdata change its values; their names begin with `start`.
+
+    Without one, an `offset` of many numbers is the positions of an axis.
+    """
     for end, usual in (("scaling_factor", 1), ("offset", 0)):
         field = held.get(f"{start}{end}")
-        if field is None or (not start and field.size != 1):  # the positions of an axis
+        if field is None or (not start and field.size != 1):
             continue
         if field.size != 1 or np.ravel(field[()])[0] != usual:
             return True
@@ -134,29 +137,41 @@ def _is_scaled(held: Mapping[str, Any], start: str = "") -> bool:
 
 
 def _placed(
-    group: Any, names: Sequence[str], shape: Sequence[int], held: Mapping[str, Any]
+    inside: Inside,
+    group: Any,
+    names: Sequence[str],
+    shape: Sequence[int],
+    held: Mapping[str, Any],
 ) -> list[str]:
     """Return the names of the axes in their order; AXIS_indices say to which each belongs.
 
-    Where the positions of an axis are of another number than its side has pixels, and those of the
-    side that its place in `axes` is of fit, this decides: pynxtools counts x first in the indices.
+    Where the positions of an axis are not as many as the pixels that it would have by its index,
+    and those of all fit by their places in `axes`, these decide: pynxtools-em counted x first in
+    the indices. A square image that is stated so leaves a doubt, which is noted.
     """
     ndim = len(shape)
-    placed, is_stated = [""] * ndim, True
 
     def fits(name: str, at: int) -> bool:
         positions = getattr(held.get(name), "shape", None) or ()
         return len(positions) != 1 or positions[0] in (shape[at], shape[at] + 1)  # of edges
 
-    for position, name in enumerate(names):
-        stated = np.ravel(attribute(group, f"{name}_indices", ()))
-        is_stated &= len(stated) > 0
-        at = int(stated[0]) if len(stated) == 1 else position if not len(stated) else ndim
-        if 0 <= at < ndim and not fits(name, at) and position < ndim and fits(name, position):
-            at = position
+    stated = [np.ravel(attribute(group, f"{name}_indices", ())) for name in names]
+    if not all(map(len, stated)) and len(names) != ndim:
+        return [""] * ndim
+    by_place = {at: name for at, name in enumerate(names[:ndim]) if name != "."}
+    by_index: dict[int, str] = {}
+    for place, (name, indices) in enumerate(zip(names, stated, strict=True)):
+        at = int(indices[0]) if len(indices) == 1 else place if not len(indices) else ndim
         if 0 <= at < ndim and name != ".":
-            placed[at] = name
-    return placed if is_stated or len(names) == ndim else [""] * ndim
+            by_index[at] = name
+    placed = by_index
+    if by_index != by_place and all(fits(name, at) for at, name in by_place.items()):
+        if not all(fits(name, at) for at, name in by_index.items()):
+            placed = by_place
+        elif any(name in held for name in names) and len(names) == ndim:
+            note(inside.path, "its axes and their indices are in different orders, and either may "
+                 "be right: the indices are taken")  # fmt: skip
+    return [placed.get(at, "") for at in range(ndim)]
 
 
 def _dataset(group: Any, key: str) -> Any:
@@ -205,7 +220,7 @@ def _nion_brightness(stated: Any) -> tuple[float, float, str]:
     """Return `Signal.brightness` of a calibration of Nion Swift: offset + scale * stored."""
     with contextlib.suppress(AttributeError, TypeError, ValueError, ZeroDivisionError):
         offset, scale = float(stated.get("offset", 0)), float(stated.get("scale", 1))
-        found = (-offset / scale if offset else 0.0, scale)
+        found = (-offset / scale or 0.0, scale)
         if all(map(math.isfinite, found)) and found != NO_BRIGHTNESS[:2]:
             return *found, str(stated.get("units") or "")
     return NO_BRIGHTNESS

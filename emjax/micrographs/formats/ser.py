@@ -10,7 +10,7 @@ import mmap
 import os
 import re
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,11 +19,10 @@ import numpy as np
 from emjax.errors import InputError, note
 from emjax.micrographs.shapes import Stored
 from emjax.micrographs.signal import Signal, check_declared, no_pixels, why_refused
-from emjax.micrographs.units import nm
+from emjax.micrographs.units import SAME, nm
 
 PIXELS = dict(enumerate("u1 u2 u4 i1 i2 i4 f4 f8 c8 c16".split(), start=1))
 MODE = re.compile(rb"<Label>Mode</Label><Value>([^<]{0,200})")
-DIFFER = 0.01  # of a pixel size: images of one series differ by less
 SPECTRA, IMAGES = 0x4120, 0x4122  # kinds of data
 
 
@@ -145,13 +144,20 @@ def _signal(path: Path, file: BinaryIO, size: int, limit: int) -> Signal:
     if first.y == first.x == 1:
         note(path, "1 m per pixel, which stands for an unknown size")
         return signal
-    there = [at for at in offsets if at + _Image.LAYOUT.size <= size]
-    sizes = np.array([(image.y, image.x) for image in (_Image(file, at) for at in there)])
-    if not np.allclose(sizes, sizes[0], rtol=DIFFER, atol=0):
-        low, high = (nm(float(size), "m") for size in (sizes[:, 1].min(), sizes[:, 1].max()))
-        note(path, f"images of {low:.4g} to {high:.4g} nm per pixel: none is taken for all")
+    widths = [nm(x, "m") for x in _widths(file, offsets)]
+    known = [width for width in widths if math.isfinite(width)]
+    if known and max(known) > (1 + SAME) * min(known):
+        between = f"images of {min(known):.4g} to {max(known):.4g} nm per pixel"
+        note(path, f"{between}: none is taken for all")
         return signal
     return signal.calibrated((nm(first.y, "m"), nm(first.x, "m")), "SER")
+
+
+def _widths(file: BinaryIO, offsets: Sequence[int]) -> Iterator[float]:
+    """Yield metres per column of those images of a series that have a header."""
+    for offset in offsets:
+        with contextlib.suppress(InputError):  # of one image; raised where it is read
+            yield _Image(file, offset).x
 
 
 def _dimension(file: BinaryIO) -> int:

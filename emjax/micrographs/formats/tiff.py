@@ -172,7 +172,7 @@ def _signals(
 def _why_not_alike(series: TiffPageSeries) -> str:
     """Return what tells the pages of a series apart that are read by the first, or ""."""
     pages = unlike(series)
-    turned = {tag_value(page, ORIENTATION) for page in pages}
+    turned = {tag_value(page, ORIENTATION) or 1 for page in pages}
     palettes = [page.colormap for page in pages if page.colormap is not None]
     if any(not np.array_equal(palette, palettes[0]) for palette in palettes):
         return "a stack whose pages have different palettes (save each as a file)"

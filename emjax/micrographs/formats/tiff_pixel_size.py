@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-import numpy as np
 from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 from emjax.errors import note
@@ -21,10 +20,10 @@ from emjax.micrographs.formats.vendors.resolution import (
     per,
     specimen,
 )
-from emjax.micrographs.units import UNKNOWN, PixelSize, nm, no_length
+from emjax.micrographs.units import SAME, UNKNOWN, PixelSize, nm, no_length
 
-LOOKED_AT = 100  # pages of a series that may differ
-DIFFER = 0.01  # of a pixel size: pages of one series differ by less
+RESOLUTION = "resolution tag"
+LOOKED_AT = 10_000  # pages of a series that may differ
 PAPER = {1e7, 2.54e7}  # nm: centimetres and inches
 
 
@@ -69,20 +68,22 @@ def pixel_size(
         found.append(("ImageJ", _imagej(file, page)))
     found += vendors.beside(path, shape)
     if not file.is_imagej or RESOLUTION_UNIT in page.tags:
-        found.append(("resolution tag", Stated(specimen(page))))
-    sizes = choose(path, found, shape[-1])
-    of_pages = np.array([specimen(other) for other in unlike(series)])
-    if len(of_pages) and not np.allclose(of_pages, of_pages[0], rtol=DIFFER, equal_nan=True):
-        low, high = np.nanmin(of_pages), np.nanmax(of_pages)
-        note(path, f"pages of {low:.4g} to {high:.4g} nm per pixel: none is taken for all")
-        return UNKNOWN, "none", sizes[2]
-    return sizes
+        found.append((RESOLUTION, Stated(specimen(page))))
+    sizes, origin, other = choose(path, found, shape[-1])
+    if origin == RESOLUTION:
+        widths = [specimen(each)[1] for each in unlike(series)]
+        known = [width for width in widths if math.isfinite(width)]
+        if known and max(known) > (1 + SAME) * min(known):
+            between = f"pages of {min(known):.4g} to {max(known):.4g} nm per pixel"
+            note(path, f"{between}: none is taken for all")
+            return UNKNOWN, "none", other
+    return sizes, origin, other
 
 
 def unlike(series: TiffPageSeries) -> list[TiffPage]:
-    """Return the first pages of a series that nothing but their shape makes one: they may differ.
+    """Return the first pages of a series that is one by the shape of its pages alone.
 
-    What programs write as a series has its metadata in the first page.
+    These may differ in what their tags say; what programs write as a series has one set of them.
     """
     if series.kind not in ("generic", "uniform") or len(series.pages) < 2:
         return []
