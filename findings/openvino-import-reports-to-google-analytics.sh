@@ -49,7 +49,7 @@ with socket.socket() as proxy:  # that every connection of the child would have 
         print(f"{title}: {done.stdout.strip()}, asked for {asked}, in ~: {os.listdir(home)}")
     proxy.close()
 P
-"$work/env/bin/python" program.py | tee "$work/out"
+"$work/env/bin/python" program.py | tee out
 grep -q "^plain: 2026.4.1, asked for \['CONNECT www.google-analytics.com:443 HTTP/1.[01]'\], in ~: \['intel'\]$" "$work/out"
 grep -q "^without telemetry: 2026.4.1, asked for \[\], in ~: \[\]$" "$work/out"
 echo "as described"
