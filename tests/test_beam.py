@@ -283,8 +283,8 @@ def test_beam_is_asked_for_before_a_model_is_loaded(tmp_path, monkeypatch):
     for command in (predict, measure):
         for flag, line in {
             "--workers=2": "--workers=2 without --beam_runner",
-            "--beam_options=": "--beam_options= without --beam_runner",
-            "--beam_runner=": "no runner ''",
+            "--beam_options=a": "--beam_options=a without --beam_runner",
+            "--beam_runner=a": "no runner 'a'",
         }.items():
             with pytest.raises(errors.UsageError, match=line):
                 command.main([f"--out={tmp_path / 'out'}", flag, str(file)])

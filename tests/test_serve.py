@@ -542,7 +542,7 @@ def test_names_are_labels(name, label, suffix):
         (["--memory_limit=0"], "--memory_limit=0.0: expected GiB, more than 0"),
         (["--host=0.0.0.0"], "--host=0.0.0.0: expected one address or name of this machine"),
         (["--host=::"], "--host=::: expected one address or name of this machine"),
-        (["--host="], "--host=: expected one address or name of this machine"),
+        (["--host="], "--host: expected a value, got nothing"),
         (["--host=no.such.name.invalid"], "--host=no.such.name.invalid --port=8765: cannot be"),
     ],
 )

@@ -172,7 +172,8 @@ def _signals(
 def _why_not_alike(series: TiffPageSeries) -> str:
     """Return what tells the pages of a series apart that are read by the first, or ""."""
     pages = unlike(series)
-    turned = {tag_value(page, ORIENTATION) or 1 for page in pages}
+    first = tag_value(series.keyframe, ORIENTATION) or 1  # pages that state none are as it is
+    turned = {tag_value(page, ORIENTATION) or first for page in pages}
     palettes = [page.colormap for page in pages if page.colormap is not None]
     if any(not np.array_equal(palette, palettes[0]) for palette in palettes):
         return "a stack whose pages have different palettes (save each as a file)"
