@@ -53,8 +53,8 @@ def main(arguments):
         default=float("inf"),
         help="no case begins later than so many after the start; default: no end",
     )
-    parser.add_argument("--compile", help="modes of torch.compile, joined by commas; default: "
-                        "`default` on a GPU, none on a CPU")  # fmt: skip
+    parser.add_argument("--compile", type=str, help="modes of torch.compile, joined by commas, or "
+                        "nothing; default: `default` on a GPU, nothing on a CPU")  # fmt: skip
     parser.add_argument("--without_torch", action="store_true", help="leave PyTorch out")
     parser.add_argument("--beside", type=Path, metavar="CHECKOUT",
                         help="folder with an earlier checkout, which becomes a side")  # fmt: skip

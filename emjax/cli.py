@@ -61,7 +61,10 @@ Main = Callable[[Sequence[str]], int]
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises UsageError with one line, also for a value that is empty."""
+    """An ArgumentParser that raises UsageError with one line, also for a value that is empty.
+
+    An option of `type=str` may be empty.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
