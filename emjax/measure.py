@@ -157,13 +157,15 @@ def without_images(files: Mapping[Path, str], folder: Path) -> dict[Path, str]:
     places = {file: Path(os.path.relpath(os.path.realpath(file), root)) for file in files}
     inside = {file: place for file, place in places.items() if ".." not in place.parts}
     named = names.targets_among(inside.values(), "mask")
-    of_masks = {file: place for file, place in inside.items() if place in named}
-    others = {
+    masks_there = {
         file: place
         for file, place in inside.items()
-        if place not in named and made_by.kind(file) not in ("mask", "labels")
+        if place in named
+        or made_by.RESULTS in place.parts
+        or made_by.kind(file) in ("mask", "labels")
     }
-    images, _ = names.pair("mask", others, of_masks, "rename one, or name fewer masks")
+    others = {file: place for file, place in inside.items() if file not in masks_there}
+    images, _ = names.pair("mask", others, masks_there, "rename one, or name fewer masks")
     if images:
         note(folder, f"{len(images)} of {len(files)} files are the images of others, by their "
              "names, and are not measured")  # fmt: skip
@@ -175,7 +177,11 @@ def pair_images(files: Mapping[Path, str], folder: Path) -> dict[Path, Path]:
 
     Raises: InputError if no mask has one, or if several could be that of one.
     """
-    images = {path: path.relative_to(folder) for path in micrographs.find(folder)}
+    images = {
+        path: path.relative_to(folder)
+        for path in micrographs.find(folder)
+        if made_by.kind(path) not in made_by.OF_MASKS
+    }
     own = {path.resolve() for path in files}
     images = {path: place for path, place in images.items() if path.resolve() not in own}
     places = {file: Path(name) for file, name in files.items()}

@@ -299,14 +299,13 @@ def test_tables_of_spreadsheets(tmp_path, text):
     assert [s.nm_per_pixel[1] for s in listing.sources] == [0.5, pytest.approx(np.nan, nan_ok=True)]
 
 
-def test_images_that_share_a_target_are_one_source(tmp_path):
-    """They are exposures of one place: no split has one of them, and another one the other."""
+@pytest.mark.parametrize("source, is_said", [(("s", "s"), False), (("s", "t"), True)])
+def test_a_target_of_several_sources_is_said(tmp_path, source, is_said, caplog):
+    """They may be exposures of one place, or images in which there is nothing."""
     root, table = files(tmp_path / "in"), tmp_path / "t.csv"
-    table.write_text("image,mask\nx/a.tif,m/a.tif\nb.tif,m/a.tif\n")
-    assert [source.group for source in from_table(root, table, {}).sources] == ["x/a.tif"] * 2
-    table.write_text("image,mask,split\nx/a.tif,m/a.tif,train\nb.tif,m/a.tif,test\n")
-    with pytest.raises(InputError, match="source x/a.tif is in train and in test"):
-        from_table(root, table, {})
+    table.write_text("image,mask,source\nx/a.tif,m/a.tif,{}\nb.tif,m/a.tif,{}\n".format(*source))
+    assert [each.group for each in from_table(root, table, {}).sources] == [*source]
+    assert ("is the target of 2 sources, as are 1 of 1 targets" in caplog.text) == is_said
 
 
 def test_names_with_accents_are_found_as_windows_and_macos_write_them(tmp_path, caplog):

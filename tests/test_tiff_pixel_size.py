@@ -67,6 +67,13 @@ def test_pages_of_several_magnifications_have_no_size(tmp_path, last, nm, caplog
     assert ("pages of 5 to 10 nm per pixel: none is taken" in caplog.text) == (last == 2e6)
 
 
+@pytest.mark.parametrize("imagej", [False, True])
+def test_a_resolution_that_states_no_unit_is_none(tmp_path, imagej):
+    path, options = tmp_path / "a.tif", {"imagej": True} if imagej else {"metadata": None}
+    tifffile.imwrite(path, IMAGE, resolution=(5e7, 5e7), resolutionunit=1, **options)
+    assert np.isnan(micrographs.read(path).nm_per_pixel).all()
+
+
 def test_a_vendors_size_counts_for_all_pages(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         for dots in (1e6, 2e6):

@@ -1,6 +1,7 @@
 """Which files make up a collection: by stems in folders, or by the rows of a table."""
 
 import os
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -162,7 +163,7 @@ def from_table(root: Path, table: str | Path, picked: Mapping[str, str]) -> List
     files: list[tuple[str, Path]] = [("table", Path(table))]
     line_of: dict[Path, int] = {}
     split_of: dict[str, str | None] = {}
-    group_of: dict[str, str] = {}  # of targets: images of one target are exposures of one place
+    groups: dict[Path, set[str]] = defaultdict(set)  # of each target
     for line, row in rows:
         if not row["image"]:
             raise InputError(f"{table}, line {line}: the cell image is empty")
@@ -185,10 +186,7 @@ def from_table(root: Path, table: str | Path, picked: Mapping[str, str]) -> List
             raise InputError(
                 f"{where}: split {row['split']!r}, expected one of {', '.join(SPLITS)}"
             )
-        cells = [row[target] for target in wanted if row[target]]
-        shared = next((group_of[cell] for cell in cells if cell in group_of), None)
-        group = row.get("source") or shared or exports.get(place, image)
-        group_of |= {cell: group for cell in cells}
+        group = row.get("source") or exports.get(place, image)
         if split_of.setdefault(group, split) != split:
             raise InputError(f"{where}: source {group} is in {split_of[group]} and in {split}")
         empty = [target for target in wanted if not row[target]]
@@ -202,6 +200,11 @@ def from_table(root: Path, table: str | Path, picked: Mapping[str, str]) -> List
         files += content(f"image/{image}", path)
         for t, partner in targets.items():
             files += content(f"{t}/{row[t]}", partner)
+            groups[partner].add(group)
+    if several := sorted(partner for partner, found in groups.items() if len(found) > 1):
+        note(table, f"{several[0]} is the target of {len(groups[several[0]])} sources, as are "
+             f"{len(several)} of {len(groups)} targets: images of one place need one `source`, so "
+             "that none is in test and another in train")  # fmt: skip
     return Listing(wanted, sources, files, skipped)
 
 

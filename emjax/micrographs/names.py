@@ -212,7 +212,7 @@ def pair(
                 partners[some[0]] = theirs[0]
                 used.add(theirs[0])
                 image, partner = images[some[0]], targets[theirs[0]]
-                if image.stem != partner.stem or shared(image) != shared(partner):
+                if level > 1 and (image.stem, shared(image)) != (partner.stem, shared(partner)):
                     loose += some
             elif some and theirs:
                 first, second, *_ = some if len(some) > 1 else theirs

@@ -537,6 +537,10 @@ def find(folder: StrPath) -> list[Path]:
     paths: list[Path] = []
     inside = folder.resolve()
     for parent, folders, files in os.walk(folder, onerror=_left_out):
+        if not os.access(parent, os.X_OK):
+            note(parent, "a folder that may not be entered; it is left out")
+            folders.clear()
+            continue
         stores = [name for name in folders if is_zarr(Path(parent, name))]
         for name in {*folders}.difference(stores):
             if os.path.islink(link := Path(parent, name)) and not name.startswith("."):
@@ -549,7 +553,7 @@ def find(folder: StrPath) -> list[Path]:
                 note(shown(path), f"{NO_TEXT} and is left out; rename it")
             elif not path.resolve().is_relative_to(inside):
                 note(path, f"leads out of {folder} and is left out")
-            elif path.name in stores or path.is_file():
+            elif path.name in stores or os.path.isfile(path):
                 paths.append(path)
     if not paths:
         raise InputError(f"{folder} holds no micrograph ({', '.join(SUFFIXES)})")

@@ -95,6 +95,18 @@ def pixel_size(nm_per_pixel: AnyPixelSize) -> PixelSize:
     return float(sizes[0]), float(sizes[-1])
 
 
+def differing(sizes: Sequence[PixelSize]) -> str:
+    """Return "LEAST to MOST" of pixel sizes in nm that differ; "" if those that are known do not.
+
+    They differ if along y or x one is more than SAME larger than another.
+    """
+    for axis in (1, 0):
+        known = [size[axis] for size in sizes if math.isfinite(size[axis])]
+        if known and max(known) > (1 + SAME) * min(known):
+            return f"{min(known):.4g} to {max(known):.4g}"
+    return ""
+
+
 def is_known(nm_per_pixel: PixelSize) -> bool:
     """Return whether both sides of a pixel are known."""
     return all(math.isfinite(size) for size in nm_per_pixel)

@@ -165,7 +165,12 @@ def _placed(
         if 0 <= at < ndim and name != ".":
             by_index[at] = name
     placed = by_index
-    if by_index != by_place and all(fits(name, at) for at, name in by_place.items()):
+    is_complete = len(by_index) == len(by_place)
+    if (
+        is_complete
+        and by_index != by_place
+        and all(fits(name, at) for at, name in by_place.items())
+    ):
         if not all(fits(name, at) for at, name in by_index.items()):
             placed = by_place
         elif any(name in held for name in names) and len(names) == ndim:

@@ -19,7 +19,7 @@ import numpy as np
 from emjax.errors import InputError, note
 from emjax.micrographs.shapes import Stored
 from emjax.micrographs.signal import Signal, check_declared, no_pixels, why_refused
-from emjax.micrographs.units import SAME, nm
+from emjax.micrographs.units import PixelSize, differing, nm
 
 PIXELS = dict(enumerate("u1 u2 u4 i1 i2 i4 f4 f8 c8 c16".split(), start=1))
 MODE = re.compile(rb"<Label>Mode</Label><Value>([^<]{0,200})")
@@ -144,20 +144,18 @@ def _signal(path: Path, file: BinaryIO, size: int, limit: int) -> Signal:
     if first.y == first.x == 1:
         note(path, "1 m per pixel, which stands for an unknown size")
         return signal
-    widths = [nm(x, "m") for x in _widths(file, offsets)]
-    known = [width for width in widths if math.isfinite(width)]
-    if known and max(known) > (1 + SAME) * min(known):
-        between = f"images of {min(known):.4g} to {max(known):.4g} nm per pixel"
-        note(path, f"{between}: none is taken for all")
+    if between := differing([*_sizes(file, offsets)]):
+        note(path, f"images of {between} nm per pixel: none is taken for all")
         return signal
     return signal.calibrated((nm(first.y, "m"), nm(first.x, "m")), "SER")
 
 
-def _widths(file: BinaryIO, offsets: Sequence[int]) -> Iterator[float]:
-    """Yield metres per column of those images of a series that have a header."""
+def _sizes(file: BinaryIO, offsets: Sequence[int]) -> Iterator[PixelSize]:
+    """Yield (y, x) of those images of a series that have a header."""
     for offset in offsets:
         with contextlib.suppress(InputError):  # of one image; raised where it is read
-            yield _Image(file, offset).x
+            image = _Image(file, offset)
+            yield nm(image.y, "m"), nm(image.x, "m")
 
 
 def _dimension(file: BinaryIO) -> int:

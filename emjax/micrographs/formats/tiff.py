@@ -26,9 +26,9 @@ from emjax.micrographs.formats.tiff_pixel_size import (
     OmeImage,
     ome_image,
     ome_images,
+    pages_to_compare,
     pixel_size,
     plane_distance,
-    unlike,
 )
 from emjax.micrographs.formats.vendors.common import tag_value
 from emjax.micrographs.shapes import Stored
@@ -121,7 +121,8 @@ def _signals(
     page = series.keyframe
     shape, dtype = layout.shape, series.dtype
     is_packed, doubt = _packed_bytes(page, shape)
-    refused = layout.refused or _why_not_grey_or_rgb(page) or doubt or _why_not_alike(series)
+    pages = pages_to_compare(series)
+    refused = layout.refused or _why_not_grey_or_rgb(page) or doubt or _why_not_alike(series, pages)
     plane = with_samples(shape[-2:], layout.samples)
     whole = with_samples(shape, layout.samples)
     compressed = page.compression != COMPRESSION.NONE
@@ -137,7 +138,7 @@ def _signals(
         raw, shape = _unpacked(raw), (*shape[:-1], 2 * shape[-1])
         check_declared("its image", shape[-2:], dtype, stored=size, limit=limit, compressed=True)
     dtype, finish, labels = _values(path, file, series)
-    sizes, origin, no_length = pixel_size(path, file, series, ome, shape)
+    sizes, origin, no_length = pixel_size(path, file, series, ome, shape, pages)
     distance = plane_distance(file, ome) if "Z" in layout.others else math.nan
     orientation = tag_value(page, ORIENTATION)
     if orientation in ORIENTATIONS:
@@ -169,9 +170,8 @@ def _signals(
     return signals
 
 
-def _why_not_alike(series: TiffPageSeries) -> str:
+def _why_not_alike(series: TiffPageSeries, pages: Sequence[TiffPage]) -> str:
     """Return what tells the pages of a series apart that are read by the first, or ""."""
-    pages = unlike(series)
     first = tag_value(series.keyframe, ORIENTATION) or 1  # pages that state none are as it is
     turned = {tag_value(page, ORIENTATION) or first for page in pages}
     palettes = [page.colormap for page in pages if page.colormap is not None]

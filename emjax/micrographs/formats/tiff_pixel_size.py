@@ -20,7 +20,7 @@ from emjax.micrographs.formats.vendors.resolution import (
     per,
     specimen,
 )
-from emjax.micrographs.units import SAME, UNKNOWN, PixelSize, nm, no_length
+from emjax.micrographs.units import UNKNOWN, PixelSize, differing, nm, no_length
 
 RESOLUTION = "resolution tag"
 LOOKED_AT = 10_000  # pages of a series that may differ
@@ -54,11 +54,15 @@ def pixel_size(
     series: TiffPageSeries,
     ome: OmeImage | None,
     shape: Sequence[int],
+    pages: Sequence[TiffPage],
 ) -> tuple[PixelSize, str, str]:
     """Return ((y, x) in nm, its origin, why it is not a micrograph) of a series of a file.
 
     The first known one is used of: vendors' tags, OME-XML, ImageJ, texts next to the file,
     resolution tags. A note names any other size.
+
+    Args:
+        pages: `pages_to_compare` of the series.
     """
     page = series.keyframe
     found = vendors.in_tags(page)
@@ -71,16 +75,13 @@ def pixel_size(
         found.append((RESOLUTION, Stated(specimen(page))))
     sizes, origin, other = choose(path, found, shape[-1])
     if origin == RESOLUTION:
-        widths = [specimen(each)[1] for each in unlike(series)]
-        known = [width for width in widths if math.isfinite(width)]
-        if known and max(known) > (1 + SAME) * min(known):
-            between = f"pages of {min(known):.4g} to {max(known):.4g} nm per pixel"
-            note(path, f"{between}: none is taken for all")
+        if between := differing([specimen(each) for each in pages]):
+            note(path, f"pages of {between} nm per pixel: none is taken for all")
             return UNKNOWN, "none", other
     return sizes, origin, other
 
 
-def unlike(series: TiffPageSeries) -> list[TiffPage]:
+def pages_to_compare(series: TiffPageSeries) -> list[TiffPage]:
     """Return the first pages of a series that is one by the shape of its pages alone.
 
     These may differ in what their tags say; what programs write as a series has one set of them.

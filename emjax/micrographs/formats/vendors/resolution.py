@@ -25,7 +25,9 @@ def detector(page: TiffPage) -> PixelSize:
 
     Source: TIFF 6.0, where the unit is an inch if none is stated.
     """
-    unit = {2: "inch", 3: "cm", 4: "mm", 5: "um"}.get(tag_value(page, RESOLUTION_UNIT) or 2, "")
+    stated = tag_value(page, RESOLUTION_UNIT)
+    code = 2 if stated is None else stated  # 1 states that there is none
+    unit = {2: "inch", 3: "cm", 4: "mm", 5: "um"}.get(code, "")
     return nm(per(page, Y_RESOLUTION), unit), nm(per(page, X_RESOLUTION), unit)
 
 
