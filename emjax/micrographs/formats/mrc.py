@@ -16,7 +16,7 @@ from emjax.micrographs.formats import four_bits, mrc_header, sidecars
 from emjax.micrographs.formats.mrc_header import Header
 from emjax.micrographs.shapes import Stored
 from emjax.micrographs.signal import Signal, check_declared, why_refused, with_samples
-from emjax.micrographs.units import UNKNOWN, PixelSize, is_known, nm
+from emjax.micrographs.units import SAME, UNKNOWN, PixelSize, is_known, nm
 
 OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
 SUFFIXES = (".mrc", ".mrcs", ".map", ".rec", ".st", ".ali", ".preali", ".ccp4")
@@ -199,7 +199,7 @@ def _sizes(
         return UNKNOWN, "none"
     sizes, origin = known[0]
     for other, other_origin in known[1:]:
-        if not np.allclose(sizes, other, rtol=0.01, atol=0):
+        if not np.allclose(sizes, other, rtol=SAME, atol=0):
             listed = f"{_angstrom(sizes)} by {origin}, {_angstrom(other)} by {other_origin}"
             note(path, f"{listed}; the first is used")
     if origin == "MRC header" and is_placeholder:

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from emjax.errors import note
-from emjax.micrographs.units import UNKNOWN, PixelSize, nm
+from emjax.micrographs.units import SAME, UNKNOWN, PixelSize, nm
 
 LARGEST = 16 << 20  # bytes of a sidecar; the .mdoc of 3000 images has 4 MB
 DASHED = {".tif": "tif", ".tiff": "tif", ".png": "png"}  # TESCAN writes NAME-tif.hdr
@@ -120,7 +120,7 @@ def serialem(path: str | os.PathLike[str], shape: Sequence[int]) -> PixelSize:
     sizes = sorted(size for size in stated_sizes if math.isfinite(size))
     if not sizes:
         return UNKNOWN
-    if sizes[-1] > 1.01 * sizes[0]:
+    if sizes[-1] > (1 + SAME) * sizes[0]:
         listed = f"{10 * sizes[0]:.6g} to {10 * sizes[-1]:.6g}"
         note(path, f"{listed} angstrom per pixel by its .mdoc; the pixel size is unknown")
         return UNKNOWN

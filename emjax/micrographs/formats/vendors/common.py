@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from tifffile import TiffPage
 
 from emjax.errors import note
-from emjax.micrographs.units import UNKNOWN, PixelSize, is_known
+from emjax.micrographs.units import SAME, UNKNOWN, PixelSize, is_known
 
 ANGSTROM = 0.1  # nm
 
@@ -73,7 +73,7 @@ def choose(path: object, found: Sequence[Found], width: int) -> tuple[PixelSize,
         return UNKNOWN, "none", str(stated)
     sizes = stated.sizes
     for other, others in known[1:]:
-        if isinstance(others, Stated) and not _agree(others.sizes, sizes, 0.01):
+        if isinstance(others, Stated) and not _agree(others.sizes, sizes, SAME):
             by = f"{listed(sizes)} by {origin}, {listed(others.sizes)} by {other}"
             note(path, f"nm per pixel (y, x) {by}; the first is used")
     if stated.width and stated.width != width:

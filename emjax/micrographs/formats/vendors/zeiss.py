@@ -5,7 +5,7 @@ import math
 from tifffile import TiffPage
 
 from emjax.micrographs.formats.vendors.common import Stated, tag_value
-from emjax.micrographs.units import nm
+from emjax.micrographs.units import SAME, nm
 
 TAG = 34118
 
@@ -18,7 +18,7 @@ def stated(page: TiffPage) -> Stated | None:
     found = per_line(page)
     own = (tag_value(page, TAG) or {}).get("ap_image_pixel_size")
     size = nm(own[1], own[2]) if own else math.nan
-    if math.isnan(size) or (found and abs(found.sizes[0] / size - 1) <= 0.01):
+    if math.isnan(size) or (found and abs(found.sizes[0] / size - 1) <= SAME):
         return found
     return Stated((size, size))
 
